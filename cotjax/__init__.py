@@ -1,0 +1,6 @@
+"""cotjax distils chain-of-thought reasoning into a small student, in JAX, on TPUs, GPUs or a laptop.
+
+`cotjax.core` holds the losses as pure functions; `python -m cotjax.train` runs the stages.
+"""
+
+__version__ = "0.1.0"
