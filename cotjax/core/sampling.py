@@ -1,0 +1,186 @@
+"""Drawing tokens: filters over logits, and one uniform number per row instead of V Gumbels."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int, Key
+
+from cotjax.core.masking import widen
+
+BLOCK = 128  # width of a block of the vocabulary in the two-level search: one TPU lane row
+
+
+def filter_logits(
+    logits: Float[Array, "*B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Float[Array, "*B V"]:
+    """Divides logits by the temperature and forbids unlikely tokens.
+
+        z / τ, then −inf outside: the k largest; the smallest set of largest p with Σ p ≥ top_p;
+        p ≥ min_p · max p
+
+    The filters apply in this order, each to the distribution that the previous one left (the
+    order of Hugging Face transformers). A filter at its neutral value costs nothing.
+
+    Args:
+      logits: [*B, V]; any floating dtype. A NaN counts as −inf, +inf as the largest float.
+      temperature: τ ≥ 0; 0 keeps only the first largest logit.
+      top_k: how many tokens stay; 0 is all. Tokens that tie with the last one stay too.
+      top_p: in (0, 1]; 1 is all. Tokens that tie with the last one stay too.
+      min_p: in [0, 1], relative to the largest probability; 0 is all.
+
+    Returns:
+      [*B, V], float32 (or wider). The largest logit always stays.
+
+    Example:
+      >>> filter_logits(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_k=2).round(4)
+      Array([[-0.6931, -1.204 ,    -inf]], dtype=float32)
+
+    Raises:
+      ValueError: a setting outside its range.
+
+    Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751
+    (top-p); Nguyen et al. 2025, arXiv:2407.01082 (min-p).
+    """
+    _check(temperature, top_k, top_p, min_p)
+    logits = widen(logits)
+    largest = jnp.finfo(logits.dtype).max
+    logits = jnp.nan_to_num(logits, nan=-jnp.inf, posinf=largest, neginf=-jnp.inf)
+    if temperature == 0:
+        first = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True)
+        return jnp.where(first, 0, -jnp.inf).astype(logits.dtype)
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits = _keep_largest(logits, jnp.ones_like(logits), top_k)
+    if top_p < 1:
+        logits = _keep_largest(logits, _probabilities(logits), top_p)
+    if min_p > 0:
+        probability = _probabilities(logits)
+        enough = probability >= min_p * probability.max(axis=-1, keepdims=True)
+        logits = jnp.where(enough, logits, -jnp.inf)
+    return logits
+
+
+def sample(
+    key: Key[Array, "..."],
+    logits: Float[Array, "*B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Int[Array, "*B"]:
+    """Draws one token per row.
+
+        y ~ softmax(filter_logits(z)),  by inverting the cumulative sum at one uniform number
+
+    The sum is searched in two levels, blocks of 128 tokens and then one block, so a row costs a
+    maximum, an exponential and a sum: no random number and no logarithm per token of V.
+
+    Args:
+      key: a typed key, or one per row, [*B]; with a key per row, a row's token depends on its
+        own key and logits alone, whatever else is in the batch.
+      logits: [*B, V]; as `filter_logits`.
+      temperature: τ ≥ 0; 0 takes the first largest logit.
+      top_k: how many tokens stay; 0 is all.
+      top_p: in (0, 1]; 1 is all.
+      min_p: in [0, 1]; 0 is all.
+
+    Returns:
+      [*B] int32 ids, never one of probability zero. Probabilities are exact to float32 rounding
+      of the cumulative sum (2⁻²³ absolute). A row without a finite logit gives 0: look at its
+      log-probability, which is NaN.
+
+    Example:
+      >>> sample(jax.random.key(0), jnp.array([[0.0, 5.0, -jnp.inf]]), temperature=0)
+      Array([1], dtype=int32)
+
+    Raises:
+      ValueError: a setting outside its range, or keys that do not match the rows.
+
+    Source: inverse transform sampling.
+    """
+    rows = logits.shape[:-1]
+    if key.shape not in ((), rows):
+        raise ValueError(f"sample: keys have shape {key.shape}; needs () or {rows}.")
+    if temperature == 0:
+        _check(temperature, top_k, top_p, min_p)
+        return jnp.where(jnp.isnan(logits), -jnp.inf, logits).argmax(axis=-1).astype(jnp.int32)
+    logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    if key.shape == rows:
+        uniform = jax.vmap(jax.random.uniform)(key.reshape(-1)).reshape(rows)
+    else:
+        uniform = jax.random.uniform(key, rows)
+    return _invert(logits, uniform.astype(logits.dtype))
+
+
+def _check(temperature, top_k, top_p, min_p):
+    ranges = {
+        "temperature": (temperature, temperature >= 0, "at least 0"),
+        "top_k": (top_k, top_k >= 0, "at least 0 (0 keeps all)"),
+        "top_p": (top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        "min_p": (min_p, 0 <= min_p <= 1, "0 to 1"),
+    }
+    for name, (value, valid, needs) in ranges.items():
+        if not valid:
+            raise ValueError(f"{name} is {value}; needs to be {needs}.")
+
+
+def _peak(logits):
+    # The largest finite logit, or 0, so that a row of −inf has weights 0 and not NaN.
+    peak = logits.max(axis=-1, keepdims=True)
+    return jnp.where(jnp.isfinite(peak), peak, 0)
+
+
+def _probabilities(logits):
+    weight = jnp.exp(logits - _peak(logits))
+    return weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
+
+
+def _keep_largest(logits, weight, target):
+    """Keeps the smallest set of largest logits whose weight reaches target; −inf elsewhere.
+
+    Sorting V numbers per row is slow everywhere. The order of floats is the order of their bits,
+    so 32 halvings of an integer interval find the threshold exactly, each a comparison and a sum.
+    """
+    bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
+    rank = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+
+    def halve(_, interval):
+        low, high = interval  # the weight at or above `low` reaches the target; above `high` not
+        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
+        reached = jnp.where(rank >= middle, weight, 0).sum(axis=-1, keepdims=True) >= target
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle - 1)
+
+    interval = rank.min(axis=-1, keepdims=True), rank.max(axis=-1, keepdims=True)
+    low, _ = lax.fori_loop(0, 32, halve, interval)
+    return jnp.where(rank >= low, logits, -jnp.inf)
+
+
+def _invert(logits, uniform):
+    # First level: which block holds the point `uniform` of the cumulative sum; second: which token.
+    vocabulary = logits.shape[-1]
+    padding = [(0, 0)] * (logits.ndim - 1) + [(0, -vocabulary % BLOCK)]
+    shifted = jnp.pad(logits - _peak(logits), padding, constant_values=-jnp.inf)
+    shifted = shifted.reshape(*logits.shape[:-1], -1, BLOCK)
+    mass = jnp.exp(shifted).sum(axis=-1)
+    block, point = _locate(mass, uniform * mass.sum(axis=-1))
+    weight = jnp.exp(jnp.take_along_axis(shifted, block[..., None, None], axis=-2)[..., 0, :])
+    token, _ = _locate(weight, point)
+    return block * BLOCK + token
+
+
+def _locate(weight, point):
+    # The first entry whose cumulative weight passes the point, and how far the point lies in it.
+    # Rounding may leave no such entry, or one of weight zero: then the last one with weight.
+    reach = weight.cumsum(axis=-1)
+    passed = (reach > point[..., None]) & (weight > 0)
+    last = weight.shape[-1] - 1 - (weight > 0)[..., ::-1].argmax(axis=-1)
+    entry = jnp.where(passed.any(axis=-1), passed.argmax(axis=-1), last)
+    entry = jnp.where((weight > 0).any(axis=-1), entry, 0)[..., None]
+    before = jnp.take_along_axis(reach - weight, entry, axis=-1)
+    return entry[..., 0].astype(jnp.int32), point - before[..., 0]
