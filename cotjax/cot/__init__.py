@@ -1,0 +1,36 @@
+"""Chain-of-thought as text, without JAX: steps, masks, answers, rewards, difficulty."""
+
+from cotjax.cot.answers import answers_equal, extract_answer, gold_answer
+from cotjax.cot.difficulty import cot_difficulty
+from cotjax.cot.masking import completion_mask_count, mask_steps, shuffle_steps
+from cotjax.cot.rewards import (
+    completion_brevity,
+    completion_reward,
+    count_steps,
+    is_correct,
+    is_well_formed,
+    rewrite_brevity,
+    rewrite_reward,
+)
+from cotjax.cot.steps import Rationale, normalize_rationale, parse_rationale, render_rationale
+
+__all__ = [
+    "Rationale",
+    "answers_equal",
+    "completion_brevity",
+    "completion_mask_count",
+    "completion_reward",
+    "cot_difficulty",
+    "count_steps",
+    "extract_answer",
+    "gold_answer",
+    "is_correct",
+    "is_well_formed",
+    "mask_steps",
+    "normalize_rationale",
+    "parse_rationale",
+    "render_rationale",
+    "rewrite_brevity",
+    "rewrite_reward",
+    "shuffle_steps",
+]

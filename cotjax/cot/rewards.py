@@ -1,0 +1,204 @@
+"""Rewards of the two policy stages: correctness gates format, format gates brevity.
+
+A short wrong answer never gains. Both functions are pure, take strings, and return the reward
+with its named parts; `outcome + steps + brevity` is the reward. They raise for impossible
+settings but for no completion and no gold, whatever characters these hold.
+
+Source: arXiv:2602.17686 (BRIDGE); the numbers are those of its released code.
+"""
+
+import math
+from typing import Literal
+
+from cotjax.cot.answers import answers_equal, extract_answer
+from cotjax.cot.steps import parse_rationale
+from cotjax.errors import InputError
+
+LengthUnit = Literal["words", "tokens"]
+
+WRONG, ILL_FORMED, RIGHT = -2.0, -1.0, 1.0
+TOLERANCE = 0.01
+
+
+def is_correct(completion: str, gold: str) -> bool:
+    """Tells whether the completion's final answer is within 0.01 of the gold number."""
+    return answers_equal(extract_answer(completion), gold, tolerance=TOLERANCE)
+
+
+def count_steps(completion: str) -> int:
+    """Returns the number of numbered steps (`Step k:`, or else `1.`, `2.`, ...)."""
+    return len(parse_rationale(completion, kind="numbered").steps)
+
+
+def is_well_formed(completion: str) -> bool:
+    """Tells whether there is a numbered step and, after the last one, an answer line."""
+    rationale = parse_rationale(completion, kind="numbered")
+    return bool(rationale.steps and rationale.answer)
+
+
+def completion_reward(
+    completion: str,
+    *,
+    gold: str,
+    teacher_steps: int,
+    words_per_step: float = 35.0,
+    monotone: bool = True,
+    unit: LengthUnit = "words",
+    length: int | None = None,
+) -> tuple[float, dict[str, float]]:
+    r"""Rewards a completion of a masked rationale (stage 2).
+
+        wrong answer                              −2
+        right, but no step or no answer line      −1
+        right and well-formed                      1 + 0.3·min(max(n0 − n, 0), 3) + r_len
+
+    with n0 the teacher's steps, n the completion's, and r_len as in `completion_brevity`.
+
+    Args:
+      completion: the student's text, without the prompt.
+      gold: the right number, as `gold_answer` gives it. A gold that is no number is never met.
+      teacher_steps: n0.
+      words_per_step: budget per teacher step, in `unit`; L = words_per_step · n0.
+      monotone: False keeps the released upward jump behind L.
+      unit: what length is measured in. Words are split at white space.
+      length: the completion's length, EOS excluded; overrides counting words, and is needed for
+        tokens.
+
+    Returns:
+      The reward, and its parts: `outcome` (−2, −1 or 1), `steps`, `brevity`; and for the record
+      `correct`, `well_formed` (0 or 1), `num_steps` and `length`.
+
+    Example:
+      >>> completion_reward("Step 1: 6 * 7\nAnswer: 42", gold="42", teacher_steps=2)[0]
+      1.349
+
+    Raises:
+      InputError: a negative `teacher_steps`, `words_per_step` not above 0, or no `length` for
+        tokens.
+    """
+    if teacher_steps < 0:
+        raise InputError(f"teacher_steps = {teacher_steps}: cannot be negative.")
+    _check_positive("words_per_step", words_per_step)
+    parts = _gate(completion, gold, _length(completion, unit, length))
+    if parts["outcome"] == RIGHT:
+        parts["steps"] = 0.3 * min(max(teacher_steps - parts["num_steps"], 0.0), 3.0)
+        budget = words_per_step * teacher_steps
+        parts["brevity"] = completion_brevity(parts["length"], budget, monotone=monotone)
+    return _total(parts), parts
+
+
+def completion_brevity(length: float, budget: float, *, monotone: bool = True) -> float:
+    """Returns r_len of stage 2 for w = `length` and L = `budget`, in the same unit.
+
+        w ≤ 0.8L         min(0.001·(0.8L − w), 0.2)
+        0.8L < w ≤ L     −0.002·(w − 0.8L)
+        w > L            max(−0.01·(w − L), −1)                  released, jumps up behind L
+                         max(−0.002·0.2L − 0.01·(w − L), −1)     monotone, continues the slope
+
+    Example:
+      >>> [round(completion_brevity(w, 175, monotone=False), 4) for w in (140, 175, 176)]
+      [0.0, -0.07, -0.01]
+      >>> [round(completion_brevity(w, 175), 4) for w in (140, 175, 176)]
+      [0.0, -0.07, -0.08]
+    """
+    target = 0.8 * budget
+    if length <= target:
+        return min(0.001 * (target - length), 0.2)
+    if length <= budget:
+        return -0.002 * (length - target)
+    at_budget = 0.002 * (budget - target) if monotone else 0.0
+    return max(-at_budget - 0.01 * (length - budget), -1.0)
+
+
+def rewrite_reward(
+    completion: str,
+    *,
+    gold: str,
+    teacher_length: float,
+    unit: LengthUnit = "words",
+    length: int | None = None,
+) -> tuple[float, dict[str, float]]:
+    r"""Rewards a rewrite of the teacher's rationale by how much shorter it is (stage 3).
+
+        wrong −2;  right but ill-formed −1;  otherwise 1 + rewrite_brevity(ρ)
+
+    with ρ = the completion's length / the teacher's length.
+
+    Args:
+      completion: the student's text, without the prompt.
+      gold: the right number, as `gold_answer` gives it. A gold that is no number is never met.
+      teacher_length: length of the teacher's rationale, in `unit`.
+      unit: what both lengths are measured in. Words are split at white space.
+      length: the completion's length, EOS excluded; overrides counting words, and is needed for
+        tokens.
+
+    Returns:
+      The reward, and its parts as for `completion_reward` (`steps` is always 0), and `ratio`.
+
+    Example:
+      >>> rewrite_reward("Step 1: 6 * 7\nAnswer: 42", gold="42", teacher_length=14)[0]
+      1.5
+
+    Raises:
+      InputError: `teacher_length` not above 0, or no `length` for tokens.
+    """
+    _check_positive("teacher_length", teacher_length)
+    parts = _gate(completion, gold, _length(completion, unit, length))
+    parts["ratio"] = parts["length"] / teacher_length
+    if parts["outcome"] == RIGHT:
+        parts["brevity"] = rewrite_brevity(parts["ratio"])
+    return _total(parts), parts
+
+
+def rewrite_brevity(ratio: float) -> float:
+    """Returns the length part of stage 3 for ρ = `ratio`; continuous, within [−0.5, 0.8].
+
+        ρ > 1          −0.5·min(ρ − 1, 1)
+        0.8 < ρ ≤ 1     0
+        0.5 < ρ ≤ 0.8   0.5·(0.8 − ρ)/0.3
+        ρ ≤ 0.5         0.5 + 0.3·min((0.5 − ρ)/0.3, 1)
+
+    Example:
+      >>> [round(rewrite_brevity(ratio), 4) for ratio in (3.0, 1.2, 0.9, 0.65, 0.5, 0.1)]
+      [-0.5, -0.1, 0.0, 0.25, 0.5, 0.8]
+    """
+    if ratio > 1:
+        return -0.5 * min(ratio - 1, 1)
+    if ratio > 0.8:
+        return 0.0
+    if ratio > 0.5:
+        return 0.5 * (0.8 - ratio) / 0.3
+    return 0.5 + 0.3 * min((0.5 - ratio) / 0.3, 1)
+
+
+def _gate(completion: str, gold: str, length: float) -> dict[str, float]:
+    correct = is_correct(completion, gold)
+    rationale = parse_rationale(completion, kind="numbered")
+    well_formed = bool(rationale.steps and rationale.answer)
+    outcome = WRONG if not correct else RIGHT if well_formed else ILL_FORMED
+    return {
+        "outcome": outcome,
+        "steps": 0.0,
+        "brevity": 0.0,
+        "correct": float(correct),
+        "well_formed": float(well_formed),
+        "num_steps": float(len(rationale.steps)),
+        "length": length,
+    }
+
+
+def _total(parts: dict[str, float]) -> float:
+    return parts["outcome"] + parts["steps"] + parts["brevity"]
+
+
+def _length(completion: str, unit: LengthUnit, length: int | None) -> float:
+    if length is not None:
+        return float(length)
+    if unit != "words":
+        raise InputError(f'unit = "{unit}": needs length, the number of completion tokens.')
+    return float(len(completion.split()))
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise InputError(f"{name} = {value}: must be a number above 0.")
