@@ -4,9 +4,9 @@ Understood: signs (also U+2212), thousands commas, currency before or after, per
 decimals, `3/4`, `\frac{3}{4}`, `½`, mixed numbers, `1.5e6`, `1.5 × 10^6`, `5 million`, units,
 bold text and LaTeX spacing. A percent sign and a unit are dropped, not applied: `50%` is 50.
 
-Refused rather than guessed: `nan`, `inf`, more than 100 digits or a decimal exponent beyond
-±100, division by zero, a comma that does not group thousands (`3,50`), ranges, times and sums
-without a result (`10-15`, `3:30`, `3 + 4`).
+Refused rather than guessed: `nan`, `inf`, numbers that need more than 100 digits (`1e999`),
+division by zero, a comma that does not group thousands (`3,50`), ranges, times and sums without
+a result (`10-15`, `3:30`, `3 + 4`).
 """
 
 import re
@@ -16,7 +16,7 @@ WINDOW = 300
 """Characters looked at behind a marker; it bounds the time spent on any text."""
 
 MAX_DIGITS = 100
-MAX_EXPONENT = 100
+"""Characters of an integer or decimal, and of each side of a fraction."""
 
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 _CHARACTERS = str.maketrans(
@@ -152,8 +152,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = whole + over / under
     else:
         plain, exponent = _decimal(match["plain"]), int(match["exponent"] or 0)
-        if plain is None or abs(exponent) > MAX_EXPONENT:
+        if plain is None or abs(exponent) > MAX_DIGITS:
             return None
         value = plain * Fraction(10) ** exponent
     value *= _SCALES.get(match["scale"], 1)
+    if max(map(len, canonical_number(value).split("/"))) > MAX_DIGITS:
+        return None
     return -value if (match["sign"] == "-") != (match["inner"] == "-") else value

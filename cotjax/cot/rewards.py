@@ -31,7 +31,11 @@ def count_steps(completion: str) -> int:
 
 
 def is_well_formed(completion: str) -> bool:
-    """Tells whether there is a numbered step and, after the last one, an answer line."""
+    r"""Tells whether there is a numbered step and, behind the last one, an answer line.
+
+    An answer line holds `Answer:`, `Final Answer:` or `#### <number>`, and something behind it;
+    a bare `\boxed{}` or "the answer is" is none.
+    """
     rationale = parse_rationale(completion, kind="numbered")
     return bool(rationale.steps and rationale.answer)
 

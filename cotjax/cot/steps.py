@@ -211,11 +211,9 @@ def _answer(body: str, math: list[tuple[int, int]], *, after: int) -> tuple[int,
 def _strip(text: str, span: tuple[int, int]) -> tuple[int, int]:
     """Moves both ends of a span inwards over white space."""
     begin, end = span
-    while begin < end and text[begin] in _WHITE:
-        begin += 1
-    while begin < end and text[end - 1] in _WHITE:
-        end -= 1
-    return begin, end
+    piece = text[begin:end]
+    begin += len(piece) - len(piece.lstrip(_WHITE))
+    return begin, begin + len(piece.strip(_WHITE))
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> Rationale:
