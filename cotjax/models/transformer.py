@@ -22,7 +22,8 @@ class Architecture:
 
     Attributes:
       family: name of the Hugging Face `model_type` that this shape is saved as.
-      scan_unroll: layers per scan step; 0 unrolls all when there are few.
+      qkv_bias: the query, key and value projections add a bias (Qwen2).
+      qk_norm: each head's query and key pass an RMS norm before rotation (Qwen3).
     """
 
     family: str
@@ -37,6 +38,7 @@ class Architecture:
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
     qkv_bias: bool = False
+    qk_norm: bool = False
     max_positions: int = 2048
 
 
@@ -77,6 +79,11 @@ class Block(nnx.Module):
         self.key = _linear(shape.hidden_size, kv_width, dtypes, rngs, bias=shape.qkv_bias)
         self.value = _linear(shape.hidden_size, kv_width, dtypes, rngs, bias=shape.qkv_bias)
         self.out = _linear(width, shape.hidden_size, dtypes, rngs)
+        if shape.qk_norm:
+            self.query_norm = nnx.RMSNorm(
+                shape.head_dim, epsilon=shape.norm_eps, rngs=rngs, **dtypes
+            )
+            self.key_norm = nnx.RMSNorm(shape.head_dim, epsilon=shape.norm_eps, rngs=rngs, **dtypes)
         self.mlp_norm = nnx.RMSNorm(shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes)
         self.gate = _linear(shape.hidden_size, shape.mlp_size, dtypes, rngs)
         self.up = _linear(shape.hidden_size, shape.mlp_size, dtypes, rngs)
@@ -91,6 +98,8 @@ class Block(nnx.Module):
             project(h).reshape(*h.shape[:2], -1, self.shape.head_dim)
             for project in (self.query, self.key, self.value)
         )
+        if self.shape.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
         query = rotate(query, positions, self.shape.rope_theta)
         key = rotate(key, positions, self.shape.rope_theta)
         mixed, cache = attend(query, key, value, cache)
@@ -124,7 +133,9 @@ class Transformer(nnx.Module):
             return Block(shape, dtypes, rngs=rngs)
 
         self.layers = make_layers(rngs)
-        self.final_norm = nnx.RMSNorm(shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes)
+        self.final_norm = nnx.RMSNorm(
+            shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes
+        )
         if not shape.tie_embeddings:
             self.unembed_weight = nnx.Param(
                 init(rngs.params(), (shape.vocab_size, shape.hidden_size), param_dtype)
