@@ -1,0 +1,252 @@
+"""Divergences from hidden states and unembeddings; no [..., T, V] array of anyone ever exists."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from cotjax.core.blocks import blockwise_loss, unembed
+from cotjax.core.divergences import Kind, Temperature, checked, tempered, terms_of
+from cotjax.core.masking import fill_masked
+from cotjax.core.mixing import Space, mix_scores
+from cotjax.core.topk import Tail, topk_scores, topk_value
+
+
+def chunked_divergence(
+    kind: Kind,
+    teacher_hidden: Float[Array, "*B T Dt"] | Sequence[Float[Array, "*B T _"]],
+    teacher_unembed: Float[Array, "Vt Dt"] | Sequence[Float[Array, "_ _"]],
+    student_hidden: Float[Array, "*B T D"],
+    student_unembed: Float[Array, "V D"],
+    *,
+    chunk_size: int,
+    beta: float = 0.5,
+    alpha: float = 0.1,
+    temperature: Temperature = 1.0,
+    scale_by_temperature: bool = False,
+    mask: Bool[Array, "*B T"] | None = None,
+    teacher_weight: Float[Array, " N"] | None = None,
+    space: Space = "probability",
+    vocab_size: int | None = None,
+) -> Float[Array, "*B T"]:
+    """The divergence called `kind` between `teacher_hidden @ teacher_unembed.T` and the student's.
+
+    Equals the dense function of that name (after `mix_teachers`, with several teachers) up to
+    rounding, in value and gradient. Logits exist for chunk_size tokens at a time, or for all tokens
+    and a slice of the vocabulary of the same size; the backward pass computes them again. Products
+    are taken in the dtype of the hidden states and accumulated in float32.
+
+    Args:
+      kind: `forward_kl`, `reverse_kl`, `jensen_shannon`, `skew_forward_kl`, `skew_reverse_kl` or
+        `total_variation`.
+      teacher_hidden: [..., T, Dt] last hidden states; a sequence of them for several teachers,
+        whose widths may differ. Teachers get no gradient, and none is computed.
+      teacher_unembed: [V, Dt]; a sequence for several teachers.
+      student_hidden: [..., T, D].
+      student_unembed: [V, D]. No gradient array is built if it is not differentiated.
+      chunk_size: how many tokens' worth of logits may exist at once, in all rows together; memory
+        is proportional to it.
+      beta: of `jensen_shannon`.
+      alpha: of the skew divergences.
+      temperature: τ > 0 of teachers and student; may be traced. No gradient.
+      scale_by_temperature: multiplies by τ².
+      mask: [..., T] True = counts; elsewhere value and gradient are 0 even for NaN hidden states.
+      teacher_weight: [N] as in `mix_teachers`; may be traced, and a teacher of weight 0 then costs
+        no product. None only with one teacher. No gradient.
+      space: how teachers are mixed, as in `mix_teachers`.
+      vocab_size: tokens of the common tokenizer, when the unembeddings are padded; None if all have
+        the same number of rows.
+
+    Returns:
+      [..., T] nats, float32.
+
+    Example:
+      >>> teacher_head = jnp.log(jnp.array([[0.5], [0.25], [0.25]]))  # width 1, three tokens
+      >>> hidden, head = jnp.zeros((2, 4)), jnp.ones((3, 4))  # a uniform student of width 4
+      >>> chunked_divergence(
+      ...     "forward_kl", jnp.ones((2, 1)), teacher_head, hidden, head, chunk_size=1
+      ... ).round(4)
+      Array([0.0589, 0.0589], dtype=float32)
+
+    Raises:
+      ValueError: several teachers without weights, unembeddings of different height without
+        vocab_size, or an argument outside its range.
+
+    Source: this package; the idea is Wijmans et al. 2024, arXiv:2411.09009 (cut cross-entropy).
+    """
+    hiddens = tuple(teacher_hidden) if isinstance(teacher_hidden, Sequence) else (teacher_hidden,)
+    matrices = (
+        tuple(teacher_unembed) if isinstance(teacher_unembed, Sequence) else (teacher_unembed,)
+    )
+    if teacher_weight is None:
+        if len(hiddens) > 1:
+            raise ValueError(f"{len(hiddens)} teachers need teacher_weight.")
+        teacher_weight = jnp.ones(1)
+    heights = [len(matrix) for matrix in (*matrices, student_unembed)]
+    if vocab_size is None:
+        vocab_size = heights[-1]
+        if len(set(heights)) > 1:
+            raise ValueError(
+                f"the unembeddings have {heights} rows: give vocab_size, the common vocabulary."
+            )
+    temperature = checked(temperature)
+    if mask is not None:
+        student_hidden = fill_masked(student_hidden, mask[..., None])
+        hiddens = tuple(fill_masked(hidden, mask[..., None]) for hidden in hiddens)
+    value = blockwise_loss(
+        _Divergence(kind, beta, alpha, space, vocab_size),
+        student_hidden,
+        student_unembed,
+        lax.stop_gradient(hiddens),
+        lax.stop_gradient((matrices, teacher_weight, temperature)),
+        chunk_size=chunk_size,
+        vocab_size=vocab_size,
+    )
+    if scale_by_temperature:
+        value = value * temperature.astype(value.dtype) ** 2
+    return value if mask is None else fill_masked(value, mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Divergence:
+    kind: Kind
+    beta: float
+    alpha: float
+    space: Space
+    vocab_size: int
+
+    def rows(self, logits, tokens, shared):
+        scores = tempered(logits, shared[-1])
+        norm = jax.nn.logsumexp(scores, axis=-1)
+        logq = scores - norm[..., None]
+        logp, teacher_norms = self._teacher(tokens, shared, 0, None)
+        value, slope = self._terms(logp, logq)
+        return value.sum(axis=-1), (norm, slope.sum(axis=-1), teacher_norms)
+
+    def slopes(self, logits, start, saved, tokens, shared):
+        norm, slope_sum, teacher_norms = saved
+        temperature = shared[-1]
+        logq = tempered(logits, temperature) - norm[..., None]
+        logp, _ = self._teacher(tokens, shared, start, teacher_norms, width=logits.shape[-1])
+        _, slope = self._terms(logp, logq)
+        # Through log q_v = z_v/τ − log Σ exp(z/τ).
+        by_score = slope - jnp.exp(logq) * slope_sum[..., None]
+        return by_score / temperature.astype(by_score.dtype)
+
+    def _terms(self, logp, logq):
+        # The terms and their derivatives by log q, entry by entry.
+        terms = terms_of(self.kind, beta=self.beta, alpha=self.alpha)
+        value, pull_back = jax.vjp(lambda logq: terms(logp, logq), logq)
+        return value, pull_back(jnp.ones_like(value))[0]
+
+    def _teacher(self, hidden, shared, start, norms, width=None):
+        # Log-probabilities of the mixture for `width` entries from `start`.
+        matrices, weight, temperature = shared
+        width = self.vocab_size if width is None else width
+
+        def logits(hidden, matrix):
+            return unembed(hidden, lax.dynamic_slice_in_dim(matrix, start, width))
+
+        def nothing(hidden, matrix):
+            return jnp.zeros_like(logits(hidden, matrix))
+
+        scores = [
+            tempered(lax.cond(w > 0, logits, nothing, h, matrix), temperature)
+            for w, h, matrix in zip(weight, hidden, matrices, strict=True)
+        ]
+        return mix_scores(scores, list(weight.astype(scores[0].dtype)), self.space, norms)
+
+
+def chunked_topk_forward_kl(
+    topk_logp: Float[Array, "*B T K"],
+    topk_ids: Int[Array, "*B T K"],
+    student_hidden: Float[Array, "*B T D"],
+    student_unembed: Float[Array, "V D"],
+    *,
+    chunk_size: int,
+    tail: Tail = "bucket",
+    temperature: Temperature = 1.0,
+    scale_by_temperature: bool = False,
+    mask: Bool[Array, "*B T"] | None = None,
+    vocab_size: int | None = None,
+) -> Float[Array, "*B T"]:
+    """`topk_forward_kl` of `student_hidden @ student_unembed.T`, which is never built.
+
+    Args:
+      topk_logp: [..., T, K] as in `topk_forward_kl`. No gradient.
+      topk_ids: [..., T, K].
+      student_hidden: [..., T, D].
+      student_unembed: [V, D]. No gradient array is built if it is not differentiated.
+      chunk_size: as in `chunked_divergence`.
+      tail: as in `topk_forward_kl`.
+      temperature: τ > 0 of the student; may be traced. No gradient.
+      scale_by_temperature: multiplies by τ².
+      mask: [..., T] True = counts; elsewhere value and gradient are 0 even for NaN inputs.
+      vocab_size: tokens of the tokenizer, when the unembedding is padded; None counts all rows.
+
+    Returns:
+      [..., T] nats, float32; equals `topk_forward_kl` up to rounding, in value and gradient.
+
+    Example:
+      >>> logp, ids = jnp.log(jnp.array([[0.6, 0.3]])), jnp.array([[2, 0]])
+      >>> hidden, head = jnp.ones((1, 2)), jnp.zeros((4, 2))
+      >>> chunked_topk_forward_kl(logp, ids, hidden, head, chunk_size=1).round(4)
+      Array([0.419], dtype=float32)
+
+    Raises:
+      ValueError: as `topk_forward_kl` and `chunked_divergence`.
+
+    Source: as `chunked_divergence`.
+    """
+    temperature = checked(temperature)
+    if mask is not None:
+        topk_logp = fill_masked(topk_logp, mask[..., None])
+        topk_ids = jnp.where(mask[..., None], topk_ids, 0)
+        student_hidden = fill_masked(student_hidden, mask[..., None])
+    value = blockwise_loss(
+        _TopK(tail),
+        student_hidden,
+        student_unembed,
+        (lax.stop_gradient(topk_logp), topk_ids),
+        lax.stop_gradient(temperature),
+        chunk_size=chunk_size,
+        vocab_size=len(student_unembed) if vocab_size is None else vocab_size,
+    )
+    if scale_by_temperature:
+        value = value * temperature.astype(value.dtype) ** 2
+    return value if mask is None else fill_masked(value, mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TopK:
+    tail: Tail
+
+    def rows(self, logits, tokens, shared):
+        logp, ids = tokens
+        student = topk_scores(logp, ids, tempered(logits, shared))
+        value_of = functools.partial(topk_value, logp, tail=self.tail)
+        value, pull_back = jax.vjp(value_of, *student)
+        return value, (student[1:], pull_back(jnp.ones_like(value)))
+
+    def slopes(self, logits, start, saved, tokens, shared):
+        logp, ids = tokens
+        (norm, rest), (by_chosen, by_norm, by_rest) = saved
+        scores = tempered(logits, shared)
+        nowhere = scores.shape[-1]
+        column = ids - start
+        inside = ~jnp.isneginf(logp) & (column >= 0) & (column < nowhere)
+        column = jnp.where(inside, column, nowhere)
+        chosen = jnp.put_along_axis(
+            jnp.zeros_like(scores), column, by_chosen, axis=-1, inplace=False, mode="drop"
+        )
+        stored = jnp.put_along_axis(
+            jnp.zeros(scores.shape, bool), column, True, axis=-1, inplace=False, mode="drop"
+        )
+        by_score = chosen + by_norm[..., None] * jnp.exp(scores - norm[..., None])
+        others = by_rest[..., None] * jnp.exp(scores - rest[..., None])
+        by_score = by_score + jnp.where(stored, 0, others)
+        return by_score / shared.astype(by_score.dtype)
