@@ -1,0 +1,239 @@
+"""The page: what the run was, before and after, curves, completions, settings."""
+
+import html
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotjax.report.charts import curves
+from cotjax.report.run import Run, read_run
+
+PAIRS_SHOWN = 8
+_STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `folder`/report.html and returns its path.
+
+    Raises:
+      InputError: the folder does not exist or holds no file of a run.
+    """
+    page = folder / "report.html"
+    page.write_text(render(read_run(folder)), encoding="utf-8")
+    return page
+
+
+def render(run: Run) -> str:
+    """The whole page as HTML that loads nothing from elsewhere."""
+    title = html.escape(run.name)
+    stage = html.escape(run.config.get("stage", "run"))
+    facts = "".join(
+        f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
+    )
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in run.notes)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title} · cotjax</title><style>{_STYLESHEET.read_text('utf-8')}</style></head>"
+        f'<body><p class="quiet">cotjax · {stage}</p><h1>{title}</h1><dl>{facts}</dl>{notes}'
+        f"{_comparison(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
+        "</body></html>\n"
+    )
+
+
+def _settings(run: Run) -> str:
+    if not run.config_text:
+        return ""
+    return (
+        "<h2>Settings</h2><details><summary>Every setting of this run, config.toml</summary>"
+        f"<pre>{html.escape(run.config_text)}</pre></details>"
+    )
+
+
+# What the run was.
+
+_DATA = {
+    "problems": "built-in problems of {data[min_steps]}–{data[max_steps]} steps",
+    "jsonl": "{data[path]}",
+}
+_FACTS = {
+    "grpo": (
+        ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
+        ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
+        (
+            "Objective",
+            "{policy[objective]}, clip {policy[clip_low]:g}/{policy[clip_high]:g}, "
+            "KL {policy[kl_coefficient]:g} ({policy[kl_estimator]})",
+        ),
+    ),
+    "sft": (("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),),
+}
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """(label, text) for everything that the config and the result say."""
+    config, done = run.config, run.last_step()
+    yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
+    if "seconds" in run.result:
+        yield "Time", _duration(run.result["seconds"])
+    forms = [
+        ("Student", "{model[path]}, {model[init]}"),
+        ("Data", _DATA.get(config.get("data", {}).get("source", ""), "{data[source]}")),
+        *_FACTS.get(config.get("stage", ""), ()),
+        ("Optimizer", "AdamW, {optimizer[schedule]}, peak {optimizer[learning_rate]:g}"),
+        ("Seed", "{seed}"),
+    ]
+    for label, form in forms:
+        try:
+            yield label, form.format_map(config)
+        except KeyError:  # no config, or one of another version
+            continue
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+# Before and after.
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the comparison: how to print value and change, and which way is better."""
+
+    key: str
+    title: str
+    form: str
+    change: Callable[[float, float], str]
+    better: int
+
+
+def _points(before: float, after: float) -> str:
+    return f"{100 * (after - before):+.1f} points"
+
+
+def _percent(before: float, after: float) -> str:
+    return f"{after / before - 1:+.1%}" if before else "–"
+
+
+ROWS = (
+    Row("accuracy", "Accuracy, greedy", "{:.1%}", _points, 1),
+    Row("sampled_accuracy", "Accuracy, sampled", "{:.1%}", _points, 1),
+    Row("tokens", "Mean length, tokens", "{:.1f}", _percent, -1),
+    Row("tokens_median", "Median length, tokens", "{:.1f}", _percent, -1),
+    Row("tokens_correct", "Mean length when correct, tokens", "{:.1f}", _percent, -1),
+    Row("truncated", "Cut off at the limit", "{:.1%}", _points, -1),
+    Row("well_formed", "Well-formed", "{:.1%}", _points, 1),
+)
+
+
+def _comparison(run: Run) -> str:
+    before, after = run.result.get("before", {}), run.result.get("after", {})
+    rows = [row for row in ROWS if row.key in before and row.key in after]
+    if not rows:
+        return ""
+    body = "".join(
+        f"<tr><td>{row.title}</td>{_value(row, before)}{_value(row, after)}"
+        f"{_change(row, before[row.key], after[row.key])}{_span(row, before, after)}</tr>"
+        for row in rows
+    )
+    return (
+        '<h2>Before and after</h2><p class="quiet">The same held-out problems, prompt and stop '
+        "rule; small numbers are 95% intervals.</p><table><tr><th></th><th>Before</th>"
+        f'<th>After</th><th>Change</th><th class="span"></th></tr>{body}</table>'
+    )
+
+
+def _interval(row: Row, values: dict[str, float]) -> list[float]:
+    """Low and high end, or nothing."""
+    keys = f"{row.key}_low", f"{row.key}_high"
+    return [values[key] for key in keys if key in values]
+
+
+def _value(row: Row, values: dict[str, float]) -> str:
+    ends = " – ".join(map(row.form.format, _interval(row, values)))
+    below = f"<small>{ends}</small>" if ends else ""
+    return f'<td class="number">{row.form.format(values[row.key])}{below}</td>'
+
+
+def _change(row: Row, before: float, after: float) -> str:
+    gain = row.better * (after - before)
+    look = "good" if gain > 0 else "bad" if gain < 0 else ""
+    return f'<td class="number {look}">{row.change(before, after).replace("-", "−")}</td>'
+
+
+def _span(row: Row, before: dict[str, float], after: dict[str, float]) -> str:
+    """Both values as bars from 0, with their intervals."""
+    shown = [*_interval(row, before), *_interval(row, after), before[row.key], after[row.key]]
+    scale = 200 / (1.0 if "%" in row.form else max(*shown, 1e-9))
+
+    def bar(values: dict[str, float], y: int, color: str) -> str:
+        width = scale * values[row.key]
+        ends = [scale * end for end in _interval(row, values)]
+        whisker = f'<path d="M{ends[0]:.1f} {y + 4}H{ends[1]:.1f}"/>' if ends else ""
+        return (
+            f'<g fill="{color}" stroke="{color}" stroke-width="1.5">{whisker}<rect y="{y}" '
+            f'width="{width:.1f}" height="8" fill-opacity="0.35" stroke="none"/></g>'
+        )
+
+    return (
+        '<td class="span"><svg viewBox="0 0 200 30" aria-hidden="true">'
+        '<path d="M0 14.5H200" stroke="var(--line)" stroke-width="29" opacity="0.25"/>'
+        f"{bar(before, 5, 'var(--muted)')}{bar(after, 16, 'var(--accent)')}</svg></td>"
+    )
+
+
+# Completions.
+
+
+def _pairs(run: Run) -> str:
+    """The same questions before and after, in the order of the file, so not hand-picked."""
+    sides: dict[str, dict[str, dict[str, Any]]] = {"before": {}, "after": {}}
+    for line in run.completions:
+        if line["kind"] in sides:
+            sides[line["kind"]].setdefault(line["id"], line)
+    ids = list(sides["before"] | sides["after"])
+    if not ids:
+        return ""
+    cards = "".join(
+        _card([(kind.capitalize(), found.get(name)) for kind, found in sides.items()])
+        for name in ids[:PAIRS_SHOWN]
+    )
+    count = f"The first {min(len(ids), PAIRS_SHOWN)} of {len(ids)} questions in completions.jsonl"
+    return f'<h2>Completions, before and after</h2><p class="quiet">{count}.</p>{cards}'
+
+
+def _latest(run: Run) -> str:
+    """What the student wrote in the newest training step that kept completions."""
+    lines = [line for line in run.completions if line["kind"] == "train"]
+    lines = [line for line in lines if line["step"] == lines[-1]["step"]][:PAIRS_SHOWN]
+    if not lines:
+        return ""
+    step = lines[0]["step"]
+    cards = "".join(_card([(f"Step {step}", line)]) for line in lines)
+    return f"<details><summary>Completions of training step {step}</summary>{cards}</details>"
+
+
+def _card(sides: list[tuple[str, dict[str, Any] | None]]) -> str:
+    line = next(line for _, line in sides if line is not None)
+    columns = "".join(_side(label, line) for label, line in sides)
+    return (
+        f'<div class="pair"><p>{html.escape(line["question"])} '
+        f'<span class="quiet">Gold answer {html.escape(str(line["gold"]))}.</span></p>'
+        f'<div class="sides">{columns}</div></div>'
+    )
+
+
+def _side(label: str, line: dict[str, Any] | None) -> str:
+    if line is None:
+        return f'<div class="side"><header><b>{label}</b>not written yet</header></div>'
+    parts = ", ".join(f"{name} {value:+.2f}" for name, value in line.get("parts", {}).items())
+    facts = [f"reward {line['reward']:+.2f}", parts, f"{line['tokens']} tokens", line["end"]]
+    shown = "".join(f"<span>{html.escape(str(fact))}</span>" for fact in facts if fact)
+    return (
+        f'<div class="side"><header><b>{label}</b>{shown}</header>'
+        f'<div class="text">{html.escape(line["completion"])}</div></div>'
+    )

@@ -1,0 +1,308 @@
+"""The report page says what the run folder holds, whole or half, and runs nothing of it."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotjax.config import load, to_toml
+from cotjax.errors import InputError
+from cotjax.report import write_report
+from cotjax.report.__main__ import main
+from cotjax.report.charts import smooth, without_outliers
+
+FILES = ["config.toml", "metrics.jsonl", "completions.jsonl", "result.json"]
+RESULT = {
+    "before": {
+        "accuracy": 0.582,
+        "accuracy_low": 0.521,
+        "accuracy_high": 0.641,
+        "sampled_accuracy": 0.512,
+        "tokens": 141.2,
+        "tokens_low": 138.1,
+        "tokens_high": 144.3,
+        "problems": 256,
+    },
+    "after": {
+        "accuracy": 0.711,
+        "accuracy_low": 0.653,
+        "accuracy_high": 0.763,
+        "sampled_accuracy": 0.5,
+        "tokens": 92.4,
+        "tokens_low": 89.3,
+        "tokens_high": 95.5,
+        "problems": 256,
+    },
+    "seconds": 252.4,
+    "steps": 20,
+    "seed": 0,
+}
+
+
+def completion(kind, name="a", text="Step 1: 2 + 2 = 4\nAnswer: 4", **changes):
+    step = {"before": 0, "train": 20, "after": 20}[kind]
+    return {
+        **{"step": step, "kind": kind, "id": name, "question": f"Question {name}?", "gold": "4"},
+        **{
+            "completion": text,
+            "reward": 1.0,
+            "parts": {"length": -0.25},
+            "tokens": 9,
+            "end": "eos",
+        },
+        **changes,
+    }
+
+
+def json_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished GRPO run of 20 steps."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    config = load(["--stage=grpo", "--name=demo", "--steps=20"])
+    (folder / "config.toml").write_text(to_toml(config))
+    train = [
+        {
+            "step": step,
+            "kind": "train",
+            "reward": step / 20 - 0.5,
+            "step_s": 9.0 if step == 1 else 2,
+        }
+        for step in range(1, 21)
+    ]
+    held_out = [{"step": step, "kind": "eval", "accuracy": 0.5 + step / 100} for step in (0, 20)]
+    json_lines(folder / "metrics.jsonl", [*train, *held_out])
+    pairs = [
+        completion(kind, str(i), f"{kind} {i}") for i in range(9) for kind in ("before", "after")
+    ]
+    json_lines(folder / "completions.jsonl", [*pairs, completion("train", text="while training")])
+    (folder / "result.json").write_text(json.dumps(RESULT, indent=2))
+    return folder
+
+
+class Checker(HTMLParser):
+    """Collects the text, and fails on tags that do not close in order."""
+
+    VOID = {"meta", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.words, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def read(folder):
+    """The page's HTML, its visible text on one line, and its tags."""
+    page = write_report(folder)
+    assert page == folder / "report.html"
+    source = page.read_text("utf-8")
+    checker = Checker()
+    checker.feed(source)
+    checker.close()
+    assert not checker.open
+    return source, " ".join(" ".join(checker.words).split()), checker.tags
+
+
+def test_it_says_what_the_run_was(folder):
+    _, text, _ = read(folder)
+    for fact in [
+        "Steps 20 of 20",
+        "Time 4 min 12 s",
+        "Student tiny, pretrained",
+        "Data built-in problems of 2–6 steps",
+        "Batch 16 prompts × 8 completions",
+        "grpo, clip 0.2/0.2, KL 0.04 (k3)",
+        "Seed 0",
+    ]:
+        assert fact in text
+    assert "group_size = 8" in text
+
+
+def test_it_compares_before_and_after(folder):
+    _, text, _ = read(folder)
+    assert "Accuracy, greedy 58.2% 52.1% – 64.1% 71.1% 65.3% – 76.3% +12.9 points" in text
+    assert "Accuracy, sampled 51.2% 50.0% −1.2 points" in text
+    assert "Mean length, tokens 141.2 138.1 – 144.3 92.4 89.3 – 95.5 −34.6%" in text
+
+
+def test_better_and_worse_look_different(folder):
+    source, _, _ = read(folder)
+    assert 'class="number good">+12.9 points' in source
+    assert 'class="number bad">−1.2 points' in source
+    assert 'class="number good">−34.6%' in source
+
+
+def test_it_draws_one_figure_per_metric(folder):
+    source, text, tags = read(folder)
+    assert tags.count("figure") == 3
+    assert "Accuracy 50.0% → 70.0%" in text
+    assert "Step time s 2.00 → 2.00" in text  # the step that compiled is no mean
+    assert "var(--accent)" in source and "#0000f" not in source
+
+
+def test_a_metric_it_does_not_know_is_drawn_too(folder):
+    json_lines(folder / "metrics.jsonl", [{"step": 1, "kind": "train", "new_<metric>": 0.5}])
+    source, text, _ = read(folder)
+    assert "new_<metric> 0.5 → 0.5" in text and "new_<metric>" not in source
+
+
+def test_it_shows_the_same_question_before_and_after(folder):
+    _, text, _ = read(folder)
+    assert "The first 8 of 9 questions" in text
+    side = "reward +1.00 length -0.25 9 tokens eos"
+    assert f"Question 3? Gold answer 4. Before {side} before 3 After {side} after 3" in text
+    assert "Question 8?" not in text
+    assert "Completions of training step 20" in text and "while training" in text
+
+
+def test_everything_is_escaped(folder):
+    attack = "</style></pre><script>alert(1)</script>&amp;\"'<img src=x onerror=alert(1)>"
+    fields = {name: attack for name in ("question", "gold", "end")}
+    lines = [completion(kind, attack, attack, **fields) for kind in ("before", "after", "train")]
+    for line in lines:
+        line["parts"] = {attack: 1.0}
+    json_lines(folder / "completions.jsonl", lines)
+    with (folder / "config.toml").open("a") as file:
+        file.write(f"# {attack}\n")
+    source, text, tags = read(folder)
+    assert attack in text
+    assert "script" not in tags and "img" not in tags
+
+
+def test_it_loads_nothing_from_elsewhere(folder):
+    source, _, tags = read(folder)
+    assert not {"script", "link", "img", "iframe"} & set(tags)
+    assert not re.search(r'(?:src|href)="(?!#)|@import|url\((?!#)', source)
+
+
+def test_it_can_be_written_again(folder):
+    assert read(folder) == read(folder)
+
+
+# Runs that are not finished, or not whole.
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_a_missing_file_is_a_sentence(missing, folder):
+    (folder / missing).unlink()
+    _, text, _ = read(folder)
+    assert f"No {missing}: " in text
+    assert text.count("No ") == 1
+
+
+@pytest.mark.parametrize("present", FILES)
+def test_one_file_is_enough(present, folder):
+    for name in FILES:
+        if name != present:
+            (folder / name).unlink()
+    read(folder)
+
+
+def test_a_run_in_progress(folder):
+    (folder / "result.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:7]) + '{"step": 8, "ki')
+    json_lines(folder / "completions.jsonl", [completion("before", text="so far")])
+    _, text, _ = read(folder)
+    assert "Steps 7 of 20" in text and "the run is still going or was stopped" in text
+    assert "so far After not written yet" in text
+
+
+def test_gaps_and_single_points(folder):
+    json_lines(
+        folder / "metrics.jsonl",
+        [
+            {"step": 0, "kind": "eval", "accuracy": 0.0},
+            {"step": 1, "kind": "train", "reward": 0.0, "kl": None},
+            {"step": 2, "kind": "train", "reward": None, "kl": None},
+        ],
+    )
+    _, _, tags = read(folder)
+    assert tags.count("figure") == 2
+
+
+def test_files_with_nothing_in_them(folder):
+    for name in ("config.toml", "metrics.jsonl", "completions.jsonl"):
+        (folder / name).write_text("")
+    (folder / "result.json").write_text("{}")
+    read(folder)
+
+
+def test_a_supervised_run(folder):
+    config = load(["--stage=sft", "--name=demo", "--data.source=jsonl", "--data.path=a<b.jsonl"])
+    (folder / "config.toml").write_text(to_toml(config))
+    losses = [{"step": i, "kind": "train", "loss": 3 / i} for i in range(1, 1001)]
+    json_lines(folder / "metrics.jsonl", losses)
+    (folder / "completions.jsonl").unlink()
+    (folder / "result.json").write_text(json.dumps({"seconds": 7300, "steps": 1000, "seed": 0}))
+    _, text, tags = read(folder)
+    assert "Batch 16 rows × 512 tokens" in text and "Data a<b.jsonl" in text
+    assert "Time 2 h 1 min" in text and "Loss nats/token" in text
+    assert tags.count("figure") == 1 and "Before and after" not in text
+
+
+def test_a_folder_without_a_run(tmp_path):
+    for wrong in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"holds none of config\.toml.*Name the folder"):
+            write_report(wrong)
+
+
+# The command line.
+
+
+def test_the_command_prints_where_the_page_is(folder, capsys):
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
+
+
+def test_the_command_refuses_with_a_message(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "Name the folder of a run" in capsys.readouterr().err
+
+
+# The mean line.
+
+floats = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
+
+
+@given(floats, st.floats(1, 100))
+def test_a_mean_has_every_step_and_stays_in_range(values, width):
+    means = smooth(values, width)
+    assert len(means) == len(values)
+    assert min(values) - 1e-3 <= min(means) and max(means) <= max(values) + 1e-3
+
+
+@given(floats, st.floats(1, 100))
+def test_a_mean_does_not_lag(values, width):
+    """Reversing time reverses the means."""
+    backwards = smooth(values[::-1], width)[::-1]
+    assert backwards == pytest.approx(smooth(values, width), abs=1e-3)
+
+
+def test_only_rare_and_far_outliers_are_left_out():
+    steps = list(range(1, 61))
+    compiled = [9.0, *(2.0 + 0.01 * (step % 5) for step in steps[1:])]
+    assert without_outliers((steps, compiled)) == (steps[1:], compiled[1:])
+    falling = [3 / step for step in steps]  # the start of a loss is no outlier
+    assert without_outliers((steps, falling)) == (steps, falling)
