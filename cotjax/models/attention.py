@@ -27,26 +27,17 @@ class Attend(Protocol):
         ...
 
 
-def _scores(query: Array, key: Array) -> Array:
-    """[..., Q, K, R, D] x [..., S, K, D] -> float32 [..., K, R, Q, S], scaled by 1/sqrt(D)."""
-    scale = query.shape[-1] ** -0.5
-    return jnp.einsum(
-        "...qkrd,...skd->...krqs", query * scale, key, preferred_element_type=jnp.float32
-    )
+_NEGATIVE = -1e30  # finite, so that a query with nothing to attend to stays finite
 
 
-def _mix(weight: Array, value: Array) -> Array:
-    """[..., K, R, Q, S] x [..., S, K, D] -> [..., Q, K, R, D]."""
-    return jnp.einsum("...krqs,...skd->...qkrd", weight.astype(value.dtype), value)
+def _by_head(x: Float[Array, "B *S N D"]) -> Float[Array, "B N *S D"]:
+    """Moves the heads to the front, where matrix products batch over them without a copy."""
+    return jnp.moveaxis(x, -2, 1)
 
 
-def _split_heads(query: Array, num_kv: int) -> Array:
-    """[..., H, D] -> [..., K, R, D]: R query heads share one of the K key heads."""
-    *lead, heads, width = query.shape
-    return query.reshape(*lead, num_kv, heads // num_kv, width)
-
-
-_NEGATIVE = -1e30  # finite, so that a row with nothing to attend to stays finite
+def _weights(scores: Array, width: int) -> Array:
+    """Softmax of scaled scores in float32."""
+    return jax.nn.softmax(scores.astype(jnp.float32) * width**-0.5, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +47,8 @@ class Causal:
     Attributes:
       segment: [B, S] integers; 0 is padding, equal positive numbers belong together. Packed
         examples carry 1, 2, 3, …; a left-padded prompt carries 0 … 0 1 … 1.
-      keep_cache: return (key, value) so that a decoder can continue from here.
+      keep_cache: also return key [B, K, D, S] and value [B, K, S, D], the layouts in which a
+        decoder's matrix products read memory in order.
     """
 
     segment: Int[Array, "B S"]
@@ -65,11 +57,57 @@ class Causal:
     def __call__(self, query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
         """See `Attend`; `cache` is ignored."""
         del cache
-        size = self.segment.shape[-1]
+        batch, size, heads, width = query.shape
+        num_kv = key.shape[2]
+        # R query heads share a key head: they are rows of one product, [B, K, R·S, D].
+        query = _by_head(query).reshape(batch, num_kv, -1, width)
+        key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
         causal = jnp.tril(jnp.ones((size, size), bool))
         mask = causal & (self.segment[:, :, None] == self.segment[:, None, :])
-        out = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+        scores = (query @ key).reshape(batch, heads, size, size)
+        weights = _weights(jnp.where(mask[:, None], scores, _NEGATIVE), width)
+        mixed = weights.astype(value.dtype).reshape(batch, num_kv, -1, size) @ value
+        out = jnp.moveaxis(mixed.reshape(batch, heads, size, width), 1, 2)
         return out, (key, value) if self.keep_cache else None
+
+
+def _attend_prompt_and_own(
+    query: Float[Array, "B G Q H D"],
+    prompt: tuple[Array, Array, Array],
+    own: tuple[Array, Array, Array],
+) -> Float[Array, "B G Q H D"]:
+    """One softmax over the shared prompt's keys and each completion's own keys.
+
+    Args:
+      query: [B, G, Q, H, D].
+      prompt: key [B, K, D, P], value [B, K, P, D], mask [B, P]; never copied G times, all G·Q
+        queries of a prompt meet them in one matrix product.
+      own: key [B, K, G, D, T], value [B, K, G, T, D], mask [Q, T].
+
+    Returns:
+      [B, G, Q, H, D].
+    """
+    prompt_key, prompt_value, prompt_mask = prompt
+    own_key, own_value, own_mask = own
+    batch, group, num_query, heads, width = query.shape
+    num_kv, num_prompt = prompt_key.shape[1], prompt_key.shape[-1]
+    lead = (batch, num_kv, group)
+    # [B, G, Q, K, R, D] -> [B, K, G, R·Q, D]
+    query = query.reshape(batch, group, num_query, num_kv, -1, width)
+    query = query.transpose(0, 3, 1, 4, 2, 5).reshape(*lead, -1, width)
+
+    on_prompt = query.reshape(batch, num_kv, -1, width) @ prompt_key
+    on_prompt = jnp.where(prompt_mask[:, None, None], on_prompt, _NEGATIVE)
+    on_own = (query @ own_key).reshape(*lead, -1, *own_mask.shape)
+    on_own = jnp.where(own_mask, on_own, _NEGATIVE)
+    scores = [x.reshape(*lead, query.shape[3], -1) for x in (on_prompt, on_own)]
+    weights = _weights(jnp.concatenate(scores, axis=-1), width).astype(own_value.dtype)
+
+    to_prompt = weights[..., :num_prompt].reshape(batch, num_kv, -1, num_prompt)
+    from_prompt = (to_prompt @ prompt_value).reshape(query.shape)
+    mixed = from_prompt + weights[..., num_prompt:] @ own_value
+    mixed = mixed.reshape(*lead, -1, num_query, width).transpose(0, 2, 4, 1, 3, 5)
+    return mixed.reshape(batch, group, num_query, heads, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,55 +129,26 @@ class SharedPrompt:
         """See `Attend`; S = P + G·T; `cache` is ignored."""
         del cache
         num_prompt = self.prompt_mask.shape[-1]
-        prompt = Causal(self.prompt_mask.astype(jnp.int32))
-        prompt_out, _ = prompt(*(x[:, :num_prompt] for x in (query, key, value)), None)
-        # [B, G·T, …] -> [B, G, T, …]
-        query, own_key, own_value = (
+        attend_prompt = Causal(self.prompt_mask.astype(jnp.int32), keep_cache=True)
+        prompt_out, (prompt_key, prompt_value) = attend_prompt(
+            query[:, :num_prompt], key[:, :num_prompt], value[:, :num_prompt], None
+        )
+        own_query, own_key, own_value = (
             x[:, num_prompt:].reshape(x.shape[0], self.group_size, -1, *x.shape[2:])
             for x in (query, key, value)
         )
-        out = _attend_prompt_and_own(
-            query,
-            (key[:, :num_prompt], value[:, :num_prompt], self.prompt_mask),
-            (own_key, own_value, jnp.tril(jnp.ones((query.shape[2],) * 2, bool))),
+        length = own_query.shape[2]
+        own_out = _attend_prompt_and_own(
+            own_query,
+            (prompt_key, prompt_value, self.prompt_mask),
+            (
+                jnp.matrix_transpose(_by_head(own_key)),
+                _by_head(own_value),
+                jnp.tril(jnp.ones((length, length), bool)),
+            ),
         )
-        completions_out = out.reshape(out.shape[0], -1, *out.shape[3:])
-        return jnp.concatenate([prompt_out, completions_out], axis=1), None
-
-
-def _attend_prompt_and_own(
-    query: Float[Array, "B G Q H D"],
-    prompt: tuple[Array, Array, Array],
-    own: tuple[Array, Array, Array],
-) -> Float[Array, "B G Q H D"]:
-    """One softmax over the shared prompt's keys and the completion's own keys.
-
-    Args:
-      query: [B, G, Q, H, D].
-      prompt: key and value [B, P, K, D], mask [B, P]; never copied G times.
-      own: key and value [B, G, T, K, D], mask [Q, T] or broadcastable to [B, G, K, R, Q, T].
-
-    Returns:
-      [B, G, Q, H, D].
-    """
-    prompt_key, prompt_value, prompt_mask = prompt
-    own_key, own_value, own_mask = own
-    batch, group, num_query, heads, width = query.shape
-    split = _split_heads(query, own_key.shape[-2])
-    # All G·Q queries of a prompt meet its keys in one matrix product.
-    flat = split.reshape(batch, group * num_query, *split.shape[3:])
-    on_prompt = _scores(flat, prompt_key)  # [B, K, R, G·Q, P]
-    on_prompt = jnp.where(prompt_mask[:, None, None, None], on_prompt, _NEGATIVE)
-    on_own = jnp.where(own_mask, _scores(split, own_key), _NEGATIVE)  # [B, G, K, R, Q, T]
-
-    num_prompt = prompt_key.shape[1]
-    by_group = on_prompt.reshape(*on_prompt.shape[:3], group, num_query, num_prompt)
-    by_group = jnp.moveaxis(by_group, 3, 1)  # [B, G, K, R, Q, P]
-    weight = jax.nn.softmax(jnp.concatenate([by_group, on_own], axis=-1), axis=-1)
-    to_prompt = jnp.moveaxis(weight[..., :num_prompt], 1, 3).reshape(on_prompt.shape)
-    from_prompt = _mix(to_prompt, prompt_value).reshape(split.shape)
-    mixed = from_prompt + _mix(weight[..., num_prompt:], own_value)
-    return mixed.reshape(batch, group, num_query, heads, width)
+        own_out = own_out.reshape(query.shape[0], -1, *query.shape[2:])
+        return jnp.concatenate([prompt_out, own_out], axis=1), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,28 +157,29 @@ class DecodeShared:
 
     Attributes:
       prompt_mask: [B, P].
-      group_size: G.
       index: scalar, how many tokens each completion already has in its own cache.
 
-    The layer's cache is (prompt key, prompt value [B, P, K, D], own key, own value
-    [B, G, T, K, D]); the new token is written at `index` before it is attended to.
+    The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], own key
+    [B, K, G, D, T], own value [B, K, G, T, D]); the new token is written at `index` before it
+    is attended to.
     """
 
     prompt_mask: Bool[Array, "B P"]
-    group_size: int
     index: Int[Array, ""]
 
     def __call__(self, query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
         """See `Attend`; S = G."""
         prompt_key, prompt_value, own_key, own_value = cache
-        own_key = jax.lax.dynamic_update_slice_in_dim(own_key, key[:, :, None], self.index, axis=2)
-        own_value = jax.lax.dynamic_update_slice_in_dim(
-            own_value, value[:, :, None], self.index, axis=2
+        own_key = jax.lax.dynamic_update_slice_in_dim(
+            own_key, _by_head(key)[..., :, None], self.index, axis=4
         )
-        seen = jnp.arange(own_key.shape[2]) <= self.index
+        own_value = jax.lax.dynamic_update_slice_in_dim(
+            own_value, _by_head(value)[..., None, :], self.index, axis=3
+        )
+        seen = jnp.arange(own_key.shape[-1]) <= self.index
         out = _attend_prompt_and_own(
             query[:, :, None],
             (prompt_key, prompt_value, self.prompt_mask),
-            (own_key, own_value, seen),
+            (own_key, own_value, seen[None]),
         )
         return out[:, :, 0], (prompt_key, prompt_value, own_key, own_value)

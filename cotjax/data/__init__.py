@@ -1,0 +1,1 @@
+"""Where examples come from: sources of records, prompts, token batches, Grain pipelines."""

@@ -1,0 +1,97 @@
+"""Text to token rows: supervised examples with their loss weight, and left-padded prompts.
+
+A supervised example, prompt tokens p, target tokens t, and the end token e:
+
+    tokens   p1 p2 p3 t1 t2
+    targets  p2 p3 t1 t2 e
+    weight   0  0  1  1  1
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cotjax.errors import InputError
+from cotjax.interfaces import PromptBatch
+
+
+class Tokenizer(Protocol):
+    """What this package needs of a tokenizer; transformers' fast tokenizers have it."""
+
+    eos_token_id: int
+    pad_token_id: int
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Text to ids."""
+        ...
+
+
+# A prompt's text is made once, by the stage; everything here takes finished strings.
+Encode = Callable[[str, str], dict[str, np.ndarray]]
+
+
+def encode_supervised(
+    tokenizer: Tokenizer, prompt: str, target: str, *, max_length: int, name: str
+) -> dict[str, np.ndarray]:
+    """One example as equal-length arrays; the loss falls on the target and its EOS only.
+
+    Prompt and target are tokenised apart, because at sampling time the prompt is alone.
+
+    Args:
+      tokenizer: text to ids.
+      prompt: what the student is given.
+      target: what it should write.
+      max_length: longest row, tokens.
+      name: the record's id, for the error.
+
+    Returns:
+      `tokens` and `targets` [S] int32, `weight` [S] float32.
+
+    Raises:
+      InputError: the example is longer than `max_length`.
+    """
+    before = tokenizer.encode(prompt, add_special_tokens=False)
+    after = [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id]
+    row = np.asarray(before + after, np.int32)
+    if len(row) - 1 > max_length:
+        raise InputError(
+            f"{name}: the example has {len(row) - 1} tokens, the row {max_length}. "
+            f"Set sft.sequence_length >= {len(row) - 1} or remove the record."
+        )
+    weight = (np.arange(1, len(row)) >= len(before)).astype(np.float32)
+    return {"tokens": row[:-1], "targets": row[1:], "weight": weight}
+
+
+def encode_prompts(
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    ids: Sequence[int],
+    *,
+    max_length: int,
+    names: Sequence[str],
+) -> PromptBatch:
+    """Prompts as one left-padded batch.
+
+    Args:
+      tokenizer: text to ids.
+      prompts: B texts.
+      ids: B integers that decide the random numbers of each prompt's completions.
+      max_length: P, tokens.
+      names: B record ids, for the error.
+
+    Raises:
+      InputError: a prompt is longer than `max_length`.
+    """
+    tokens = np.full((len(prompts), max_length), tokenizer.pad_token_id, np.int32)
+    mask = np.zeros((len(prompts), max_length), bool)
+    for row, (prompt, name) in enumerate(zip(prompts, names, strict=True)):
+        encoded = tokenizer.encode(prompt, add_special_tokens=False)
+        if len(encoded) > max_length:
+            raise InputError(
+                f"{name}: the prompt has {len(encoded)} tokens, the limit is {max_length}. "
+                f"Set rollout.max_prompt_tokens >= {len(encoded)} or remove the record."
+            )
+        tokens[row, max_length - len(encoded) :] = encoded
+        mask[row, max_length - len(encoded) :] = True
+    return PromptBatch(tokens, mask, np.asarray(ids, np.int32))

@@ -1,0 +1,97 @@
+"""What crosses a folder's border: records, batches with their shapes, and protocols.
+
+Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion tokens, S row tokens.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One problem with its teacher rationale; text only.
+
+    Attributes:
+      id: unique and stable, e.g. `problems/train/17` or `train.jsonl:417`.
+      question: the problem, without instructions.
+      answer: the gold answer, a number as text.
+      steps: the teacher's steps, without `Step k:` markers.
+      difficulty: number of steps of the solution.
+    """
+
+    id: str
+    question: str
+    answer: str
+    steps: tuple[str, ...]
+    difficulty: int
+
+
+class Source(Protocol):
+    """Random access to records; what Grain's `MapDataset.source` takes."""
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at `index`; the same one each time."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+    """Supervised rows, possibly several examples packed into one.
+
+    Attributes:
+      tokens: [B, S] ids.
+      targets: [B, S] the id that should follow each token.
+      weight: [B, S] float, 0 where the target does not count (prompt, padding).
+      segment: [B, S] 0 for padding; equal positive numbers belong to one example.
+      positions: [B, S] restart at 0 in each segment.
+    """
+
+    tokens: Int[Array | np.ndarray, "B S"]
+    targets: Int[Array | np.ndarray, "B S"]
+    weight: Float[Array | np.ndarray, "B S"]
+    segment: Int[Array | np.ndarray, "B S"]
+    positions: Int[Array | np.ndarray, "B S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """Left-padded prompts, so that every completion starts at the same index.
+
+    Attributes:
+      tokens: [B, P] ids.
+      mask: [B, P] True where there is a token.
+      ids: [B] int32; with seed, step and completion number it decides the random numbers.
+    """
+
+    tokens: Int[Array | np.ndarray, "B P"]
+    mask: Bool[Array | np.ndarray, "B P"]
+    ids: Int[Array | np.ndarray, " B"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """G sampled completions per prompt.
+
+    Attributes:
+      tokens: [B, G, T] ids; after the end, the pad id.
+      mask: [B, G, T] True = counts; the EOS counts, padding does not, even when pad id = EOS id.
+      logp: [B, G, T] the sampler's log-probability under the full distribution at the sampling
+        temperature, nats; 0 outside the mask.
+      ended: [B, G] True when the row produced EOS; False when it ran into the token limit.
+    """
+
+    tokens: Int[Array, "B G T"]
+    mask: Bool[Array, "B G T"]
+    logp: Float[Array, "B G T"]
+    ended: Bool[Array, "B G"]

@@ -1,0 +1,115 @@
+"""The four ways the stages call a decoder, as pure functions of its parameters.
+
+    rows         supervised rows -> hidden states
+    completions  prompts and their G completions -> the hidden states that predict each token
+    prefill      prompts -> what a decoder needs to continue them
+    decode       one more token for each completion
+
+All return hidden states, not logits: whoever needs logits multiplies by `unembed`, in chunks
+when the vocabulary is large.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from cotjax.interfaces import TokenBatch
+from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+from cotjax.models.transformer import Transformer
+
+
+def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
+    """0 for the first real token of a left-padded prompt; padding repeats 0."""
+    return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A decoder without its parameters: hashable, so it can be a static argument of `jax.jit`."""
+
+    definition: nnx.GraphDef
+
+    @staticmethod
+    def split(model: Transformer) -> tuple["Policy", nnx.State]:
+        """A model as (policy, parameters)."""
+        definition, params = nnx.split(model)
+        return Policy(definition), params
+
+    def bind(self, params: Any) -> Transformer:
+        """The model with these parameters."""
+        return nnx.merge(self.definition, params)
+
+    def unembed(self, params: Any) -> Float[Array, "V D"]:
+        """The matrix for logits = hidden @ unembed.T."""
+        return self.bind(params).unembed
+
+    def rows(self, params: Any, batch: TokenBatch) -> Float[Array, "B S D"]:
+        """Hidden states of packed rows; no segment sees another."""
+        hidden, _ = self.bind(params)(batch.tokens, batch.positions, Causal(batch.segment))
+        return hidden
+
+    def completions(
+        self,
+        params: Any,
+        prompt: Int[Array, "B P"],
+        prompt_mask: Bool[Array, "B P"],
+        completion: Int[Array, "B G T"],
+    ) -> Float[Array, "B G T D"]:
+        """Hidden states that predict each completion token; each prompt is computed once.
+
+        Position t of the result has seen the prompt and completion tokens before t.
+        """
+        batch, group, length = completion.shape
+        start = prompt_mask.sum(axis=-1)
+        own_positions = jnp.broadcast_to(
+            start[:, None, None] + jnp.arange(length), completion.shape
+        ).reshape(batch, -1)
+        hidden, _ = self.bind(params)(
+            jnp.concatenate([prompt, completion.reshape(batch, -1)], axis=1),
+            jnp.concatenate([prompt_positions(prompt_mask), own_positions], axis=1),
+            SharedPrompt(prompt_mask, group),
+        )
+        last_of_prompt = hidden[:, None, prompt.shape[1] - 1 : prompt.shape[1]]
+        own = hidden[:, prompt.shape[1] :].reshape(batch, group, length, -1)
+        first = jnp.broadcast_to(last_of_prompt, (batch, group, 1, own.shape[-1]))
+        return jnp.concatenate([first, own[:, :, :-1]], axis=2)
+
+    def prefill(
+        self,
+        params: Any,
+        prompt: Int[Array, "B P"],
+        prompt_mask: Bool[Array, "B P"],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+    ) -> tuple[Float[Array, "B D"], list[Any]]:
+        """The hidden state that predicts the first new token, and one cache per layer."""
+        model = self.bind(params)
+        hidden, stacked = model(
+            prompt,
+            prompt_positions(prompt_mask),
+            Causal(prompt_mask.astype(jnp.int32), keep_cache=True),
+        )
+        caches: list[Any] = []
+        for i in range(model.shape.num_layers):
+            key, value = stacked[0][i], stacked[1][i]
+            batch, heads, width, _ = key.shape
+            own_key = jnp.zeros((batch, heads, group_size, width, max_new_tokens), key.dtype)
+            caches.append((key, value, own_key, jnp.matrix_transpose(own_key)))
+        return hidden[:, -1], caches
+
+    def decode(
+        self,
+        params: Any,
+        tokens: Int[Array, "B G"],
+        prompt_mask: Bool[Array, "B P"],
+        index: Int[Array, ""],
+        caches: list[Any],
+    ) -> tuple[Float[Array, "B G D"], list[Any]]:
+        """The hidden states after token number `index` of every completion."""
+        positions = jnp.broadcast_to(prompt_mask.sum(-1)[:, None] + index, tokens.shape)
+        attend = DecodeShared(prompt_mask, index)
+        return self.bind(params)(tokens, positions, attend, caches)

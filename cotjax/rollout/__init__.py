@@ -1,0 +1,1 @@
+"""Sampling completions: receives a model, knows nothing of training."""

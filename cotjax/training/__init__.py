@@ -1,0 +1,1 @@
+"""The shared loop: update, checkpoint, metrics. Receives a loss, knows no stage."""
