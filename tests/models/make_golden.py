@@ -52,7 +52,7 @@ def inputs(vocab_size: int) -> dict[str, np.ndarray]:
     mask[1, :4] = 0
     mask[2, 7:] = 0
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
-    positions[3] += 1500
+    positions[3] += 8000
     tokens = rng.integers(0, vocab_size, mask.shape, dtype=np.int32)
     return {"tokens": tokens, "mask": mask, "positions": positions}
 
