@@ -236,6 +236,8 @@ def _blocks(vocabulary, block):
 
 def _block_logits(hidden, unembed, start, block, temperature):
     # The block's rows of `unembed`, its logits, and the token id of each logit.
+    # Without the barrier XLA's CPU backend casts all of a bfloat16 `unembed` before the loop.
+    unembed, start = lax.optimization_barrier((unembed, start))
     rows = lax.dynamic_slice_in_dim(unembed, start, block).astype(hidden.dtype)
     logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32)
     column = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) + start
