@@ -47,7 +47,8 @@ class Family:
       qkv_bias: see `Architecture`.
       qk_norm: see `Architecture`.
       head_dim: transformers' value when config.json has none; 0 = hidden_size / heads.
-      max_positions: likewise, when there is no `max_position_embeddings`.
+      kv_heads: likewise for `num_key_value_heads`; 0 = heads.
+      max_positions: likewise for `max_position_embeddings`.
       neutral: options of this family that never change what we compute.
     """
 
@@ -55,6 +56,7 @@ class Family:
     qkv_bias: bool = False
     qk_norm: bool = False
     head_dim: int = 0
+    kv_heads: int = 0
     max_positions: int = 32_768
     neutral: frozenset[str] = frozenset()
 
@@ -65,8 +67,10 @@ _WINDOW = frozenset({"sliding_window", "max_window_layers"})
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": Family("LlamaForCausalLM", max_positions=2048),
-        "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, neutral=_WINDOW),
-        "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128, neutral=_WINDOW),
+        "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, kv_heads=32, neutral=_WINDOW),
+        "qwen3": Family(
+            "Qwen3ForCausalLM", qk_norm=True, kv_heads=32, head_dim=128, neutral=_WINDOW
+        ),
     }
 )
 
@@ -161,8 +165,9 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
                 f"{origin}: {key} = {config.get(key)!r}; a positive integer is needed."
             )
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or family.head_dim or hidden // heads
+    # null, as old files have it, means the same as a head per query head or hidden / heads.
+    kv_heads = config.get("num_key_value_heads", family.kv_heads) or heads
+    head_dim = config.get("head_dim", family.head_dim) or hidden // heads
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{origin}: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, "

@@ -50,6 +50,8 @@ _READ = frozenset(
     + ("rope.freq_base", "rope.dimension_count")
 )
 
+_UNUSED = (0, "", "none")  # what an option that is not in use may say
+
 _SPECIAL_TYPES = frozenset({2, 3})  # unknown and control tokens
 _USER_DEFINED = 4
 
@@ -107,13 +109,13 @@ class File:
             if key.startswith(f"{name}.")
         }
         for key, value in found.items():
-            if key not in _READ and value:
+            if isinstance(value, list) or (key not in _READ and value not in _UNUSED):
                 raise InputError(
                     f"{self.origin}: option {name}.{key} = {value!r} is not supported; use a "
                     "model without it."
                 )
-        if missing := [key for key in _SIZES if not isinstance(found.get(key), int)]:
-            raise InputError(f"{self.origin}: {name}.{missing[0]} is not one number; it is needed.")
+        if missing := [key for key in _SIZES if key not in found]:
+            raise InputError(f"{self.origin}: no {name}.{missing[0]}; the file is not complete.")
         return self._from_options(found)
 
     def _from_options(self, options: Mapping[str, Any]) -> Architecture:

@@ -12,6 +12,7 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models import gguf, huggingface
 from cotjax.models.transformer import Architecture, Transformer
+from cotjax.models.weights import abstract_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _special_ids(tokenizer: Any, shape: Architecture, source: Path) -> tuple[int
 def load_student(
     path: str,
     *,
-    init: Literal["pretrained", "random"],
+    init: Literal["pretrained", "random", "abstract"],
     param_dtype: Any,
     compute_dtype: Any,
     seed: int,
@@ -121,7 +122,7 @@ def load_student(
     Args:
       path: see `resolve`.
       init: "pretrained" reads the weights; "random" draws them and reads only shape and
-        tokenizer.
+        tokenizer; "abstract" leaves shapes in their place, for a checkpoint to fill.
       param_dtype: number format of the parameters.
       compute_dtype: number format of the activations.
       seed: of random weights.
@@ -137,7 +138,9 @@ def load_student(
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
-    if init == "random":
+    if init == "abstract":
+        model = abstract_model(shape, **formats)
+    elif init == "random":
         model = Transformer(shape, rngs=nnx.Rngs(seed), **formats)
         notes.append(f"Random weights from seed {seed}.")
     elif file:

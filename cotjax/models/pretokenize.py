@@ -50,6 +50,7 @@ def _by_words(digits: str) -> str:
     )
 
 
+_QWEN2 = _by_words(r"\p{N}")
 _LLAMA3 = PreTokenizer(_pieces(_by_words(r"\p{N}{1,3}")), whole_words=True, adds_bos=True)
 
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
@@ -63,6 +64,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
         # The composed form is Qwen's own; llama.cpp leaves it to the caller.
-        "qwen2": PreTokenizer(_pieces(_by_words(r"\p{N}")), normalizer=normalizers.NFC()),
+        "qwen2": PreTokenizer(_pieces(_QWEN2), normalizer=normalizers.NFC()),
+        "deepseek-r1-qwen": PreTokenizer(_pieces(_QWEN2)),
     }
 )

@@ -61,13 +61,13 @@ def _check(wanted: Mapping[str, tuple[int, ...]], tensors: Tensors, tied: bool) 
     for name, shape in wanted.items():
         if name not in tensors.shapes:
             raise InputError(
-                f"{tensors.origin}: tensor {name} {shape} is missing; the weights do not belong "
-                "to this config.json, or a file was not downloaded."
+                f"{tensors.origin}: tensor {name} {shape} is missing. The weights are not of "
+                "the model in the config, or a file was not downloaded."
             )
         if tensors.shapes[name] != shape:
             raise InputError(
                 f"{tensors.origin}: tensor {name} has shape {tensors.shapes[name]}, but "
-                f"config.json needs {shape}."
+                f"its config needs {shape}; config and weights are not of the same model."
             )
     for name in tensors.shapes.keys() - wanted.keys():
         if _RECOMPUTED.search(name):
@@ -77,12 +77,12 @@ def _check(wanted: Mapping[str, tuple[int, ...]], tensors: Tensors, tied: bool) 
             if np.array_equal(tensors.read(name), embedding):
                 continue
             raise InputError(
-                f"{tensors.origin}: tensor {name} differs from the embedding, but config.json "
+                f"{tensors.origin}: tensor {name} differs from the embedding, but the config "
                 "has tie_word_embeddings = true. Set it to false, or remove the tensor."
             )
         raise InputError(
             f"{tensors.origin}: tensor {name} {tensors.shapes[name]} has no place in a "
-            "decoder of this config.json; its model_type or an option is wrong."
+            "decoder of its config; the architecture or an option is another one."
         )
 
 
