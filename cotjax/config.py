@@ -56,7 +56,7 @@ RowLength = Annotated[
     int, Range("{} >= 2", lambda value: value >= 2, "a row's first token has no target")
 ]
 AxisSize = Annotated[
-    int, Range("{} >= 1, or -1 for the devices left over", lambda value: value == -1 or value >= 1)
+    int, Range("{} >= 1, or -1 for all devices", lambda value: value == -1 or value >= 1)
 ]
 
 StageName = Literal["sft", "grpo"]
@@ -75,6 +75,7 @@ class DataConfig:
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
+    prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class RolloutConfig:
 class RewardConfig:
     """What a completion earns: correctness gates format, format gates brevity."""
 
-    words_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.
-    unit: Literal["words", "tokens"] = "words"  # What a completion's length counts.
+    length_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.
+    unit: Literal["words", "tokens"] = "tokens"  # What a completion's length counts.
     monotone: bool = True  # No upward jump in the length penalty (BRIDGE as released has one).
 
 
@@ -169,11 +170,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; one axis may be -1 = the devices left over."""
+    """How devices are arranged."""
 
-    data: AxisSize = -1  # Copies of the model, each with its share of the prompts.
-    fsdp: AxisSize = 1  # Devices that share one copy's weights and prompts.
-    tensor: AxisSize = 1  # Devices that share each matrix product.
+    data: AxisSize = -1  # Devices that share a batch, each with the whole model; -1 = all.
 
 
 @dataclass(frozen=True)
@@ -302,12 +301,6 @@ def _disagreements(config: Config) -> Iterator[str]:
         yield (
             f"policy.micro_batch = {micro}: does not divide rollout.prompts = {prompts}. "
             f"Set policy.micro_batch to a divisor of {prompts}, or to 0."
-        )
-    axes = dataclasses.asdict(config.mesh)
-    if list(axes.values()).count(-1) > 1:
-        yield (
-            f"mesh = {axes}: only one axis can take the devices left over. "
-            f"Set at most one of {', '.join(f'mesh.{axis}' for axis in axes)} to -1."
         )
 
 

@@ -4,7 +4,7 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -95,3 +95,71 @@ class Rollout:
     mask: Bool[Array, "B G T"]
     logp: Float[Array, "B G T"]
     ended: Bool[Array, "B G"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoredGroups:
+    """Completions with everything the policy loss needs.
+
+    Attributes:
+      prompt: [B, P] ids, left-padded.
+      prompt_mask: [B, P].
+      completion: [B, G, T] ids.
+      completion_mask: [B, G, T] True = counts.
+      advantage: [B, G].
+      logp_sampler: [B, G, T] as the sampler computed it, nats; only compared.
+      logp_old: [B, G, T] of the policy that sampled, as the trainer computes it; None when the
+        policy has not changed since.
+      logp_ref: [B, G, T] of the frozen reference; None without one.
+    """
+
+    prompt: Int[Array | np.ndarray, "B P"]
+    prompt_mask: Bool[Array | np.ndarray, "B P"]
+    completion: Int[Array | np.ndarray, "B G T"]
+    completion_mask: Bool[Array | np.ndarray, "B G T"]
+    advantage: Float[Array | np.ndarray, "B G"]
+    logp_sampler: Float[Array | np.ndarray, "B G T"]
+    logp_old: Float[Array | np.ndarray, "B G T"] | None
+    logp_ref: Float[Array | np.ndarray, "B G T"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a stage hands to the loop for one step.
+
+    Attributes:
+      batch: for the update; [B, …] leaves.
+      metrics: numbers about it by name.
+      completions: rows for completions.jsonl.
+    """
+
+    batch: Any
+    metrics: dict[str, float]
+    completions: list[dict[str, Any]]
+
+
+class Stage(Protocol):
+    """A stream of batches and a loss; the loop does the rest.
+
+    Attributes:
+      state: the training state to begin with.
+      inner_updates: optimizer updates per batch.
+      data: iterator with `get_state` and `set_state`.
+    """
+
+    state: Any
+    inner_updates: int
+    data: Any
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """The batch of step `step` (0 is the first)."""
+        ...
+
+    def update(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        """One optimizer update; metrics as (sum, count)."""
+        ...
+
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Held-out numbers, and the completions behind them."""
+        ...

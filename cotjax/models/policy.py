@@ -33,10 +33,10 @@ class Policy:
     definition: nnx.GraphDef
 
     @staticmethod
-    def split(model: Transformer) -> tuple["Policy", nnx.State]:
-        """A model as (policy, parameters)."""
+    def split(model: Transformer) -> tuple["Policy", dict[str, Any]]:
+        """A model as (policy, parameters); the parameters are nested dicts of arrays."""
         definition, params = nnx.split(model)
-        return Policy(definition), params
+        return Policy(definition), nnx.to_pure_dict(params)
 
     def bind(self, params: Any) -> Transformer:
         """The model with these parameters."""

@@ -1,0 +1,213 @@
+"""What every stage wires in the same way: the student, its problems, its judged completions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from cotjax.config import Config, OptimizerConfig
+from cotjax.cot import completion_reward, gold_answer
+from cotjax.data.encode import encode_prompts
+from cotjax.data.jsonl import read_records
+from cotjax.data.problems import ProblemSource
+from cotjax.data.prompts import make_prompt
+from cotjax.errors import InputError
+from cotjax.interfaces import PromptBatch, Record, Rollout, Source
+from cotjax.models.load import load_student
+from cotjax.models.policy import Policy
+from cotjax.parallel import mesh as parallel
+from cotjax.rollout.engine import Sampling, generate
+from cotjax.training.evaluation import Completion, summarize
+
+HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The model that a stage trains, in functional form.
+
+    Attributes:
+      policy: how to call it.
+      params: its parameters at the start of the run, on the mesh.
+      tokenizer: text to ids and back.
+      eos_id: ends a completion.
+      pad_id: fills rows.
+      prompt: question to prompt text.
+      notes: what a reader of the run should know.
+    """
+
+    policy: Policy
+    params: Any
+    tokenizer: Any
+    eos_id: int
+    pad_id: int
+    prompt: Callable[[str], str]
+    notes: tuple[str, ...]
+
+
+def open_student(config: Config, mesh: Mesh) -> Student:
+    """Loads the student that the config names.
+
+    Raises:
+      InputError: see `load_student`.
+    """
+    loaded = load_student(
+        config.model.path,
+        init=config.model.init,
+        param_dtype=jnp.dtype(config.model.param_dtype),
+        compute_dtype=jnp.dtype(config.model.compute_dtype),
+        seed=config.seed,
+    )
+    policy, params = Policy.split(loaded.model)
+    prompt = make_prompt(loaded.tokenizer, config.data.prompt)
+    return Student(
+        policy,
+        parallel.replicate(mesh, params),
+        loaded.tokenizer,
+        loaded.eos_id,
+        loaded.pad_id,
+        prompt,
+        loaded.notes,
+    )
+
+
+def open_records(config: Config) -> tuple[Source, list[Record]]:
+    """Training records and held-out records; never one in both.
+
+    Raises:
+      InputError: a file that cannot be read, or too few records to hold any out.
+    """
+    data, held_out = config.data, config.eval.problems
+    if data.source == "problems":
+        shape = (data.min_steps, data.max_steps)
+        test = ProblemSource("test", HELD_OUT_SEED, *shape)
+        train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
+        return train, [test[i] for i in range(held_out)]
+    records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
+    if data.eval_path:
+        others = read_records(
+            data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
+        )
+        return records, others[:held_out]
+    if len(records) <= held_out:
+        raise InputError(
+            f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
+            f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
+        )
+    return records[:-held_out], records[-held_out:]
+
+
+def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global gradient norm; linear warm-up, then the schedule."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay = max(num_updates - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, decay),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay),
+    }[config.schedule]()
+    rate = after
+    if warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
+    )
+
+
+def prompt_batch(
+    student: Student, ids: Sequence[int], records: Sequence[Record], max_length: int
+) -> PromptBatch:
+    """Records as a left-padded batch; `ids` decide the random numbers."""
+    texts = [student.prompt(record.question) for record in records]
+    names = [record.id for record in records]
+    return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
+
+
+def judge(
+    student: Student, config: Config, records: Sequence[Record], rollout: Rollout
+) -> list[list[Completion]]:
+    """Decodes and rewards a rollout (arrays on the host); B lists of G."""
+    lengths = rollout.mask.sum(axis=-1)
+    flat = [
+        row[: length - ended]  # without the end token
+        for rows, sizes, ends in zip(rollout.tokens, lengths, rollout.ended, strict=True)
+        for row, length, ended in zip(rows, sizes, ends, strict=True)
+    ]
+    texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
+    judged = []
+    for record, sizes, ends in zip(records, lengths, rollout.ended, strict=True):
+        group = []
+        for size, ended in zip(sizes, ends, strict=True):
+            text = next(texts)
+            reward, parts = completion_reward(
+                text,
+                gold=record.answer,
+                teacher_steps=record.difficulty,
+                words_per_step=config.reward.length_per_step,
+                monotone=config.reward.monotone,
+                unit=config.reward.unit,
+                length=int(size - ended) if config.reward.unit == "tokens" else None,
+            )
+            group.append(Completion(text, int(size), bool(ended), reward, parts))
+        judged.append(group)
+    return judged
+
+
+def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
+    """A line of completions.jsonl."""
+    return {
+        "id": record.id,
+        "question": record.question,
+        "gold": record.answer,
+        "completion": completion.text,
+        "reward": completion.reward,
+        "parts": completion.parts,
+        "tokens": completion.tokens,
+        "end": "eos" if completion.ended else "length",
+    }
+
+
+def evaluate(
+    student: Student, config: Config, mesh: Mesh, params: Any, records: Sequence[Record]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Greedy and sampled accuracy on held-out records.
+
+    Returns:
+      the numbers of `summarize`, and one completions.jsonl row per greedy completion.
+    """
+    # All evaluations of all runs draw with the same key, so differences are the model's.
+    key = jax.random.key(HELD_OUT_SEED)
+
+    def complete(temperature: float, samples: int) -> list[list[Completion]]:
+        size = max(config.eval.batch_size // samples, 1)
+        size = -(-size // mesh.size) * mesh.size
+        settings = Sampling(
+            group_size=samples,
+            max_new_tokens=config.eval.max_new_tokens,
+            eos_id=student.eos_id,
+            pad_id=student.pad_id,
+            temperature=temperature,
+        )
+        judged = []
+        for start in range(0, len(records), size):
+            chunk = list(records[start : start + size])
+            full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+            batch = prompt_batch(
+                student, range(start, start + size), full, config.rollout.max_prompt_tokens
+            )
+            rollout = generate(
+                student.policy, params, parallel.shard(mesh, batch), key, settings=settings
+            )
+            judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
+        return judged
+
+    greedy = [group[0] for group in complete(0.0, 1)]
+    sampled = complete(config.eval.temperature, config.eval.samples) if config.eval.samples else []
+    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
+    return summarize(greedy, sampled), rows

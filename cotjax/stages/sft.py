@@ -1,0 +1,78 @@
+"""Supervised fine-tuning: cross-entropy on the rationale and answer, given the question."""
+
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.core.logprobs import chunked_token_logprobs
+from cotjax.cot import Rationale, render_rationale
+from cotjax.data.encode import encode_supervised
+from cotjax.data.pipeline import supervised_batches
+from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.parallel import mesh as parallel
+from cotjax.stages import common
+from cotjax.training.metrics import SFT_COLUMNS
+from cotjax.training.update import init_state, make_update
+
+LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
+
+
+class SupervisedStage:
+    """See the module docstring; `cotjax.interfaces.Stage` says what the members do."""
+
+    columns = SFT_COLUMNS
+    inner_updates = 1
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        parallel.check_divides(mesh, config.sft.batch_size, "sft.batch_size")
+        self.config, self.mesh = config, mesh
+        self.student = common.open_student(config, mesh)
+        train, self.held_out = common.open_records(config)
+        optimizer = common.make_optimizer(config.optimizer, config.steps)
+        self.state = parallel.replicate(mesh, init_state(self.student.params, optimizer))
+        self.update = make_update(self._loss, optimizer)
+        self.data = supervised_batches(
+            train,
+            self._encode,
+            seed=config.seed,
+            batch_size=config.sft.batch_size,
+            sequence_length=config.sft.sequence_length,
+        )
+
+    def _encode(self, record: Record) -> dict[str, np.ndarray]:
+        rationale = Rationale(steps=record.steps, answer=record.answer)
+        return encode_supervised(
+            self.student.tokenizer,
+            self.student.prompt(record.question),
+            render_rationale(rationale),
+            max_length=self.config.sft.sequence_length,
+            name=record.id,
+        )
+
+    def _loss(self, params: Any, batch: TokenBatch) -> tuple[Array, Array, dict[str, Any]]:
+        policy = self.student.policy
+        unembed = policy.unembed(params)
+        mask = batch.weight > 0
+        logp, entropy = chunked_token_logprobs(
+            policy.rows(params, batch),
+            unembed,
+            batch.targets,
+            chunk_size=max(LOGITS_AT_ONCE // unembed.shape[0], 1),
+            mask=mask,
+        )
+        count = mask.sum()
+        return -logp.sum(), count, {"entropy": (entropy.sum(), count)}
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """A packed batch; `params` and `step` do not matter."""
+        del params, step
+        batch = next(self.data)
+        used = float((batch.segment > 0).mean())
+        return Step(parallel.shard(self.mesh, batch), {"tokens": batch.tokens.size, "used": used}, [])
+
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Accuracy on the held-out problems."""
+        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)

@@ -1,0 +1,128 @@
+"""`python -m cotjax.train --stage=grpo`: one run, from a config to a report.
+
+Every flag is a config key (`--help` lists them); `--config FILE.toml` is read first.
+"""
+
+import time
+
+STARTED = time.monotonic()  # before the heavy imports, so that `seconds` is what a person waits
+
+import json  # noqa: E402
+import os  # noqa: E402
+import pathlib  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from typing import Any  # noqa: E402
+
+from rich.console import Console  # noqa: E402
+
+from cotjax import config as configs  # noqa: E402
+from cotjax.config import Config  # noqa: E402
+from cotjax.errors import InputError  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a stage; 0 if it ended, 2 if the input was wrong."""
+    try:
+        run(configs.load(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Config) -> pathlib.Path:
+    """Trains as the config says.
+
+    Returns:
+      the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
+      result.json and report.html.
+
+    Raises:
+      InputError: before anything is compiled, if the input is wrong.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    folder = pathlib.Path(config.output) / config.name
+    _check_folder(folder, config.resume)
+    # The heavy imports come after the config is known to be right.
+    from cotjax.parallel.mesh import make_mesh
+    from cotjax.report import write_report
+    from cotjax.stages import STAGES
+    from cotjax.training.loop import LoopSettings, fit
+    from cotjax.training.metrics import StepTable
+
+    mesh = make_mesh(config.mesh.data)
+    stage = STAGES[config.stage](config, mesh)
+    _prepare_folder(folder, config)
+    console.print(configs.to_toml(config))
+    for note in stage.student.notes:
+        console.print(f"note: {note}")
+    settings = LoopSettings(
+        steps=config.steps,
+        eval_every=config.eval.every,
+        checkpoint_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+        resume=config.resume,
+    )
+    table = StepTable(stage.columns, config.steps, console)
+    result = fit(stage, folder, settings, table, console)
+    result |= {"seconds": round(time.monotonic() - STARTED, 1), "seed": config.seed}
+    result |= {"stage": config.stage, "name": config.name}
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _say_goodbye(console, folder, write_report(folder), result)
+    return folder
+
+
+def _check_folder(folder: pathlib.Path, resume: bool) -> None:
+    if resume and not (folder / "config.toml").is_file():
+        raise InputError(f"--resume: {folder} is not a run. Name one that was begun, or drop it.")
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} exists. Add --resume to continue it, or choose another --name."
+        )
+
+
+def _prepare_folder(folder: pathlib.Path, config: Config) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(configs.to_toml(config), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f'output = "{config.output}": cannot write {folder} ({error.strerror}). '
+            "Set --output to a folder that you may write to."
+        ) from error
+
+
+def _say_goodbye(
+    console: Console, folder: pathlib.Path, report: pathlib.Path, result: dict[str, Any]
+) -> None:
+    for when in ("before", "after"):
+        console.print(f"\nTwo completions {when}:", style="bold")
+        for row in _samples(folder, when):
+            verdict = "right" if row["parts"]["correct"] else "wrong"
+            console.print(f"{row['question']}", style="dim")
+            console.print(f"{row['completion']}\n({row['tokens']} tokens, {verdict})", markup=False)
+    before, after = result["before"], result["after"]
+    console.print("\nHeld-out problems".ljust(24) + "before    after", style="bold")
+    for name, form in (
+        ("accuracy", "{:.1%}"),
+        ("sampled_accuracy", "{:.1%}"),
+        ("tokens", "{:.1f}"),
+        ("well_formed", "{:.1%}"),
+        ("truncated", "{:.1%}"),
+    ):
+        if name in before:
+            cells = (form.format(numbers[name]).rjust(8) for numbers in (before, after))
+            console.print(f"{name.ljust(21)}" + " ".join(cells))
+    console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
+
+
+def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:
+    with (folder / "completions.jsonl").open(encoding="utf-8") as lines:
+        rows = (row for row in map(json.loads, lines) if row["kind"] == when)
+        return [row for row, _ in zip(rows, range(2), strict=False)]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

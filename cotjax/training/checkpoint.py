@@ -1,0 +1,113 @@
+"""Checkpoints: everything a run needs to go on, written atomically in the background by Orbax.
+
+A checkpoint holds the training state (parameters, optimizer, step) and where the data stands.
+Random numbers need no storage: every key is folded from the seed and the step.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from cotjax.errors import InputError
+from cotjax.training.update import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+      folder: the run folder; checkpoints lie in `checkpoints/<step>` inside.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int) -> None:
+        self.folder = folder / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.folder.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            item_names=("state", "data"),
+        )
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+        """Starts writing; the state may be changed as soon as this returns.
+
+        Args:
+          step: loop steps done.
+          state: training state.
+          data: what the data iterator's `get_state` gave.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+        )
+        self._manager.save(step, args=items)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state and the data position of a checkpoint.
+
+        Args:
+          step: which one.
+          like: a state of the expected shapes and shardings.
+
+        Raises:
+          InputError: the checkpoint is of another model or optimizer.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(_mismatch(self.folder / str(step), error)) from error
+        return restored["state"], restored["data"]
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
+    """The newest parameters of a run, without optimizer or data.
+
+    Args:
+      folder: a run folder, or one of its `checkpoints/<step>` folders.
+      like: parameters of the expected shapes.
+
+    Returns:
+      step, parameters.
+
+    Raises:
+      InputError: no checkpoint there, or one of another model.
+    """
+    inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    steps = sorted((int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True)
+    path = inside / str(steps[0]) if steps else inside
+    if not (path / "state").is_dir():
+        raise InputError(
+            f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
+        )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            restored = reader.restore(
+                (path / "state").absolute(),
+                args=ocp.args.PyTreeRestore(item={"params": abstract}, partial_restore=True),
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(_mismatch(path, error)) from error
+    return int(path.name), restored["params"]
+
+
+def _mismatch(path: pathlib.Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:200]
+    return (
+        f"{path}: not a checkpoint of this model ({reason}). Set model.path and optimizer as they "
+        "were when the run began (config.toml in the run folder)."
+    )

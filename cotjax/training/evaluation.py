@@ -1,0 +1,69 @@
+"""Accuracy with its interval, from completions that somebody else wrote.
+
+The same numbers for every model compared: same prompts, same token limit, same stop rule.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cotjax.training.metrics import wilson_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """A completion as text, judged.
+
+    Attributes:
+      text: without the end token.
+      tokens: its length, end token included.
+      ended: False if the token limit cut it off.
+      reward: the run's reward.
+      parts: the reward's named parts; `correct` and `well_formed` are 0 or 1.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    reward: float
+    parts: dict[str, float]
+
+
+def summarize(greedy: Sequence[Completion], sampled: Sequence[Sequence[Completion]]) -> dict:
+    """One evaluation's numbers.
+
+    Args:
+      greedy: one completion per problem.
+      sampled: k completions per problem; may be empty.
+
+    Returns:
+      `accuracy` (greedy, 0–1) with `accuracy_low`/`_high` (95 %, Wilson), `tokens` and
+      `median_tokens` (mean and median greedy length), `correct_tokens` (mean length of correct
+      ones), `truncated` and `well_formed` shares; with samples also `sampled_accuracy`,
+      `sampled_tokens`, and for k > 1 `pass_at_k` (any of k correct).
+    """
+    correct = np.array([c.parts["correct"] for c in greedy])
+    tokens = np.array([c.tokens for c in greedy], float)
+    low, high = wilson_interval(correct.sum(), len(correct))
+    numbers: dict[str, Any] = {
+        "accuracy": correct.mean(),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "tokens": tokens.mean(),
+        "median_tokens": np.median(tokens),
+        "truncated": np.mean([not c.ended for c in greedy]),
+        "well_formed": np.mean([c.parts["well_formed"] for c in greedy]),
+        "problems": len(greedy),
+    }
+    if correct.any():
+        numbers["correct_tokens"] = tokens[correct > 0].mean()
+    if sampled:
+        marks = np.array([[c.parts["correct"] for c in group] for group in sampled])
+        numbers["sampled_accuracy"] = marks.mean()
+        numbers["sampled_tokens"] = np.mean([[c.tokens for c in group] for group in sampled])
+        if marks.shape[1] > 1:
+            numbers["pass_at_k"] = marks.any(axis=1).mean()
+            numbers["samples"] = marks.shape[1]
+    return {name: value if isinstance(value, int) else float(value) for name, value in numbers.items()}
