@@ -48,8 +48,8 @@ def completion(kind, name="a", text="Step 1: 2 + 2 = 4\nAnswer: 4", **changes):
         **{"step": step, "kind": kind, "id": name, "question": f"Question {name}?", "gold": "4"},
         **{
             "completion": text,
-            "reward": 1.0,
-            "parts": {"length": -0.25},
+            "reward": 0.75,
+            "parts": {"outcome": 1.0, "brevity": -0.25, "correct": 1.0, "length": 8.0},
             "tokens": 9,
             "end": "eos",
         },
@@ -59,6 +59,10 @@ def completion(kind, name="a", text="Step 1: 2 + 2 = 4\nAnswer: 4", **changes):
 
 def json_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def interval(name, value):
+    return {name: value, f"{name}_low": value - 0.06, f"{name}_high": value + 0.06}
 
 
 @pytest.fixture
@@ -73,11 +77,16 @@ def folder(tmp_path):
             "step": step,
             "kind": "train",
             "reward": step / 20 - 0.5,
-            "step_s": 9.0 if step == 1 else 2,
+            "step_s": 9.0 if step == 1 else 2.0,
+            "grad_norm": 1.0,
+            "tokens": 8192,
         }
         for step in range(1, 21)
     ]
-    held_out = [{"step": step, "kind": "eval", "accuracy": 0.5 + step / 100} for step in (0, 20)]
+    held_out = [
+        {**{"step": step, "kind": "eval", "tokens": 90}, **interval("accuracy", 0.5 + step / 100)}
+        for step in (0, 20)
+    ]
     json_lines(folder / "metrics.jsonl", [*train, *held_out])
     pairs = [
         completion(kind, str(i), f"{kind} {i}") for i in range(9) for kind in ("before", "after")
@@ -155,8 +164,10 @@ def test_better_and_worse_look_different(folder):
 
 def test_it_draws_one_figure_per_metric(folder):
     source, text, tags = read(folder)
-    assert tags.count("figure") == 3
+    assert tags.count("figure") == 5
     assert "Accuracy 50.0% → 70.0%" in text
+    assert "Greedy length tokens 90 → 90" in text  # held out, and not the batch's tokens
+    assert text.index("More curves") < text.index("Gradient norm 1.00 → 1.00")
     assert "Step time s 2.00 → 2.00" in text  # the step that compiled is no mean
     assert "var(--accent)" in source and "#0000f" not in source
 
@@ -170,10 +181,18 @@ def test_a_metric_it_does_not_know_is_drawn_too(folder):
 def test_it_shows_the_same_question_before_and_after(folder):
     _, text, _ = read(folder)
     assert "The first 8 of 9 questions" in text
-    side = "reward +1.00 length -0.25 9 tokens eos"
+    side = "right 9 tokens reward +0.75 = outcome +1.00, brevity −0.25"
     assert f"Question 3? Gold answer 4. Before {side} before 3 After {side} after 3" in text
     assert "Question 8?" not in text
     assert "Completions of training step 20" in text and "while training" in text
+
+
+def test_it_says_what_went_wrong_with_a_completion(folder):
+    parts = {"correct": 0.0, "outcome": -2.0}
+    line = completion("before", reward=-2.0, parts=parts, tokens=1192, end="length")
+    json_lines(folder / "completions.jsonl", [line])
+    _, text, _ = read(folder)
+    assert "Before wrong 1,192 tokens, cut off reward −2.00 = outcome −2.00" in text
 
 
 def test_everything_is_escaped(folder):

@@ -37,28 +37,45 @@ CHARTS = (
     Chart("kl", "KL to reference", "nats/token", "{:.4f}"),
     Chart("entropy", "Entropy", "nats/token", "{:.2f}"),
     Chart("no_signal", "Groups without signal", "", "{:.0%}"),
-    Chart("truncated", "Cut off at the limit", "", "{:.1%}"),
-    Chart("grad_norm", "Gradient norm", "", "{:.2f}"),
     Chart("rollout_tok_s", "Rollout speed", "tokens/s", "{:,.0f}"),
     Chart("update_tok_s", "Update speed", "tokens/s", "{:,.0f}"),
     Chart("step_s", "Step time", "s", "{:.2f}"),
 )
+MORE = (
+    Chart("truncated", "Cut off at the limit", "", "{:.1%}"),
+    Chart("well_formed", "Well-formed", "", "{:.1%}"),
+    Chart("grad_norm", "Gradient norm", "", "{:.2f}"),
+    Chart("clip_fraction", "Clipped tokens", "", "{:.2%}"),
+    Chart("rollout_s", "Rollout time", "s", "{:.2f}"),
+    Chart("update_s", "Update time", "s", "{:.2f}"),
+    Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
+)
+HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch
 
 
 def curves(run: Run) -> str:
-    """HTML of one figure per metric that the run has written, known ones first."""
-    known = {chart.metric for chart in CHARTS}
-    others = {name for line in run.metrics for name in line} - known - {"step", "kind"}
-    charts = [*CHARTS, *(Chart(name, name, "", "{:.3g}") for name in sorted(others))]
-    figures = "".join(_figure(run, chart) for chart in charts)
-    if not figures:
+    """HTML of one figure per metric; what is not in `CHARTS` is folded away."""
+    known = {chart.metric for chart in CHARTS + MORE}
+    lines = [line for line in run.metrics if line["kind"] == "train"]
+    others = sorted({name for line in lines for name in line} - known - {"step", "kind"})
+    figures = "".join(_figure(run, chart) for chart in CHARTS)
+    more = "".join(
+        _figure(run, chart)
+        for chart in [*MORE, *(Chart(name, name, "", "{:.3g}") for name in others)]
+    )
+    if not figures and not more:
         return ""
+    folded = f"<details><summary>More curves</summary>{_grid(more)}</details>" if more else ""
     return (
         '<h2>Curves</h2><p class="quiet keys"><span><i class="raw"></i>each step</span> '
         f"<span><i></i>mean of about {_width(run.last_step()):.0f} steps, rare outliers left out"
-        '</span> <span><i class="dot"></i>held-out problems</span></p>'
-        f'<div class="charts">{figures}</div>'
+        '</span> <span><i class="dot"></i>held-out problems, with 95% interval</span></p>'
+        f"{_grid(figures)}{folded}"
     )
+
+
+def _grid(figures: str) -> str:
+    return f'<div class="charts">{figures}</div>'
 
 
 def smooth(values: Sequence[float], width: float) -> list[float]:
@@ -100,6 +117,8 @@ def _width(steps: int) -> float:
 
 def _figure(run: Run, chart: Chart) -> str:
     train, held_out = run.series(chart.metric, "train"), run.series(chart.metric, "eval")
+    if chart.metric in HELD_OUT_ONLY:
+        train = [], []
     if not train[0] and not held_out[0]:
         return ""
     usual = without_outliers(train)
@@ -109,8 +128,14 @@ def _figure(run: Run, chart: Chart) -> str:
     return (
         f"<figure><figcaption>{html.escape(chart.title)} "
         f'<span class="unit">{chart.unit}</span><span class="ends">{ends}</span></figcaption>'
-        f"{_svg(chart, train, (usual[0], means), held_out)}</figure>"
+        f"{_svg(chart, train, (usual[0], means), held_out, _intervals(run, chart))}</figure>"
     )
+
+
+def _intervals(run: Run, chart: Chart) -> tuple[list[int], list[float], list[float]]:
+    """Steps, lower and upper ends of the held-out values."""
+    steps, low = run.series(f"{chart.metric}_low", "eval")
+    return steps, low, run.series(f"{chart.metric}_high", "eval")[1]
 
 
 # Colours that matplotlib writes and the page's variables replace, so that a curve follows the
@@ -120,15 +145,26 @@ _VARIABLES = {_ACCENT: "accent", _MARK: "mark", _MUTED: "muted", _LINE: "line"}
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "cotjax", "font.size": 8}
 
 
-def _svg(chart: Chart, train: Series, means: Series, held_out: Series) -> str:
+def _svg(
+    chart: Chart,
+    train: Series,
+    means: Series,
+    held_out: Series,
+    intervals: tuple[list[int], list[float], list[float]],
+) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.7, 1.9))
         axes = figure.add_axes((0.13, 0.17, 0.84, 0.77))
         axes.plot(*train, color=_ACCENT, linewidth=0.7, alpha=0.35)
         axes.plot(*means, color=_ACCENT, linewidth=1.6)
         axes.plot(*held_out, color=_MARK, linewidth=0.8, marker="o", markersize=3.5)
+        axes.vlines(*intervals, color=_MARK, linewidth=1.2, alpha=0.6)
         axes.set_xlim(0, 1.02 * max([*train[0], *held_out[0], 1]))
-        axes.set_ylim(*_limits(without_outliers(train)[1] + means[1] + held_out[1]))
+        axes.set_ylim(
+            *_limits(
+                without_outliers(train)[1] + means[1] + held_out[1] + intervals[1] + intervals[2]
+            )
+        )
         _calm(axes, percent="%" in chart.form)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

@@ -122,9 +122,11 @@ def _percent(before: float, after: float) -> str:
 ROWS = (
     Row("accuracy", "Accuracy, greedy", "{:.1%}", _points, 1),
     Row("sampled_accuracy", "Accuracy, sampled", "{:.1%}", _points, 1),
+    Row("pass_at_k", "Any sample right", "{:.1%}", _points, 1),
     Row("tokens", "Mean length, tokens", "{:.1f}", _percent, -1),
-    Row("tokens_median", "Median length, tokens", "{:.1f}", _percent, -1),
-    Row("tokens_correct", "Mean length when correct, tokens", "{:.1f}", _percent, -1),
+    Row("median_tokens", "Median length, tokens", "{:.1f}", _percent, -1),
+    Row("correct_tokens", "Mean length when right, tokens", "{:.1f}", _percent, -1),
+    Row("sampled_tokens", "Mean length, sampled, tokens", "{:.1f}", _percent, -1),
     Row("truncated", "Cut off at the limit", "{:.1%}", _points, -1),
     Row("well_formed", "Well-formed", "{:.1%}", _points, 1),
 )
@@ -227,12 +229,24 @@ def _card(sides: list[tuple[str, dict[str, Any] | None]]) -> str:
     )
 
 
+# Parts that a reward records without adding them up.
+_NOT_SUMMED = {"correct", "well_formed", "num_steps", "length", "ratio"}
+
+
 def _side(label: str, line: dict[str, Any] | None) -> str:
     if line is None:
         return f'<div class="side"><header><b>{label}</b>not written yet</header></div>'
-    parts = ", ".join(f"{name} {value:+.2f}" for name, value in line.get("parts", {}).items())
-    facts = [f"reward {line['reward']:+.2f}", parts, f"{line['tokens']} tokens", line["end"]]
-    shown = "".join(f"<span>{html.escape(str(fact))}</span>" for fact in facts if fact)
+    parts = line.get("parts", {})
+    summed = {name: part for name, part in parts.items() if part and name not in _NOT_SUMMED}
+    summands = ", ".join(f"{name} {part:+.2f}" for name, part in summed.items())
+    facts = [
+        f"{line['tokens']:,} tokens" + (", cut off" if line["end"] == "length" else ""),
+        f"reward {line['reward']:+.2f}" + (f" = {summands}" if summands else ""),
+    ]
+    shown = "".join(f"<span>{html.escape(fact).replace('-', '−')}</span>" for fact in facts)
+    if "correct" in parts:
+        look, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
+        shown = f'<span class="{look}">{word}</span>{shown}'
     return (
         f'<div class="side"><header><b>{label}</b>{shown}</header>'
         f'<div class="text">{html.escape(line["completion"])}</div></div>'
