@@ -245,7 +245,6 @@ def test_every_number_has_a_range(key, hint):
         (["--data.path=x.jsonl"], 'Set data.source = "jsonl"'),
         (["--data.eval-path=x.jsonl"], 'Set data.source = "jsonl"'),
         (["--policy.micro-batch=3"], "Set policy.micro_batch to a divisor of 16, or to 0."),
-        (["--mesh.fsdp=-1"], "Set at most one of mesh.data, mesh.fsdp, mesh.tensor to -1."),
     ],
 )
 def test_settings_that_disagree(argv, message):
