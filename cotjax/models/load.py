@@ -51,7 +51,7 @@ def resolve(path: str) -> Path:
     if path == "smollm2-135m":
         return _smollm2_file()
     found = Path(path).expanduser()
-    if found.is_dir() or (found.is_file() and found.suffix == ".gguf"):
+    if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
         return found
     raise InputError(
         f'model.path = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '

@@ -6,8 +6,10 @@ test_parity.py, which needs neither torch nor a model from anywhere:
     python tests/models/make_golden.py
 """
 
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +47,7 @@ CASES = {
 }
 
 
-def inputs(vocab_size: int) -> dict[str, np.ndarray]:
+def inputs(vocab_size: int) -> dict[str, Any]:
     """Four rows of 10: full, padded on the left, padded on the right, and at far positions."""
     rng = np.random.default_rng(0)
     mask = np.ones((4, 10), np.int32)
@@ -57,11 +59,11 @@ def inputs(vocab_size: int) -> dict[str, np.ndarray]:
     return {"tokens": tokens, "mask": mask, "positions": positions}
 
 
-def random_model(case: str, seed: int):
+def random_model(case: str, seed: int) -> Any:
     """A transformers model in which no parameter has a value that hides it, such as bias 0."""
-    import torch
     import transformers
 
+    torch = importlib.import_module("torch")
     class_name, options = CASES[case]
     torch.manual_seed(seed)
     config = getattr(transformers, class_name)(**options)
@@ -73,10 +75,9 @@ def random_model(case: str, seed: int):
     return model
 
 
-def torch_logits(model, batch: dict[str, np.ndarray]) -> np.ndarray:
+def torch_logits(model: Any, batch: dict[str, Any]) -> np.ndarray:
     """[B, S, V] float32."""
-    import torch
-
+    torch = importlib.import_module("torch")
     with torch.no_grad():
         return model(
             input_ids=torch.from_numpy(batch["tokens"]).long(),
@@ -86,9 +87,9 @@ def torch_logits(model, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _recipe() -> str:
-    import torch
     import transformers
 
+    torch = importlib.import_module("torch")
     return json.dumps(
         {
             "made_by": "tests/models/make_golden.py",
@@ -109,18 +110,22 @@ def _write_tiny() -> None:
 
 
 def _write_smollm2() -> None:
-    import torch
     import transformers
 
     from cotjax.models.load import resolve
 
+    torch = importlib.import_module("torch")
     file = resolve("smollm2-135m")
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokens = np.array([tokenizer.encode(SMOLLM2_PROMPT)], np.int32)
     mask = np.ones_like(tokens)
-    batch = {"tokens": tokens, "mask": mask, "positions": np.cumsum(mask, axis=1) - 1}
+    batch: dict[str, Any] = {
+        "tokens": tokens,
+        "mask": mask,
+        "positions": np.cumsum(mask, axis=1) - 1,
+    }
     logits = torch_logits(model.eval(), batch)[..., ::SMOLLM2_STRIDE]
     np.savez_compressed(GOLDEN / "smollm2-135m.npz", logits=logits, recipe=_recipe(), **batch)
 

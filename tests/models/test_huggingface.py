@@ -1,5 +1,7 @@
 """Folders: what is saved is loaded bit for bit, here and by transformers; damage is named."""
 
+import functools
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,11 @@ SHAPES = {
 }
 
 
-def make_model(family: str, **formats: Any) -> Transformer:
+@functools.cache
+def make_model(family: str, param_dtype: Any = jnp.float32) -> Transformer:
     """A decoder for the tiny tokenizer in which every parameter is random, biases included."""
     shape = Architecture(family, 424, 32, 3, 4, 2, 8, 48, **SHAPES[family])
-    model = Transformer(shape, rngs=nnx.Rngs(0), **formats)
+    model = Transformer(shape, rngs=nnx.Rngs(0), param_dtype=param_dtype)
     definition, params = nnx.split(model)
     rng = np.random.default_rng(0)
     noisy = jax.tree.map(lambda x: (x + 0.1 * rng.normal(size=x.shape)).astype(x.dtype), params)
@@ -216,9 +219,9 @@ def test_saved_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
 def test_transformers_loads_and_generates(
     family: str, max_shard_bytes: int, dtype: str, tmp_path: Path
 ) -> None:
-    import torch
     import transformers
 
+    torch = importlib.import_module("torch")
     model = make_model(family)
     tokenizer = load_tokenizer(resolve("tiny"))
     huggingface.save(

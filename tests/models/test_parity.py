@@ -4,6 +4,7 @@ Golden numbers come from make_golden.py, which names the versions that made them
 comparison runs where torch is installed.
 """
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -81,8 +82,7 @@ def test_smollm2_logits_and_tokens_equal_golden() -> None:
 @needs_torch
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_gradients_equal_transformers(case: str, tmp_path: Path) -> None:
-    import torch
-
+    torch = importlib.import_module("torch")
     theirs = random_model(case, seed=1)
     theirs.save_pretrained(tmp_path)
     batch = inputs(theirs.config.vocab_size)
@@ -114,9 +114,9 @@ def test_logits_and_gradients_equal_transformers(case: str, tmp_path: Path) -> N
 @needs_torch
 @needs_smollm2
 def test_smollm2_equals_transformers() -> None:
-    import torch
     import transformers
 
+    torch = importlib.import_module("torch")
     student = load_student(
         "smollm2-135m",
         init="pretrained",
