@@ -1,0 +1,15 @@
+"""Eight CPU devices for every test, fixed before jax is imported, and reproducible examples."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an installed libtpu would search for a TPU
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import hypothesis  # noqa: E402
+
+# The same examples in every run: a failure that one sees, all see. Compilation makes the first
+# example of a shape slow, so there is no deadline.
+hypothesis.settings.register_profile("cotjax", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("cotjax")
