@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from cotjax.core.blocks import blockwise_loss, unembed
+from cotjax.core.blocks import blockwise_loss
 from cotjax.core.divergences import Kind, Temperature, checked, tempered, terms_of
 from cotjax.core.masking import fill_masked
 from cotjax.core.mixing import Space, mix_scores
@@ -86,19 +86,23 @@ def chunked_divergence(
         if len(hiddens) > 1:
             raise ValueError(f"{len(hiddens)} teachers need teacher_weight.")
         teacher_weight = jnp.ones(1)
+    if not len(hiddens) == len(matrices) == len(teacher_weight):
+        raise ValueError(
+            f"{len(hiddens)} hidden states, {len(matrices)} unembeddings and "
+            f"{len(teacher_weight)} weights of teachers: one of each is needed for every teacher."
+        )
     heights = [len(matrix) for matrix in (*matrices, student_unembed)]
-    if vocab_size is None:
-        vocab_size = heights[-1]
-        if len(set(heights)) > 1:
-            raise ValueError(
-                f"the unembeddings have {heights} rows: give vocab_size, the common vocabulary."
-            )
+    if vocab_size is None and len(set(heights)) > 1:
+        raise ValueError(f"the unembeddings have {heights} rows: give vocab_size, those in common.")
+    vocab_size = heights[-1] if vocab_size is None else vocab_size
+    if vocab_size > min(heights):
+        raise ValueError(f"vocab_size = {vocab_size}: the unembeddings have {heights} rows.")
     temperature = checked(temperature)
     if mask is not None:
         student_hidden = fill_masked(student_hidden, mask[..., None])
         hiddens = tuple(fill_masked(hidden, mask[..., None]) for hidden in hiddens)
     value = blockwise_loss(
-        _Divergence(kind, beta, alpha, space, vocab_size),
+        _Divergence(kind, beta, alpha, space),
         student_hidden,
         student_unembed,
         lax.stop_gradient(hiddens),
@@ -117,21 +121,19 @@ class _Divergence:
     beta: float
     alpha: float
     space: Space
-    vocab_size: int
 
-    def rows(self, logits, tokens, shared):
+    def rows(self, logits, tokens, shared, unembed):
         scores = tempered(logits, shared[-1])
         norm = jax.nn.logsumexp(scores, axis=-1)
-        logq = scores - norm[..., None]
-        logp, teacher_norms = self._teacher(tokens, shared, 0, None)
-        value, slope = self._terms(logp, logq)
+        logp, teacher_norms = self._teacher(tokens, shared, unembed, None)
+        value, slope = self._terms(logp, scores - norm[..., None])
         return value.sum(axis=-1), (norm, slope.sum(axis=-1), teacher_norms)
 
-    def slopes(self, logits, start, saved, tokens, shared):
+    def slopes(self, logits, saved, tokens, shared, unembed, start):
         norm, slope_sum, teacher_norms = saved
         temperature = shared[-1]
+        logp, _ = self._teacher(tokens, shared, unembed, teacher_norms)
         logq = tempered(logits, temperature) - norm[..., None]
-        logp, _ = self._teacher(tokens, shared, start, teacher_norms, width=logits.shape[-1])
         _, slope = self._terms(logp, logq)
         # Through log q_v = z_v/τ − log Σ exp(z/τ).
         by_score = slope - jnp.exp(logq) * slope_sum[..., None]
@@ -143,21 +145,13 @@ class _Divergence:
         value, pull_back = jax.vjp(lambda logq: terms(logp, logq), logq)
         return value, pull_back(jnp.ones_like(value))[0]
 
-    def _teacher(self, hidden, shared, start, norms, width=None):
-        # Log-probabilities of the mixture for `width` entries from `start`.
+    def _teacher(self, hiddens, shared, unembed, norms):
+        # Log-probabilities of the mixture; a teacher of weight 0 costs no product.
         matrices, weight, temperature = shared
-        width = self.vocab_size if width is None else width
-
-        def logits(hidden, matrix):
-            return unembed(hidden, lax.dynamic_slice_in_dim(matrix, start, width))
-
-        def nothing(hidden, matrix):
-            return jnp.zeros_like(logits(hidden, matrix))
-
-        scores = [
-            tempered(lax.cond(w > 0, logits, nothing, h, matrix), temperature)
-            for w, h, matrix in zip(weight, hidden, matrices, strict=True)
-        ]
+        scores = []
+        for w, hidden, matrix in zip(weight, hiddens, matrices, strict=True):
+            z = lax.cond(w > 0, unembed, lambda *x: jnp.zeros_like(unembed(*x)), hidden, matrix)
+            scores.append(tempered(z, temperature))
         return mix_scores(scores, list(weight.astype(scores[0].dtype)), self.space, norms)
 
 
@@ -225,14 +219,14 @@ def chunked_topk_forward_kl(
 class _TopK:
     tail: Tail
 
-    def rows(self, logits, tokens, shared):
+    def rows(self, logits, tokens, shared, unembed):
         logp, ids = tokens
         student = topk_scores(logp, ids, tempered(logits, shared))
         value_of = functools.partial(topk_value, logp, tail=self.tail)
         value, pull_back = jax.vjp(value_of, *student)
         return value, (student[1:], pull_back(jnp.ones_like(value)))
 
-    def slopes(self, logits, start, saved, tokens, shared):
+    def slopes(self, logits, saved, tokens, shared, unembed, start):
         logp, ids = tokens
         (norm, rest), (by_chosen, by_norm, by_rest) = saved
         scores = tempered(logits, shared)

@@ -150,8 +150,15 @@ def divergence(
       [..., T] nats.
 
     Raises:
-      ValueError: an unknown kind, or a beta, alpha or temperature outside its range.
+      ValueError: an unknown kind, logits of different width, or a beta, alpha or temperature
+        outside its range.
     """
+    widths = teacher_logits.shape[-1], student_logits.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the teacher has {widths[0]} logits, the student {widths[1]}: cut both to the common "
+            "vocabulary with common_vocabulary."
+        )
     if teacher_temperature is None:
         teacher_temperature = temperature
     logp = _log_probs(teacher_logits, teacher_temperature, mask)
