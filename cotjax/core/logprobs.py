@@ -226,6 +226,10 @@ def _block_size(tokens, vocabulary, chunk_size):
     return min(vocabulary, max(128, width // 128 * 128))
 
 
+def _wide(hidden):
+    return jnp.dtype(jnp.float32) if hidden.dtype.itemsize < 4 else hidden.dtype
+
+
 def _blocks(vocabulary, block):
     # (start, own) of each block: where it is read and from where its tokens are its own. The last
     # one starts early instead of running over the edge; it comes first, so that its neighbour
@@ -239,7 +243,7 @@ def _block_logits(hidden, unembed, start, block, temperature):
     # Without the barrier XLA's CPU backend casts all of a bfloat16 `unembed` before the loop.
     unembed, start = lax.optimization_barrier((unembed, start))
     rows = lax.dynamic_slice_in_dim(unembed, start, block).astype(hidden.dtype)
-    logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=_wide(hidden))
     column = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) + start
     return rows, logits / temperature, column
 
@@ -255,21 +259,26 @@ def _blockwise_forward(block, temperature, hidden, unembed, tokens):
         _, logits, ids = _block_logits(hidden, unembed, start, block, temperature)
         logits = jnp.where(ids >= own, logits, -jnp.inf)
         top = logits.max(axis=-1)
-        weight = jnp.exp(logits - top[..., None])
-        total = weight.sum(axis=-1)
-        mean = jnp.where(weight > 0, weight * logits, 0).sum(axis=-1) / total
+        shifted = logits - top[..., None]
+        weight = jnp.exp(shifted)
+        moment = jnp.where(weight > 0, weight * shifted, 0).sum(axis=-1)
         here = (tokens >= own) & (tokens < start + block)
         column = jnp.where(here, tokens - start, 0)
         chosen = jnp.take_along_axis(logits, column[..., None], axis=-1)[..., 0]
-        return None, (top + jnp.log(total), mean, jnp.where(here, chosen, 0))
+        return None, (top, weight.sum(axis=-1), moment, jnp.where(here, chosen, 0))
 
     starts = _blocks(unembed.shape[0], block)
-    _, (log_total, mean, chosen) = lax.scan(statistics, None, starts)
-    log_norm = jax.nn.logsumexp(log_total, axis=0)
-    spread = log_norm - (jnp.exp(log_total - log_norm[None]) * mean).sum(axis=0)
+    _, (top, total, moment, chosen) = lax.scan(statistics, None, starts)
+    # Everything relative to the largest logit, so that a common offset costs no digits.
+    peak = top.max(axis=0)
+    shift = top - peak[None]
+    total = total * jnp.exp(shift)
+    norm = total.sum(axis=0)
+    mean = (moment * jnp.exp(shift) + shift * total).sum(axis=0) / norm
+    log_norm = jnp.log(norm)
     known = (tokens >= 0) & (tokens < unembed.shape[0])
-    logp = jnp.where(known, chosen.sum(axis=0) - log_norm, jnp.nan)
-    return (logp, spread), (log_norm, spread)
+    logp = jnp.where(known, chosen.sum(axis=0) - peak - log_norm, jnp.nan)
+    return (logp, log_norm - mean), (peak, log_norm, log_norm - mean)
 
 
 def _blockwise_fwd(block, temperature, hidden, unembed, tokens):
@@ -281,7 +290,8 @@ def _blockwise_fwd(block, temperature, hidden, unembed, tokens):
 
 
 def _blockwise_bwd(block, temperature, residuals, cotangents):
-    (hidden, unembed, tokens), (log_norm, spread), wanted = residuals
+    (hidden, unembed, tokens), (peak, log_norm, spread), wanted = residuals
+    wide = _wide(hidden)
     by_logp, by_spread = (
         None if isinstance(cotangent, SymbolicZero) else cotangent / temperature
         for cotangent in cotangents
@@ -291,7 +301,7 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
         start, own = starts
         d_hidden, d_unembed = carry
         rows, logits, ids = _block_logits(hidden, unembed, start, block, temperature)
-        log_probs = logits - log_norm[..., None]
+        log_probs = logits - peak[..., None] - log_norm[..., None]
         d_logits = jnp.zeros_like(logits)
         if by_logp is not None:
             chosen = (ids == tokens[..., None]).astype(logits.dtype)
@@ -300,18 +310,18 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
             surprise = log_probs + spread[..., None]
             d_logits -= by_spread[..., None] * jnp.exp(log_probs) * surprise
         d_logits = jnp.where(ids >= own, d_logits, 0).astype(hidden.dtype)
-        d_hidden += jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=jnp.float32)
+        d_hidden += jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=wide)
         if wanted is not None:
             axes = tuple(range(tokens.ndim))
             d_rows = lax.dot_general(
-                d_logits, hidden, ((axes, axes), ((), ())), preferred_element_type=jnp.float32
+                d_logits, hidden, ((axes, axes), ((), ())), preferred_element_type=wide
             )
             d_rows = d_rows.astype(unembed.dtype)
             d_unembed = lax.dynamic_update_slice_in_dim(d_unembed, d_rows, start, 0)
         return (d_hidden, d_unembed), None
 
     d_unembed = None if wanted is None else jnp.zeros_like(unembed)
-    empty = jnp.zeros(hidden.shape, jnp.float32), d_unembed
+    empty = jnp.zeros(hidden.shape, wide), d_unembed
     (d_hidden, d_unembed), _ = lax.scan(accumulate, empty, _blocks(unembed.shape[0], block))
     return d_hidden.astype(hidden.dtype), d_unembed, None
 
