@@ -40,12 +40,17 @@ def read_records(
     """
     file = pathlib.Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also splits at U+2028 and others that a JSON string may hold.
+        with file.open(encoding="utf-8") as text:
+            lines = [line.strip() for line in text]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{key} = "{path}": cannot be read ({error}).') from error
+        raise InputError(
+            f'{key} = "{path}": cannot be read ({error}). '
+            f"Set {key} to a .jsonl file that can be read."
+        ) from error
     records = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line:
             continue
         try:
             records.append(_record(line, f"{file.name}:{number}", gold_answer))
@@ -67,6 +72,8 @@ def _record(line: str, name: str, gold_answer: Callable[[str], str | None]) -> R
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: not JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
+        raise InputError(f"{name}: JSON that cannot be read ({error}).") from error
     for key in ("question", "answer"):
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
             raise InputError(f'{name}: needs a text under "{key}".')
