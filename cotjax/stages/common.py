@@ -208,6 +208,6 @@ def evaluate(
         return judged
 
     greedy = [group[0] for group in complete(0.0, 1)]
-    sampled = complete(config.eval.temperature, config.eval.samples) if config.eval.samples else []
+    sampled = complete(config.eval.temperature, config.eval.samples)
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
     return summarize(greedy, sampled), rows
