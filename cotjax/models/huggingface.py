@@ -158,29 +158,36 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> dict[str, int]:
 
 def _write_weights(model: Transformer, folder: Path, dtype: Any, max_shard_bytes: int) -> None:
     """One file, or shards no larger than `max_shard_bytes` (a larger tensor has its own)."""
-    shards: list[list[str]] = [[]]
-    sizes = [0]
+    shards: list[list[str]] = []
     waiting: dict[str, np.ndarray] = {}
+    total = size = 0
+
+    def flush() -> None:
+        shards.append(list(waiting))
+        save_file(waiting, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        waiting.clear()
+
     for name, tensor in named_tensors(model, dtype):
-        if sizes[-1] and sizes[-1] + tensor.nbytes > max_shard_bytes:
-            save_file(waiting, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-            waiting = {}
-            shards.append([])
-            sizes.append(0)
+        if waiting and size + tensor.nbytes > max_shard_bytes:
+            flush()
+            size = 0
         waiting[name] = tensor
-        shards[-1].append(name)
-        sizes[-1] += tensor.nbytes
-    save_file(waiting, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-    # The names carry the number of shards, known only now.
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
+    # The names carry the number of shards, known only now.
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     if len(shards) == 1:
-        (folder / "shard-1").rename(folder / _WEIGHTS)
-        return
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards, start=1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"shard-{i}").rename(folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    total = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
-    _write_json(folder / _INDEX, total)
+        names = [_WEIGHTS]
+    else:
+        weight_map = {
+            tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / _INDEX, index)
+    for i, name in enumerate(names, start=1):
+        path = (folder / f"shard-{i}").rename(folder / name)
+        # safetensors keeps its files to their owner; these are as open as their folder.
+        path.chmod(folder.stat().st_mode & 0o666)

@@ -1,0 +1,114 @@
+"""Each shape of attention is the plain one, seen from a different side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+
+BATCH, GROUP, PROMPT, OWN, HEADS, WIDTH = 2, 3, 4, 5, 4, 8
+TOLERANCE = 1e-5
+# The second prompt is padded on the left.
+PROMPT_MASK = np.array([[1, 1, 1, 1], [0, 0, 1, 1]], bool)
+
+
+def qkv(size, num_kv, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        jnp.asarray(rng.normal(size=(BATCH, size, heads, WIDTH)), jnp.float32)
+        for heads in (HEADS, num_kv, num_kv)
+    ]
+
+
+def attend_by_loops(query, key, value, segment):
+    """The equation, one query at a time; padding attends to nothing worth reading."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, s, h in np.ndindex(query.shape[:3]):
+        head = h * key.shape[2] // query.shape[2]
+        seen = [i for i in range(s + 1) if segment[b, i] == segment[b, s]]
+        scores = key[b, seen, head] @ query[b, s, h] / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, s, h] = weights / weights.sum() @ value[b, seen, head]
+    return out
+
+
+@pytest.mark.parametrize("num_kv", [4, 2, 1])
+@pytest.mark.parametrize(
+    "segment",
+    [[[1, 1, 1, 1, 1, 1]] * 2, [[1, 1, 2, 2, 2, 3], [1, 2, 2, 2, 0, 0]], [[0, 0, 0, 1, 1, 1]] * 2],
+    ids=["plain", "packed", "left-padded"],
+)
+def test_causal_equals_the_loops(num_kv, segment):
+    inputs, segment = qkv(6, num_kv), np.array(segment)
+    out, cache = Causal(jnp.asarray(segment))(*inputs, None)
+    assert cache is None
+    np.testing.assert_allclose(out, attend_by_loops(*inputs, segment), atol=TOLERANCE)
+
+
+def test_causal_keeps_its_keys_and_values_for_a_decoder():
+    query, key, value = qkv(6, 2)
+    _, (kept_key, kept_value) = Causal(jnp.ones((BATCH, 6), jnp.int32), keep_cache=True)(
+        query, key, value, None
+    )
+    np.testing.assert_array_equal(kept_key, key.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(kept_value, value.transpose(0, 2, 1, 3))
+
+
+def shared(query, key, value):
+    out, cache = SharedPrompt(jnp.asarray(PROMPT_MASK), GROUP)(query, key, value, None)
+    assert cache is None
+    return out
+
+
+def alone(query, key, value):
+    """Every completion in a row of its own, behind its own copy of the prompt."""
+    outs = []
+    for g in range(GROUP):
+        own = slice(PROMPT + g * OWN, PROMPT + (g + 1) * OWN)
+        rows = [jnp.concatenate([x[:, :PROMPT], x[:, own]], axis=1) for x in (query, key, value)]
+        segment = np.concatenate([PROMPT_MASK, np.ones((BATCH, OWN), bool)], axis=1)
+        outs.append(Causal(jnp.asarray(segment, jnp.int32))(*rows, None)[0])
+    return jnp.concatenate([outs[0][:, :PROMPT], *(out[:, PROMPT:] for out in outs)], axis=1)
+
+
+@pytest.mark.parametrize("num_kv", [4, 2])
+def test_a_shared_prompt_equals_each_completion_alone(num_kv):
+    inputs = qkv(PROMPT + GROUP * OWN, num_kv)
+    np.testing.assert_allclose(shared(*inputs), alone(*inputs), atol=TOLERANCE)
+
+
+def test_a_shared_prompt_has_the_same_gradient_as_each_completion_alone():
+    inputs = qkv(PROMPT + GROUP * OWN, 2)
+    # Prompt positions are excluded: alone, they would count once per completion.
+    pull = np.random.default_rng(1).normal(size=(BATCH, GROUP * OWN, HEADS, WIDTH))
+    gradients = [
+        jax.grad(lambda x, attend=attend: (attend(*x)[:, PROMPT:] * pull).sum())(inputs)
+        for attend in (shared, alone)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *gradients)
+
+
+@pytest.mark.parametrize("num_kv", [4, 2])
+def test_decoding_token_by_token_equals_the_shared_row(num_kv):
+    query, key, value = qkv(PROMPT + GROUP * OWN, num_kv)
+    mask = jnp.asarray(PROMPT_MASK)
+    prefill = Causal(mask.astype(jnp.int32), keep_cache=True)
+    _, prompt = prefill(*(x[:, :PROMPT] for x in (query, key, value)), None)
+    own_key = jnp.full((BATCH, num_kv, GROUP, WIDTH, OWN), 7.0)  # what is not written is not seen
+    cache = (*prompt, own_key, jnp.matrix_transpose(own_key))
+    outs = []
+    for index in range(OWN):
+        now = (x[:, PROMPT:].reshape(BATCH, GROUP, OWN, -1, WIDTH) for x in (query, key, value))
+        out, cache = DecodeShared(mask, jnp.int32(index))(*(x[:, :, index] for x in now), cache)
+        outs.append(out)
+    expected = shared(query, key, value)[:, PROMPT:].reshape(BATCH, GROUP, OWN, HEADS, WIDTH)
+    np.testing.assert_allclose(jnp.stack(outs, axis=2), expected, atol=TOLERANCE)
+
+
+def test_an_empty_prompt_stays_finite():
+    inputs = qkv(PROMPT + GROUP * OWN, 2)
+    attend = SharedPrompt(jnp.zeros((BATCH, PROMPT), bool), GROUP)
+    gradient = jax.grad(lambda x: attend(*x, None)[0].sum())(inputs)
+    assert all(np.isfinite(leaf).all() for leaf in gradient)

@@ -1,0 +1,171 @@
+"""A policy computes the same numbers however it is called: packed, shared, cached, unrolled."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax.interfaces import TokenBatch
+from cotjax.models.attention import Causal
+from cotjax.models.policy import Policy, prompt_positions
+from tests.tiny import SHAPE, make_model, make_policy
+
+TOLERANCE = 1e-5  # of the largest number compared, float32
+BATCH, GROUP, PROMPT, OWN = 2, 3, 6, 4
+PROMPT_MASK = np.array([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]], bool)
+SHAPES = {
+    "llama": SHAPE,
+    "qwen2": dataclasses.replace(SHAPE, family="qwen2", qkv_bias=True, tie_embeddings=True),
+    "qwen3": dataclasses.replace(SHAPE, family="qwen3", qk_norm=True, num_kv_heads=1),
+}
+
+
+def assert_close(one, other):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.abs(b).max()),
+        one,
+        other,
+    )
+
+
+def tokens(*shape, seed=0):
+    return np.random.default_rng(seed).integers(3, SHAPE.vocab_size, shape).astype(np.int32)
+
+
+def row(ids):
+    """Each row one example."""
+    ids = np.asarray(ids)
+    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    return TokenBatch(ids, ids, np.ones(ids.shape), np.ones(ids.shape, int), positions)
+
+
+PROMPTS, COMPLETIONS = tokens(BATCH, PROMPT), tokens(BATCH, GROUP, OWN, seed=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def together(policy, params):
+    return policy.completions(params, PROMPTS, PROMPT_MASK, COMPLETIONS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def alone(policy, params):
+    """Each completion behind its prompt in an unpadded row of its own."""
+    rows = []
+    for b, g in np.ndindex(BATCH, GROUP):
+        prompt = PROMPTS[b, PROMPT_MASK[b]]
+        hidden = policy.rows(params, row([[*prompt, *COMPLETIONS[b, g]]]))
+        rows.append(hidden[0, len(prompt) - 1 : -1])
+    return jnp.stack(rows).reshape(BATCH, GROUP, OWN, -1)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_completions_equal_each_completion_alone(family):
+    policy, params = make_policy(SHAPES[family])
+    assert_close(together(policy, params), alone(policy, params))
+
+
+def test_completions_have_the_gradient_of_each_completion_alone():
+    policy, params = make_policy()
+    pull = np.random.default_rng(2).normal(size=(BATCH, GROUP, OWN, SHAPE.hidden_size))
+    gradients = [
+        jax.grad(lambda params, call=call: (call(policy, params) * pull).sum())(params)
+        for call in (together, alone)
+    ]
+    assert_close(*gradients)
+
+
+def test_left_padding_its_width_and_its_content_change_nothing():
+    policy, params = make_policy()
+    wider = np.pad(PROMPT_MASK, ((0, 0), (3, 0)))
+    filled = np.where(wider, np.pad(PROMPTS, ((0, 0), (3, 0))), tokens(BATCH, PROMPT + 3, seed=5))
+    padded = policy.completions(params, filled, wider, COMPLETIONS)
+    assert_close(padded, together(policy, params))
+
+
+def test_prompt_positions_count_real_tokens():
+    np.testing.assert_array_equal(
+        prompt_positions(jnp.asarray(PROMPT_MASK)), [[0, 0, 1, 2, 3, 4], [0, 0, 0, 0, 1, 2]]
+    )
+
+
+def test_a_later_token_changes_nothing_before_it_and_a_sibling_nothing_at_all():
+    policy, params = make_policy()
+    changed = COMPLETIONS.copy()
+    changed[:, 1, 2] += 1
+    hidden = policy.completions(params, PROMPTS, PROMPT_MASK, changed)
+    difference = np.abs(hidden - together(policy, params)).max(axis=-1)
+    # Position t of the result predicts token t: it has seen the tokens before t.
+    assert (difference[:, 1, 3] > 1e-3).all()
+    difference[:, 1, 3] = 0
+    assert (difference < TOLERANCE).all()
+
+
+def packed(ids):
+    """A row of three examples and padding."""
+    segment = np.array([[1, 1, 1, 2, 2, 2, 2, 3, 3, 0, 0]])
+    positions = np.array([[0, 1, 2, 0, 1, 2, 3, 0, 1, 0, 0]])
+    return TokenBatch(ids, ids, np.ones(ids.shape), segment, positions)
+
+
+def test_packed_examples_do_not_see_each_other():
+    policy, params = make_policy()
+    ids = tokens(1, 11)
+    hidden = policy.rows(params, packed(ids))
+    for start, end in ((0, 3), (3, 7), (7, 9)):
+        assert_close(hidden[:, start:end], policy.rows(params, row(ids[:, start:end])))
+
+
+def test_perturbing_one_packed_example_leaves_the_others_as_they_were():
+    policy, params = make_policy()
+    ids, changed = tokens(1, 11), tokens(1, 11)
+    changed[:, 3:7] = tokens(1, 4, seed=9)
+    hidden, after = (policy.rows(params, packed(x)) for x in (ids, changed))
+    np.testing.assert_array_equal(hidden[:, [0, 1, 2, 7, 8]], after[:, [0, 1, 2, 7, 8]])
+    assert (hidden[:, 3:7] != after[:, 3:7]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_prefill_and_decode_equal_the_full_forward(family):
+    policy, params = make_policy(SHAPES[family])
+
+    @jax.jit
+    def cached(params):
+        hidden, caches = policy.prefill(
+            params, PROMPTS, PROMPT_MASK, group_size=GROUP, max_new_tokens=OWN
+        )
+        outs = [jnp.broadcast_to(hidden[:, None], (BATCH, GROUP, hidden.shape[-1]))]
+        for index in range(OWN - 1):
+            hidden, caches = policy.decode(
+                params, COMPLETIONS[:, :, index], PROMPT_MASK, jnp.int32(index), caches
+            )
+            outs.append(hidden)
+        return jnp.stack(outs, axis=2)
+
+    assert_close(cached(params), together(policy, params))
+
+
+def test_scanned_layers_equal_unrolled_ones():
+    # Beyond 8 layers the stack is looped over; a list of caches always unrolls it.
+    deep = make_model(dataclasses.replace(SHAPE, num_layers=9))
+    ids = tokens(1, 5)
+    attend = Causal(jnp.ones((1, 5), jnp.int32), keep_cache=True)
+    positions = jnp.arange(5)[None]
+    scanned, stacked = deep(ids, positions, attend)
+    unrolled, listed = deep(ids, positions, attend, [None] * 9)
+    assert_close(scanned, unrolled)
+    assert_close(stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *listed))
+
+
+def test_a_model_survives_the_split_into_policy_and_parameters():
+    model = make_model()
+    policy, params = Policy.split(model)
+    ids, positions = tokens(1, 5), jnp.arange(5)[None]
+    attend = Causal(jnp.ones((1, 5), jnp.int32))
+    expected, _ = model(ids, positions, attend)
+    hidden, _ = policy.bind(params)(ids, positions, attend)
+    np.testing.assert_array_equal(hidden, expected)
+    np.testing.assert_array_equal(policy.unembed(params), model.unembed)
+    assert hash(policy) == hash(Policy.split(make_model(seed=1))[0])
