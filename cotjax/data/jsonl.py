@@ -1,8 +1,8 @@
-"""Questions and solutions from a file, one JSON object a line.
+r"""Questions and solutions from a file, one JSON object a line.
 
 GSM8K's own layout; calculator marks `<<48/2=24>>` are removed, each other line is a step:
 
-    {"question": "…", "answer": "He sold 48/2 = <<48/2=24>>24 clips.\\n#### 24"}
+    {"question": "…", "answer": "He sold 48/2 = <<48/2=24>>24 clips.\n#### 24"}
 """
 
 import json
