@@ -121,8 +121,8 @@ def parse_rationale(text: str, *, kind: SplitKind = "auto") -> Rationale:
         first, last = _strip(body, (0, end))
         breaks = (m.span() for m in _outside(math, pattern.finditer(body, first, last)))
         marks = [(first, first), *breaks]
-    ends = [begin for begin, _ in marks[1:]] + [end]
-    steps = [(begin, stop) for (_, begin), stop in zip(marks, ends, strict=False)]
+    starts = [*(begin for begin, _ in marks), end]
+    steps = [(mark[1], stop) for mark, stop in zip(marks, starts[1:], strict=True)]
     spans = [(start + begin, start + stop) for begin, stop in (*steps, answer)]
     return _cut(text, [thinking or (0, 0), *spans])
 

@@ -105,6 +105,26 @@ def test_granularity(granularity, step, masked):
     assert chosen == (() if masked is None else (1,))
 
 
+def test_scattered_pairs_are_uniform():
+    rng = random.Random(0)
+    counts = Counter(mask_steps(TEN, rng=rng, count=2)[1] for _ in range(4500))
+    assert len(counts) == 45
+    assert all(55 < count < 145 for count in counts.values())
+
+
+def test_one_step_is_masked_by_default():
+    assert len(mask_steps(TEN, rng=random.Random(0))[1]) == 1
+
+
+def test_a_draw_of_zero_masks_nothing_at_probability_zero():
+    class Zero:
+        def random(self) -> float:
+            return 0.0
+
+    assert mask_steps(TEN, rng=Zero(), probability=0.0)[1] == ()
+    assert mask_steps(TEN, rng=Zero(), probability=1e-9)[1] != ()
+
+
 def test_contiguous_with_keeps_stays_between_them():
     for seed in range(50):
         _, chosen = mask_steps(

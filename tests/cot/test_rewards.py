@@ -58,6 +58,12 @@ def test_brevity_of_a_completion(words, monotone, released):
         assert parts["brevity"] == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_repaired_slope_is_the_default():
+    text = completion(5, 176)
+    assert completion_reward(text, gold="42", teacher_steps=5)[1]["brevity"] == pytest.approx(-0.08)
+    assert completion_brevity(176, 175) == pytest.approx(-0.08)
+
+
 # n0 = 20, so 0.8 L = 560: the bonus stops growing 200 words below it.
 @pytest.mark.parametrize(("words", "bonus"), [(361, 0.199), (360, 0.2), (359, 0.2), (0, 0.2)])
 def test_brevity_bonus_ends_at_a_fifth(words, bonus):
@@ -170,6 +176,13 @@ def test_words_are_counted_unless_a_length_is_given():
     )[1]["brevity"] == pytest.approx(-0.004)
     _, parts = rewrite_reward(text, gold="42", teacher_length=14)
     assert parts["ratio"] == 0.5
+
+
+def test_settings_may_be_fractions():
+    text = "Step 1: a\nAnswer: 42"
+    _, parts = completion_reward(text, gold="42", teacher_steps=20, words_per_step=0.5, length=10)
+    assert parts["brevity"] == pytest.approx(-0.004)
+    assert rewrite_reward(text, gold="42", teacher_length=0.5, length=1)[0] == 0.5
 
 
 def test_a_teacher_without_steps_gives_no_budget():
