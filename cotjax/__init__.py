@@ -1,4 +1,4 @@
-"""cotjax distils chain-of-thought reasoning into a small student, in JAX, on TPUs, GPUs or a laptop.
+"""cotjax distils chain-of-thought reasoning into a small student: in JAX, TPU to laptop.
 
 `cotjax.core` holds the losses as pure functions; `python -m cotjax.train` runs the stages.
 """

@@ -94,8 +94,8 @@ class RolloutConfig:
 
     prompts: Count = 16  # Prompts per step.
     group_size: GroupSize = 8  # Completions per prompt; their rewards are compared.
-    max_prompt_tokens: Count = 128  # Longest prompt, in tokens.
-    max_new_tokens: Count = 192  # Longest completion, in tokens, end token included.
+    max_prompt_tokens: Count = 80  # Longest prompt, in tokens.
+    max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     temperature: Positive = 1.0  # Divides the logits before sampling.
     top_k: Natural = 0  # Sample among the k likeliest tokens; 0 = all.
     top_p: ShareAbove0 = 1.0  # Sample among the likeliest tokens of this total probability.
@@ -131,7 +131,7 @@ class PolicyConfig:
 class OptimizerConfig:
     """AdamW and its learning-rate schedule."""
 
-    learning_rate: NotNegative = 4e-5  # Peak learning rate.
+    learning_rate: NotNegative = 1e-4  # Peak learning rate.
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # What follows warm-up.
     warmup_steps: Natural = 0  # Steps over which the learning rate rises from 0.
     weight_decay: NotNegative = 0.01  # Decoupled, as a multiple of the learning rate.
@@ -154,7 +154,7 @@ class EvalConfig:
 
     problems: Count = 256  # Held-out problems.
     samples: Count = 4  # Sampled completions per problem.
-    max_new_tokens: Count = 192  # Longest completion, in tokens, end token included.
+    max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 128  # Completions decoded at once.

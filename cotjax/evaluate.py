@@ -44,23 +44,24 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     """The numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
 
     Args:
-      checkpoint: a run folder, or a model as `model.path` takes it.
+      checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
       argv: config flags.
 
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    folder = pathlib.Path(checkpoint)
-    of_run = (folder / "config.toml").is_file()
-    config = _config(folder if of_run else None, checkpoint, argv)
     from cotjax.parallel.mesh import make_mesh
     from cotjax.stages import common
-    from cotjax.training.checkpoint import restore_params
+    from cotjax.training.checkpoint import find_run, restore_params
+
+    folder = pathlib.Path(checkpoint)
+    run = find_run(folder)
+    config = _config(run, checkpoint, argv)
 
     mesh = make_mesh(config.mesh.data)
     student = common.open_student(config, mesh)
-    step, params = restore_params(folder, student.params) if of_run else (0, student.params)
-    _, held_out = common.open_records(config)
+    step, params = restore_params(folder, student.params) if run else (0, student.params)
+    _, held_out = common.open_records(config, student)
     numbers, _ = common.evaluate(student, config, mesh, params, held_out)
     return {"step": step} | numbers
 

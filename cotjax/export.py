@@ -56,14 +56,14 @@ def export(checkpoint: str, out: str, *, dtype: str = "") -> tuple[int | None, i
     folder = pathlib.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--out {out}: is there already and not empty. Choose another folder.")
-    run = _run_of(pathlib.Path(checkpoint))
     import jax
 
     from cotjax.models import huggingface
     from cotjax.models.load import load_student
     from cotjax.models.policy import Policy
-    from cotjax.training.checkpoint import restore_params
+    from cotjax.training.checkpoint import find_run, restore_params
 
+    run = find_run(pathlib.Path(checkpoint))
     model = configs.load(["--config", str(run / "config.toml")] if run else []).model
     student = load_student(
         model.path if run else checkpoint,
@@ -83,17 +83,6 @@ def export(checkpoint: str, out: str, *, dtype: str = "") -> tuple[int | None, i
         step, params = restore_params(pathlib.Path(checkpoint), like)
     huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
     return step, sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _run_of(checkpoint: pathlib.Path) -> pathlib.Path | None:
-    """The run folder that a path belongs to; None if it is no part of a run."""
-    for folder in (checkpoint, checkpoint.parent.parent):
-        if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
-            if not checkpoint.is_dir():
-                there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
-                raise InputError(f"--checkpoint {checkpoint}: not there; {folder} has {there}.")
-            return folder
-    return None
 
 
 if __name__ == "__main__":

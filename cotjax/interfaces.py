@@ -1,13 +1,14 @@
 """What crosses a folder's border: records, batches with their shapes, and protocols.
 
+Batches hold NumPy arrays on the host and JAX arrays on devices; the types name the latter.
 Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion tokens, S row tokens.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -37,7 +38,7 @@ class Source(Protocol):
         """Number of records."""
         ...
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int, /) -> Record:
         """The record at `index`; the same one each time."""
         ...
 
@@ -55,11 +56,11 @@ class TokenBatch:
       positions: [B, S] restart at 0 in each segment.
     """
 
-    tokens: Int[Array | np.ndarray, "B S"]
-    targets: Int[Array | np.ndarray, "B S"]
-    weight: Float[Array | np.ndarray, "B S"]
-    segment: Int[Array | np.ndarray, "B S"]
-    positions: Int[Array | np.ndarray, "B S"]
+    tokens: Int[Array, "B S"]
+    targets: Int[Array, "B S"]
+    weight: Float[Array, "B S"]
+    segment: Int[Array, "B S"]
+    positions: Int[Array, "B S"]
 
 
 @jax.tree_util.register_dataclass
@@ -73,9 +74,9 @@ class PromptBatch:
       ids: [B] int32; with seed, step and completion number it decides the random numbers.
     """
 
-    tokens: Int[Array | np.ndarray, "B P"]
-    mask: Bool[Array | np.ndarray, "B P"]
-    ids: Int[Array | np.ndarray, " B"]
+    tokens: Int[Array, "B P"]
+    mask: Bool[Array, "B P"]
+    ids: Int[Array, " B"]
 
 
 @jax.tree_util.register_dataclass
@@ -114,14 +115,14 @@ class ScoredGroups:
       logp_ref: [B, G, T] of the frozen reference; None without one.
     """
 
-    prompt: Int[Array | np.ndarray, "B P"]
-    prompt_mask: Bool[Array | np.ndarray, "B P"]
-    completion: Int[Array | np.ndarray, "B G T"]
-    completion_mask: Bool[Array | np.ndarray, "B G T"]
-    advantage: Float[Array | np.ndarray, "B G"]
-    logp_sampler: Float[Array | np.ndarray, "B G T"]
-    logp_old: Float[Array | np.ndarray, "B G T"] | None
-    logp_ref: Float[Array | np.ndarray, "B G T"] | None
+    prompt: Int[Array, "B P"]
+    prompt_mask: Bool[Array, "B P"]
+    completion: Int[Array, "B G T"]
+    completion_mask: Bool[Array, "B G T"]
+    advantage: Float[Array, "B G"]
+    logp_sampler: Float[Array, "B G T"]
+    logp_old: Float[Array, "B G T"] | None
+    logp_ref: Float[Array, "B G T"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,20 +145,22 @@ class Stage(Protocol):
 
     Attributes:
       state: the training state to begin with.
+      update: one optimizer update, (state, batch) -> (state, metrics as (sum, count)).
       inner_updates: optimizer updates per batch.
       data: iterator with `get_state` and `set_state`.
+      student: what is trained; its `notes` are printed.
+      columns: of the table of steps.
     """
 
+    student: Any
+    columns: Any
     state: Any
+    update: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
     inner_updates: int
     data: Any
 
     def next_step(self, params: Any, step: int) -> Step:
         """The batch of step `step` (0 is the first)."""
-        ...
-
-    def update(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        """One optimizer update; metrics as (sum, count)."""
         ...
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:

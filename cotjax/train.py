@@ -77,9 +77,7 @@ def _check_folder(folder: pathlib.Path, resume: bool) -> None:
     if resume and not (folder / "config.toml").is_file():
         raise InputError(f"--resume: {folder} is not a run. Name one that was begun, or drop it.")
     if not resume and folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder} exists. Add --resume to continue it, or choose another --name."
-        )
+        raise InputError(f"{folder} exists. Add --resume to continue it, or choose another --name.")
 
 
 def _prepare_folder(folder: pathlib.Path, config: Config) -> None:

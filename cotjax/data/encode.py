@@ -8,7 +8,7 @@ A supervised example, prompt tokens p, target tokens t, and the end token e:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -94,4 +94,5 @@ def encode_prompts(
             )
         tokens[row, max_length - len(encoded) :] = encoded
         mask[row, max_length - len(encoded) :] = True
-    return PromptBatch(tokens, mask, np.asarray(ids, np.int32))
+    host: Any = (tokens, mask, np.asarray(ids, np.int32))
+    return PromptBatch(*host)

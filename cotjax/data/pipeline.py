@@ -3,7 +3,7 @@
 Both iterators have `get_state` / `set_state`, so a checkpoint can hold where they stand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -15,7 +15,8 @@ from cotjax.interfaces import PromptBatch, Record, Source, TokenBatch
 
 def _stream(source: Source, seed: int) -> grain.MapDataset:
     """The source for ever, each epoch in another order."""
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    records: Any = source  # Grain asks for a parameter called `index`, Python's lists have none
+    return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
 
 
 def supervised_batches(
@@ -77,7 +78,7 @@ def prompt_batches(
       an iterator of (PromptBatch, list of B records).
     """
 
-    def gather(numbered: list[tuple[int, Record]]) -> tuple[PromptBatch, list[Record]]:
+    def gather(numbered: Sequence[tuple[int, Record]]) -> tuple[PromptBatch, list[Record]]:
         ids, records = [i for i, _ in numbered], [record for _, record in numbered]
         return encode(ids, records), records
 

@@ -14,11 +14,11 @@ INSTRUCTION = (
 
 
 def plain_prompt(question: str) -> str:
-    """For a student that was trained on this very layout.
+    r"""For a student that was trained on this very layout.
 
     Example:
       >>> plain_prompt("How many?")
-      'Question: How many?\\n'
+      'Question: How many?\n'
     """
     return f"Question: {question}\n"
 

@@ -37,7 +37,7 @@ class Decoder(Protocol):
         ...
 
     def unembed(self, params: Any) -> Float[Array, "V D"]:
-        """logits = hidden @ unembed.T."""
+        """Logits = hidden @ unembed.T."""
         ...
 
 

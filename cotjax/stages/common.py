@@ -76,11 +76,12 @@ def open_student(config: Config, mesh: Mesh) -> Student:
     )
 
 
-def open_records(config: Config) -> tuple[Source, list[Record]]:
-    """Training records and held-out records; never one in both.
+def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:
+    """Training records and held-out records, whose prompts fit; never one in both.
 
     Raises:
-      InputError: a file that cannot be read, or too few records to hold any out.
+      InputError: a file that cannot be read, a prompt that is too long, or too few records to
+        hold any out.
     """
     data, held_out = config.data, config.eval.problems
     if data.source == "problems":
@@ -89,17 +90,43 @@ def open_records(config: Config) -> tuple[Source, list[Record]]:
         train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
         return train, [test[i] for i in range(held_out)]
     records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
+    records = check_prompts(student, records, config)
     if data.eval_path:
         others = read_records(
             data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
         )
-        return records, others[:held_out]
+        return records, check_prompts(student, others[:held_out], config)
     if len(records) <= held_out:
         raise InputError(
             f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
             f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
         )
     return records[:-held_out], records[-held_out:]
+
+
+def check_prompts(student: Student, records: Sequence[Record], config: Config) -> list[Record]:
+    """Records whose prompt fits; done once, before a run begins, for records of a file.
+
+    Raises:
+      InputError: a prompt is too long and `data.on_bad_record` is "error", or none fits.
+    """
+    limit, fits = config.rollout.max_prompt_tokens, []
+    for record in records:
+        size = len(
+            student.tokenizer.encode(student.prompt(record.question), add_special_tokens=False)
+        )
+        if size <= limit:
+            fits.append(record)
+        elif config.data.on_bad_record == "error":
+            raise InputError(
+                f"{record.id}: the prompt has {size} tokens, the limit is {limit}. Set "
+                f'rollout.max_prompt_tokens >= {size} or data.on_bad_record = "skip".'
+            )
+    if not fits:
+        raise InputError(
+            f"rollout.max_prompt_tokens = {limit}: no prompt of {config.data.path} fits. Raise it."
+        )
+    return fits
 
 
 def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientTransformation:

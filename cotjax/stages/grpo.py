@@ -1,6 +1,6 @@
 """GRPO: sample a group of completions per prompt, reward them, learn from their differences.
 
-    prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> update
+prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> update
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from cotjax.training.metrics import GRPO_COLUMNS
 from cotjax.training.update import init_state, make_update
 
 LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
-LENGTH_BUCKET = 64  # tokens; the update is compiled once per multiple that occurs
+SHORTEST_BUCKET = 64  # tokens; the update is compiled once for each doubling that occurs
 
 
 class GRPOStage:
@@ -40,8 +40,8 @@ class GRPOStage:
         parallel.check_divides(mesh, rollout.prompts, "rollout.prompts")
         self.config, self.mesh = config, mesh
         self.inner_updates = policy.inner_updates
-        self.student = common.open_student(config, mesh)
-        train, self.held_out = common.open_records(config)
+        self.student = self.open_student()
+        train, self.held_out = common.open_records(config, self.student)
         self.objective = make_objective(
             policy.objective,
             clip_low=policy.clip_low,
@@ -70,11 +70,14 @@ class GRPOStage:
         num_micro = rollout.prompts // policy.micro_batch if policy.micro_batch else 1
         self.update = make_update(self._loss, optimizer, num_micro=num_micro)
         self.score = jax.jit(lambda params, groups: self._logprobs(params, groups)[0])
-        self.data = prompt_batches(
-            train, self._encode, seed=config.seed, batch_size=rollout.prompts
-        )
+        self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
 
-    def _encode(self, ids: list[int], records: list[Record]) -> PromptBatch:
+    def open_student(self) -> common.Student:
+        """The student that the config names."""
+        return common.open_student(self.config, self.mesh)
+
+    def encode(self, ids: list[int], records: list[Record]) -> PromptBatch:
+        """Records as prompts; `ids` decide the random numbers of their completions."""
         limit = self.config.rollout.max_prompt_tokens
         return common.prompt_batch(self.student, ids, records, limit)
 
@@ -124,6 +127,8 @@ class GRPOStage:
             "rollout_tok_s": rollout.mask.sum() / (sampled - began),
             "rollout_s": sampled - began,
             "data_wait_s": began - waited,
+            # Nominal: every completion counts its prompt, which is computed once for the group.
+            "batch_tokens": groups.completion.size + groups.advantage.size * prompts.mask.shape[1],
         }
         rows = [
             common.completion_row(record, one)
@@ -161,12 +166,13 @@ class GRPOStage:
 
 
 def _trim(rollout: Rollout) -> Rollout:
-    """Cuts the padding that no row needs, to a multiple of the bucket."""
-    longest = int(rollout.mask.sum(axis=-1).max())
-    size = min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, rollout.tokens.shape[-1])
-    return Rollout(
-        rollout.tokens[..., :size], rollout.mask[..., :size], rollout.logp[..., :size], rollout.ended
-    )
+    """Cuts padding that no row needs: to 64, 128, 256, … tokens, so that few shapes occur."""
+    longest, size = int(rollout.mask.sum(axis=-1).max()), SHORTEST_BUCKET
+    while size < longest:
+        size *= 2
+    size = min(size, rollout.tokens.shape[-1])
+    tokens, mask, logp = (x[..., :size] for x in (rollout.tokens, rollout.mask, rollout.logp))
+    return Rollout(tokens, mask, logp, rollout.ended)
 
 
 def _metrics(judged: list[list[Completion]]) -> dict[str, float]:

@@ -30,7 +30,7 @@ class SupervisedStage:
         parallel.check_divides(mesh, config.sft.batch_size, "sft.batch_size")
         self.config, self.mesh = config, mesh
         self.student = common.open_student(config, mesh)
-        train, self.held_out = common.open_records(config)
+        train, self.held_out = common.open_records(config, self.student)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         self.state = parallel.replicate(mesh, init_state(self.student.params, optimizer))
         self.update = make_update(self._loss, optimizer)
@@ -71,7 +71,8 @@ class SupervisedStage:
         del params, step
         batch = next(self.data)
         used = float((batch.segment > 0).mean())
-        return Step(parallel.shard(self.mesh, batch), {"tokens": batch.tokens.size, "used": used}, [])
+        metrics = {"batch_tokens": batch.tokens.size, "used": used}
+        return Step(parallel.shard(self.mesh, batch), metrics, [])
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

@@ -42,9 +42,7 @@ class Checkpoints:
           state: training state.
           data: what the data iterator's `get_state` gave.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -71,6 +69,21 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def find_run(checkpoint: pathlib.Path) -> pathlib.Path | None:
+    """The run folder that a path is or belongs to (`runs/NAME/checkpoints/STEP`); else None.
+
+    Raises:
+      InputError: a step of a run that it does not have.
+    """
+    for folder in (checkpoint, checkpoint.parent.parent):
+        if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
+            if not checkpoint.is_dir():
+                there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
+                raise InputError(f"--checkpoint {checkpoint}: not there; {folder} has {there}.")
+            return folder
+    return None
 
 
 def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:

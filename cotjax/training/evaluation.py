@@ -66,4 +66,5 @@ def summarize(greedy: Sequence[Completion], sampled: Sequence[Sequence[Completio
         if marks.shape[1] > 1:
             numbers["pass_at_k"] = marks.any(axis=1).mean()
             numbers["samples"] = marks.shape[1]
-    return {name: value if isinstance(value, int) else float(value) for name, value in numbers.items()}
+    plain = ((k, v if isinstance(v, int) else float(v)) for k, v in numbers.items())
+    return dict(plain)

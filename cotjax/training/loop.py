@@ -104,10 +104,9 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
         state, pairs = stage.update(state, work.batch)
     pairs = jax.device_get(pairs)
     ended = time.perf_counter()
-    learned = {name: float(total) / max(float(count), 1e-9) for name, (total, count) in pairs.items()}
+    learned = {name: float(s) / max(float(n), 1e-9) for name, (s, n) in pairs.items()}
     metrics = work.metrics | learned | {"update_s": ended - ready, "step_s": ended - began}
-    if "tokens" in metrics:
-        metrics["update_tok_s"] = metrics["tokens"] / metrics["step_s"]
+    metrics["update_tok_s"] = metrics["batch_tokens"] / metrics["update_s"]
     return state, metrics, work.completions
 
 

@@ -1,0 +1,249 @@
+"""`python benchmarks/grpo_step.py --shape=tiny --json`: how fast one GRPO step is, and why.
+
+Random weights, random prompts, rewards by the real reward function; the rollout, scoring and
+update are the trainer's own. Every completion is as long as the shape says (no end token), so
+the work is the same on every run. Limits are measured in the same process:
+
+    gemm_gflops      a large square matrix product
+    bandwidth_gbs    reading and writing a large array
+    rollout_roofline seconds that weights, caches and products need at these limits / measured
+    update_roofline  floating point operations of the update / (gemm_gflops · measured seconds)
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import time
+
+STARTED = time.perf_counter()
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from cotjax import config as configs  # noqa: E402
+from cotjax.interfaces import PromptBatch  # noqa: E402
+from cotjax.models.load import load_student  # noqa: E402
+from cotjax.models.policy import Policy  # noqa: E402
+from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
+from cotjax.parallel.mesh import make_mesh, replicate, shard  # noqa: E402
+from cotjax.rollout.engine import generate  # noqa: E402
+from cotjax.stages import common  # noqa: E402
+from cotjax.stages.grpo import GRPOStage  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A model and the sizes of a step: prompts B, group G, prompt tokens P, new tokens T."""
+
+    model: Architecture
+    prompts: int
+    group: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+_TINY = Architecture("llama", 4096, 256, 4, 8, 4, 32, 688)
+_SMOL = Architecture("llama", 49152, 576, 30, 9, 3, 64, 1536)
+SHAPES = {
+    "tiny": Shape(_TINY, 8, 8, 64, 128),
+    "smol": Shape(_SMOL, 4, 8, 64, 64),
+    "bridge": Shape(_TINY, 4, 8, 256, 128),
+}
+
+
+class BenchmarkStage(GRPOStage):
+    """The trainer's stage with a student of random weights that never writes the end token."""
+
+    def __init__(self, config: configs.Config, shape: Shape) -> None:
+        self._shape = shape
+        super().__init__(config, make_mesh(config.mesh.data))
+        self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
+
+    def open_student(self) -> common.Student:
+        """Random weights of the shape; the built-in tokenizer."""
+        tokenizer = load_student(
+            "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+        )
+        formats = {
+            "param_dtype": jnp.dtype(self.config.model.param_dtype),
+            "dtype": jnp.dtype(self.config.model.compute_dtype),
+        }
+        model = Transformer(self._shape.model, rngs=nnx.Rngs(0), **formats)
+        policy, params = Policy.split(model)
+        return common.Student(
+            policy,
+            replicate(self.mesh, params),
+            tokenizer.tokenizer,
+            tokenizer.eos_id,
+            tokenizer.pad_id,
+            str,
+            (),
+        )
+
+    def encode(self, ids: list[int], records: list) -> PromptBatch:
+        """Full-length prompts of random tokens."""
+        del records
+        draw = np.random.default_rng(ids[0])
+        size = (len(ids), self._shape.prompt_tokens)
+        tokens = draw.integers(2, 400, size, dtype=np.int32)
+        return PromptBatch(tokens, np.ones(size, bool), np.asarray(ids, np.int32))
+
+
+def make_config(shape: Shape, dtype: str) -> configs.Config:
+    """The default GRPO config with the shape's sizes, AdamW and β = 0.04."""
+    flags = {
+        "rollout.prompts": shape.prompts,
+        "rollout.group-size": shape.group,
+        "rollout.max-prompt-tokens": shape.prompt_tokens,
+        "rollout.max-new-tokens": shape.new_tokens,
+        "policy.kl-coefficient": 0.04,
+        "model.param-dtype": dtype,
+        "model.compute-dtype": dtype,
+    }
+    return configs.load(["--stage=grpo", *(f"--{key}={value}" for key, value in flags.items())])
+
+
+def seconds(work, repeats: int) -> float:
+    """Median wall time of a call that returns arrays."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def limits() -> tuple[float, float]:
+    """GFLOP/s of a 2048² float32 product, GB/s of a copy of 256 MiB (read + write)."""
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(lambda x: x @ x)
+    jax.block_until_ready(product(square))
+    flops = 2 * 2048**3 / min(seconds(lambda: product(square), 1) for _ in range(5))
+    long = jnp.ones(2**26)
+    copy = jax.jit(lambda x: x + 1)
+    jax.block_until_ready(copy(long))
+    moved = 2 * long.nbytes / min(seconds(lambda: copy(long), 1) for _ in range(5))
+    return flops / 1e9, moved / 1e9
+
+
+def rollout_limit(shape: Shape, itemsize: int, gflops: float, gbs: float) -> float:
+    """Seconds that a perfect sampler needs: prefill once, then per token the larger of two limits.
+
+    Per token every weight and every cached key and value is read once, the prompt's cache once
+    per prompt; products are 2 · parameters per row, and the attention's.
+    """
+    model, rows = shape.model, shape.prompts * shape.group
+    matrices = _matrix_parameters(model)
+    kv = 2 * model.num_layers * model.num_kv_heads * model.head_dim * itemsize
+    total = 2 * matrices * shape.prompts * shape.prompt_tokens / (gflops * 1e9)
+    for done in range(shape.new_tokens):
+        read = matrices * itemsize + kv * (shape.prompts * shape.prompt_tokens + rows * done)
+        attention = 4 * model.num_layers * model.num_heads * model.head_dim
+        flops = rows * (2 * matrices + attention * (shape.prompt_tokens + done))
+        total += max(read / (gbs * 1e9), flops / (gflops * 1e9))
+    return total
+
+
+def update_flops(shape: Shape) -> float:
+    """Operations that scoring the reference and updating execute; each prompt counted once.
+
+    Per parameter and token: forward 2, backward 4, the reference's forward 2; for the
+    unembedding 2 more, because the backward pass computes the logits again.
+    """
+    model, rows = shape.model, shape.prompts * shape.group
+    head = model.vocab_size * model.hidden_size
+    body = _matrix_parameters(model) - head
+    tokens = shape.prompts * shape.prompt_tokens + rows * shape.new_tokens
+    spread = shape.prompts * shape.prompt_tokens**2 + rows * shape.new_tokens * (
+        shape.prompt_tokens + shape.new_tokens
+    )
+    attention = 4 * model.num_layers * model.num_heads * model.head_dim * spread
+    return 8 * body * tokens + 10 * head * rows * shape.new_tokens + 4 * attention
+
+
+def _matrix_parameters(model: Architecture) -> int:
+    heads = model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
+    layer = model.hidden_size * heads + 3 * model.hidden_size * model.mlp_size
+    return model.num_layers * layer + model.vocab_size * model.hidden_size
+
+
+def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
+    """All numbers of a shape."""
+    shape = SHAPES[name]
+    stage = BenchmarkStage(make_config(shape, dtype), shape)
+    state = stage.state
+
+    def step(state, number):
+        work = stage.next_step(state.params, number)
+        state, metrics = stage.update(state, work.batch)
+        jax.block_until_ready(metrics)
+        return state, work
+
+    state, work = step(state, 0)
+    to_first = time.perf_counter() - STARTED
+    whole, updates = [], []
+    for number in range(1, repeats + 1):
+        began = time.perf_counter()
+        state, work = step(state, number)
+        whole.append(time.perf_counter() - began)
+
+    prompts = shard(stage.mesh, stage.encode(list(range(shape.prompts)), []))
+    key = jax.random.key(1)
+    rollout_s = seconds(
+        lambda: generate(stage.student.policy, state.params, prompts, key, settings=stage.sampling),
+        repeats,
+    )
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(stage.score(stage.student.params, work.batch))
+        state, metrics = stage.update(state, work.batch)
+        jax.block_until_ready(metrics)
+        updates.append(time.perf_counter() - began)
+    update_s = statistics.median(updates)
+    gflops, gbs = limits()
+    rows = shape.prompts * shape.group
+    best = rollout_limit(shape, jnp.dtype(dtype).itemsize, gflops, gbs)
+    return {
+        "shape": name,
+        "dtype": dtype,
+        "backend": jax.default_backend(),
+        "devices": jax.device_count(),
+        "rollout_tok_s": round(rows * shape.new_tokens / rollout_s, 1),
+        "update_tok_s": round(rows * (shape.prompt_tokens + shape.new_tokens) / update_s, 1),
+        "step_s": round(statistics.median(whole), 4),
+        "rollout_s": round(rollout_s, 4),
+        "update_s": round(update_s, 4),
+        "start_to_first_step_s": round(to_first, 2),
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "gemm_gflops": round(gflops, 1),
+        "bandwidth_gbs": round(gbs, 1),
+        "rollout_roofline": round(best / rollout_s, 3),
+        "update_roofline": round(update_flops(shape) / (gflops * 1e9 * update_s), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=5, help="counted steps; medians are printed")
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
+    args = parser.parse_args()
+    numbers = measure(args.shape, args.dtype, args.repeats)
+    if args.json:
+        print(json.dumps(numbers))
+    else:
+        for key, value in numbers.items():
+            print(f"{key.ljust(24)} {value}")
+
+
+if __name__ == "__main__":
+    main()
