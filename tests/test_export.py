@@ -19,9 +19,6 @@ from cotjax.training.update import init_state
 from tests.models.test_huggingface import assert_same_model, make_model
 from tests.models.test_parity import needs_torch
 
-# Orbax reads how a run was sharded from the checkpoint, and says so.
-pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
-
 
 def scaled(factor: float) -> Any:
     """A model that a run could have reached: the base times a factor."""
@@ -99,6 +96,21 @@ def test_bad_input_is_one_message_and_status_2(
         assert shown.startswith("error: ")
         assert shown.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_model_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "checkpoints").symlink_to(run / "checkpoints")
+    huggingface.save(
+        make_model("llama"), tmp_path / "base", tokenizer=load_tokenizer(resolve("tiny"))
+    )
+    settings = ["--stage=grpo", "--name=run", f"--model.path={tmp_path / 'base'}"]
+    (other / "config.toml").write_text(configs.to_toml(configs.load(settings)))
+    assert main(["--checkpoint", str(other), "--out", str(tmp_path / "out")]) == 2
+    assert "not a checkpoint of this model" in capsys.readouterr().err
 
 
 @pytest.mark.parity

@@ -178,8 +178,9 @@ def bridge_release(
     """
     mean = masked_mean(logp, mask, axis=-1, keepdims=True)
     mean_ref = lax.stop_gradient(masked_mean(logp_ref, mask, axis=-1, keepdims=True))
-    advantage = lax.stop_gradient(widen(advantage))
-    return fill_masked(-advantage * mean + beta * jnp.abs(mean - mean_ref), mask)
+    gap = mean - mean_ref
+    distance = gap * lax.stop_gradient(jnp.sign(gap))  # JAX gives |x| the slope 1 at 0
+    return fill_masked(-lax.stop_gradient(widen(advantage)) * mean + beta * distance, mask)
 
 
 def importance_ratio(

@@ -42,7 +42,9 @@ class Checkpoints:
           state: training state.
           data: what the data iterator's `get_state` gave.
         """
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+        )
         self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -80,8 +82,12 @@ def find_run(checkpoint: pathlib.Path) -> pathlib.Path | None:
     for folder in (checkpoint, checkpoint.parent.parent):
         if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
             if not checkpoint.is_dir():
-                there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
-                raise InputError(f"--checkpoint {checkpoint}: not there; {folder} has {there}.")
+                there = ", ".join(
+                    sorted(path.name for path in (folder / "checkpoints").iterdir())
+                )
+                raise InputError(
+                    f"--checkpoint {checkpoint}: not there; {folder} has {there}."
+                )
             return folder
     return None
 
@@ -100,22 +106,40 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
       InputError: no checkpoint there, or one of another model.
     """
     inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = sorted((int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True)
+    steps = sorted(
+        (int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True
+    )
     path = inside / str(steps[0]) if steps else inside
     if not (path / "state").is_dir():
         raise InputError(
             f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
         )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    try:
-        with ocp.PyTreeCheckpointer() as reader:
-            restored = reader.restore(
-                (path / "state").absolute(),
-                args=ocp.args.PyTreeRestore(item={"params": abstract}, partial_restore=True),
-            )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(_mismatch(path, error)) from error
+    abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+    with ocp.PyTreeCheckpointer() as reader:
+        state = (path / "state").absolute()
+        # A partial restore passes over what the model lacks, so the trees are compared first.
+        found = _shapes(reader.metadata(state).item_metadata.tree["params"])
+        wanted = _shapes(like)
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                reason = f"{name} is {found.get(name)} there and {wanted.get(name)} in the model"
+                raise InputError(_mismatch(path, ValueError(reason)))
+        restored = reader.restore(
+            state,
+            args=ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            ),
+        )
     return int(path.name), restored["params"]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _mismatch(path: pathlib.Path, error: Exception) -> str:

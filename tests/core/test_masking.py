@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cotjax import core
 from cotjax.core.masking import widen
@@ -16,7 +16,7 @@ from tests import oracles
 from tests.oracles import assert_close
 
 MAX_LENGTH = 9
-SHAPES = [(5,), (4, 3), (2, 3, 4), (3, 1)]
+SHAPES = [(5,), (3, 4), (2, 3, 4), (3, 1)]
 MEANS = {
     "sequence": (core.sequence_mean, oracles.sequence_mean),
     "token": (core.token_mean, oracles.token_mean),
@@ -30,7 +30,7 @@ PAIRS = {
     "token": core.token_sum_count,
     "length": functools.partial(core.length_sum_count, max_length=MAX_LENGTH),
 }
-JITTED = {name: jax.jit(jax.value_and_grad(mean)) for name, (mean, _) in MEANS.items()}
+SLOPES = {name: jax.value_and_grad(mean) for name, (mean, _) in MEANS.items()}
 
 each_mean = pytest.mark.parametrize("name", MEANS)
 
@@ -45,7 +45,7 @@ def draw(shape, seed):
 @given(shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**16))
 def test_means_equal_the_loops_in_value_and_gradient(name, shape, seed):
     values, mask = draw(shape, seed)
-    value, gradient = JITTED[name](values, mask)
+    value, gradient = SLOPES[name](values, mask)
     oracle = functools.partial(MEANS[name][1], mask=oracles.rows(mask))
     assert_close(value, oracle(oracles.rows(values)))
     expected = oracles.difference(oracle, oracles.rows(values))
@@ -56,8 +56,8 @@ def test_means_equal_the_loops_in_value_and_gradient(name, shape, seed):
 @pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -jnp.inf])
 def test_masked_values_change_neither_value_nor_gradient(name, poison):
     values, mask = draw((3, 4), 0)
-    clean = JITTED[name](values, mask)
-    poisoned = JITTED[name](jnp.where(mask, values, poison), mask)
+    clean = SLOPES[name](values, mask)
+    poisoned = SLOPES[name](jnp.where(mask, values, poison), mask)
     np.testing.assert_array_equal(clean[0], poisoned[0])
     np.testing.assert_array_equal(clean[1], poisoned[1])
     assert not np.asarray(poisoned[1])[~np.asarray(mask)].any()
@@ -65,7 +65,7 @@ def test_masked_values_change_neither_value_nor_gradient(name, poison):
 
 @each_mean
 def test_an_empty_mask_gives_zero_and_no_gradient(name):
-    value, gradient = JITTED[name](jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
+    value, gradient = SLOPES[name](jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
     assert value == 0
     np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
 
@@ -80,31 +80,30 @@ def test_rows_that_only_pad_the_batch_change_nothing(name):
 
 @each_mean
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**16), cut=st.integers(1, 6))
+@given(seed=st.integers(0, 2**16), cut=st.sampled_from([1, 2]))
 def test_uneven_micro_batches_add_up_to_the_whole(name, seed, cut):
-    values, mask = draw((7, 4), seed)
-    mask = mask.at[0].set(True)  # the rows differ in length, so a mean of means would be wrong
+    values, mask = draw((3, 4), seed)  # rows differ in length: a mean of means would be wrong
     parts = [PAIRS[name](values[:cut], mask[:cut]), PAIRS[name](values[cut:], mask[cut:])]
     total, count = (sum(part) for part in zip(*parts, strict=True))
     assert_close(core.mean_from(total, count), MEANS[name][0](values, mask))
 
 
 @each_mean
-def test_eight_devices_equal_one(name):
+def test_eight_devices_equal_one_and_compiled_equals_eager(name):
     values, mask = draw((16, 5), 2)
-    mesh = jax.make_mesh((8,), ("data",))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("data"))
-    sharded = JITTED[name](jax.device_put(values, spread), jax.device_put(mask, spread))
-    for one, eight in zip(JITTED[name](values, mask), sharded, strict=True):
+    sharded = jax.jit(SLOPES[name])(*jax.device_put((values, mask), spread))
+    for one, eight in zip(SLOPES[name](values, mask), sharded, strict=True):
         assert_close(eight, one)
 
 
 @each_mean
-def test_eager_jit_and_vmap_agree(name):
-    values, mask = draw((3, 4, 5), 3)
+def test_vmap_equals_one_by_one(name):
+    values, mask = draw((2, 3, 4), 3)
     mean = MEANS[name][0]
-    eager = [mean(v, m) for v, m in zip(values, mask, strict=True)]
-    assert_close(jax.jit(jax.vmap(mean))(values, mask), np.array(eager))
+    one_by_one = [mean(v, m) for v, m in zip(values, mask, strict=True)]
+    assert_close(jax.vmap(mean)(values, mask), np.array(one_by_one))
 
 
 @each_mean
@@ -131,7 +130,9 @@ def test_masked_mean_takes_axes_and_keeps_them_on_request():
     mask = ~jnp.isnan(values)
     np.testing.assert_array_equal(core.masked_mean(values, mask, axis=1), [1.5, 4.0])
     np.testing.assert_array_equal(core.masked_mean(values, mask, axis=0), [2.5, 2.0, 0.0])
-    np.testing.assert_array_equal(core.masked_mean(values, mask, axis=1, keepdims=True), [[1.5], [4]])
+    np.testing.assert_array_equal(
+        core.masked_mean(values, mask, axis=1, keepdims=True), [[1.5], [4]]
+    )
     assert_close(core.masked_mean(values, mask), 7 / 3)
 
 
