@@ -133,11 +133,13 @@ class Step:
       batch: for the update; [B, …] leaves.
       metrics: numbers about it by name.
       completions: rows for completions.jsonl.
+      alarm: what is going wrong and what to do about it; empty if nothing is.
     """
 
     batch: Any
     metrics: dict[str, float]
     completions: list[dict[str, Any]]
+    alarm: str = ""
 
 
 class Stage(Protocol):

@@ -135,7 +135,7 @@ class GRPOStage:
             for record, group in zip(records[:2], judged, strict=False)
             for one in group[:2]
         ]
-        return Step(groups, metrics, rows)
+        return Step(groups, metrics, rows, _alarm(judged))
 
     def _groups(
         self, params: Any, prompts: PromptBatch, rollout: Rollout, judged: list[list[Completion]]
@@ -173,6 +173,18 @@ def _trim(rollout: Rollout) -> Rollout:
     size = min(size, rollout.tokens.shape[-1])
     tokens, mask, logp = (x[..., :size] for x in (rollout.tokens, rollout.mask, rollout.logp))
     return Rollout(tokens, mask, logp, rollout.ended)
+
+
+def _alarm(judged: list[list[Completion]]) -> str:
+    """A sentence if most groups hold no right answer: equal rewards have zero advantage."""
+    wrong = sum(not any(one.parts["correct"] for one in group) for group in judged)
+    if 2 * wrong < len(judged):
+        return ""
+    return (
+        f"no signal: in {wrong} of {len(judged)} groups every completion is wrong. Equal rewards "
+        "have zero advantage, so these groups teach nothing. Take easier problems or a stronger "
+        "student (--stage=sft first), or raise rollout.group_size or rollout.max_new_tokens."
+    )
 
 
 def _metrics(judged: list[list[Completion]]) -> dict[str, float]:

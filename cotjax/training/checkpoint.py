@@ -42,9 +42,7 @@ class Checkpoints:
           state: training state.
           data: what the data iterator's `get_state` gave.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -82,12 +80,8 @@ def find_run(checkpoint: pathlib.Path) -> pathlib.Path | None:
     for folder in (checkpoint, checkpoint.parent.parent):
         if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
             if not checkpoint.is_dir():
-                there = ", ".join(
-                    sorted(path.name for path in (folder / "checkpoints").iterdir())
-                )
-                raise InputError(
-                    f"--checkpoint {checkpoint}: not there; {folder} has {there}."
-                )
+                there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
+                raise InputError(f"--checkpoint {checkpoint}: not there; {folder} has {there}.")
             return folder
     return None
 
@@ -106,9 +100,7 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
       InputError: no checkpoint there, or one of another model.
     """
     inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = sorted(
-        (int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True
-    )
+    steps = sorted((int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True)
     path = inside / str(steps[0]) if steps else inside
     if not (path / "state").is_dir():
         raise InputError(

@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 
 from cotjax.errors import InputError
-from cotjax.interfaces import Stage
+from cotjax.interfaces import Stage, Step
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.metrics import MetricsWriter, StepTable
 
@@ -76,11 +76,13 @@ def fit(
     console.print(_sentence("before", before))
 
     for step in range(start, settings.steps):
-        state, metrics, rows = _one_step(stage, state, step)
+        state, metrics, work = _one_step(stage, state, step)
         done = step + 1
         writer.write(done, "train", metrics)
-        writer.write_completions(done, "train", rows)
+        writer.write_completions(done, "train", work.completions)
         table.add(done, metrics)
+        if work.alarm:
+            console.print(f"step {done}, {work.alarm}", style="yellow")
         last = done == settings.steps
         if settings.eval_every and done % settings.eval_every == 0 and not last:
             numbers, _ = stage.evaluate(state.params)
@@ -96,7 +98,7 @@ def fit(
     return {"before": before, "after": after, "steps": settings.steps}
 
 
-def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float], list[dict]]:
+def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float], Step]:
     began = time.perf_counter()
     work = stage.next_step(state.params, step)
     ready = time.perf_counter()
@@ -107,7 +109,7 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     learned = {name: float(s) / max(float(n), 1e-9) for name, (s, n) in pairs.items()}
     metrics = work.metrics | learned | {"update_s": ended - ready, "step_s": ended - began}
     metrics["update_tok_s"] = metrics["batch_tokens"] / metrics["update_s"]
-    return state, metrics, work.completions
+    return state, metrics, work
 
 
 def _first_evaluation(folder: pathlib.Path) -> dict[str, Any] | None:
