@@ -83,6 +83,8 @@ def test_the_size_limit_is_100_characters():
     assert gold_answer("1e-99") is None
     assert gold_answer("9" * 100 + "/7") == "9" * 100 + "/7"
     assert gold_answer("9" * 99 + " million") is None
+    assert gold_answer("9" * 100 + " 1/3") is None
+    assert gold_answer("0.1e100") == "1" + "0" * 99
 
 
 @pytest.mark.parametrize(
