@@ -103,6 +103,7 @@ def make_config(shape: Shape, dtype: str) -> configs.Config:
         "rollout.max-prompt-tokens": shape.prompt_tokens,
         "rollout.max-new-tokens": shape.new_tokens,
         "policy.kl-coefficient": 0.04,
+        "policy.micro-batch": 0,
         "model.param-dtype": dtype,
         "model.compute-dtype": dtype,
     }
@@ -201,7 +202,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     )
     for _ in range(repeats):
         began = time.perf_counter()
-        jax.block_until_ready(stage.score(stage.student.params, work.batch))
+        jax.block_until_ready([stage.score(stage.student.params, one) for one in work.batch])
         state, metrics = stage.update(state, work.batch)
         jax.block_until_ready(metrics)
         updates.append(time.perf_counter() - began)

@@ -130,13 +130,13 @@ class Step:
     """What a stage hands to the loop for one step.
 
     Attributes:
-      batch: for the update; [B, …] leaves.
+      batch: micro-batches for the update; [B, …] leaves, whose other sizes may differ.
       metrics: numbers about it by name.
       completions: rows for completions.jsonl.
       alarm: what is going wrong and what to do about it; empty if nothing is.
     """
 
-    batch: Any
+    batch: list[Any]
     metrics: dict[str, float]
     completions: list[dict[str, Any]]
     alarm: str = ""
@@ -147,7 +147,7 @@ class Stage(Protocol):
 
     Attributes:
       state: the training state to begin with.
-      update: one optimizer update, (state, batch) -> (state, metrics as (sum, count)).
+      update: one optimizer update, (state, micro-batches) -> (state, metrics as (sum, count)).
       inner_updates: optimizer updates per batch.
       data: iterator with `get_state` and `set_state`.
       student: what is trained; its `notes` are printed.

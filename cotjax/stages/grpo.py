@@ -4,11 +4,12 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 """
 
 import dataclasses
-import functools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -27,7 +28,7 @@ from cotjax.training.metrics import GRPO_COLUMNS
 from cotjax.training.update import init_state, make_update
 
 LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
-SHORTEST_BUCKET = 64  # tokens; the update is compiled once for each doubling that occurs
+LENGTH_BUCKET = 64  # tokens; scoring and update are compiled once per multiple that occurs
 
 
 class GRPOStage:
@@ -39,6 +40,8 @@ class GRPOStage:
         rollout, policy = config.rollout, config.policy
         parallel.check_divides(mesh, rollout.prompts, "rollout.prompts")
         self.config, self.mesh = config, mesh
+        self.micro_batch = policy.micro_batch or rollout.prompts
+        parallel.check_divides(mesh, self.micro_batch, "policy.micro_batch")
         self.inner_updates = policy.inner_updates
         self.student = self.open_student()
         train, self.held_out = common.open_records(config, self.student)
@@ -67,8 +70,7 @@ class GRPOStage:
         # The update reuses the state's buffers; the reference needs its own.
         start = jax.tree.map(lambda leaf: leaf.copy(), self.student.params)
         self.state = parallel.replicate(mesh, init_state(start, optimizer))
-        num_micro = rollout.prompts // policy.micro_batch if policy.micro_batch else 1
-        self.update = make_update(self._loss, optimizer, num_micro=num_micro)
+        self.update = make_update(self._loss, optimizer)
         self.score = jax.jit(lambda params, groups: self._logprobs(params, groups)[0])
         self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
 
@@ -116,42 +118,57 @@ class GRPOStage:
         waited = time.perf_counter()
         prompts, records = next(self.data)
         began = time.perf_counter()
-        prompts = parallel.shard(self.mesh, prompts)
         key = jax.random.fold_in(self.root, step)
-        rollout = generate(self.student.policy, params, prompts, key, settings=self.sampling)
+        rollout = generate(
+            self.student.policy,
+            params,
+            parallel.shard(self.mesh, prompts),
+            key,
+            settings=self.sampling,
+        )
         rollout = jax.tree.map(np.asarray, rollout)
         sampled = time.perf_counter()
         judged = common.judge(self.student, self.config, records, rollout)
-        groups = self._groups(params, prompts, _trim(rollout), judged)
+        micros = [self._score(params, micro) for micro in self._micros(prompts, rollout, judged)]
+        rows, width = rollout.ended.size, prompts.mask.shape[1]
         metrics = _metrics(judged) | {
             "rollout_tok_s": rollout.mask.sum() / (sampled - began),
             "rollout_s": sampled - began,
             "data_wait_s": began - waited,
             # Nominal: every completion counts its prompt, which is computed once for the group.
-            "batch_tokens": groups.completion.size + groups.advantage.size * prompts.mask.shape[1],
+            "batch_tokens": int(rollout.mask.sum()) + rows * width,
         }
-        rows = [
+        examples = [
             common.completion_row(record, one)
             for record, group in zip(records[:2], judged, strict=False)
             for one in group[:2]
         ]
-        return Step(groups, metrics, rows, _alarm(judged))
+        return Step(micros, metrics, examples, _alarm(judged))
 
-    def _groups(
-        self, params: Any, prompts: PromptBatch, rollout: Rollout, judged: list[list[Completion]]
-    ) -> ScoredGroups:
+    def _micros(
+        self, prompts: PromptBatch, rollout: Rollout, judged: list[list[Completion]]
+    ) -> Iterator[ScoredGroups]:
+        """Groups of like length together, so that no micro-batch is padded to another's longest."""
         reward = np.array([[one.reward for one in group] for group in judged], np.float32)
-        put = functools.partial(parallel.shard, self.mesh)
-        groups = ScoredGroups(
-            prompt=prompts.tokens,
-            prompt_mask=prompts.mask,
-            completion=put(rollout.tokens),
-            completion_mask=put(rollout.mask),
-            advantage=policy_advantage(self.objective, put(reward)),
-            logp_sampler=put(rollout.logp),
-            logp_old=None,
-            logp_ref=None,
-        )
+        advantage: Any = np.asarray(policy_advantage(self.objective, jnp.asarray(reward)))
+        longest = rollout.mask.sum(axis=-1).max(axis=-1)
+        order = np.argsort(longest, kind="stable").reshape(-1, self.micro_batch)
+        for rows in order:
+            size = _bucket(int(longest[rows].max()), self.sampling.max_new_tokens)
+            groups = ScoredGroups(
+                prompt=prompts.tokens[rows],
+                prompt_mask=prompts.mask[rows],
+                completion=rollout.tokens[rows, :, :size],
+                completion_mask=rollout.mask[rows, :, :size],
+                advantage=advantage[rows],
+                logp_sampler=rollout.logp[rows, :, :size],
+                logp_old=None,
+                logp_ref=None,
+            )
+            yield parallel.shard(self.mesh, groups)
+
+    def _score(self, params: Any, groups: ScoredGroups) -> ScoredGroups:
+        """Adds the log-probabilities of the sampling policy and of the reference, where needed."""
         scored: dict[str, Array] = {}
         if self.inner_updates > 1:
             # With one update the policy that sampled is the policy that learns: the ratio is 1.
@@ -165,14 +182,9 @@ class GRPOStage:
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
 
 
-def _trim(rollout: Rollout) -> Rollout:
-    """Cuts padding that no row needs: to 64, 128, 256, … tokens, so that few shapes occur."""
-    longest, size = int(rollout.mask.sum(axis=-1).max()), SHORTEST_BUCKET
-    while size < longest:
-        size *= 2
-    size = min(size, rollout.tokens.shape[-1])
-    tokens, mask, logp = (x[..., :size] for x in (rollout.tokens, rollout.mask, rollout.logp))
-    return Rollout(tokens, mask, logp, rollout.ended)
+def _bucket(longest: int, limit: int) -> int:
+    """The least of 64, 128, 192, … and the limit that holds `longest` tokens."""
+    return min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, limit)
 
 
 def _alarm(judged: list[list[Completion]]) -> str:

@@ -72,7 +72,7 @@ class SupervisedStage:
         batch = next(self.data)
         used = float((batch.segment > 0).mean())
         metrics = {"batch_tokens": batch.tokens.size, "used": used}
-        return Step(parallel.shard(self.mesh, batch), metrics, [])
+        return Step([parallel.shard(self.mesh, batch)], metrics, [])
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

@@ -6,7 +6,7 @@ so the result does not depend on how a batch is split into micro-batches or devi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
 # (parameters, micro-batch) -> loss sum, loss count, and further metrics as (sum, count).
 LossFn = Callable[[Any, Any], tuple[Array, Array, dict[str, SumCount]]]
+# Gradient of a loss sum, and metrics; adds up over micro-batches.
+Gradient = tuple[Any, dict[str, SumCount]]
 
 
 @jax.tree_util.register_dataclass
@@ -40,71 +42,49 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def split_micro(batch: Any, num_micro: int) -> Any:
-    """[B, …] leaves to [M, B / M, …].
+def make_update(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
+    """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
 
-    Raises:
-      ValueError: M does not divide B.
-    """
+    One micro-batch is one compiled program. Several are taken one after the other, each padded to
+    its own shape, and a program is compiled per shape; only one is in memory at a time, beside the
+    sum of gradients. The old state's buffers are reused.
 
-    def split(leaf: Array) -> Array:
-        if leaf.shape[0] % num_micro:
-            raise ValueError(f"a batch of {leaf.shape[0]} does not split into {num_micro} parts")
-        return leaf.reshape(num_micro, leaf.shape[0] // num_micro, *leaf.shape[1:])
-
-    return jax.tree.map(split, batch)
-
-
-def accumulate(loss_fn: LossFn, params: Any, batch: Any, num_micro: int) -> tuple[Any, dict]:
-    """Gradient of the whole batch, one micro-batch in memory at a time.
-
-    Args:
-      loss_fn: see `LossFn`.
-      params: to differentiate by.
-      batch: [B, …] leaves.
-      num_micro: M; 1 takes the batch whole.
-
-    Returns:
-      gradient in float32, and metrics as (sum, count), `loss` among them.
+    Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping.
     """
 
     def sums(params: Any, micro: Any) -> tuple[Array, dict[str, SumCount]]:
         total, count, metrics = loss_fn(params, micro)
         return total, {"loss": (total, count)} | metrics
 
-    def one(micro: Any) -> tuple[Any, dict[str, SumCount]]:
+    def gradient(params: Any, micro: Any) -> Gradient:
         return jax.grad(sums, has_aux=True)(params, micro)
 
-    if num_micro == 1:
-        gradient, metrics = one(batch)
-    else:
-        micros = split_micro(batch, num_micro)
-        zero = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], micros)),
-        )
-
-        def add(total: Any, micro: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, one(micro)), None
-
-        (gradient, metrics), _ = jax.lax.scan(add, zero, micros)
-    count = jnp.maximum(metrics["loss"][1], 1e-9)
-    return jax.tree.map(lambda leaf: leaf / count, gradient), metrics
-
-
-def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, num_micro: int = 1
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, SumCount]]]:
-    """A jitted (state, batch) -> (state, metrics); the old state's buffers are reused.
-
-    Metrics are (sum, count) pairs; `grad_norm` is the norm before clipping.
-    """
-
-    def update(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, SumCount]]:
-        gradient, metrics = accumulate(loss_fn, state.params, batch, num_micro)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    def apply(state: TrainState, summed: Gradient) -> tuple[TrainState, dict[str, SumCount]]:
+        total, metrics = summed
+        count = jnp.maximum(metrics["loss"][1], 1e-9)
+        mean = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), total)
+        updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = (optax.global_norm(gradient), jnp.ones(()))
+        metrics = metrics | {"grad_norm": (optax.global_norm(mean), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    def whole(state: TrainState, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:
+        return apply(state, gradient(state.params, micro))
+
+    whole_jit = jax.jit(whole, donate_argnums=0)
+    gradient_jit = jax.jit(gradient)
+    add_jit = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+    apply_jit = jax.jit(apply, donate_argnums=0)
+
+    def update(state: TrainState, micros: Sequence[Any]) -> tuple[TrainState, dict[str, SumCount]]:
+        first, *others = micros
+        if not others:
+            return whole_jit(state, first)
+        summed = gradient_jit(state.params, first)
+        for micro in others:
+            summed = add_jit(summed, gradient_jit(state.params, micro))
+        return apply_jit(state, summed)
+
+    return update
