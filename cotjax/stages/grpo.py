@@ -19,6 +19,7 @@ from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.core.masking import token_sum_count
 from cotjax.core.presets import make_objective, policy_advantage, policy_loss
 from cotjax.data.pipeline import prompt_batches
+from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
 from cotjax.parallel import mesh as parallel
 from cotjax.rollout.engine import Sampling, generate
@@ -40,8 +41,7 @@ class GRPOStage:
         rollout, policy = config.rollout, config.policy
         parallel.check_divides(mesh, rollout.prompts, "rollout.prompts")
         self.config, self.mesh = config, mesh
-        self.micro_batch = policy.micro_batch or rollout.prompts
-        parallel.check_divides(mesh, self.micro_batch, "policy.micro_batch")
+        self.micro_batch = _micro_batch(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
         self.student = self.open_student()
         train, self.held_out = common.open_records(config, self.student)
@@ -180,6 +180,20 @@ class GRPOStage:
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+def _micro_batch(per_device: int, prompts: int, mesh: Mesh) -> int:
+    """Prompts per pass on all devices together."""
+    whole = per_device * mesh.size
+    if whole == 0 or whole >= prompts:
+        return prompts
+    if prompts % whole:
+        raise InputError(
+            f"policy.micro_batch = {per_device}: on {mesh.size} devices that is {whole} prompts a "
+            f"pass, which does not divide rollout.prompts = {prompts}. Set policy.micro_batch = 0 "
+            f"or rollout.prompts to a multiple of {whole}."
+        )
+    return whole
 
 
 def _bucket(longest: int, limit: int) -> int:
