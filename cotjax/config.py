@@ -119,7 +119,7 @@ class PolicyConfig:
     clip_low: Share = 0.2  # The probability ratio counts down to 1 - clip_low.
     clip_high: NotNegative = 0.2  # The probability ratio counts up to 1 + clip_high.
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # Estimator of the KL to the reference model.
-    kl_coefficient: NotNegative = 0.04  # Weight of that KL; 0 = no reference model.
+    kl_coefficient: NotNegative = 0.01  # Weight of that KL; 0 = no reference model.
     advantage_scale: Literal["std", "none", "mean", "batch_std"] = "std"  # Divides the advantage.
     ddof: Literal[0, 1] = 1  # The group's variance divides by G - ddof.
     eps: NotNegative = 1e-6  # Added to that divisor, in reward units.
