@@ -31,7 +31,7 @@ from cotjax.interfaces import PromptBatch  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
-from cotjax.parallel.mesh import make_mesh, replicate, shard  # noqa: E402
+from cotjax.parallel.mesh import make_mesh, replicate, shard, use_cpu_cores  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
 from cotjax.stages.grpo import GRPOStage  # noqa: E402
@@ -176,6 +176,7 @@ def _matrix_parameters(model: Architecture) -> int:
 
 def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     """All numbers of a shape."""
+    use_cpu_cores()
     shape = SHAPES[name]
     stage = BenchmarkStage(make_config(shape, dtype), shape)
     state = stage.state

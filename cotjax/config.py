@@ -124,7 +124,7 @@ class PolicyConfig:
     ddof: Literal[0, 1] = 1  # The group's variance divides by G - ddof.
     eps: NotNegative = 1e-6  # Added to that divisor, in reward units.
     inner_updates: Count = 1  # Optimizer updates per batch of completions.
-    micro_batch: Natural = 4  # Prompts per device and pass, like lengths together; 0 = all.
+    micro_batch: Natural = 2  # Prompts per device and pass, like lengths together; 0 = all.
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    from cotjax.parallel.mesh import make_mesh
+    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.stages import common
     from cotjax.training.checkpoint import find_run, restore_params
 
@@ -58,6 +58,7 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     run = find_run(folder)
     config = _config(run, checkpoint, argv)
 
+    use_cpu_cores()
     mesh = make_mesh(config.mesh.data)
     student = common.open_student(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)

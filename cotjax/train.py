@@ -45,12 +45,13 @@ def run(config: Config) -> pathlib.Path:
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
     # The heavy imports come after the config is known to be right.
-    from cotjax.parallel.mesh import make_mesh
+    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.stages import STAGES
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
 
+    use_cpu_cores()
     mesh = make_mesh(config.mesh.data)
     stage = STAGES[config.stage](config, mesh)
     _prepare_folder(folder, config)

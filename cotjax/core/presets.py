@@ -158,7 +158,7 @@ def policy_loss(
       objective: a value of `OBJECTIVES` or `PRESETS`, or from `make_objective`.
       logp: [*B, T] of the policy being trained.
       logp_old: [*B, T] of the policy that drew the tokens; None if that is the same policy.
-      logp_ref: [*B, T] of the frozen reference; None if the objective uses none (β = 0).
+      logp_ref: [*B, T] of the frozen reference; constant; None if β = 0 and nobody looks at it.
       advantage: [*B, 1] or [*B, T]; constant.
       mask: [*B, T], True = counts. Where False, every array may hold NaN.
       max_length: the longest completion that the run allows, in tokens (Dr. GRPO divides by it).
@@ -190,7 +190,7 @@ def policy_loss(
         raise ValueError("objective.entropy_bonus is set; needs entropy, or entropy_bonus = 0.")
     logp, advantage = _clean(logp, mask), _clean(advantage, mask)
     logp_old = lax.stop_gradient(logp) if logp_old is None else _clean(logp_old, mask)
-    logp_ref = logp_ref if logp_ref is None else _clean(logp_ref, mask)
+    logp_ref = None if logp_ref is None else lax.stop_gradient(_clean(logp_ref, mask))
 
     term = _entry(TERMS, objective.term, "term")
     loss, ratio, clipped = term(objective, logp, logp_old, logp_ref, advantage, mask)

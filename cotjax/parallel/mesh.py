@@ -4,6 +4,7 @@ Arrays are placed here and nowhere else; `jax.jit` carries the placement through
 crosses devices is one sum per gradient and one sum and count per metric.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -12,6 +13,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cotjax.errors import InputError
+
+_FORCED = "xla_force_host_platform_device_count"
+
+
+def use_cpu_cores() -> None:
+    """Lets a machine without accelerators share a batch over its cores, as devices do.
+
+    Small matrix products leave cores idle; two devices of one core each do about 1.5 times the
+    work of one device of two. Counts above 8 rarely divide a batch. Call before JAX has been
+    used; a count that the environment sets (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`) stands.
+    """
+    if "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    power_of_two = 1 << (min(cores or 1, 8).bit_length() - 1)
+    jax.config.update("jax_num_cpu_devices", power_of_two)
 
 
 def make_mesh(data: int) -> Mesh:
