@@ -1,7 +1,7 @@
 """Rationales: nothing is lost between text and steps."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cotjax.cot import Rationale, normalize_rationale, parse_rationale, render_rationale
@@ -26,8 +26,9 @@ def check_laws(text: str, kind) -> None:
     assert parse_rationale(render_rationale(normalize_rationale(rationale))) == rationale
 
 
-@FUZZ
+@settings(FUZZ, max_examples=800)
 @given(st.one_of(any_text, marked_text), st.sampled_from(KINDS))
+@example("a \\] \\) \\] $$ \\]", "auto")
 @example("1. a \\[\n2. b \\]", "auto")
 @example("<think>Step 1: a</think>Answer: 5", "auto")
 @example("a </think> b </think> Step 1: c", "numbered")
@@ -78,6 +79,7 @@ def test_the_canonical_layout():
         ("Answer: 1\nStep 1: a\nAnswer: 2", Rationale("Answer: 1", ("a",), "2")),
         ("<think>t</think>\nStep 1: a\nAnswer: 5", Rationale("t", ("a",), "5")),
         ("t\n</think>Step 1: a", Rationale("t", ("a",), "")),
+        ("</think>Step 1: a", Rationale("", ("a",), "")),
         ("<think>Step 1: a\nAnswer: 5", Rationale("Step 1: a\nAnswer: 5", (), "")),
         ("<think></think>a", Rationale("", ("a",), "")),
         ("a\n\\[ x \n= 1 \\]\nb", Rationale("", ("a", "\\[ x \n= 1 \\]", "b"), "")),
@@ -121,8 +123,11 @@ def test_bad_arguments_are_named():
         Rationale(steps=("a",), layout=("", ""))
 
 
-def test_layout_is_not_part_of_equality():
-    assert parse_rationale("Step 1:   a") == Rationale(steps=("a",))
+def test_a_rationale_is_a_value():
+    rationale = parse_rationale("Step 1:   a")
+    assert rationale == Rationale(steps=("a",))
+    assert hash(rationale) == hash(Rationale(steps=("a",)))
+    assert repr(rationale) == "Rationale(thinking='', steps=('a',), answer='')"
 
 
 @pytest.mark.parametrize("name", MEGABYTE_UNITS)
