@@ -67,7 +67,7 @@ def make_update(
         mean = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), total)
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"grad_norm": (optax.global_norm(mean), jnp.ones(()))}
+        metrics = metrics | {"grad_norm": (optax.tree.norm(mean), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def whole(state: TrainState, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:

@@ -1,0 +1,110 @@
+"""One update: what it averages over, and that no way of splitting a batch changes it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cotjax.training.update import init_state, make_update
+
+ROWS, WIDTH = 12, 5
+
+
+def regression(params, batch):
+    """Squared error of a line, summed over the targets that count."""
+    error = (batch["x"] @ params["w"] + params["b"] - batch["y"]) * batch["mask"]
+    count = batch["mask"].sum()
+    return (error**2).sum() / 2, count, {"error": (abs(error).sum(), count)}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    # Rows count 0 to 4 targets each: micro-batches are as uneven as can be.
+    mask = (np.arange(4) < (np.arange(ROWS) // 2 % 5)[:, None]).astype(np.float32)
+    x = rng.normal(size=(ROWS, 4, WIDTH)).astype(np.float32)
+    return {"x": x, "y": rng.normal(size=(ROWS, 4)).astype(np.float32), "mask": mask}
+
+
+@pytest.fixture
+def params():
+    return {"w": jnp.linspace(-1, 1, WIDTH), "b": jnp.float32(0.5)}
+
+
+def by_hand(params, batch):
+    """The gradient of the mean over counted targets, target by target."""
+    w, b, count = np.zeros(WIDTH), 0.0, 0
+    for r, t in np.argwhere(batch["mask"]):
+        error = batch["x"][r, t] @ np.asarray(params["w"]) + params["b"] - batch["y"][r, t]
+        w, b, count = w + error * batch["x"][r, t], b + error, count + 1
+    return {"w": w / count, "b": b / count}
+
+
+def cut(batch, sizes):
+    """Micro-batches of these numbers of rows; each drops the trailing targets that it can spare."""
+    micros, start = [], 0
+    for size in sizes:
+        rows = {name: leaf[start : start + size] for name, leaf in batch.items()}
+        longest = max(int(rows["mask"].sum(axis=1).max()), 1)
+        micros.append({name: leaf[:, :longest] for name, leaf in rows.items()})
+        start += size
+    return micros
+
+
+def step(params, micros):
+    """The mean gradient, read off a step of plain descent, and the metrics."""
+    before = jax.tree.map(np.asarray, params)
+    state, metrics = make_update(regression, optax.sgd(1.0))(
+        init_state(params, optax.sgd(1.0)), micros
+    )
+    return jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params), metrics
+
+
+@pytest.mark.parametrize("sizes", [[12], [6, 6], [3, 8, 1], [1] * 12])
+def test_uneven_micro_batches_give_the_gradient_of_the_whole_batch(batch, params, sizes):
+    expected = by_hand(params, batch)
+    whole, _, _ = regression(params, batch)
+    gradient, metrics = step(params, cut(batch, sizes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, expected)
+    assert metrics["loss"][1] == batch["mask"].sum()
+    np.testing.assert_allclose(metrics["loss"][0], whole, rtol=1e-5)
+
+
+def test_metrics_are_sums_over_all_micro_batches(batch, params):
+    _, count, whole = regression(params, batch)
+    _, metrics = step(params, cut(batch, [4, 4, 4]))
+    np.testing.assert_allclose(metrics["error"], (whole["error"][0], count), rtol=1e-5)
+
+
+def test_a_batch_in_which_nothing_counts_has_no_gradient(batch, params):
+    empty = batch | {"mask": np.zeros_like(batch["mask"])}
+    gradient, _ = step(params, cut(empty, [4, 8]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_an_update_is_one_step_of_the_optimizer_and_counts_itself(batch, params):
+    update = make_update(regression, optax.sgd(0.1))
+    state = init_state(params, optax.sgd(0.1))
+    assert state.step == 0
+    expected = {name: params[name] - 0.1 * g for name, g in by_hand(params, batch).items()}
+    state, _ = update(state, [batch])
+    assert state.step == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
+
+
+def test_grad_norm_is_the_norm_before_clipping(batch, params):
+    norm = np.sqrt(sum((g**2).sum() for g in by_hand(params, batch).values()))
+    optimizer = optax.chain(optax.clip_by_global_norm(norm / 10), optax.sgd(1.0))
+    before = jax.tree.map(np.asarray, params)
+    state, metrics = make_update(regression, optimizer)(init_state(params, optimizer), [batch])
+    np.testing.assert_allclose(metrics["grad_norm"], (norm, 1), rtol=1e-5)
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, before))
+    np.testing.assert_allclose(moved, norm / 10, rtol=1e-4)
+
+
+def test_the_old_state_gives_up_its_buffers(batch, params):
+    update = make_update(regression, optax.adam(0.1))
+    old = init_state(params, optax.adam(0.1))
+    update(old, [batch])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
