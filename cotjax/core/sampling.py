@@ -7,7 +7,8 @@ from jaxtyping import Float, Int, Key
 
 from cotjax.core.masking import widen
 
-BLOCK = 128  # width of a block of the vocabulary in the two-level search: one TPU lane row
+BLOCK = 128  # width of a block of the vocabulary in a two-level search: one TPU lane row
+HEAD = 256  # how many largest tokens are looked at before the whole vocabulary is
 
 
 def filter_logits(
@@ -51,13 +52,16 @@ def filter_logits(
     largest = jnp.finfo(logits.dtype).max
     logits = jnp.nan_to_num(logits, nan=-jnp.inf, posinf=largest, neginf=-jnp.inf)
     if temperature == 0:
-        first = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True)
+        token = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        first = token == _first_largest(logits)[..., None]
         return jnp.where(first, 0, -jnp.inf).astype(logits.dtype)
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
-        logits = _keep_largest(logits, jnp.ones_like(logits), top_k)
+        # A minimum, not the last entry: XLA would make a slice of a slice a full sort.
+        least = lax.top_k(logits, top_k)[0].min(axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
     if top_p < 1:
-        logits = _keep_largest(logits, _probabilities(logits), top_p)
+        logits = jnp.where(logits >= _nucleus(logits, top_p), logits, -jnp.inf)
     if min_p > 0:
         probability = _probabilities(logits)
         enough = probability >= min_p * probability.max(axis=-1, keepdims=True)
@@ -109,7 +113,7 @@ def sample(
         raise ValueError(f"sample: keys have shape {key.shape}; needs () or {rows}.")
     if temperature == 0:
         _check(temperature, top_k, top_p, min_p)
-        return jnp.where(jnp.isnan(logits), -jnp.inf, logits).argmax(axis=-1).astype(jnp.int32)
+        return _first_largest(jnp.where(jnp.isnan(logits), -jnp.inf, logits))
     logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     if key.shape == rows:
         uniform = jax.vmap(jax.random.uniform)(key.reshape(-1)).reshape(rows)
@@ -141,32 +145,59 @@ def _probabilities(logits):
     return weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
 
 
-def _keep_largest(logits, weight, target):
-    """Keeps the smallest set of largest logits whose weight reaches target; −inf elsewhere.
+def _nucleus(logits, mass):
+    """The least logit, [*B, 1], of the smallest set of largest logits that holds the mass.
 
-    Sorting V numbers per row is slow everywhere. The order of floats is the order of their bits,
-    so 32 halvings of an integer interval find the threshold exactly, each a comparison and a sum.
+    A sort of V numbers is slow everywhere. Nearly always the largest few hold the mass; where they
+    do not, the threshold is found by halving.
     """
+    probability = _probabilities(logits)
+    largest, index = lax.top_k(logits, min(HEAD, logits.shape[-1]))
+    reach = jnp.take_along_axis(probability, index, axis=-1).cumsum(axis=-1)
+    enough = reach >= mass
+    place = enough.argmax(axis=-1, keepdims=True)
+    return lax.cond(
+        enough.any(axis=-1).all(),
+        lambda: jnp.take_along_axis(largest, place, axis=-1),
+        lambda: _nucleus_by_halving(logits, probability, mass),
+    )
+
+
+def _nucleus_by_halving(logits, probability, mass):
+    # The order of floats is the order of their bits, so 32 halvings of an integer interval end at
+    # one float, each for a comparison and a sum.
     bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
     rank = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
     def halve(_, interval):
-        low, high = interval  # the weight at or above `low` reaches the target; above `high` not
+        low, high = interval  # at least the mass lies at or above `low`, less than it above `high`
         middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
-        reached = jnp.where(rank >= middle, weight, 0).sum(axis=-1, keepdims=True) >= target
-        return jnp.where(reached, middle, low), jnp.where(reached, high, middle - 1)
+        above = jnp.where(rank >= middle, probability, 0).sum(axis=-1, keepdims=True)
+        return jnp.where(above >= mass, middle, low), jnp.where(above >= mass, high, middle - 1)
 
     interval = rank.min(axis=-1, keepdims=True), rank.max(axis=-1, keepdims=True)
     low, _ = lax.fori_loop(0, 32, halve, interval)
-    return jnp.where(rank >= low, logits, -jnp.inf)
+    return jnp.where(rank >= low, logits, jnp.inf).min(axis=-1, keepdims=True)
+
+
+def _blocks(logits):
+    # [*B, V] as [*B, blocks, BLOCK], padded with tokens that are never taken.
+    padding = [(0, 0)] * (logits.ndim - 1) + [(0, -logits.shape[-1] % BLOCK)]
+    padded = jnp.pad(logits, padding, constant_values=-jnp.inf)
+    return padded.reshape(*logits.shape[:-1], -1, BLOCK)
+
+
+def _first_largest(logits):
+    # XLA vectorises a maximum but not its place, so the place is only sought in one block.
+    blocks = _blocks(logits)
+    block = blocks.max(axis=-1).argmax(axis=-1)
+    within = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    return (block * BLOCK + within.argmax(axis=-1)).astype(jnp.int32)
 
 
 def _invert(logits, uniform):
     # First level: which block holds the point `uniform` of the cumulative sum; second: which token.
-    vocabulary = logits.shape[-1]
-    padding = [(0, 0)] * (logits.ndim - 1) + [(0, -vocabulary % BLOCK)]
-    shifted = jnp.pad(logits - _peak(logits), padding, constant_values=-jnp.inf)
-    shifted = shifted.reshape(*logits.shape[:-1], -1, BLOCK)
+    shifted = _blocks(logits - _peak(logits))
     mass = jnp.exp(shifted).sum(axis=-1)
     block, point = _locate(mass, uniform * mass.sum(axis=-1))
     weight = jnp.exp(jnp.take_along_axis(shifted, block[..., None, None], axis=-2)[..., 0, :])
