@@ -100,8 +100,8 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
       InputError: no checkpoint there, or one of another model.
     """
     inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = sorted((int(p.name) for p in inside.iterdir() if p.name.isdigit()), reverse=True)
-    path = inside / str(steps[0]) if steps else inside
+    steps = [int(path.name) for path in inside.glob("*") if path.name.isdigit()]
+    path = inside / str(max(steps)) if steps else inside
     if not (path / "state").is_dir():
         raise InputError(
             f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."

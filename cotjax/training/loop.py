@@ -54,7 +54,7 @@ def fit(
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
 
     Raises:
-      InputError: resume without a checkpoint, or with one of another model.
+      InputError: resume without a checkpoint, beyond the last step, or with one of another model.
     """
     checkpoints = Checkpoints(folder, keep=settings.keep)
     state, start = stage.state, 0
@@ -64,11 +64,16 @@ def fit(
             raise InputError(
                 f"--resume: {folder} has no checkpoint yet. Remove the folder and start anew."
             )
+        if latest > settings.steps:
+            raise InputError(
+                f"steps = {settings.steps}: {folder} has already taken {latest}. "
+                f"Set steps >= {latest}."
+            )
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start = latest
     writer = MetricsWriter(folder, resumed_step=start)
-    before = _first_evaluation(folder)
+    before = _evaluation_at(0, folder)
     if before is None:
         before, rows = stage.evaluate(state.params)
         writer.write(0, "eval", before)
@@ -90,9 +95,11 @@ def fit(
             console.print(_sentence(f"step {done}", numbers))
         if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             checkpoints.save(done, state, stage.data.get_state())
-    after, rows = stage.evaluate(state.params)
-    writer.write(settings.steps, "eval", after)
-    writer.write_completions(settings.steps, "after", rows)
+    after = _evaluation_at(settings.steps, folder) if start == settings.steps else None
+    if after is None:
+        after, rows = stage.evaluate(state.params)
+        writer.write(settings.steps, "eval", after)
+        writer.write_completions(settings.steps, "after", rows)
     console.print(_sentence("after", after))
     checkpoints.close()
     return {"before": before, "after": after, "steps": settings.steps}
@@ -112,12 +119,11 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     return state, metrics, work
 
 
-def _first_evaluation(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The evaluation at step 0, if an earlier part of this run has made it."""
+def _evaluation_at(step: int, folder: pathlib.Path) -> dict[str, Any] | None:
+    """The evaluation at a step, if an earlier part of this run has made it."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    for line in map(json.loads, lines[:1]):
-        if line["step"] == 0 and line["kind"] == "eval":
+    for line in map(json.loads, path.read_text("utf-8").splitlines() if path.exists() else []):
+        if line["step"] == step and line["kind"] == "eval":
             return {name: value for name, value in line.items() if name not in ("step", "kind")}
     return None
 
