@@ -1,5 +1,7 @@
 """Each shape of attention is the plain one, seen from a different side."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,13 @@ def qkv(size, num_kv, seed=0):
         jnp.asarray(rng.normal(size=(BATCH, size, heads, WIDTH)), jnp.float32)
         for heads in (HEADS, num_kv, num_kv)
     ]
+
+
+@jax.jit
+def causal(query, key, value, segment):
+    out, cache = Causal(segment)(query, key, value, None)
+    assert cache is None
+    return out
 
 
 def attend_by_loops(query, key, value, segment):
@@ -42,8 +51,7 @@ def attend_by_loops(query, key, value, segment):
 )
 def test_causal_equals_the_loops(num_kv, segment):
     inputs, segment = qkv(6, num_kv), np.array(segment)
-    out, cache = Causal(jnp.asarray(segment))(*inputs, None)
-    assert cache is None
+    out = causal(*inputs, segment)
     np.testing.assert_allclose(out, attend_by_loops(*inputs, segment), atol=TOLERANCE)
 
 
@@ -56,8 +64,9 @@ def test_causal_keeps_its_keys_and_values_for_a_decoder():
     np.testing.assert_array_equal(kept_value, value.transpose(0, 2, 1, 3))
 
 
-def shared(query, key, value):
-    out, cache = SharedPrompt(jnp.asarray(PROMPT_MASK), GROUP)(query, key, value, None)
+@jax.jit
+def shared(query, key, value, prompt_mask=PROMPT_MASK):
+    out, cache = SharedPrompt(prompt_mask, GROUP)(query, key, value, None)
     assert cache is None
     return out
 
@@ -69,46 +78,46 @@ def alone(query, key, value):
         own = slice(PROMPT + g * OWN, PROMPT + (g + 1) * OWN)
         rows = [jnp.concatenate([x[:, :PROMPT], x[:, own]], axis=1) for x in (query, key, value)]
         segment = np.concatenate([PROMPT_MASK, np.ones((BATCH, OWN), bool)], axis=1)
-        outs.append(Causal(jnp.asarray(segment, jnp.int32))(*rows, None)[0])
+        outs.append(causal(*rows, segment.astype(int)))
     return jnp.concatenate([outs[0][:, :PROMPT], *(out[:, PROMPT:] for out in outs)], axis=1)
 
 
 @pytest.mark.parametrize("num_kv", [4, 2])
-def test_a_shared_prompt_equals_each_completion_alone(num_kv):
+def test_a_shared_prompt_equals_each_completion_alone_and_has_its_gradient(num_kv):
     inputs = qkv(PROMPT + GROUP * OWN, num_kv)
-    np.testing.assert_allclose(shared(*inputs), alone(*inputs), atol=TOLERANCE)
+    pull = np.random.default_rng(1).normal(size=inputs[0].shape)
 
+    def pulled(attend, inputs):
+        out = attend(*inputs)
+        return (out * pull).sum(), out
 
-def test_a_shared_prompt_has_the_same_gradient_as_each_completion_alone():
-    inputs = qkv(PROMPT + GROUP * OWN, 2)
-    # Prompt positions are excluded: alone, they would count once per completion.
-    pull = np.random.default_rng(1).normal(size=(BATCH, GROUP * OWN, HEADS, WIDTH))
-    gradients = [
-        jax.grad(lambda x, attend=attend: (attend(*x)[:, PROMPT:] * pull).sum())(inputs)
+    values = [
+        jax.jit(jax.value_and_grad(functools.partial(pulled, attend), has_aux=True))(inputs)
         for attend in (shared, alone)
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), *gradients)
+    ((_, out), ours), ((_, expected), theirs) = values
+    np.testing.assert_allclose(out, expected, atol=TOLERANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), ours, theirs)
 
 
 @pytest.mark.parametrize("num_kv", [4, 2])
 def test_decoding_token_by_token_equals_the_shared_row(num_kv):
     query, key, value = qkv(PROMPT + GROUP * OWN, num_kv)
-    mask = jnp.asarray(PROMPT_MASK)
-    prefill = Causal(mask.astype(jnp.int32), keep_cache=True)
-    _, prompt = prefill(*(x[:, :PROMPT] for x in (query, key, value)), None)
+    prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True)
+    decode = jax.jit(lambda index, *now: DecodeShared(PROMPT_MASK, index)(*now))
+    _, prompt = jax.jit(prefill.__call__)(*(x[:, :PROMPT] for x in (query, key, value)), None)
     own_key = jnp.full((BATCH, num_kv, GROUP, WIDTH, OWN), 7.0)  # what is not written is not seen
     cache = (*prompt, own_key, jnp.matrix_transpose(own_key))
     outs = []
     for index in range(OWN):
         now = (x[:, PROMPT:].reshape(BATCH, GROUP, OWN, -1, WIDTH) for x in (query, key, value))
-        out, cache = DecodeShared(mask, jnp.int32(index))(*(x[:, :, index] for x in now), cache)
+        out, cache = decode(index, *(x[:, :, index] for x in now), cache)
         outs.append(out)
     expected = shared(query, key, value)[:, PROMPT:].reshape(BATCH, GROUP, OWN, HEADS, WIDTH)
     np.testing.assert_allclose(jnp.stack(outs, axis=2), expected, atol=TOLERANCE)
 
 
 def test_an_empty_prompt_stays_finite():
-    inputs = qkv(PROMPT + GROUP * OWN, 2)
-    attend = SharedPrompt(jnp.zeros((BATCH, PROMPT), bool), GROUP)
-    gradient = jax.grad(lambda x: attend(*x, None)[0].sum())(inputs)
+    empty = np.zeros_like(PROMPT_MASK)
+    gradient = jax.grad(lambda x: shared(*x, empty).sum())(qkv(PROMPT + GROUP * OWN, 2))
     assert all(np.isfinite(leaf).all() for leaf in gradient)

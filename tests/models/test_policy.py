@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from cotjax.interfaces import TokenBatch
 from cotjax.models.attention import Causal
@@ -17,9 +18,10 @@ TOLERANCE = 1e-5  # of the largest number compared, float32
 BATCH, GROUP, PROMPT, OWN = 2, 3, 6, 4
 PROMPT_MASK = np.array([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]], bool)
 SHAPES = {
-    "llama": SHAPE,
-    "qwen2": dataclasses.replace(SHAPE, family="qwen2", qkv_bias=True, tie_embeddings=True),
-    "qwen3": dataclasses.replace(SHAPE, family="qwen3", qk_norm=True, num_kv_heads=1),
+    "grouped": SHAPE,
+    "everything": dataclasses.replace(
+        SHAPE, num_kv_heads=1, qkv_bias=True, qk_norm=True, tie_embeddings=True
+    ),
 }
 
 
@@ -43,45 +45,49 @@ def row(ids):
 
 
 PROMPTS, COMPLETIONS = tokens(BATCH, PROMPT), tokens(BATCH, GROUP, OWN, seed=1)
+rows = jax.jit(Policy.rows, static_argnums=0)
+completions = jax.jit(Policy.completions, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def together(policy, params):
-    return policy.completions(params, PROMPTS, PROMPT_MASK, COMPLETIONS)
+    return completions(policy, params, PROMPTS, PROMPT_MASK, COMPLETIONS)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def alone(policy, params):
-    """Each completion behind its prompt in an unpadded row of its own."""
-    rows = []
-    for b, g in np.ndindex(BATCH, GROUP):
-        prompt = PROMPTS[b, PROMPT_MASK[b]]
-        hidden = policy.rows(params, row([[*prompt, *COMPLETIONS[b, g]]]))
-        rows.append(hidden[0, len(prompt) - 1 : -1])
-    return jnp.stack(rows).reshape(BATCH, GROUP, OWN, -1)
+    """Each completion behind its prompt in a row of its own, which is padded on the right."""
+    ids = np.zeros((BATCH * GROUP, PROMPT + OWN), np.int32)
+    starts = PROMPT_MASK.sum(axis=1).repeat(GROUP)
+    for i, start in enumerate(starts):
+        b, g = divmod(i, GROUP)
+        ids[i, : start + OWN] = [*PROMPTS[b, PROMPT_MASK[b]], *COMPLETIONS[b, g]]
+    places = starts[:, None] - 1 + np.arange(OWN)
+    hidden = rows(policy, params, row(ids))
+    return hidden[np.arange(len(ids))[:, None], places].reshape(BATCH, GROUP, OWN, -1)
 
 
-@pytest.mark.parametrize("family", SHAPES)
-def test_completions_equal_each_completion_alone(family):
-    policy, params = make_policy(SHAPES[family])
-    assert_close(together(policy, params), alone(policy, params))
-
-
-def test_completions_have_the_gradient_of_each_completion_alone():
-    policy, params = make_policy()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_completions_equal_each_completion_alone_and_have_its_gradient(shape):
+    policy, params = make_policy(SHAPES[shape])
     pull = np.random.default_rng(2).normal(size=(BATCH, GROUP, OWN, SHAPE.hidden_size))
-    gradients = [
-        jax.grad(lambda params, call=call: (call(policy, params) * pull).sum())(params)
+
+    def pulled(call, params):
+        hidden = call(policy, params)
+        return (hidden * pull).sum(), hidden
+
+    values = [
+        jax.jit(jax.value_and_grad(functools.partial(pulled, call), has_aux=True))(params)
         for call in (together, alone)
     ]
-    assert_close(*gradients)
+    ((_, hidden), ours), ((_, expected), theirs) = values
+    assert_close(hidden, expected)
+    assert_close(ours, theirs)
 
 
 def test_left_padding_its_width_and_its_content_change_nothing():
     policy, params = make_policy()
     wider = np.pad(PROMPT_MASK, ((0, 0), (3, 0)))
     filled = np.where(wider, np.pad(PROMPTS, ((0, 0), (3, 0))), tokens(BATCH, PROMPT + 3, seed=5))
-    padded = policy.completions(params, filled, wider, COMPLETIONS)
+    padded = completions(policy, params, filled, wider, COMPLETIONS)
     assert_close(padded, together(policy, params))
 
 
@@ -95,7 +101,7 @@ def test_a_later_token_changes_nothing_before_it_and_a_sibling_nothing_at_all():
     policy, params = make_policy()
     changed = COMPLETIONS.copy()
     changed[:, 1, 2] += 1
-    hidden = policy.completions(params, PROMPTS, PROMPT_MASK, changed)
+    hidden = completions(policy, params, PROMPTS, PROMPT_MASK, changed)
     difference = np.abs(hidden - together(policy, params)).max(axis=-1)
     # Position t of the result predicts token t: it has seen the tokens before t.
     assert (difference[:, 1, 3] > 1e-3).all()
@@ -113,23 +119,23 @@ def packed(ids):
 def test_packed_examples_do_not_see_each_other():
     policy, params = make_policy()
     ids = tokens(1, 11)
-    hidden = policy.rows(params, packed(ids))
+    hidden = rows(policy, params, packed(ids))
     for start, end in ((0, 3), (3, 7), (7, 9)):
-        assert_close(hidden[:, start:end], policy.rows(params, row(ids[:, start:end])))
+        assert_close(hidden[:, start:end], rows(policy, params, row(ids[:, start:end])))
 
 
 def test_perturbing_one_packed_example_leaves_the_others_as_they_were():
     policy, params = make_policy()
     ids, changed = tokens(1, 11), tokens(1, 11)
     changed[:, 3:7] = tokens(1, 4, seed=9)
-    hidden, after = (policy.rows(params, packed(x)) for x in (ids, changed))
+    hidden, after = (rows(policy, params, packed(x)) for x in (ids, changed))
     np.testing.assert_array_equal(hidden[:, [0, 1, 2, 7, 8]], after[:, [0, 1, 2, 7, 8]])
     assert (hidden[:, 3:7] != after[:, 3:7]).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("family", SHAPES)
-def test_prefill_and_decode_equal_the_full_forward(family):
-    policy, params = make_policy(SHAPES[family])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prefill_and_decode_equal_the_full_forward(shape):
+    policy, params = make_policy(SHAPES[shape])
 
     @jax.jit
     def cached(params):
@@ -147,16 +153,19 @@ def test_prefill_and_decode_equal_the_full_forward(family):
     assert_close(cached(params), together(policy, params))
 
 
-def test_scanned_layers_equal_unrolled_ones():
-    # Beyond 8 layers the stack is looped over; a list of caches always unrolls it.
-    deep = make_model(dataclasses.replace(SHAPE, num_layers=9))
-    ids = tokens(1, 5)
+def test_scanned_layers_equal_one_layer_after_the_other():
+    deep = make_model(dataclasses.replace(SHAPE, num_layers=9))  # more than are unrolled
+    ids, positions = tokens(1, 5), jnp.arange(5)[None]
     attend = Causal(jnp.ones((1, 5), jnp.int32), keep_cache=True)
-    positions = jnp.arange(5)[None]
-    scanned, stacked = deep(ids, positions, attend)
-    unrolled, listed = deep(ids, positions, attend, [None] * 9)
-    assert_close(scanned, unrolled)
-    assert_close(stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *listed))
+    definition, stacked = nnx.split(deep.layers)
+    one = jax.jit(lambda params, x: nnx.merge(definition, params)(x, positions, attend, None))
+    x, caches = deep.embed(ids), []
+    for i in range(9):
+        x, cache = one(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), x)
+        caches.append(cache)
+    hidden, scanned = jax.jit(lambda ids: deep(ids, positions, attend))(ids)
+    assert_close(hidden, deep.final_norm(x))
+    assert_close(scanned, jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches))
 
 
 def test_a_model_survives_the_split_into_policy_and_parameters():
@@ -164,8 +173,7 @@ def test_a_model_survives_the_split_into_policy_and_parameters():
     policy, params = Policy.split(model)
     ids, positions = tokens(1, 5), jnp.arange(5)[None]
     attend = Causal(jnp.ones((1, 5), jnp.int32))
-    expected, _ = model(ids, positions, attend)
-    hidden, _ = policy.bind(params)(ids, positions, attend)
-    np.testing.assert_array_equal(hidden, expected)
+    call = jax.jit(lambda model: model(ids, positions, attend)[0])
+    np.testing.assert_array_equal(call(policy.bind(params)), call(model))
     np.testing.assert_array_equal(policy.unembed(params), model.unembed)
     assert hash(policy) == hash(Policy.split(make_model(seed=1))[0])

@@ -1,0 +1,45 @@
+"""Placement: who holds what, and what cannot be shared."""
+
+import jax
+import numpy as np
+import pytest
+
+from cotjax.errors import InputError
+from cotjax.parallel.mesh import check_divides, make_mesh, replicate, shard
+
+
+@pytest.mark.parametrize(("asked", "got"), [(1, 1), (3, 3), (8, 8), (-1, 8)])
+def test_a_mesh_takes_the_devices_that_it_is_told_to(asked, got):
+    mesh = make_mesh(asked)
+    assert mesh.size == got and mesh.axis_names == ("data",)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(InputError) as error:
+        make_mesh(9)
+    assert str(error.value) == (
+        "mesh.data = 9: this process sees 8 devices. Set mesh.data <= 8, or -1 for all."
+    )
+
+
+def test_a_shard_holds_its_part_and_a_replica_all():
+    tree = {"a": np.arange(16).reshape(8, 2), "b": np.arange(8)}
+    mesh = make_mesh(4)
+    for placed, rows in ((shard(mesh, tree), 2), (replicate(mesh, tree), 8)):
+        jax.tree.map(np.testing.assert_array_equal, placed, tree)
+        for leaf in jax.tree.leaves(placed):
+            assert [len(part.data) for part in leaf.addressable_shards] == [rows] * 4
+
+
+def test_what_divides_passes():
+    check_divides(make_mesh(4), 12, "rollout.prompts")
+
+
+@pytest.mark.parametrize(("size", "fits"), [(13, 12), (3, 4)])
+def test_what_does_not_divide_names_a_size_that_fits(size, fits):
+    with pytest.raises(InputError) as error:
+        check_divides(make_mesh(4), size, "rollout.prompts")
+    assert str(error.value) == (
+        f"rollout.prompts = {size}: 4 devices cannot share it equally. "
+        f"Set rollout.prompts = {fits}, or mesh.data to a divisor of {size}."
+    )

@@ -1,0 +1,83 @@
+"""Students that compile in a second: random ones, and one that already half knows its answer."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cotjax.models import huggingface
+from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.policy import Policy
+from cotjax.models.transformer import Architecture, Transformer
+
+# Two query heads share a key head, so that everything here is also about grouped queries.
+SHAPE = Architecture("llama", 432, 16, 2, 4, 2, 8, 32, tie_embeddings=False)
+
+
+def make_model(shape=SHAPE, seed=0):
+    """A decoder whose every parameter is so far from zero that context changes each logit."""
+    definition, params = nnx.split(Transformer(shape, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(seed)
+    noisy = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype), params)
+    return nnx.merge(definition, noisy)
+
+
+@functools.cache
+def make_policy(shape=SHAPE, seed=0):
+    """(policy, parameters) of `make_model`."""
+    return Policy.split(make_model(shape, seed))
+
+
+def write_student(folder):
+    """Saves a student that answers 7 to about half of all questions; returns the folder's name.
+
+    The embeddings hold a table of which token follows which: anything -> Answer -> : -> 7 or 3
+    -> the end (or a new line and again). So a group of completions has right and wrong ones of
+    several lengths, and a policy gradient has something to learn within a few steps.
+    """
+    tokenizer = load_tokenizer(resolve("tiny"))
+    answer, colon, seven, three, line = (
+        tokenizer.convert_tokens_to_ids(token) for token in ("Answer", ":", "7", "3", "Ċ")
+    )
+    model = Transformer(SHAPE, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    embed, unembed = rng.normal(0, 0.05, (2, SHAPE.vocab_size, SHAPE.hidden_size))
+    begin, after_answer, after_colon, after_digit = range(4)
+    embed[:, begin] += 1
+    for places, tokens in ((after_answer, [answer]), (after_colon, [colon]),
+                           (after_digit, [seven, three])):  # fmt: skip
+        embed[tokens, begin], embed[tokens, places] = 0, 1
+    unembed[answer, begin] = unembed[colon, after_answer] = 2.5
+    unembed[[seven, three], after_colon] = 2.5
+    unembed[[tokenizer.eos_token_id, line], after_digit] = 2.5, 2.2
+    model.embed.embedding[...] = jnp.asarray(embed, jnp.float32)
+    model.unembed_weight[...] = jnp.asarray(unembed, jnp.float32)
+    huggingface.save(model, folder, tokenizer=tokenizer)
+    return str(folder)
+
+
+def write_sevens(path, count=24):
+    """A file of questions of several lengths whose answer is 7; returns its name."""
+    texts = [f"Mia has 7 pens. {'She buys 2 more. ' * (i % 3)}Tom has {i}." for i in range(count)]
+    rows = [{"question": text, "answer": "7*1=7\n#### 7"} for text in texts]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def flags(student, data, output, name, *more):
+    """Command-line flags of a run that takes seconds, on one device."""
+    return [
+        *(f"--model.path={student}", "--data.source=jsonl", f"--data.path={data}"),
+        *(f"--output={output}", f"--name={name}", "--mesh.data=1", "--seed=3"),
+        *("--rollout.prompts=4", "--rollout.group-size=4", "--rollout.max-prompt-tokens=32"),
+        *("--rollout.max-new-tokens=8", "--optimizer.learning-rate=0.01"),
+        # Sampled evaluation and rollout are one shape, so they share a compiled program.
+        *("--eval.problems=4", "--eval.samples=4", "--eval.batch-size=16"),
+        "--eval.max-new-tokens=8",
+        *("--sft.batch-size=2", "--sft.sequence-length=48", "--checkpoint.every=1"),
+        *more,
+    ]

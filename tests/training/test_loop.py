@@ -1,0 +1,222 @@
+"""The loop, with a stage whose arithmetic fits in a line: what is written when, and resuming."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cotjax.errors import InputError
+from cotjax.interfaces import Step
+from cotjax.training.checkpoint import Checkpoints
+from cotjax.training.loop import LoopSettings, fit
+from cotjax.training.metrics import SFT_COLUMNS, StepTable
+from cotjax.training.update import TrainState
+
+TIMES = {"step_s", "update_s", "update_tok_s"}
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run between two steps."""
+
+
+class Counter:
+    """Data: 1, 2, 3, …"""
+
+    def __init__(self):
+        self.count = 0
+
+    def __next__(self):
+        self.count += 1
+        return self.count
+
+    def get_state(self):
+        return {"count": self.count}
+
+    def set_state(self, state):
+        self.count = state["count"]
+
+
+class Sums:
+    """Adds each number of the data to its parameter, `inner_updates` times a step."""
+
+    inner_updates = 2
+
+    def __init__(self, stop_at=None):
+        self.state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, ())
+        self.data = Counter()
+        self.stop_at, self.evaluations = stop_at, 0
+
+    def next_step(self, params, step):
+        if step == self.stop_at:
+            raise Stop
+        number = next(self.data)
+        return Step(
+            jnp.float32(number),
+            {"batch_tokens": 10, "number": float(number), "w_before": float(params["w"])},
+            [{"id": f"n/{number}", "step_asked": step}],
+        )
+
+    def update(self, state, batch):
+        params = {"w": state.params["w"] + batch}
+        return TrainState(state.step + 1, params, ()), {"loss": (params["w"] * 4, jnp.float32(4))}
+
+    def evaluate(self, params):
+        self.evaluations += 1
+        share = float(params["w"]) / 100
+        numbers = {"accuracy": share, "accuracy_low": 0.0, "accuracy_high": 1.0}
+        return numbers | {"tokens": 3.0, "problems": 2}, [{"id": "held-out"}]
+
+
+def run(folder, stage=None, **changes):
+    """A run of 5 steps; returns the stage, the result and what was printed."""
+    settings = {"steps": 5, "eval_every": 2, "checkpoint_every": 1, "keep": 2, "resume": False}
+    folder.mkdir(exist_ok=True)
+    stage, out = stage or Sums(), io.StringIO()
+    console = Console(file=out, width=100)
+    settings = LoopSettings(**settings | changes)
+    result = fit(stage, folder, settings, StepTable(SFT_COLUMNS, settings.steps, console), console)
+    return stage, result, out.getvalue()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def written(folder):
+    """Everything that a run wrote, except how long it took."""
+    metrics = [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in lines(folder / "metrics.jsonl")
+    ]
+    return metrics, lines(folder / "completions.jsonl")
+
+
+def checkpoint(folder, step):
+    checkpoints = Checkpoints(folder, keep=2)
+    assert checkpoints.latest() == step
+    restored = checkpoints.restore(step, Sums().state)
+    checkpoints.close()
+    return restored
+
+
+@pytest.fixture
+def wait_for_checkpoints(monkeypatch):
+    """A run that is cut off leaves no half-written checkpoint, so each test knows where it is."""
+    save = Checkpoints.save
+
+    def save_and_wait(self, *arguments):
+        save(self, *arguments)
+        self._manager.wait_until_finished()
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_wait)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, *run(folder)
+
+
+def test_every_step_updates_and_every_number_is_written_once(unbroken):
+    folder, _, result, _ = unbroken
+    metrics, completions = written(folder)
+    assert [(line["kind"], line["step"]) for line in metrics] == [
+        ("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("train", 4),
+        ("eval", 4), ("train", 5), ("eval", 5),
+    ]  # fmt: skip
+    # Each step adds its number twice: 2, 6, 12, 20, 30; the loss is reported of the last update.
+    steps = [line for line in metrics if line["kind"] == "train"]
+    assert [line["w_before"] for line in steps] == [0, 2, 6, 12, 20]
+    assert [line["loss"] for line in steps] == [2, 6, 12, 20, 30]
+    assert [line["accuracy"] for line in metrics if line["kind"] == "eval"] == [0, 0.06, 0.2, 0.3]
+    assert [(row["kind"], row["step"]) for row in completions] == [
+        ("before", 0), *(("train", step) for step in range(1, 6)), ("after", 5)
+    ]  # fmt: skip
+    assert result["before"]["accuracy"] == 0 and result["after"]["accuracy"] == 0.3
+    assert result["steps"] == 5
+
+
+def test_times_and_rates_are_positive(unbroken):
+    folder, *_ = unbroken
+    for line in lines(folder / "metrics.jsonl"):
+        if line["kind"] == "train":
+            assert 0 < line["update_s"] <= line["step_s"]
+            assert line["update_tok_s"] == pytest.approx(10 / line["update_s"])
+
+
+def test_the_evaluations_and_the_steps_are_printed(unbroken):
+    *_, shown = unbroken
+    for words in ("before: accuracy 0.0%", "step 2: accuracy 6.0%", "after: accuracy 30.0%"):
+        assert shown.count(words) == 1
+    assert shown.count("/5") == 5
+
+
+def test_zero_evaluates_only_before_and_after_and_saves_only_at_the_end(tmp_path):
+    stage, *_ = run(tmp_path, eval_every=0, checkpoint_every=0)
+    assert stage.evaluations == 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["5"]
+    state, position = checkpoint(tmp_path, 5)
+    assert state.params["w"] == 30 and state.step == 10 and position == {"count": 5}
+
+
+@pytest.mark.usefixtures("wait_for_checkpoints")
+@pytest.mark.parametrize(("stop_at", "checkpoint_every"), [(1, 1), (3, 1), (4, 3), (2, 2)])
+def test_stopping_and_resuming_equals_an_unbroken_run(
+    unbroken, tmp_path, stop_at, checkpoint_every
+):
+    settings = {"checkpoint_every": checkpoint_every}
+    with pytest.raises(Stop):
+        run(tmp_path, Sums(stop_at), **settings)
+    stage, result, _ = run(tmp_path, resume=True, **settings)
+    folder, _, expected, _ = unbroken
+    assert written(tmp_path) == written(folder)
+    assert result == expected
+    one, other = (checkpoint(where, 5) for where in (tmp_path, folder))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    # The evaluation before the first step is read, not made again: 2, 4 and 5 are left at most.
+    resumed_at = stop_at - stop_at % checkpoint_every
+    assert stage.evaluations == sum(step > resumed_at for step in (2, 4, 5))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    _, expected, _ = run(tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in ("metrics.jsonl", "completions.jsonl")]
+    stage, result, _ = run(tmp_path, resume=True)
+    assert result == expected and stage.evaluations == 0
+    after = [(tmp_path / name).read_bytes() for name in ("metrics.jsonl", "completions.jsonl")]
+    assert after == before
+    state, _ = checkpoint(tmp_path, 5)
+    assert state.params["w"] == 30
+
+
+def test_resuming_with_more_steps_goes_on(unbroken, tmp_path):
+    run(tmp_path, steps=3)
+    _, result, _ = run(tmp_path, resume=True)
+    folder, _, expected, _ = unbroken
+    assert result == expected
+    steps = [[m for m in written(where)[0] if m["kind"] == "train"] for where in (tmp_path, folder)]
+    assert steps[0] == steps[1]
+
+
+def test_resuming_before_the_first_checkpoint_names_the_fix(tmp_path):
+    with pytest.raises(InputError) as error:
+        run(tmp_path, resume=True)
+    assert str(error.value) == (
+        f"--resume: {tmp_path} has no checkpoint yet. Remove the folder and start anew."
+    )
+
+
+def test_resuming_beyond_the_last_step_names_the_fix(tmp_path):
+    run(tmp_path)
+    with pytest.raises(InputError) as error:
+        run(tmp_path, steps=4, resume=True)
+    assert str(error.value) == f"steps = 4: {tmp_path} has already taken 5. Set steps >= 5."
+
+
+def test_a_crash_in_a_stage_reaches_the_caller(tmp_path):
+    with pytest.raises(Stop):
+        run(tmp_path, Sums(stop_at=0))
