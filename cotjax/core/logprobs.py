@@ -1,6 +1,7 @@
 """Log-probabilities of chosen tokens, entropy, and the three estimators of a KL divergence."""
 
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -202,7 +203,9 @@ def chunked_token_logprobs(
     if mask is not None:
         hidden = fill_masked(hidden, mask[..., None])
         tokens = jnp.where(mask, tokens, 0)
-    logp, spread = _blockwise(block, float(temperature), hidden, unembed, tokens)
+    # JAX does not type what a custom_vjp returns.
+    both = cast(Any, _blockwise(block, float(temperature), hidden, unembed, tokens))
+    logp, spread = both
     return (logp, spread) if mask is None else (fill_masked(logp, mask), fill_masked(spread, mask))
 
 
