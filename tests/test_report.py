@@ -141,7 +141,7 @@ def test_it_says_what_the_run_was(folder):
         "Student tiny, pretrained",
         "Data built-in problems of 2–6 steps",
         "Batch 16 prompts × 8 completions",
-        "grpo, clip 0.2/0.2, KL 0.04 (k3)",
+        "grpo, clip 0.2/0.2, KL 0.01 (k3)",
         "Seed 0",
     ]:
         assert fact in text

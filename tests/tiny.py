@@ -1,7 +1,10 @@
 """Students that compile in a second: random ones, and one that already half knows its answer."""
 
+import atexit
 import functools
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cotjax.config import load
 from cotjax.models import huggingface
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.models.policy import Policy
@@ -81,3 +85,30 @@ def flags(student, data, output, name, *more):
         *("--sft.batch-size=2", "--sft.sequence-length=48", "--checkpoint.every=1"),
         *more,
     ]
+
+
+@functools.cache
+def keep_compiled_programs():
+    """Compiles every program once a session, also for runs that build their stage anew.
+
+    Returns the environment in which another process does the same.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="cotjax-compiled-")
+    atexit.register(folder.cleanup)
+    settings = {
+        "jax_compilation_cache_dir": folder.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    return os.environ | {name.upper(): str(value) for name, value in settings.items()}
+
+
+def make_config(folder, *more):
+    """The config of a small run on `write_student` and `write_sevens`, made in a folder."""
+    student, data = folder / "student", folder / "sevens.jsonl"
+    if not data.exists():
+        write_student(student)
+        write_sevens(data)
+    return load(flags(student, data, folder / "runs", "run", *more))

@@ -55,6 +55,9 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint is of another model or optimizer.
         """
+        self._manager.wait_until_finished()
+        with ocp.PyTreeCheckpointer() as reader:
+            _check_params(reader, self.folder / str(step), like.params)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
@@ -108,16 +111,10 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
         )
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
     with ocp.PyTreeCheckpointer() as reader:
-        state = (path / "state").absolute()
         # A partial restore passes over what the model lacks, so the trees are compared first.
-        found = _shapes(reader.metadata(state).item_metadata.tree["params"])
-        wanted = _shapes(like)
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                reason = f"{name} is {found.get(name)} there and {wanted.get(name)} in the model"
-                raise InputError(_mismatch(path, ValueError(reason)))
+        _check_params(reader, path, like)
         restored = reader.restore(
-            state,
+            (path / "state").absolute(),
             args=ocp.args.PyTreeRestore(
                 item=abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -125,6 +122,17 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
             ),
         )
     return int(path.name), restored["params"]
+
+
+def _check_params(reader: ocp.PyTreeCheckpointer, path: pathlib.Path, like: Any) -> None:
+    """Compares names and shapes before any array is read."""
+    state = (path / "state").absolute()
+    found = _shapes(reader.metadata(state).item_metadata.tree["params"])
+    wanted = _shapes(like)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            reason = f"{name} is {found.get(name)} there and {wanted.get(name)} in the model"
+            raise InputError(_mismatch(path, ValueError(reason)))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -110,12 +110,13 @@ def test_schedules_go_from_the_weakest_teacher_to_the_strongest(kind):
     assert mean_teacher == sorted(mean_teacher)
 
 
-@pytest.mark.parametrize("stages", range(1, 13))
-@pytest.mark.parametrize("teachers", range(1, 7))
-def test_stage_m_of_step_is_taught_by_the_stated_teacher(stages, teachers):
-    for stage in range(1, stages + 1):
-        weights = core.teacher_weights(stage / stages, num_teachers=teachers)
-        assert int(jnp.argmax(weights)) + 1 == -(-stage * teachers // stages)
+@pytest.mark.parametrize("teachers", [1, 2, 3, 6, 7])
+def test_stage_m_of_step_is_taught_by_the_stated_teacher(teachers):
+    stages = [(m, total) for total in range(1, 50) for m in range(1, total + 1)]
+    progress = np.array([m / total for m, total in stages], np.float32)
+    weights = jax.jit(jax.vmap(lambda x: core.teacher_weights(x, num_teachers=teachers)))(progress)
+    stated = [-(-m * teachers // total) for m, total in stages]
+    np.testing.assert_array_equal(np.argmax(weights, axis=-1) + 1, stated)
 
 
 def test_linear_is_the_mean_of_neighbours_half_way():

@@ -18,9 +18,9 @@ every_space = pytest.mark.parametrize("space", SPACES)
 teachers = functools.partial(np.random.default_rng(0).standard_normal, dtype=np.float32)
 
 
-@functools.cache
-def _compiled(space):
-    def both(logits, weight, cotangent, temperature):
+@jax.jit
+def _every_space(logits, weight, cotangent, temperature):
+    def both(space):
         def total(logits):
             mixed = core.mix_teachers(logits, weight, space=space, temperature=temperature)
             # The cotangent of a probability, which is finite where the log-probability is not.
@@ -29,15 +29,15 @@ def _compiled(space):
         (_, mixed), slope = jax.value_and_grad(total, has_aux=True)(logits)
         return mixed, slope
 
-    return jax.jit(both)
+    return {space: both(space) for space in SPACES}
 
 
 def evaluate(space, logits, weight, temperature=1.0):
+    """The mixture and the slope by the logits."""
     weight = np.asarray(weight, np.float32)
     cotangent = np.random.default_rng(1).standard_normal(logits.shape[1:]).astype(np.float32)
-    return jax.tree.map(
-        np.asarray, _compiled(space)(logits, weight, cotangent, np.float32(temperature))
-    )
+    answers = _every_space(logits, weight, cotangent, np.float32(temperature))
+    return jax.tree.map(np.asarray, answers[space])
 
 
 @every_space
