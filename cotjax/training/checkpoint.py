@@ -127,7 +127,8 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
 def _check_params(reader: ocp.PyTreeCheckpointer, path: pathlib.Path, like: Any) -> None:
     """Compares names and shapes before any array is read."""
     state = (path / "state").absolute()
-    found = _shapes(reader.metadata(state).item_metadata.tree["params"])
+    stored: Any = reader.metadata(state).item_metadata
+    found = _shapes(stored.tree["params"])
     wanted = _shapes(like)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
