@@ -1,0 +1,198 @@
+"""GRPO's wiring: what a step hands to the update, and when nothing must change."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cotjax.errors import InputError
+from cotjax.parallel.mesh import make_mesh
+from cotjax.stages import common
+from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch
+from tests.tiny import keep_compiled_programs, make_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    keep_compiled_programs()
+    return tmp_path_factory.mktemp("grpo")
+
+
+def open_stage(folder, *flags, devices=1):
+    return GRPOStage(make_config(folder, "--steps=3", *flags), make_mesh(devices))
+
+
+def copy(tree):
+    """On the host, for an update reuses the buffers of its state."""
+    return jax.tree.map(np.array, tree)
+
+
+def values(metrics):
+    return {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_close(one, other, tolerance=1e-5):
+    """Relative to the largest number of all leaves."""
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(other))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale), one, other
+    )
+
+
+# A step.
+
+
+def test_a_step_holds_scored_groups_and_says_what_they_are_like(folder):
+    stage = open_stage(folder, "--policy.inner-updates=2", "--policy.micro-batch=0")
+    work = stage.next_step(stage.state.params, 0)
+    (groups,) = work.batch
+    assert groups.completion.shape == groups.logp_old.shape == groups.logp_ref.shape == (4, 4, 8)
+    mask, advantage = np.asarray(groups.completion_mask), np.asarray(groups.advantage)
+    assert 0 < work.metrics["accuracy"] < 1 and 0 <= work.metrics["no_signal"] < 1
+    np.testing.assert_allclose(advantage.mean(axis=1), 0, atol=1e-6)
+    assert work.metrics["completion_tokens"] == pytest.approx(mask.sum() / 16)
+    assert work.metrics["batch_tokens"] == mask.sum() + 16 * 32
+    assert len(work.completions) == 4 and len({row["id"] for row in work.completions}) == 2
+    # The sampler, the trainer and the reference are still one policy.
+    for logp in (groups.logp_sampler, groups.logp_ref):
+        np.testing.assert_allclose(
+            np.asarray(logp)[mask], np.asarray(groups.logp_old)[mask], atol=1e-5
+        )
+
+
+def test_the_first_update_has_ratio_one_and_no_gap_to_the_sampler(folder):
+    stage = open_stage(folder, "--policy.inner-updates=2")
+    work = stage.next_step(stage.state.params, 0)
+    state, metrics = stage.update(stage.state, work.batch)
+    first, second = values(metrics), values(stage.update(state, work.batch)[1])
+    assert first["ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["sampler_gap"] < 1e-5 and abs(first["kl"]) < 1e-9 and abs(first["kl_old"]) < 1e-9
+    # The second update meets a policy that is no longer the one that sampled.
+    assert second["sampler_gap"] > 1e-3 and second["kl"] > 1e-6 and second["kl_old"] > 1e-6
+
+
+def test_the_same_step_asks_for_the_same_completions(folder):
+    stage = open_stage(folder)
+    position = stage.data.get_state()
+    one = stage.next_step(stage.state.params, 5)
+    stage.data.set_state(position)
+    other = stage.next_step(stage.state.params, 5)
+    assert_same(one.batch, other.batch)
+    stage.data.set_state(position)
+    third = stage.next_step(stage.state.params, 6)
+    assert (third.batch[0].completion != one.batch[0].completion).any()
+
+
+def test_without_a_learning_rate_nothing_changes(folder):
+    stage = open_stage(folder, "--optimizer.learning-rate=0")
+    before, state = copy(stage.state.params), stage.state
+    for step in range(3):
+        state, metrics = stage.update(state, stage.next_step(state.params, step).batch)
+        assert abs(values(metrics)["kl"]) < 1e-9
+    assert_same(state.params, before)
+
+
+def test_the_reference_stays_while_the_student_learns(folder):
+    stage = open_stage(folder)
+    before = copy(stage.student.params)
+    state, _ = stage.update(stage.state, stage.next_step(stage.state.params, 0).batch)
+    assert_same(stage.student.params, before)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (copy(state.params), before)),
+                                              strict=True))  # fmt: skip
+
+
+def test_equal_rewards_have_no_gradient_and_sound_the_alarm(folder, monkeypatch):
+    monkeypatch.setattr(common, "completion_reward", lambda *a, **k: (-2.0, {
+        "correct": 0.0, "well_formed": 0.0}))  # fmt: skip
+    stage = open_stage(folder, "--policy.kl-coefficient=0", "--optimizer.weight-decay=0")
+    work = stage.next_step(stage.state.params, 0)
+    assert work.metrics["no_signal"] == 1
+    assert "no signal: in 4 of 4 groups every completion is wrong" in work.alarm
+    before = copy(stage.state.params)
+    state, metrics = stage.update(stage.state, work.batch)
+    assert values(metrics)["grad_norm"] == 0
+    assert_same(state.params, before)
+
+
+def test_learning_raises_the_reward(folder):
+    stage = open_stage(folder)
+    state, rewards = stage.state, []
+    for step in range(8):
+        work = stage.next_step(state.params, step)
+        rewards.append(work.metrics["reward"])
+        state, _ = stage.update(state, work.batch)
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
+
+
+# Micro-batches and devices; plain descent, so that parameters move by gradients alone.
+
+
+@pytest.fixture
+def descent(monkeypatch):
+    monkeypatch.setattr(common, "make_optimizer", lambda *settings: optax.sgd(0.5))
+
+
+def three_steps(stage):
+    """Metrics of three steps, and the parameters after them."""
+    state, seen = stage.state, []
+    for step in range(3):
+        work = stage.next_step(state.params, step)
+        state, metrics = stage.update(state, work.batch)
+        seen.append(values(metrics) | {"reward": work.metrics["reward"]})
+    return seen, copy(state.params)
+
+
+def test_micro_batches_give_the_update_of_the_whole_batch(folder, descent):
+    whole, micro = (open_stage(folder, f"--policy.micro-batch={size}") for size in (0, 2))
+    assert len(micro.next_step(micro.state.params, 0).batch) == 2
+    micro = open_stage(folder, "--policy.micro-batch=2")
+    (expected, params), (seen, other) = three_steps(whole), three_steps(micro)
+    assert_close(other, params)
+    for one, two in zip(expected, seen, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_eight_devices_equal_one(folder, descent):
+    stages = [open_stage(folder, "--rollout.prompts=8", devices=n) for n in (1, 8)]
+    (expected, params), (seen, other) = map(three_steps, stages)
+    assert_close(other, params)
+    for one, two in zip(expected, seen, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+# What the config says.
+
+
+def test_the_objective_is_the_configs(folder):
+    objective = open_stage(
+        folder,
+        *("--policy.objective=dapo", "--policy.clip-high=0.28", "--policy.kl-estimator=k2"),
+        *("--policy.kl-coefficient=0.5", "--policy.advantage-scale=none", "--policy.ddof=0"),
+    ).objective
+    assert (objective.term, objective.reduction, objective.clip_high) == ("clipped", "token", 0.28)
+    assert (objective.kl, objective.beta, objective.scale) == ("k2", 0.5, "none")
+    assert objective.ddof == 0
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit", "size"),
+    [(1, 256, 64), (64, 256, 64), (65, 256, 128), (200, 200, 200), (3, 8, 8)],
+)
+def test_completions_are_cut_to_a_few_widths(longest, limit, size):
+    assert _bucket(longest, limit) == size
+
+
+@pytest.mark.parametrize(
+    ("per_device", "devices", "size"), [(0, 1, 16), (4, 1, 4), (4, 2, 8), (4, 8, 16), (16, 1, 16)]
+)
+def test_a_micro_batch_counts_prompts_per_device(per_device, devices, size):
+    assert _micro_batch(per_device, 16, make_mesh(devices)) == size
+
+
+def test_a_micro_batch_that_does_not_divide(folder):
+    with pytest.raises(InputError, match="policy.micro_batch = 3: .* rollout.prompts = 16"):
+        _micro_batch(3, 16, make_mesh(2))
