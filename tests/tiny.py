@@ -1,6 +1,7 @@
 """Students that compile in a second: random ones, and one that already half knows its answer."""
 
 import atexit
+import dataclasses
 import functools
 import json
 import os
@@ -36,7 +37,7 @@ def make_policy(shape=SHAPE, seed=0):
     return Policy.split(make_model(shape, seed))
 
 
-def write_student(folder):
+def write_student(folder, **changes):
     """Saves a student that answers 7 to about half of all questions; returns the folder's name.
 
     The embeddings hold a table of which token follows which: anything -> Answer -> : -> 7 or 3
@@ -47,7 +48,7 @@ def write_student(folder):
     answer, colon, seven, three, line = (
         tokenizer.convert_tokens_to_ids(token) for token in ("Answer", ":", "7", "3", "Ċ")
     )
-    model = Transformer(SHAPE, rngs=nnx.Rngs(0))
+    model = Transformer(dataclasses.replace(SHAPE, **changes), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     embed, unembed = rng.normal(0, 0.05, (2, SHAPE.vocab_size, SHAPE.hidden_size))
     begin, after_answer, after_colon, after_digit = range(4)
