@@ -2,7 +2,8 @@
 
 The transformer is written once and asks an `Attend` for the mixing of tokens. Training on plain
 sequences, training on a prompt shared by its G completions, prefilling and decoding differ only
-in which `Attend` they pass.
+in which `Attend` they pass. How scores are computed and how far a layer looks back is the layer's
+business: it hands over a `Scoring`.
 """
 
 import dataclasses
@@ -11,6 +12,45 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How a layer scores a key, and which distances it looks back; static.
+
+        score = scale · q·k;  with a soft cap c, score = c · tanh(scale · q·k / c)
+
+    Attributes:
+      window: a query sees itself and the window - 1 tokens before it; 0: all before it.
+      scale: multiplies q·k; 0 = D^-1/2.
+      softcap: c; 0 = none.
+      dtype: in which products are summed and handed on.
+    """
+
+    window: int = 0
+    scale: float = 0.0
+    softcap: float = 0.0
+    dtype: Any = jnp.float32
+
+    def __call__(
+        self, query: Float[Array, "*N Q D"], key: Float[Array, "*N D S"]
+    ) -> Float[Array, "*N Q S"]:
+        """Scores in float32."""
+        scores = self.product(query, key).astype(jnp.float32)
+        scores = scores * (self.scale or query.shape[-1] ** -0.5)
+        return self.softcap * jnp.tanh(scores / self.softcap) if self.softcap else scores
+
+    def product(self, a: Float[Array, "*N I J"], b: Float[Array, "*N J L"]) -> Array:
+        """[*N, I, L], a matrix product in `dtype`."""
+        return jnp.matmul(a, b, preferred_element_type=self.dtype)
+
+    def sees(self, distance: Int[Array, "Q S"]) -> Bool[Array, "Q S"]:
+        """Whether a query looks back so many tokens; a negative distance lies ahead."""
+        seen = distance >= 0
+        return seen & (distance < self.window) if self.window else seen
+
+
+EVERYTHING = Scoring()
 
 
 class Attend(Protocol):
@@ -22,6 +62,7 @@ class Attend(Protocol):
         key: Float[Array, "B S K D"],
         value: Float[Array, "B S K D"],
         cache: Any,
+        scoring: Scoring = EVERYTHING,
     ) -> tuple[Float[Array, "B S H D"], Any]:
         """Returns the attended values and this layer's new cache (or None)."""
         ...
@@ -35,14 +76,16 @@ def _by_head(x: Float[Array, "B *S N D"]) -> Float[Array, "B N *S D"]:
     return jnp.moveaxis(x, -2, 1)
 
 
-def _weights(scores: Array, width: int) -> Array:
-    """Softmax of scaled scores in float32."""
-    return jax.nn.softmax(scores.astype(jnp.float32) * width**-0.5, axis=-1)
+def _distance(query: Int[Array, " Q"], key: Int[Array, " S"]) -> Int[Array, "Q S"]:
+    """How far before each query each key stands, in tokens."""
+    return query[:, None] - key[None, :]
 
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
-    """Token s sees token s' <= s of its own segment.
+    """Token s sees token s' <= s of its own segment, as far back as the layer looks.
+
+    A segment's tokens are neighbours, so distances in the row are distances in the text.
 
     Attributes:
       segment: [B, S] integers; 0 is padding, equal positive numbers belong together. Packed
@@ -54,7 +97,9 @@ class Causal:
     segment: Int[Array, "B S"]
     keep_cache: bool = False
 
-    def __call__(self, query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
+    ) -> tuple[Array, Any]:
         """See `Attend`; `cache` is ignored."""
         del cache
         batch, size, heads, width = query.shape
@@ -62,10 +107,11 @@ class Causal:
         # R query heads share a key head: they are rows of one product, [B, K, R·S, D].
         query = _by_head(query).reshape(batch, num_kv, -1, width)
         key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
-        causal = jnp.tril(jnp.ones((size, size), bool))
-        mask = causal & (self.segment[:, :, None] == self.segment[:, None, :])
-        scores = (query @ key).reshape(batch, heads, size, size)
-        weights = _weights(jnp.where(mask[:, None], scores, _NEGATIVE), width)
+        row = jnp.arange(size)
+        same = self.segment[:, :, None] == self.segment[:, None, :]
+        mask = scoring.sees(_distance(row, row)) & same
+        scores = scoring(query, key).reshape(batch, heads, size, size)
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, _NEGATIVE), axis=-1)
         mixed = weights.astype(value.dtype).reshape(batch, num_kv, -1, size) @ value
         out = jnp.moveaxis(mixed.reshape(batch, heads, size, width), 1, 2)
         return out, (key, value) if self.keep_cache else None
@@ -75,14 +121,16 @@ def _attend_prompt_and_own(
     query: Float[Array, "B G Q H D"],
     prompt: tuple[Array, Array, Array],
     own: tuple[Array, Array, Array],
+    scoring: Scoring,
 ) -> Float[Array, "B G Q H D"]:
     """One softmax over the shared prompt's keys and each completion's own keys.
 
     Args:
       query: [B, G, Q, H, D].
-      prompt: key [B, K, D, P], value [B, K, P, D], mask [B, P]; never copied G times, all G·Q
-        queries of a prompt meet them in one matrix product.
+      prompt: key [B, K, D, P], value [B, K, P, D], mask [B, Q, P] ([B, 1, P] where all queries
+        see the same); never copied G times, all G·Q queries of a prompt meet them in one product.
       own: key [B, K, G, D, T], value [B, K, G, T, D], mask [Q, T].
+      scoring: of the layer; its window is in the masks already.
 
     Returns:
       [B, G, Q, H, D].
@@ -96,17 +144,21 @@ def _attend_prompt_and_own(
     query = query.reshape(batch, group, num_query, num_kv, -1, width)
     query = query.transpose(0, 3, 1, 4, 2, 5).reshape(*lead, -1, width)
 
-    on_prompt = query.reshape(batch, num_kv, -1, width) @ prompt_key
-    on_prompt = jnp.where(prompt_mask[:, None, None], on_prompt, _NEGATIVE)
-    on_own = (query @ own_key).reshape(*lead, -1, *own_mask.shape)
-    on_own = jnp.where(own_mask, on_own, _NEGATIVE)
-    scores = [x.reshape(*lead, query.shape[3], -1) for x in (on_prompt, on_own)]
-    weights = _weights(jnp.concatenate(scores, axis=-1), width).astype(own_value.dtype)
+    def masked(scores: Array, mask: Array) -> Array:
+        scores = scores.reshape(*lead, -1, num_query, scores.shape[-1])
+        return jnp.where(mask, scores, _NEGATIVE).reshape(*lead, -1, scores.shape[-1])
+
+    on_prompt = scoring(query.reshape(batch, num_kv, -1, width), prompt_key)
+    on_prompt = masked(on_prompt, prompt_mask[:, None, None, None])
+    on_own = masked(scoring(query, own_key), own_mask)
+    weights = jax.nn.softmax(jnp.concatenate([on_prompt, on_own], axis=-1), axis=-1)
+    weights = weights.astype(own_value.dtype)
 
     to_prompt = weights[..., :num_prompt].reshape(batch, num_kv, -1, num_prompt)
-    from_prompt = (to_prompt @ prompt_value).reshape(query.shape)
-    mixed = from_prompt + weights[..., num_prompt:] @ own_value
-    mixed = mixed.reshape(*lead, -1, num_query, width).transpose(0, 2, 4, 1, 3, 5)
+    from_prompt = scoring.product(to_prompt, prompt_value).reshape(query.shape)
+    mixed = from_prompt + scoring.product(weights[..., num_prompt:], own_value)
+    mixed = mixed.astype(own_value.dtype).reshape(*lead, -1, num_query, width)
+    mixed = mixed.transpose(0, 2, 4, 1, 3, 5)
     return mixed.reshape(batch, group, num_query, heads, width)
 
 
@@ -115,7 +167,8 @@ class SharedPrompt:
     """A prompt and its G completions in one row: every completion sees the prompt and itself.
 
     The row is `prompt (P) | completion 1 (T) | … | completion G (T)`, so the prompt passes
-    through the network once, not G times.
+    through the network once, not G times. Prompts are padded on the left: completion token t
+    stands P + t - p tokens behind prompt token p.
 
     Attributes:
       prompt_mask: [B, P] True where the left-padded prompt has a token.
@@ -125,30 +178,43 @@ class SharedPrompt:
     prompt_mask: Bool[Array, "B P"]
     group_size: int
 
-    def __call__(self, query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
+    ) -> tuple[Array, Any]:
         """See `Attend`; S = P + G·T; `cache` is ignored."""
         del cache
         num_prompt = self.prompt_mask.shape[-1]
         attend_prompt = Causal(self.prompt_mask.astype(jnp.int32), keep_cache=True)
         prompt_out, (prompt_key, prompt_value) = attend_prompt(
-            query[:, :num_prompt], key[:, :num_prompt], value[:, :num_prompt], None
+            query[:, :num_prompt], key[:, :num_prompt], value[:, :num_prompt], None, scoring
         )
         own_query, own_key, own_value = (
             x[:, num_prompt:].reshape(x.shape[0], self.group_size, -1, *x.shape[2:])
             for x in (query, key, value)
         )
-        length = own_query.shape[2]
+        index = jnp.arange(own_query.shape[2])
         own_out = _attend_prompt_and_own(
             own_query,
-            (prompt_key, prompt_value, self.prompt_mask),
+            (prompt_key, prompt_value, _seen_of_prompt(self.prompt_mask, index, scoring)),
             (
                 jnp.matrix_transpose(_by_head(own_key)),
                 _by_head(own_value),
-                jnp.tril(jnp.ones((length, length), bool)),
+                scoring.sees(_distance(index, index)),
             ),
+            scoring,
         )
         own_out = own_out.reshape(query.shape[0], -1, *query.shape[2:])
         return jnp.concatenate([prompt_out, own_out], axis=1), None
+
+
+def _seen_of_prompt(
+    mask: Bool[Array, "B P"], index: Int[Array, " Q"], scoring: Scoring
+) -> Bool[Array, "B Q P"]:
+    """Which prompt tokens the completion tokens number `index` see; Q is 1 if all see the same."""
+    if not scoring.window:
+        return mask[:, None]
+    num_prompt = mask.shape[-1]
+    return mask[:, None] & scoring.sees(_distance(num_prompt + index, jnp.arange(num_prompt)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +233,9 @@ class DecodeShared:
     prompt_mask: Bool[Array, "B P"]
     index: Int[Array, ""]
 
-    def __call__(self, query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
+    ) -> tuple[Array, Any]:
         """See `Attend`; S = G."""
         prompt_key, prompt_value, own_key, own_value = cache
         own_key = jax.lax.dynamic_update_slice_in_dim(
@@ -176,10 +244,11 @@ class DecodeShared:
         own_value = jax.lax.dynamic_update_slice_in_dim(
             own_value, _by_head(value)[..., None, :], self.index, axis=3
         )
-        seen = jnp.arange(own_key.shape[-1]) <= self.index
+        index = self.index[None]
         out = _attend_prompt_and_own(
             query[:, :, None],
-            (prompt_key, prompt_value, self.prompt_mask),
-            (own_key, own_value, seen[None]),
+            (prompt_key, prompt_value, _seen_of_prompt(self.prompt_mask, index, scoring)),
+            (own_key, own_value, scoring.sees(_distance(index, jnp.arange(own_key.shape[-1])))),
+            scoring,
         )
         return out[:, :, 0], (prompt_key, prompt_value, own_key, own_value)
