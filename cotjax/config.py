@@ -157,7 +157,7 @@ class EvalConfig:
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
-    batch_size: Count = 256  # Completions decoded at once.
+    batch_size: Count = 320  # Completions decoded at once, greedy and sampled together.
 
 
 @dataclass(frozen=True)

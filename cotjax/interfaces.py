@@ -112,7 +112,8 @@ class ScoredGroups:
       logp_sampler: [B, G, T] as the sampler computed it, nats; only compared.
       logp_old: [B, G, T] of the policy that sampled, as the trainer computes it; None when the
         policy has not changed since.
-      logp_ref: [B, G, T] of the frozen reference; None without one.
+      logp_ref: [B, G, T] of the frozen reference; None where `reference` is given or not needed.
+      reference: its parameters, for a loss that scores them itself; None otherwise.
     """
 
     prompt: Int[Array, "B P"]
@@ -121,8 +122,9 @@ class ScoredGroups:
     completion_mask: Bool[Array, "B G T"]
     advantage: Float[Array, "B G"]
     logp_sampler: Float[Array, "B G T"]
-    logp_old: Float[Array, "B G T"] | None
-    logp_ref: Float[Array, "B G T"] | None
+    logp_old: Float[Array, "B G T"] | None = None
+    logp_ref: Float[Array, "B G T"] | None = None
+    reference: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ business: it hands over a `Scoring`.
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
@@ -44,7 +45,7 @@ class Scoring:
         """[*N, I, L], a matrix product in `dtype`."""
         return jnp.matmul(a, b, preferred_element_type=self.dtype)
 
-    def sees(self, distance: Int[Array, "Q S"]) -> Bool[Array, "Q S"]:
+    def sees(self, distance: Int[Array, "*Q S"]) -> Bool[Array, "*Q S"]:
         """Whether a query looks back so many tokens; a negative distance lies ahead."""
         seen = distance >= 0
         return seen & (distance < self.window) if self.window else seen
@@ -217,6 +218,42 @@ def _seen_of_prompt(
     return mask[:, None] & scoring.sees(_distance(num_prompt + index, jnp.arange(num_prompt)))
 
 
+# Softmax over some of the keys, before division: largest score, sum of exponentials, and the
+# values summed under them. Two such partial results merge into that over both sets of keys.
+Partial = tuple[Array, Array, Array]
+
+
+def _attend_part(
+    scoring: Scoring, query: Array, key: Array, value: Array, seen: Bool[Array, "*B S"]
+) -> Partial:
+    """Attention of query [..., R, D] over key [..., D, S] and value [..., S, D] where `seen`."""
+    scores = jnp.where(seen, scoring(query, key), _NEGATIVE)
+    peak = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    mixed = scoring.product(weights.astype(value.dtype), value)
+    return peak, weights.sum(axis=-1, keepdims=True), mixed.astype(jnp.float32)
+
+
+def _merge(one: Partial, other: Partial) -> Partial:
+    """The softmax over the keys of both, still undivided.
+
+    Source: Milakov and Gimelshein 2018, arXiv:1805.02867.
+    """
+    peak = jnp.maximum(one[0], other[0])
+    scale, other_scale = jnp.exp(one[0] - peak), jnp.exp(other[0] - peak)
+    total = one[1] * scale + other[1] * other_scale
+    return peak, total, one[2] * scale + other[2] * other_scale
+
+
+def _write(block: Array, column: Array, at: Array, axis: int) -> Array:
+    """Puts a column at index `at` of a block; outside of the block nothing changes."""
+    size = block.shape[axis]
+    place = jnp.clip(at, 0, size - 1)
+    old = jax.lax.dynamic_slice_in_dim(block, place, 1, axis)
+    column = jnp.where((at >= 0) & (at < size), column, old)
+    return jax.lax.dynamic_update_slice_in_dim(block, column, place, axis)
+
+
 @dataclasses.dataclass(frozen=True)
 class DecodeShared:
     """One new token for each of a prompt's G completions, at the same decoding index.
@@ -225,9 +262,10 @@ class DecodeShared:
       prompt_mask: [B, P].
       index: scalar, how many tokens each completion already has in its own cache.
 
-    The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], own key
-    [B, K, G, D, T], own value [B, K, G, T, D]); the new token is written at `index` before it
-    is attended to.
+    The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], blocks), each block
+    an own key [B, K, G, D, W] and value [B, K, G, W, D] of W consecutive tokens. The new token is
+    written at `index` before it is attended to. Reading the cache is what a step costs, so blocks
+    that hold nothing the token sees are not read.
     """
 
     prompt_mask: Bool[Array, "B P"]
@@ -237,18 +275,34 @@ class DecodeShared:
         self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
     ) -> tuple[Array, Any]:
         """See `Attend`; S = G."""
-        prompt_key, prompt_value, own_key, own_value = cache
-        own_key = jax.lax.dynamic_update_slice_in_dim(
-            own_key, _by_head(key)[..., :, None], self.index, axis=4
+        prompt_key, prompt_value, blocks = cache
+        batch, group, heads, width = query.shape
+        num_kv = key.shape[2]
+        # R query heads share a key head: [B, K, G, R, D].
+        query = jnp.moveaxis(query.reshape(batch, group, num_kv, -1, width), 1, 2)
+        attend_part = functools.partial(_attend_part, scoring)
+        # All completions of a prompt meet its keys in one product.
+        on_prompt = attend_part(
+            query.reshape(batch, num_kv, -1, width),
+            prompt_key,
+            prompt_value,
+            _seen_of_prompt(self.prompt_mask, self.index[None], scoring)[:, None],
         )
-        own_value = jax.lax.dynamic_update_slice_in_dim(
-            own_value, _by_head(value)[..., None, :], self.index, axis=3
-        )
-        index = self.index[None]
-        out = _attend_prompt_and_own(
-            query[:, :, None],
-            (prompt_key, prompt_value, _seen_of_prompt(self.prompt_mask, index, scoring)),
-            (own_key, own_value, scoring.sees(_distance(index, jnp.arange(own_key.shape[-1])))),
-            scoring,
-        )
-        return out[:, :, 0], (prompt_key, prompt_value, own_key, own_value)
+        mixed = tuple(part.reshape(*query.shape[:4], -1) for part in on_prompt)
+        new_key, new_value = _by_head(key)[..., None], _by_head(value)[..., None, :]
+        at, written = self.index, []
+        for own_key, own_value in blocks:
+            own_key = _write(own_key, new_key, at, axis=4)
+            own_value = _write(own_value, new_value, at, axis=3)
+            written.append((own_key, own_value))
+            seen = scoring.sees(at - jnp.arange(own_key.shape[-1]))
+            mixed = jax.lax.cond(
+                seen.any(),
+                lambda mixed, *own: _merge(mixed, attend_part(query, *own)),
+                lambda mixed, *_: mixed,
+                *(mixed, own_key, own_value, seen),
+            )
+            at = at - own_key.shape[-1]
+        _, total, values = mixed
+        out = jnp.moveaxis((values / total).astype(value.dtype), 2, 1)
+        return out.reshape(batch, group, heads, width), (prompt_key, prompt_value, written)

@@ -26,6 +26,15 @@ def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
+CACHE_BLOCKS = 4  # a completion's cache is read as far as it is filled, in quarters
+
+
+def _block_sizes(length: int) -> list[int]:
+    """`length` in at most CACHE_BLOCKS parts, all but the last of one size."""
+    size = -(-length // CACHE_BLOCKS)
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """A decoder without its parameters: hashable, so it can be a static argument of `jax.jit`."""
@@ -97,8 +106,11 @@ class Policy:
         for i in range(model.shape.num_layers):
             key, value = stacked[0][i], stacked[1][i]
             batch, heads, width, _ = key.shape
-            own_key = jnp.zeros((batch, heads, group_size, width, max_new_tokens), key.dtype)
-            caches.append((key, value, own_key, jnp.matrix_transpose(own_key)))
+            blocks = []
+            for size in _block_sizes(max_new_tokens):
+                own_key = jnp.zeros((batch, heads, group_size, width, size), key.dtype)
+                blocks.append((own_key, jnp.matrix_transpose(own_key)))
+            caches.append((key, value, blocks))
         return hidden[:, -1], caches
 
     def decode(

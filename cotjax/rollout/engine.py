@@ -51,6 +51,7 @@ class Sampling:
       eos_id: ends a row; counts as part of it.
       pad_id: what stands after the end.
       temperature: 0 is greedy.
+      greedy_first: completion 0 of every prompt is greedy, whatever the temperature.
       top_k: 0 keeps all.
       top_p: 1 keeps all.
       min_p: 0 keeps all.
@@ -64,6 +65,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    greedy_first: bool = False
 
 
 def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:
@@ -113,6 +115,9 @@ def generate(
             top_p=settings.top_p,
             min_p=settings.min_p,
         )
+        if settings.greedy_first:
+            likeliest = sample(now[:, 0], logits[:, 0], temperature=0.0)
+            token = token.at[:, 0].set(likeliest)
         tempered = logits / (settings.temperature or 1.0)
         chosen = jnp.take_along_axis(tempered, token[..., None], axis=-1)[..., 0]
         logp = chosen - jax.nn.logsumexp(tempered, axis=-1)

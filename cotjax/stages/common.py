@@ -210,31 +210,28 @@ def evaluate(
     """
     # All evaluations of all runs draw with the same key, so differences are the model's.
     key = jax.random.key(HELD_OUT_SEED)
-
-    def complete(temperature: float, samples: int) -> list[list[Completion]]:
-        size = max(config.eval.batch_size // samples, 1)
-        size = -(-size // mesh.size) * mesh.size
-        settings = Sampling(
-            group_size=samples,
-            max_new_tokens=config.eval.max_new_tokens,
-            eos_id=student.eos_id,
-            pad_id=student.pad_id,
-            temperature=temperature,
+    group = 1 + config.eval.samples
+    settings = Sampling(
+        group_size=group,
+        max_new_tokens=config.eval.max_new_tokens,
+        eos_id=student.eos_id,
+        pad_id=student.pad_id,
+        temperature=config.eval.temperature,
+        greedy_first=True,
+    )
+    size = max(config.eval.batch_size // group, 1)
+    size = -(-size // mesh.size) * mesh.size
+    judged: list[list[Completion]] = []
+    for start in range(0, len(records), size):
+        chunk = list(records[start : start + size])
+        full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+        batch = prompt_batch(
+            student, range(start, start + size), full, config.rollout.max_prompt_tokens
         )
-        judged = []
-        for start in range(0, len(records), size):
-            chunk = list(records[start : start + size])
-            full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
-            batch = prompt_batch(
-                student, range(start, start + size), full, config.rollout.max_prompt_tokens
-            )
-            rollout = generate(
-                student.policy, params, parallel.shard(mesh, batch), key, settings=settings
-            )
-            judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
-        return judged
-
-    greedy = [group[0] for group in complete(0.0, 1)]
-    sampled = complete(config.eval.temperature, config.eval.samples)
+        rollout = generate(
+            student.policy, params, parallel.shard(mesh, batch), key, settings=settings
+        )
+        judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
+    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
     return summarize(greedy, sampled), rows

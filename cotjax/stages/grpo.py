@@ -4,6 +4,7 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ from cotjax.training.metrics import GRPO_COLUMNS
 from cotjax.training.update import init_state, make_update
 
 LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
-LENGTH_BUCKET = 64  # tokens; scoring and update are compiled once per multiple that occurs
+SHORTEST_BUCKET = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
 
 class GRPOStage:
@@ -71,6 +72,7 @@ class GRPOStage:
         start = jax.tree.map(lambda leaf: leaf.copy(), self.student.params)
         self.state = parallel.replicate(mesh, init_state(start, optimizer))
         self.update = make_update(self._loss, optimizer)
+        self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
         self.score = jax.jit(lambda params, groups: self._logprobs(params, groups)[0])
         self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
 
@@ -100,11 +102,14 @@ class GRPOStage:
     def _loss(self, params: Any, groups: ScoredGroups) -> tuple[Array, Array, dict[str, Any]]:
         """The policy loss of a micro-batch as (sum, count)."""
         logp, entropy = self._logprobs(params, groups)
+        logp_ref = groups.logp_ref
+        if groups.reference is not None:
+            logp_ref, _ = self._logprobs(groups.reference, groups)
         total, count, metrics = policy_loss(
             self.objective,
             logp,
             groups.logp_old,
-            groups.logp_ref,
+            logp_ref,
             groups.advantage[..., None],
             groups.completion_mask,
             max_length=self.sampling.max_new_tokens,
@@ -150,7 +155,7 @@ class GRPOStage:
     ) -> Iterator[ScoredGroups]:
         """Groups of like length together, so that no micro-batch is padded to another's longest."""
         reward = np.array([[one.reward for one in group] for group in judged], np.float32)
-        advantage: Any = np.asarray(policy_advantage(self.objective, jnp.asarray(reward)))
+        advantage = np.asarray(self.advantage(reward))
         longest = rollout.mask.sum(axis=-1).max(axis=-1)
         order = np.argsort(longest, kind="stable").reshape(-1, self.micro_batch)
         for rows in order:
@@ -162,19 +167,23 @@ class GRPOStage:
                 completion_mask=rollout.mask[rows, :, :size],
                 advantage=advantage[rows],
                 logp_sampler=rollout.logp[rows, :, :size],
-                logp_old=None,
-                logp_ref=None,
             )
             yield parallel.shard(self.mesh, groups)
 
     def _score(self, params: Any, groups: ScoredGroups) -> ScoredGroups:
-        """Adds the log-probabilities of the sampling policy and of the reference, where needed."""
-        scored: dict[str, Array] = {}
-        if self.inner_updates > 1:
-            # With one update the policy that sampled is the policy that learns: the ratio is 1.
+        """Adds what the loss compares with: the sampling policy and the reference, where needed.
+
+        With one update per batch nothing is scored here: the policy that sampled is the policy
+        that learns, so the ratio is 1, and the update's own program scores the reference.
+        """
+        scored: dict[str, Any] = {}
+        reference = self.student.params if self.objective.beta else None
+        if self.inner_updates == 1:
+            scored["reference"] = reference
+        else:
             scored["logp_old"] = self.score(params, groups)
-        if self.objective.beta:
-            scored["logp_ref"] = self.score(self.student.params, groups)
+            if reference is not None:
+                scored["logp_ref"] = self.score(reference, groups)
         return dataclasses.replace(groups, **scored)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -197,8 +206,11 @@ def _micro_batch(per_device: int, prompts: int, mesh: Mesh) -> int:
 
 
 def _bucket(longest: int, limit: int) -> int:
-    """The least of 64, 128, 192, … and the limit that holds `longest` tokens."""
-    return min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, limit)
+    """The least of 64, 128, 256, … and the limit that holds `longest` tokens."""
+    size = SHORTEST_BUCKET
+    while size < longest:
+        size *= 2
+    return min(size, limit)
 
 
 def _alarm(judged: list[list[Completion]]) -> str:

@@ -106,8 +106,11 @@ def test_decoding_token_by_token_equals_the_shared_row(num_kv):
     prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True)
     decode = jax.jit(lambda index, *now: DecodeShared(PROMPT_MASK, index)(*now))
     _, prompt = jax.jit(prefill.__call__)(*(x[:, :PROMPT] for x in (query, key, value)), None)
-    own_key = jnp.full((BATCH, num_kv, GROUP, WIDTH, OWN), 7.0)  # what is not written is not seen
-    cache = (*prompt, own_key, jnp.matrix_transpose(own_key))
+    blocks = []
+    for size in (1, OWN - 3, 2):  # what is not written is not seen
+        own_key = jnp.full((BATCH, num_kv, GROUP, WIDTH, size), 7.0)
+        blocks.append((own_key, jnp.matrix_transpose(own_key)))
+    cache = (*prompt, blocks)
     outs = []
     for index in range(OWN):
         now = (x[:, PROMPT:].reshape(BATCH, GROUP, OWN, -1, WIDTH) for x in (query, key, value))

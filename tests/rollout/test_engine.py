@@ -131,6 +131,15 @@ def test_greedy_is_the_argmax_of_the_full_forward_at_each_step():
     np.testing.assert_allclose(greedy.logp, expected, atol=1e-5)
 
 
+def test_the_first_completion_may_be_greedy_and_the_others_as_ever(rollout):
+    mixed = run(settings=dataclasses.replace(SETTINGS, greedy_first=True))
+    alone = run(settings=dataclasses.replace(SETTINGS, group_size=1, temperature=0.0))
+    np.testing.assert_array_equal(mixed.tokens[:, :1], alone.tokens)
+    np.testing.assert_array_equal(mixed.tokens[:, 1:], rollout.tokens[:, 1:])
+    expected = trainer_logp(PROMPTS, mixed.tokens, mixed.mask, SETTINGS.temperature)
+    np.testing.assert_allclose(mixed.logp, expected, atol=1e-5)
+
+
 # A completion depends on (key, prompt id, completion number) and on nothing else.
 
 

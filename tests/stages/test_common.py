@@ -223,11 +223,10 @@ def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, call
     assert numbers["problems"] == 11 and numbers["samples"] == 4
     assert numbers["accuracy"] == numbers["sampled_accuracy"] == 5 / 11
     assert numbers["truncated"] == 6 / 11
-    # Greedy first, then sampled; every call of a kind has one shape, divided by the devices.
-    greedy, sampled = ([size for s, size in calls if s.temperature == t] for t in (0.0, 1.0))
-    assert greedy == [8, 8]
-    assert sampled == {1: [2] * 6, 4: [4] * 3}[devices]
-    assert {settings.group_size for settings, _ in calls} == {1, 4}
+    # One greedy and four sampled; every call has one shape, divided by the devices.
+    assert {settings.group_size for settings, _ in calls} == {5}
+    assert all(settings.greedy_first for settings, _ in calls)
+    assert [size for _, size in calls] == {1: [1] * 11, 4: [4] * 3}[devices]
 
 
 def test_a_row_says_everything_about_a_completion(folder, calls):

@@ -1,5 +1,7 @@
 """GRPO's wiring: what a step hands to the update, and when nothing must change."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -73,6 +75,27 @@ def test_the_first_update_has_ratio_one_and_no_gap_to_the_sampler(folder):
     assert first["sampler_gap"] < 1e-5 and abs(first["kl"]) < 1e-9 and abs(first["kl_old"]) < 1e-9
     # The second update meets a policy that is no longer the one that sampled.
     assert second["sampler_gap"] > 1e-3 and second["kl"] > 1e-6 and second["kl_old"] > 1e-6
+
+
+def test_a_reference_scored_in_the_update_counts_like_one_scored_before(folder):
+    stage = open_stage(folder, "--policy.kl-coefficient=0.5")
+    stage.student = dataclasses.replace(  # a reference that differs, so that the KL is no zero
+        stage.student, params=jax.tree.map(lambda leaf: 0.9 * leaf, stage.student.params)
+    )
+    work = stage.next_step(stage.state.params, 0)
+    assert all(groups.logp_ref is None for groups in work.batch)
+    scored = [
+        dataclasses.replace(groups, reference=None, logp_ref=stage.score(groups.reference, groups))
+        for groups in work.batch
+    ]
+    outcomes = [
+        stage.update(jax.tree.map(lambda leaf: leaf.copy(), stage.state), batch)
+        for batch in (work.batch, scored)
+    ]
+    (inside, metrics), (before, expected) = jax.device_get(outcomes)
+    assert values(metrics)["kl"] > 1e-3
+    assert_close(values(metrics), values(expected))
+    assert_close(inside.params, before.params)
 
 
 def test_the_same_step_asks_for_the_same_completions(folder):
@@ -180,7 +203,7 @@ def test_the_objective_is_the_configs(folder):
 
 @pytest.mark.parametrize(
     ("longest", "limit", "size"),
-    [(1, 256, 64), (64, 256, 64), (65, 256, 128), (200, 200, 200), (3, 8, 8)],
+    [(1, 256, 64), (64, 256, 64), (129, 512, 256), (200, 200, 200), (3, 8, 8)],
 )
 def test_completions_are_cut_to_a_few_widths(longest, limit, size):
     assert _bucket(longest, limit) == size
