@@ -83,7 +83,7 @@ def _write(path: pathlib.Path, numbers: dict[str, float]) -> None:
 
 
 def _print(checkpoint: str, numbers: dict[str, float]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{checkpoint}, step {numbers['step']}", style="bold")
     for name, value in numbers.items():
         if name != "step":

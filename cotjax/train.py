@@ -7,6 +7,7 @@ import time
 
 STARTED = time.monotonic()  # before the heavy imports, so that `seconds` is what a person waits
 
+import dataclasses  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import pathlib  # noqa: E402
@@ -41,7 +42,7 @@ def run(config: Config) -> pathlib.Path:
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
     # The heavy imports come after the config is known to be right.
@@ -54,7 +55,8 @@ def run(config: Config) -> pathlib.Path:
     use_cpu_cores()
     mesh = make_mesh(config.mesh.data)
     stage = STAGES[config.stage](config, mesh)
-    _prepare_folder(folder, config)
+    if not config.resume:
+        _write_config(folder, config)
     console.print(configs.to_toml(config))
     for note in stage.student.notes:
         console.print(f"note: {note}")
@@ -67,6 +69,8 @@ def run(config: Config) -> pathlib.Path:
     )
     table = StepTable(stage.columns, config.steps, console)
     result = fit(stage, folder, settings, table, console)
+    if config.resume:  # settings that do not fit the checkpoint must not replace those that do
+        _write_config(folder, config)
     result |= {"seconds": round(time.monotonic() - STARTED, 1), "seed": config.seed}
     result |= {"stage": config.stage, "name": config.name}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -75,16 +79,26 @@ def run(config: Config) -> pathlib.Path:
 
 
 def _check_folder(folder: pathlib.Path, resume: bool) -> None:
-    if resume and not (folder / "config.toml").is_file():
+    try:
+        begun = (folder / "config.toml").is_file()
+        taken = folder.exists() and any(folder.iterdir())
+    except OSError as error:  # a file in its place, a folder of somebody else, a name too long
+        raise InputError(
+            f"{folder}: cannot be a run folder ({error.strerror}). "
+            "Choose another --name or --output."
+        ) from error
+    if resume and not begun:
         raise InputError(f"--resume: {folder} is not a run. Name one that was begun, or drop it.")
-    if not resume and folder.exists() and any(folder.iterdir()):
+    if not resume and taken:
         raise InputError(f"{folder} exists. Add --resume to continue it, or choose another --name.")
 
 
-def _prepare_folder(folder: pathlib.Path, config: Config) -> None:
+def _write_config(folder: pathlib.Path, config: Config) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(configs.to_toml(config), encoding="utf-8")
+        # Without `resume`, so that the file repeats the run.
+        text = configs.to_toml(dataclasses.replace(config, resume=False))
+        (folder / "config.toml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f'output = "{config.output}": cannot write {folder} ({error.strerror}). '
@@ -100,7 +114,7 @@ def _say_goodbye(
         for row in _samples(folder, when):
             verdict = "right" if row["parts"]["correct"] else "wrong"
             console.print(f"{row['question']}", style="dim")
-            console.print(f"{row['completion']}\n({row['tokens']} tokens, {verdict})", markup=False)
+            console.print(f"{row['completion']}\n({row['tokens']} tokens, {verdict})")
     before, after = result["before"], result["after"]
     console.print("\nHeld-out problems".ljust(24) + "before    after", style="bold")
     for name, form in (

@@ -1,0 +1,295 @@
+"""`python -m cotjax.train`: what a run says and leaves; it can be repeated, killed and resumed."""
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from cotjax import train
+from cotjax.stages import common
+from cotjax.stages.grpo import GRPOStage
+from cotjax.stages.sft import SupervisedStage
+from cotjax.training.checkpoint import Checkpoints
+from tests.tiny import SHAPE, flags, keep_compiled_programs, write_sevens, write_student
+
+STEPS = 4
+STAGES = {
+    "grpo": (GRPOStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
+    "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
+}
+
+
+class World:
+    """A student, its data and the runs made of them; each run is made once and then only read."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.student = write_student(folder / "student")
+        self.data = write_sevens(folder / "sevens.jsonl")
+        self._runs = {}
+
+    def flags(self, stage, name, *more):
+        both = [f"--steps={STEPS}", "--eval.every=2", "--checkpoint.keep=9", *STAGES[stage][1]]
+        return flags(self.student, self.data, self.folder / "runs", name, *both, *more)
+
+    def train(self, argv):
+        """Exit status and output of a run."""
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            status = train.main(argv)
+        return status, out.getvalue()
+
+    def run(self, stage):
+        """Folder and output of the unbroken run of a stage."""
+        if stage not in self._runs:
+            status, shown = self.train(self.flags(stage, stage))
+            assert status == 0
+            self._runs[stage] = shown
+        return self.folder / "runs" / stage, self._runs[stage]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    keep_compiled_programs()
+    return World(tmp_path_factory.mktemp("train"))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def without_times(path):
+    """The lines of metrics.jsonl without seconds and rates."""
+    return [
+        {name: value for name, value in line.items() if not name.endswith("_s")}
+        for line in lines(path / "metrics.jsonl")
+    ]
+
+
+def checkpoint(run, step=STEPS):
+    """Everything that a checkpoint holds, as it lies on the disk."""
+    folder = run / "checkpoints" / str(step)
+    with ocp.PyTreeCheckpointer() as reader:
+        metadata = reader.metadata(folder / "state").item_metadata.tree
+        like = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+        state = reader.restore(folder / "state", ocp.args.PyTreeRestore(restore_args=like))
+    return state, json.loads((folder / "data" / "metadata").read_text())
+
+
+def assert_same_run(one, other):
+    """Equal bit for bit, except how long it took."""
+    assert without_times(one) == without_times(other)
+    assert lines(one / "completions.jsonl") == lines(other / "completions.jsonl")
+    (state, position), (other_state, other_position) = checkpoint(one), checkpoint(other)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert position == other_position
+    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    for result in results:
+        del result["seconds"], result["name"]
+    assert results[0] == results[1]
+
+
+def contents(run):
+    """Every file of a run but its checkpoints, byte for byte."""
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+# What a run leaves and says.
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_leaves_its_folder(world, stage):
+    run, _ = world.run(stage)
+    assert {path.name for path in run.iterdir()} == {
+        *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
+        "report.html",
+    }
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["stage"] == stage and config["steps"] == STEPS and config["name"] == stage
+    kinds = [(line["kind"], line["step"]) for line in lines(run / "metrics.jsonl")]
+    assert kinds == [
+        *(("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("train", 4)),
+        ("eval", 4),
+    ]
+    rows = lines(run / "completions.jsonl")
+    assert sum(row["kind"] == "before" for row in rows) == 4
+    assert sum(row["kind"] == "after" for row in rows) == 4
+    assert any(row["kind"] == "train" for row in rows) == (stage == "grpo")
+    assert f"<title>{stage}" in (run / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_result_holds_before_and_after(world, stage):
+    run, _ = world.run(stage)
+    result = json.loads((run / "result.json").read_text())
+    assert result["steps"] == STEPS and result["seed"] == 3 and result["seconds"] > 0
+    evaluations = [line for line in lines(run / "metrics.jsonl") if line["kind"] == "eval"]
+    for when, line in (("before", evaluations[0]), ("after", evaluations[-1])):
+        numbers = result[when]
+        assert {"accuracy", "sampled_accuracy", "tokens"} <= numbers.keys()
+        assert 0 <= numbers["accuracy"] <= 1 and numbers["tokens"] > 0
+        assert numbers == {key: value for key, value in line.items() if key in numbers}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_says_what_it_does(world, stage):
+    run, shown = world.run(stage)
+    assert f'stage = "{stage}"' in shown and "[rollout]" in shown
+    for step in range(1, STEPS + 1):
+        assert len(re.findall(rf"^ *{step}/{STEPS} ", shown, re.MULTILINE)) == 1
+    for words in ("before: accuracy", "step 2: accuracy", "after: accuracy"):
+        assert shown.count(words) == 1
+    assert "Two completions before:" in shown and "Two completions after:" in shown
+    assert re.search(r"accuracy +[\d.]+% +[\d.]+%", shown)
+    assert f"Everything is in {run}; open {run / 'report.html'}" in shown
+
+
+def test_grpo_reports_what_the_table_and_the_report_promise(world):
+    run, _ = world.run("grpo")
+    for line in lines(run / "metrics.jsonl"):
+        if line["kind"] == "train":
+            assert {
+                *("accuracy", "reward", "completion_tokens", "kl", "entropy", "no_signal"),
+                *("rollout_tok_s", "update_tok_s", "step_s", "sampler_gap", "truncated"),
+            } <= line.keys()
+
+
+# Doing it again.
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_resolved_config_repeats_the_run(world, stage):
+    run, _ = world.run(stage)
+    argv = ["--config", str(run / "config.toml"), f"--name={stage}-again"]
+    assert world.train(argv)[0] == 0
+    assert_same_run(run.with_name(f"{stage}-again"), run)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run between two steps."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stopping_and_resuming_equals_an_unbroken_run(world, stage, monkeypatch):
+    run, _ = world.run(stage)
+    made, save = STAGES[stage][0], Checkpoints.save
+
+    def next_step(self, params, step, original=made.next_step):
+        if step == 3:
+            raise Stop
+        return original(self, params, step)
+
+    def save_and_wait(self, *arguments):
+        save(self, *arguments)
+        self._manager.wait_until_finished()
+
+    argv = world.flags(stage, f"{stage}-stopped")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(made, "next_step", next_step)
+        patch.setattr(Checkpoints, "save", save_and_wait)
+        world.train(argv)
+    assert world.train([*argv, "--resume"])[0] == 0
+    assert_same_run(run.with_name(f"{stage}-stopped"), run)
+
+
+KILLED = """
+import os, signal, sys
+from cotjax import train
+from cotjax.stages.grpo import GRPOStage
+original = GRPOStage.next_step
+def next_step(self, params, step):
+    work = original(self, params, step)
+    if step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work
+GRPOStage.next_step = next_step
+train.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_run(world):
+    run, _ = world.run("grpo")
+    argv = world.flags("grpo", "killed")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *argv], env=keep_compiled_programs(), capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    killed = run.with_name("killed")
+    assert lines(killed / "metrics.jsonl")[-1]["step"] == 2
+    assert world.train([*argv, "--resume"])[0] == 0
+    assert_same_run(killed, run)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resuming_a_finished_run_is_harmless(world, stage):
+    run, _ = world.run(stage)
+    before = contents(run)
+    assert world.train([*world.flags(stage, stage), "--resume"])[0] == 0
+    after = contents(run)
+    for name in ("config.toml", "metrics.jsonl", "completions.jsonl"):
+        assert after[name] == before[name]
+    results = [json.loads(files["result.json"]) for files in (before, after)]
+    assert results[0] | {"seconds": 0} == results[1] | {"seconds": 0}
+
+
+# Resuming what cannot be resumed; the rest of bad input is in test_bad_input.py.
+
+
+def refused(world, argv, capsys, monkeypatch):
+    """The one message of a run that stops before it computes anything."""
+
+    def generate(*arguments, **settings):
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(common, "generate", generate)
+    assert world.train(argv)[0] == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
+    return said
+
+
+def test_a_checkpoint_of_another_architecture(world, capsys, monkeypatch):
+    run, _ = world.run("sft")
+    before = contents(run)
+    other = write_student(world.folder / "wider", mlp_size=2 * SHAPE.mlp_size)
+    argv = [*world.flags("sft", "sft", f"--steps={STEPS + 1}"), f"--model.path={other}", "--resume"]
+    said = refused(world, argv, capsys, monkeypatch)
+    assert f"{run / 'checkpoints' / str(STEPS)}: not a checkpoint of this model" in said
+    assert "Set model.path" in said
+    assert contents(run) == before
+
+
+def test_a_run_without_a_checkpoint(world, capsys, monkeypatch):
+    argv = world.flags("sft", "begun")
+    run = world.folder / "runs" / "begun"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text('stage = "sft"\n')
+    before = contents(run)
+    said = refused(world, [*argv, "--resume"], capsys, monkeypatch)
+    assert "has no checkpoint yet. Remove the folder" in said
+    assert contents(run) == before
+
+
+def test_a_run_that_has_taken_more_steps(world, capsys, monkeypatch):
+    run, _ = world.run("sft")
+    said = refused(
+        world, [*world.flags("sft", "sft", "--steps=3"), "--resume"], capsys, monkeypatch
+    )
+    assert f"steps = 3: {run} has already taken 4. Set steps >= 4." in said
+
+
+@pytest.mark.parametrize("name", ["file", "n" * 300])
+def test_a_run_folder_that_cannot_be_looked_into(world, capsys, monkeypatch, name):
+    (world.folder / "runs").mkdir(exist_ok=True)
+    (world.folder / "runs" / "file").touch()
+    for more in ([], ["--resume"]):
+        said = refused(world, [*world.flags("sft", name), *more], capsys, monkeypatch)
+        assert str(world.folder / "runs" / name) in said and "--name" in said
