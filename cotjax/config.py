@@ -59,9 +59,11 @@ AxisSize = Annotated[
     int, Range("{} >= 1, or -1 for all devices", lambda value: value == -1 or value >= 1)
 ]
 
+Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 StageName = Literal["sft", "grpo"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
+Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,17 @@ class RewardConfig:
 class PolicyConfig:
     """The policy-gradient loss and its conventions."""
 
-    objective: Objective = "grpo"  # Loss, by the name of its paper.
-    clip_low: Share = 0.2  # The probability ratio counts down to 1 - clip_low.
-    clip_high: NotNegative = 0.2  # The probability ratio counts up to 1 + clip_high.
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # Estimator of the KL to the reference model.
-    kl_coefficient: NotNegative = 0.01  # Weight of that KL; 0 = no reference model.
-    advantage_scale: Literal["std", "none", "mean", "batch_std"] = "std"  # Divides the advantage.
-    ddof: Literal[0, 1] = 1  # The group's variance divides by G - ddof.
-    eps: NotNegative = 1e-6  # Added to that divisor, in reward units.
+    objective: Objective | Auto = "auto"  # Loss, by the name of its paper; auto = the preset's.
+    preset: Preset = "cotjax"  # Whose conventions fill in what is "auto" below.
+    clip_low: Share | Auto = "auto"  # The probability ratio counts down to 1 - clip_low.
+    clip_high: NotNegative | Auto = "auto"  # The probability ratio counts up to 1 + clip_high.
+    dual_clip: NotNegative | Auto = "auto"  # Bound > 1 on the loss of bad tokens; 0 = off.
+    kl_estimator: Literal["auto", "k1", "k2", "k3"] = "auto"  # Estimator of the KL to a reference.
+    kl_coefficient: NotNegative | Auto = "auto"  # Weight of that KL; 0 = no reference model.
+    advantage_scale: Literal["auto", "std", "none", "mean", "batch_std"] = "auto"  # Its divisor.
+    ddof: Literal["auto", 0, 1] = "auto"  # The group's variance divides by G - ddof.
+    eps: NotNegative | Auto = "auto"  # Added to the advantage's divisor, in reward units.
+    entropy_bonus: NotNegative | Auto = "auto"  # Weight of the entropy, which lowers the loss.
     inner_updates: Count = 1  # Optimizer updates per batch of completions.
     micro_batch: Natural = 2  # Prompts per device and pass, like lengths together; 0 = all.
 
@@ -269,8 +274,13 @@ def validate(config: Config) -> None:
       InputError: names the key, its value, what is needed and what to set.
     """
     for key, hint, value in _settings(config):
-        for limit in getattr(hint, "__metadata__", ()):
-            if isinstance(limit, Range) and not limit.holds(value):
+        limits = (
+            limit
+            for part in (hint, *typing.get_args(hint))
+            for limit in getattr(part, "__metadata__", ())
+        )
+        for limit in limits:
+            if isinstance(limit, Range) and value != "auto" and not limit.holds(value):
                 raise InputError(f"{key} = {value}: {limit.why}. Set {limit.form.format(key)}.")
     for message in _disagreements(config):
         raise InputError(message)
@@ -296,6 +306,11 @@ def _disagreements(config: Config) -> Iterator[str]:
         yield (
             f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
             '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
+        )
+    if config.policy.dual_clip != "auto" and 0 < config.policy.dual_clip <= 1:
+        yield (
+            f"policy.dual_clip = {config.policy.dual_clip}: a bound at or below 1 would stop all "
+            "learning from bad tokens. Set policy.dual_clip > 1, or 0 to switch it off."
         )
     if micro and prompts % micro:
         yield (
@@ -346,16 +361,23 @@ _NEEDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def _typed(key: str, value: Any, hint: Any, path: str) -> Any:
     """Returns `value` if it is what the key needs; a whole number may stand for a float."""
-    choices = typing.get_args(hint)
+    choices: list[Any] = []
+    types: list[type] = []
+    for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
+        choices += typing.get_args(part)
+        types += [part] if part in _NEEDS else []
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return value
-    if type(value) is hint:
+    if type(value) in types:
         return value
-    if hint is float and type(value) is int:
+    if float in types and type(value) is int:
         return float(value)
-    need = "one of " + ", ".join(map(json.dumps, choices)) if choices else _NEEDS[hint]
+    needs = [_NEEDS[kind] for kind in types]
+    needs += ["one of " * (len(choices) > 1) + ", ".join(map(json.dumps, choices))] * bool(choices)
     shown = json.dumps(value, default=str)
-    raise InputError(f"{path}: {key} = {shown} ({type(value).__name__}): needs {need}.")
+    raise InputError(
+        f"{path}: {key} = {shown} ({type(value).__name__}): needs {' or '.join(needs)}."
+    )
 
 
 def _nearest(key: str) -> str:

@@ -152,11 +152,11 @@ class Stage(Protocol):
       update: one optimizer update, (state, micro-batches) -> (state, metrics as (sum, count)).
       inner_updates: optimizer updates per batch.
       data: iterator with `get_state` and `set_state`.
-      student: what is trained; its `notes` are printed.
+      notes: what a reader of the run should know, one sentence each.
       columns: of the table of steps.
     """
 
-    student: Any
+    notes: tuple[str, ...]
     columns: Any
     state: Any
     update: Callable[[Any, Any], tuple[Any, dict[str, Any]]]

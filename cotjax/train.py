@@ -58,7 +58,7 @@ def run(config: Config) -> pathlib.Path:
     if not config.resume:
         _write_config(folder, config)
     console.print(configs.to_toml(config))
-    for note in stage.student.notes:
+    for note in stage.notes:
         console.print(f"note: {note}")
     settings = LoopSettings(
         steps=config.steps,

@@ -171,8 +171,9 @@ def test_an_unknown_key_names_the_nearest_known_one(text, unknown, nearest, toml
         ("[optimizer]\nlearning_rate = '1e-5'", '= "1e-5" (str): needs a number.'),
         ("[optimizer]\nlearning_rate = true", "= true (bool): needs a number."),
         ('stage = "grop"', 'stage = "grop" (str): needs one of "sft", "grpo".'),
-        ("[policy]\nddof = 2", "policy.ddof = 2 (int): needs one of 0, 1."),
-        ("[policy]\nddof = true", "policy.ddof = true (bool): needs one of 0, 1."),
+        ("[policy]\nddof = 2", 'policy.ddof = 2 (int): needs one of "auto", 0, 1.'),
+        ("[policy]\neps = 'x'", 'policy.eps = "x" (str): needs a number or "auto".'),
+        ("[policy]\nddof = true", 'policy.ddof = true (bool): needs one of "auto", 0, 1.'),
         ("rollout = 8", "rollout = 8: needs a section [rollout]."),
     ],
 )
@@ -244,6 +245,7 @@ def test_every_number_has_a_range(key, hint):
         (["--data.source=jsonl"], "Set data.path to a .jsonl file."),
         (["--data.path=x.jsonl"], 'Set data.source = "jsonl"'),
         (["--data.eval-path=x.jsonl"], 'Set data.source = "jsonl"'),
+        (["--policy.dual-clip=1"], "Set policy.dual_clip > 1, or 0"),
         (["--policy.micro-batch=3"], "Set policy.micro_batch to a divisor of 16, or to 0."),
     ],
 )

@@ -29,7 +29,7 @@ def group_advantage(
       reward: [B, G], one row per prompt, one column per completion; reward units.
       scale: `std` is GRPO; `none` is Dr. GRPO; `mean` is MaxRL, meant for rewards ≥ 0;
         `batch_std` takes one standard deviation over all rewards of the batch.
-      ddof: 1 divides by G − 1 (TRL, verl, Tunix), 0 by G. [1, 0, 0, 0] gives 1.5000 or 1.7321.
+      ddof: 1 divides by G − 1 (TRL, verl, Tunix), 0 by G. [1, 0, 0, 0] gives 1.5000 or 1.7320.
       eps: added to s; TRL 1e-4, verl and Tunix 1e-6, BRIDGE 1e-8.
       mask: [B, G], False leaves a completion out of the statistics and gives it 0: for one that
         was truncated or could not be scored. Its reward may be NaN. None counts all.

@@ -49,6 +49,8 @@ class Objective:
       max_log_ratio: clamps log r to ± this; None is off.
       kl: key of `KL_ESTIMATORS`, the per-token distance to the reference.
       max_kl: clamps that distance to ± this; None is off.
+      unbiased_kl: multiplies that distance by the ratio. The gradient of k3 alone is not that of
+        KL(π ‖ π_ref); this product's is, in expectation over the tokens of π_old.
       beta: its coefficient.
       entropy_bonus: coefficient of the entropy, subtracted from the loss.
       tempered: True takes log-probabilities at the sampling temperature, False at 1.
@@ -67,6 +69,7 @@ class Objective:
     max_log_ratio: float | None = None
     kl: str = "k3"
     max_kl: float | None = None
+    unbiased_kl: bool = False
     beta: float = 0.0
     entropy_bonus: float = 0.0
     tempered: bool = True
@@ -87,8 +90,8 @@ VARIANTS = {
 OBJECTIVES = {name: Objective(**fields) for name, fields in VARIANTS.items()}
 
 PRESETS = {
-    "cotjax": Objective(),
-    "trl": Objective(reduction="token", eps=1e-4),
+    "cotjax": Objective(beta=0.01),
+    "trl": Objective(reduction="token", eps=1e-4, unbiased_kl=True),
     "verl": Objective(reduction="token", dual_clip=3.0, max_log_ratio=20.0, max_kl=10.0),
     "tunix": Objective(kl="k1", beta=0.04, max_log_ratio=20.0),
     "bridge": Objective(eps=1e-8, beta=0.1),
@@ -203,6 +206,8 @@ def policy_loss(
         estimate = _entry(KL_ESTIMATORS, objective.kl, "kl")(logp, logp_ref)
         if objective.max_kl is not None:
             estimate = jnp.clip(estimate, -objective.max_kl, objective.max_kl)
+        if objective.unbiased_kl:
+            estimate = estimate * ratio
         loss = loss + objective.beta * estimate
         reported["kl"] = kl_k3(logp, logp_ref)
     if entropy is not None:
@@ -262,10 +267,13 @@ def _bridge_release_term(objective, logp, logp_old, logp_ref, advantage, mask):
 
 
 def _outside(objective, ratio, advantage):
-    # True where the clip is what holds: no gradient reaches the policy.
+    # True where a clip is what holds: no gradient reaches the policy.
     below = (ratio < 1 - objective.clip_low) & (advantage < 0)
     above = (ratio > 1 + objective.clip_high) & (advantage > 0)
-    return below | above
+    bounded = False
+    if objective.dual_clip is not None and objective.term == "clipped":
+        bounded = (ratio > objective.dual_clip) & (advantage < 0)
+    return below | above | bounded
 
 
 TERMS = {

@@ -14,10 +14,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, PolicyConfig
 from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.core.masking import token_sum_count
-from cotjax.core.presets import make_objective, policy_advantage, policy_loss
+from cotjax.core.presets import Objective, make_objective, policy_advantage, policy_loss
 from cotjax.data.pipeline import prompt_batches
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
@@ -45,16 +45,8 @@ class GRPOStage:
         self.inner_updates = policy.inner_updates
         self.student = self.open_student()
         train, self.held_out = common.open_records(config, self.student)
-        self.objective = make_objective(
-            policy.objective,
-            clip_low=policy.clip_low,
-            clip_high=policy.clip_high,
-            kl=policy.kl_estimator,
-            beta=policy.kl_coefficient,
-            scale=policy.advantage_scale,
-            ddof=policy.ddof,
-            eps=policy.eps,
-        )
+        self.objective = open_objective(policy)
+        self.notes = (*self.student.notes, f"the loss is {self.objective}")
         self.sampling = Sampling(
             group_size=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
@@ -85,7 +77,7 @@ class GRPOStage:
         return common.prompt_batch(self.student, ids, records, limit)
 
     def _logprobs(self, params: Any, groups: ScoredGroups) -> tuple[Array, Array]:
-        """Log-probabilities [B, G, T] at the sampling temperature, and entropies."""
+        """Log-probabilities [B, G, T], at the temperature of the objective, and entropies."""
         policy = self.student.policy
         unembed = policy.unembed(params)
         hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
@@ -94,7 +86,7 @@ class GRPOStage:
             unembed,
             groups.completion,
             chunk_size=max(LOGITS_AT_ONCE // unembed.shape[0], 1),
-            temperature=self.sampling.temperature,
+            temperature=self.sampling.temperature if self.objective.tempered else 1.0,
             mask=groups.completion_mask,
         )
 
@@ -188,6 +180,24 @@ class GRPOStage:
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+def open_objective(policy: PolicyConfig) -> Objective:
+    """The objective of a config: the preset's conventions, the variant's, then single settings."""
+    settings = {
+        "clip_low": policy.clip_low,
+        "clip_high": policy.clip_high,
+        "dual_clip": policy.dual_clip or None,
+        "kl": policy.kl_estimator,
+        "beta": policy.kl_coefficient,
+        "scale": policy.advantage_scale,
+        "ddof": policy.ddof,
+        "eps": policy.eps,
+        "entropy_bonus": policy.entropy_bonus,
+    }
+    chosen = {name: value for name, value in settings.items() if value != "auto"}
+    name = None if policy.objective == "auto" else policy.objective
+    return make_objective(name, preset=policy.preset, **chosen)
 
 
 def _micro_batch(per_device: int, prompts: int, mesh: Mesh) -> int:

@@ -30,6 +30,7 @@ class SupervisedStage:
         parallel.check_divides(mesh, config.sft.batch_size, "sft.batch_size")
         self.config, self.mesh = config, mesh
         self.student = common.open_student(config, mesh)
+        self.notes = self.student.notes
         train, self.held_out = common.open_records(config, self.student)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         self.state = parallel.replicate(mesh, init_state(self.student.params, optimizer))

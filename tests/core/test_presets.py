@@ -302,12 +302,46 @@ def test_policy_advantage_follows_the_objective():
 
 
 def test_a_variant_overrides_a_preset_and_a_setting_overrides_both():
-    assert core.make_objective() == core.PRESETS["cotjax"] == core.OBJECTIVES["grpo"]
+    assert core.make_objective() == core.make_objective("grpo") == core.PRESETS["cotjax"]
     assert core.make_objective(preset="trl") == core.PRESETS["trl"]
     objective = core.make_objective("gspo", preset="trl", clip_high=0.1)
     assert objective.eps == core.PRESETS["trl"].eps  # the preset's
     assert objective.reduction == "sequence"  # the variant's, not the preset's
     assert (objective.clip_low, objective.clip_high) == (3e-4, 0.1)
+
+
+def test_an_unbiased_kl_has_the_gradient_of_the_kl_from_policy_to_reference():
+    # Every token of a vocabulary once, weighted by its probability: an exact expectation.
+    logits, ref = jnp.array([1.0, 0.0, -1.0]), jnp.array([0.0, 0.5, -1.0])
+    probability, logp_ref = jax.nn.softmax(logits), jax.nn.log_softmax(ref)
+
+    def expected(logits, **settings):
+        objective = core.make_objective(reduction="token", beta=1.0, **settings)
+        total = jnp.zeros(())
+        for token in range(3):
+            logp = jax.nn.log_softmax(logits)[token, None]
+            one, _, _ = core.policy_loss(
+                objective, logp, None, logp_ref[token, None], jnp.zeros(1), MASK_OF_ONE,
+                max_length=1,
+            )  # fmt: skip
+            total += probability[token] * one
+        return total
+
+    slope = jax.grad(lambda z: core.reverse_kl(ref, z))(logits)
+    np.testing.assert_allclose(jax.grad(expected)(logits, unbiased_kl=True), slope, atol=1e-6)
+    assert abs(jax.grad(expected)(logits) - slope).max() > 0.01  # k3 alone pulls elsewhere
+
+
+def test_what_a_dual_clip_holds_is_counted_as_clipped():
+    objective = core.make_objective(dual_clip=3.0, beta=0.0)
+    _, _, metrics = core.policy_loss(
+        objective, jnp.log(jnp.array([4.0, 2.0])), jnp.zeros(2), None, jnp.array([-1.0, -1.0]),
+        jnp.ones(2, bool), max_length=2,
+    )  # fmt: skip
+    assert metrics["clip_fraction"] == (1, 2)
+
+
+MASK_OF_ONE = jnp.ones(1, bool)
 
 
 def test_unknown_names_are_refused():

@@ -27,10 +27,12 @@ class PolicyCase:
     epsilon_high: float = 0.2
     delta: float | None = None
     correction: bool = False  # vLLM's importance-sampling ratio
+    unbiased_kl: bool = False  # TRL's use_bias_correction_kl
 
     @property
     def name(self):
         tail = "-delta" * (self.delta is not None) + "-correction" * self.correction
+        tail += "-unbiased" * self.unbiased_kl
         return f"{self.loss_type}-{self.level}-{self.beta}{tail}"
 
 
@@ -46,6 +48,8 @@ POLICY_CASES = [
     PolicyCase("dapo", delta=1.5, beta=0.04),
     PolicyCase("grpo", correction=True),
     PolicyCase("dapo", correction=True, beta=0.04),
+    PolicyCase("dapo", beta=0.04, unbiased_kl=True),
+    PolicyCase("grpo", "sequence", beta=0.04, unbiased_kl=True),
 ]
 
 # TRL's loss types in the words of `cotjax.core.make_objective`.
@@ -85,6 +89,7 @@ def policy(case: PolicyCase, x: Arrays) -> Arrays:
         max_ratio=case.epsilon_high,
         dual_clip=case.delta,
         beta=case.beta,
+        unbiased_kl=case.unbiased_kl,
     )
 
     def loss(logp):

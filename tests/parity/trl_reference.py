@@ -39,7 +39,7 @@ def policy(case, x):
         num_processes=1, gather=lambda y: y, reduce=lambda y, reduction: y
     )
     trainer.args = types.SimpleNamespace(
-        delta=case.delta, use_bias_correction_kl=False, steps_per_generation=1
+        delta=case.delta, use_bias_correction_kl=case.unbiased_kl, steps_per_generation=1
     )
     trainer.model = types.SimpleNamespace(training=True)
     trainer._metrics = {"train": collections.defaultdict(list)}

@@ -7,10 +7,12 @@ import numpy as np
 import optax
 import pytest
 
+from cotjax.config import PolicyConfig
+from cotjax.core import PRESETS
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common
-from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch
+from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch, open_objective
 from tests.tiny import keep_compiled_programs, make_config
 
 
@@ -199,6 +201,21 @@ def test_the_objective_is_the_configs(folder):
     assert (objective.term, objective.reduction, objective.clip_high) == ("clipped", "token", 0.28)
     assert (objective.kl, objective.beta, objective.scale) == ("k2", 0.5, "none")
     assert objective.ddof == 0
+
+
+def test_a_preset_and_a_variant_keep_their_own_conventions():
+    def chosen(**settings):
+        return open_objective(PolicyConfig(**settings))
+
+    assert chosen() == PRESETS["cotjax"]
+    for preset, objective in PRESETS.items():
+        assert chosen(preset=preset) == objective
+    gspo, dapo = chosen(objective="gspo"), chosen(objective="dapo", preset="trl")
+    assert (gspo.term, gspo.clip_low, gspo.clip_high) == ("sequence", 3e-4, 4e-4)
+    assert (dapo.clip_high, dapo.eps, dapo.unbiased_kl) == (0.28, 1e-4, True)
+    assert chosen(objective="dr_grpo").scale == "none"
+    assert chosen(objective="bridge_release").kl == "none"
+    assert chosen(preset="verl", dual_clip=0.0).dual_clip is None
 
 
 @pytest.mark.parametrize(
