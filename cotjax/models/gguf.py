@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 from cotjax.errors import InputError
 from cotjax.models.families import FAMILIES, TENSOR_NAMES
 from cotjax.models.pretokenize import PRE_TOKENIZERS
+from cotjax.models.rope import Rope
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.models.weights import fill
 
@@ -41,6 +42,8 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "unembed_weight": "output.weight",
     }
 )
+
+_FAMILIES = ("llama", "qwen2", "qwen3")  # whose tensors have these names and these values
 
 # The options of an architecture, below its name: `llama.block_count` and so on.
 _SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
@@ -98,10 +101,10 @@ class File:
           InputError: unknown architecture, or an option that is not honoured.
         """
         name = self._architecture
-        if name not in FAMILIES:
+        if name not in _FAMILIES:
             raise InputError(
                 f'{self.origin}: general.architecture = "{name}" is not a known architecture; '
-                f"use a model of one of these: {', '.join(FAMILIES)}."
+                f"use a model of one of these: {', '.join(_FAMILIES)}, or a Hugging Face folder."
             )
         found = {
             key.removeprefix(f"{name}."): self._option(key)
@@ -138,12 +141,11 @@ class File:
             num_kv_heads=options.get("attention.head_count_kv", heads),
             head_dim=head_dim,
             mlp_size=options["feed_forward_length"],
-            rope_theta=float(options.get("rope.freq_base", 10_000.0)),
+            rope=Rope(float(options.get("rope.freq_base", 10_000.0))),
             norm_eps=_shortest(options.get("attention.layer_norm_rms_epsilon", 1e-5)),
             tie_embeddings=TENSOR_NAMES["unembed_weight"] not in self.shapes,
-            qkv_bias=family.qkv_bias,
-            qk_norm=family.qk_norm,
-            max_positions=options.get("context_length", family.max_positions),
+            max_positions=options.get("context_length", 2048),
+            **family.fixed,
         )
 
     def read(self, name: str) -> np.ndarray:

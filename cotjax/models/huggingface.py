@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cotjax.errors import InputError
-from cotjax.models.families import architecture_of, config_of
+from cotjax.models.config_json import architecture_of, config_of
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.models.weights import fill, named_tensors
 

@@ -1,117 +1,42 @@
-"""One pre-norm decoder for every family: rotary attention, gated MLP, RMS norms.
-
-    x = x + attention(norm(x));  x = x + down(silu(gate(h)) · up(h)),  h = norm(x)
+"""The decoder of every family: an embedding, the layers of `block`, a last norm.
 
 Layers are stacked on a leading axis and scanned, so that a deep model compiles like a shallow one.
+Layers of two kinds (Gemma's and Qwen's sliding windows) share their one compiled body: inside a
+scan `lax.switch` chooses the kind's attention, so a kernel sees a static window either way, and
+parameters stay one array that no slice copies; unrolled, as a decoding loop is, the kind of each
+layer is known while tracing and nothing is chosen at run time.
 """
 
-import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cotjax.models.attention import Attend
+from cotjax.errors import InputError
+from cotjax.models.architecture import Architecture, LayerKind
+from cotjax.models.attention import Attend, Scoring
+from cotjax.models.block import Block, Formats, Mix, RMSNorm
+from cotjax.models.rope import rotate
 
+__all__ = ["REMAT", "Architecture", "Formats", "Transformer"]
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """The shape of a decoder; sizes in units, not bytes.
-
-    Attributes:
-      family: name of the Hugging Face `model_type` that this shape is saved as.
-      qkv_bias: the query, key and value projections add a bias (Qwen2).
-      qk_norm: each head's query and key pass an RMS norm before rotation (Qwen3).
-    """
-
-    family: str
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_size: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = True
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    max_positions: int = 2048
-
-
-def _linear(
-    size_in: int, size_out: int, dtypes: dict[str, Any], rngs: nnx.Rngs, *, bias: bool = False
-) -> nnx.Linear:
-    """A projection with the 0.02 normal initialisation that the families share."""
-    init = nnx.initializers.normal(0.02)
-    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=init, rngs=rngs, **dtypes)
-
-
-def rotate(
-    x: Float[Array, "B S H D"], positions: Int[Array, "B S"], theta: float
-) -> Float[Array, "B S H D"]:
-    """Rotary position embedding, halves convention (Hugging Face): pairs (i, i + D/2).
-
-    Source: Su et al. 2021, arXiv:2104.09864.
-    """
-    # Rounded where the reference code rounds: far positions multiply every last bit.
-    exponent = np.arange(0, x.shape[-1], 2, dtype=np.float32) / np.float32(x.shape[-1])
-    frequency = np.float32(1) / (theta ** exponent.astype(np.float64)).astype(np.float32)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
-
-
-class Block(nnx.Module):
-    """One layer: attention and a gated MLP, each behind an RMS norm."""
-
-    def __init__(self, shape: Architecture, dtypes: dict[str, Any], *, rngs: nnx.Rngs) -> None:
-        self.shape = shape
-        width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-        self.attention_norm = nnx.RMSNorm(
-            shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes
-        )
-        self.query = _linear(shape.hidden_size, width, dtypes, rngs, bias=shape.qkv_bias)
-        self.key = _linear(shape.hidden_size, kv_width, dtypes, rngs, bias=shape.qkv_bias)
-        self.value = _linear(shape.hidden_size, kv_width, dtypes, rngs, bias=shape.qkv_bias)
-        self.out = _linear(width, shape.hidden_size, dtypes, rngs)
-        if shape.qk_norm:
-            self.query_norm = nnx.RMSNorm(
-                shape.head_dim, epsilon=shape.norm_eps, rngs=rngs, **dtypes
-            )
-            self.key_norm = nnx.RMSNorm(shape.head_dim, epsilon=shape.norm_eps, rngs=rngs, **dtypes)
-        self.mlp_norm = nnx.RMSNorm(shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes)
-        self.gate = _linear(shape.hidden_size, shape.mlp_size, dtypes, rngs)
-        self.up = _linear(shape.hidden_size, shape.mlp_size, dtypes, rngs)
-        self.down = _linear(shape.mlp_size, shape.hidden_size, dtypes, rngs)
-
-    def __call__(
-        self, x: Float[Array, "B S D"], positions: Int[Array, "B S"], attend: Attend, cache: Any
-    ) -> tuple[Float[Array, "B S D"], Any]:
-        """Returns the new residual stream and the layer's new cache."""
-        h = self.attention_norm(x)
-        query, key, value = (
-            project(h).reshape(*h.shape[:2], -1, self.shape.head_dim)
-            for project in (self.query, self.key, self.value)
-        )
-        if self.shape.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query = rotate(query, positions, self.shape.rope_theta)
-        key = rotate(key, positions, self.shape.rope_theta)
-        mixed, cache = attend(query, key, value, cache)
-        x = x + self.out(mixed.reshape(*h.shape[:2], -1))
-        h = self.mlp_norm(x)
-        return x + self.down(nnx.silu(self.gate(h)) * self.up(h)), cache
+# What the backward pass finds in memory, and what it computes again. "dots" keeps the results of
+# projections, the bulk of the work; scores [T, T] and whatever is pointwise are computed again.
+REMAT: Mapping[str, Callable[..., Any] | None] = MappingProxyType(
+    {
+        "none": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+)
 
 
 class Transformer(nnx.Module):
-    """A decoder-only language model; see the module docstring for the equations."""
+    """A decoder-only language model; see the module docstring."""
 
     def __init__(
         self,
@@ -120,28 +45,42 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
         param_dtype: Any = jnp.float32,
         dtype: Any = jnp.float32,
+        accumulate_dtype: Any = jnp.float32,
+        remat: str = "none",
     ) -> None:
-        self.shape = shape
-        self.dtype = dtype
-        dtypes = {"param_dtype": param_dtype, "dtype": dtype}
+        """Draws the weights.
+
+        Args:
+          shape: sizes and options.
+          rngs: source of the random weights.
+          param_dtype: number format of the parameters; names such as "bfloat16" will do.
+          dtype: number format of the activations.
+          accumulate_dtype: number format in which matrix products are summed.
+          remat: what the backward pass computes again, a name in `REMAT`.
+
+        Raises:
+          InputError: an unknown `remat`.
+        """
+        if remat not in REMAT:
+            raise InputError(
+                f'model.remat = "{remat}" is not a rematerialisation policy; '
+                f"use one of {', '.join(REMAT)}."
+            )
+        self.shape, self.remat = shape, remat
+        self.formats = Formats(param_dtype, dtype, accumulate_dtype)
         init = nnx.initializers.normal(0.02)
-        self.embed = nnx.Embed(
-            shape.vocab_size, shape.hidden_size, embedding_init=init, rngs=rngs, **dtypes
-        )
+        size = (shape.vocab_size, shape.hidden_size)
+        self.embed = nnx.Embed(*size, embedding_init=init, param_dtype=param_dtype, rngs=rngs)
 
         @nnx.split_rngs(splits=shape.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def make_layers(rngs: nnx.Rngs) -> Block:
-            return Block(shape, dtypes, rngs=rngs)
+            return Block(shape, self.formats, rngs=rngs)
 
         self.layers = make_layers(rngs)
-        self.final_norm = nnx.RMSNorm(
-            shape.hidden_size, epsilon=shape.norm_eps, rngs=rngs, **dtypes
-        )
+        self.final_norm = RMSNorm(shape.hidden_size, shape, self.formats)
         if not shape.tie_embeddings:
-            self.unembed_weight = nnx.Param(
-                init(rngs.params(), (shape.vocab_size, shape.hidden_size), param_dtype)
-            )
+            self.unembed_weight = nnx.Param(init(rngs.params(), size, param_dtype))
 
     def __call__(
         self,
@@ -163,26 +102,75 @@ class Transformer(nnx.Module):
           hidden states after the last norm [B, S, D], and the caches in the form of `caches`
           (stacked when it was None).
         """
-        x = self.embed(tokens)
+        x = self._embed(tokens)
+        kinds = list(dict.fromkeys(self.shape.kinds))
+        which = [kinds.index(kind) for kind in self.shape.kinds]
+        mixes = [self._mix(kind, positions, attend) for kind in kinds]
         definition, stacked = nnx.split(self.layers)
-
-        def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
-            params, cache = inputs
-            return nnx.merge(definition, params)(x, positions, attend, cache)
 
         if isinstance(caches, list):
             new_caches = []
             for i, cache in enumerate(caches):
-                x, cache = layer(x, (jax.tree.map(lambda leaf, i=i: leaf[i], stacked), cache))
+                block = nnx.merge(definition, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+                x, cache = block(x, mixes[which[i]], cache)
                 new_caches.append(cache)
             return self.final_norm(x), new_caches
-        # A shallow stack compiles faster than it scans; a deep one is compiled once and looped.
-        unroll = self.shape.num_layers if self.shape.num_layers <= 8 else 1
-        x, new_caches = jax.lax.scan(layer, x, (stacked, caches), unroll=unroll)
+
+        def layer(x: Array, inputs: tuple[Any, Any, Array]) -> tuple[Array, Any]:
+            params, cache, kind = inputs
+            mix = _chosen(mixes, kind, again=self.remat == "none")
+            return nnx.merge(definition, params)(x, mix, cache)
+
+        unroll = 1
+        if self.remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
+        elif self.shape.num_layers <= 8:
+            # A shallow stack compiles faster than it scans; a deep one is compiled and looped.
+            unroll = self.shape.num_layers
+        x, new_caches = jax.lax.scan(layer, x, (stacked, caches, jnp.asarray(which)), unroll=unroll)
         return self.final_norm(x), new_caches
+
+    def _embed(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        dtype = self.formats.compute
+        x = jnp.take(self.embed.embedding[...], tokens, axis=0).astype(dtype)
+        # The factor is rounded too, as Gemma's authors do.
+        factor = self.shape.hidden_size**0.5 if self.shape.scale_embeddings else 1.0
+        return x * jnp.asarray(factor, dtype)
+
+    def _mix(self, kind: LayerKind, positions: Int[Array, "B S"], attend: Attend) -> Mix:
+        """The attention of a kind of layer; its angles are computed once for all layers."""
+        table = kind.rope.table(positions, self.shape.head_dim)
+        scoring = Scoring(
+            window=kind.window,
+            scale=(self.shape.query_scalar or self.shape.head_dim) ** -0.5,
+            softcap=self.shape.attention_softcap,
+            dtype=self.formats.accumulate,
+        )
+
+        def mix(query: Array, key: Array, value: Array, cache: Any) -> tuple[Array, Any]:
+            return attend(rotate(query, table), rotate(key, table), value, cache, scoring)
+
+        return mix
+
+    @property
+    def dtype(self) -> Any:
+        """Number format of the activations."""
+        return self.formats.compute
 
     @property
     def unembed(self) -> Float[Array, "V D"]:
         """The matrix that turns hidden states into logits: logits = hidden @ unembed.T."""
         weight = self.embed.embedding if self.shape.tie_embeddings else self.unembed_weight
         return weight[...].astype(self.dtype)
+
+
+def _chosen(mixes: list[Mix], kind: Int[Array, ""], *, again: bool) -> Mix:
+    """The attention of a layer whose kind is known at run time only.
+
+    A switch keeps for its backward pass what every one of its branches would keep, so that two
+    kinds would cost the scores [T, T] twice; with `again` a branch is computed again instead.
+    """
+    if len(mixes) == 1:
+        return mixes[0]
+    branches = [jax.checkpoint(mix, prevent_cse=False) if again else mix for mix in mixes]
+    return lambda *arrays: jax.lax.switch(kind, branches, *arrays)

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from cotjax.errors import InputError
-from cotjax.models.families import TENSOR_NAMES
+from cotjax.models.families import TENSOR_NAMES, tensor_names
 from cotjax.models.transformer import Architecture, Transformer
 
 # Rotary frequencies that old checkpoints carry; they follow from the config.
@@ -36,11 +36,11 @@ class Tensors(Protocol):
         ...
 
 
-def _parts(path: tuple[Any, ...], num_layers: int) -> list[tuple[str, tuple[int, ...]]]:
+def _parts(path: tuple[Any, ...], shape: Architecture) -> list[tuple[str, tuple[int, ...]]]:
     """The tensors of a parameter and where each goes: the whole of it, or one layer."""
-    name = TENSOR_NAMES[".".join(str(part) for part in path)]
+    name = tensor_names(shape)[".".join(str(part) for part in path)]
     if "{}" in name:
-        return [(name.format(i), (i,)) for i in range(num_layers)]
+        return [(name.format(i), (i,)) for i in range(shape.num_layers)]
     return [(name, ())]
 
 
@@ -103,13 +103,13 @@ def fill(shape: Architecture, tensors: Tensors, *, param_dtype: Any, dtype: Any)
     flat = dict(nnx.to_flat_state(state))
     wanted: dict[str, tuple[int, ...]] = {}
     for path, param in flat.items():
-        for name, index in _parts(path, shape.num_layers):
+        for name, index in _parts(path, shape):
             one = param.shape[len(index) :]
             wanted[name] = one[::-1] if path[-1] == "kernel" else one
     _check(wanted, tensors, shape.tie_embeddings)
     for path, param in flat.items():
         values = np.empty(param.shape, param.dtype)
-        for name, index in _parts(path, shape.num_layers):
+        for name, index in _parts(path, shape):
             values[index] = _turned(path, tensors.read(name))
         flat[path] = param.replace(jnp.asarray(values))
     return nnx.merge(definition, nnx.from_flat_state(flat))
@@ -120,5 +120,5 @@ def named_tensors(model: Transformer, dtype: Any) -> Iterator[tuple[str, np.ndar
     flat = nnx.to_flat_state(nnx.state(model))
     for path, param in flat:
         values = np.asarray(param.get_value())
-        for name, index in _parts(path, model.shape.num_layers):
+        for name, index in _parts(path, model.shape):
             yield name, np.ascontiguousarray(_turned(path, values[index]), dtype)

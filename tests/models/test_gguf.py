@@ -66,7 +66,7 @@ def write(path: Path, model: Transformer, kind: ggml.GGMLQuantizationType, **opt
     writer.add_head_count_kv(shape.num_kv_heads)
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
-    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_rope_freq_base(shape.rope.theta)
     writer.add_layer_norm_rms_eps(shape.norm_eps)
     tokenizer = {"pre": "smollm", "kind_of_tokenizer": "gpt2", "types": TYPES, "add_bos": False}
     tokenizer |= {key: options.pop(key) for key in tokenizer.keys() & options.keys()}

@@ -9,18 +9,39 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.models.attention import Causal
 from cotjax.models.policy import Policy, prompt_positions
+from cotjax.models.rope import Rope
+from cotjax.models.transformer import REMAT, Transformer
 from tests.tiny import SHAPE, make_model, make_policy
 
 TOLERANCE = 1e-5  # of the largest number compared, float32
 BATCH, GROUP, PROMPT, OWN = 2, 3, 6, 4
 PROMPT_MASK = np.array([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]], bool)
+WINDOWS = {
+    "layer_types": ("sliding_attention", "sliding_attention", "full_attention") * 3,
+    "sliding_window": 3,
+    "local_rope": Rope(100.0),
+}
 SHAPES = {
     "grouped": SHAPE,
     "everything": dataclasses.replace(
         SHAPE, num_kv_heads=1, qkv_bias=True, qk_norm=True, tie_embeddings=True
+    ),
+    # Narrower than the prompts, so that completions leave them behind; wider than one token.
+    "gemma": dataclasses.replace(
+        SHAPE,
+        num_layers=3,
+        qk_norm=True,
+        activation="gelu_pytorch_tanh",
+        scale_embeddings=True,
+        offset_norms=True,
+        post_norms=True,
+        query_scalar=5.0,
+        attention_softcap=2.0,
+        **(WINDOWS | {"layer_types": WINDOWS["layer_types"][:3]}),
     ),
 }
 
@@ -153,19 +174,34 @@ def test_prefill_and_decode_equal_the_full_forward(shape):
     assert_close(cached(params), together(policy, params))
 
 
-def test_scanned_layers_equal_one_layer_after_the_other():
-    deep = make_model(dataclasses.replace(SHAPE, num_layers=9))  # more than are unrolled
+@pytest.mark.parametrize("remat", REMAT)
+@pytest.mark.parametrize("changes", [{}, WINDOWS], ids=["one kind", "two kinds"])
+def test_scanned_layers_equal_one_layer_after_the_other(changes, remat):
+    # More layers than are unrolled.
+    model = make_model(dataclasses.replace(SHAPE, num_layers=9, **changes))
     ids, positions = tokens(1, 5), jnp.arange(5)[None]
     attend = Causal(jnp.ones((1, 5), jnp.int32), keep_cache=True)
-    definition, stacked = nnx.split(deep.layers)
-    one = jax.jit(lambda params, x: nnx.merge(definition, params)(x, positions, attend, None))
-    x, caches = deep.embed(ids), []
-    for i in range(9):
-        x, cache = one(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), x)
-        caches.append(cache)
-    hidden, scanned = jax.jit(lambda ids: deep(ids, positions, attend))(ids)
-    assert_close(hidden, deep.final_norm(x))
+
+    def call(remat, caches):
+        model.remat = remat
+        definition, params = nnx.split(model)
+
+        def run(params):
+            hidden, new = nnx.merge(definition, params)(ids, positions, attend, caches)
+            return (hidden**3).sum(), (hidden, new)
+
+        return jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+
+    (_, (hidden, scanned)), gradient = call(remat, None)
+    (_, (expected, caches)), expected_gradient = call("none", [None] * 9)
+    assert_close(hidden, expected)
     assert_close(scanned, jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches))
+    assert_close(gradient, expected_gradient)
+
+
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(InputError, match='model.remat = "some".*none, dots, full'):
+        Transformer(SHAPE, rngs=nnx.Rngs(0), remat="some")
 
 
 def test_a_model_survives_the_split_into_policy_and_parameters():

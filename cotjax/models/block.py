@@ -1,0 +1,126 @@
+"""One layer of a decoder: attention and a gated MLP, each behind an RMS norm.
+
+    x = x + attention(norm(x));  x = x + down(act(gate(h)) · up(h)),  h = norm(x)
+
+Gemma puts a norm behind attention and MLP too, before they join the residual stream.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cotjax.models.architecture import Architecture
+
+# Rotates and mixes: query, key, value and cache in, attended values and new cache out.
+Mix = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
+
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {"silu": nnx.silu, "gelu_pytorch_tanh": nnx.gelu}  # nnx.gelu is the tanh form
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Formats:
+    """Number formats.
+
+    Attributes:
+      param: of the parameters.
+      compute: of activations, and of parameters where they meet them.
+      accumulate: in which matrix products are summed and, on sharded weights, cross devices;
+        results are then rounded to `compute`.
+    """
+
+    param: Any = jnp.float32
+    compute: Any = jnp.float32
+    accumulate: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, jnp.dtype(getattr(self, field.name)))
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean x² + eps) · weight, in float32; with `offset` the weight counts from 1.
+
+    Rounded where the authors' code rounds: before the weight, or with `offset` behind it.
+    """
+
+    def __init__(self, size: int, shape: Architecture, formats: Formats) -> None:
+        self.eps, self.offset, self.dtype = shape.norm_eps, shape.offset_norms, formats.compute
+        init = jnp.zeros if self.offset else jnp.ones
+        self.scale = nnx.Param(init(size, formats.param))
+
+    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+        """Norms the last axis."""
+        x, scale = x.astype(jnp.float32), self.scale[...]
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        if self.offset:
+            return (x * (1 + scale.astype(jnp.float32))).astype(self.dtype)
+        return x.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class Block(nnx.Module):
+    """One layer; see the module docstring."""
+
+    def __init__(self, shape: Architecture, formats: Formats, *, rngs: nnx.Rngs) -> None:
+        self.shape, self.dtype = shape, formats.compute
+
+        def linear(size_in: int, size_out: int, *, bias: bool = False) -> nnx.Linear:
+            """A projection with the 0.02 normal initialisation that the families share."""
+            return nnx.Linear(
+                size_in,
+                size_out,
+                use_bias=bias,
+                kernel_init=nnx.initializers.normal(0.02),
+                param_dtype=formats.param,
+                dtype=formats.compute,
+                preferred_element_type=formats.accumulate,
+                rngs=rngs,
+            )
+
+        def norm(size: int) -> RMSNorm:
+            return RMSNorm(size, shape, formats)
+
+        hidden, mlp = shape.hidden_size, shape.mlp_size
+        width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        self.attention_norm = norm(hidden)
+        self.query = linear(hidden, width, bias=shape.qkv_bias)
+        self.key = linear(hidden, kv_width, bias=shape.qkv_bias)
+        self.value = linear(hidden, kv_width, bias=shape.qkv_bias)
+        self.out = linear(width, hidden)
+        self.query_norm = norm(shape.head_dim) if shape.qk_norm else None
+        self.key_norm = norm(shape.head_dim) if shape.qk_norm else None
+        self.attention_post_norm = norm(hidden) if shape.post_norms else None
+        self.mlp_norm = norm(hidden)
+        self.gate = linear(hidden, mlp)
+        self.up = linear(hidden, mlp)
+        self.down = linear(mlp, hidden)
+        self.mlp_post_norm = norm(hidden) if shape.post_norms else None
+
+    def __call__(
+        self, x: Float[Array, "B S D"], mix: Mix, cache: Any
+    ) -> tuple[Float[Array, "B S D"], Any]:
+        """Returns the new residual stream and the layer's new cache."""
+        h = self.attention_norm(x)
+        query, key, value = (
+            self._project(layer, h).reshape(*h.shape[:2], -1, self.shape.head_dim)
+            for layer in (self.query, self.key, self.value)
+        )
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        mixed, cache = mix(query, key, value, cache)
+        h = self._project(self.out, mixed.reshape(*h.shape[:2], -1))
+        x = x + (h if self.attention_post_norm is None else self.attention_post_norm(h))
+        h = self.mlp_norm(x)
+        gate = _ACTIVATIONS[self.shape.activation](self._project(self.gate, h))
+        h = self._project(self.down, gate * self._project(self.up, h))
+        return x + (h if self.mlp_post_norm is None else self.mlp_post_norm(h)), cache
+
+    def _project(self, layer: nnx.Linear, x: Float[Array, "B S I"]) -> Float[Array, "B S O"]:
+        return layer(x).astype(self.dtype)
