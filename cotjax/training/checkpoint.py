@@ -56,8 +56,7 @@ class Checkpoints:
           InputError: the checkpoint is of another model or optimizer.
         """
         self._manager.wait_until_finished()
-        with ocp.PyTreeCheckpointer() as reader:
-            _check_params(reader, self.folder / str(step), like.params)
+        _check_params(ocp.PyTreeCheckpointHandler(), self.folder / str(step), like.params)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
@@ -110,24 +109,23 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
             f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
         )
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
-    with ocp.PyTreeCheckpointer() as reader:
-        # A partial restore passes over what the model lacks, so the trees are compared first.
-        _check_params(reader, path, like)
-        restored = reader.restore(
-            (path / "state").absolute(),
-            args=ocp.args.PyTreeRestore(
-                item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            ),
-        )
+    reader = ocp.PyTreeCheckpointHandler()
+    # A partial restore passes over what the model lacks, so the trees are compared first.
+    _check_params(reader, path, like)
+    restored = reader.restore(
+        (path / "state").absolute(),
+        args=ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        ),
+    )
     return int(path.name), restored["params"]
 
 
-def _check_params(reader: ocp.PyTreeCheckpointer, path: pathlib.Path, like: Any) -> None:
+def _check_params(reader: ocp.PyTreeCheckpointHandler, path: pathlib.Path, like: Any) -> None:
     """Compares names and shapes before any array is read."""
-    state = (path / "state").absolute()
-    stored: Any = reader.metadata(state).item_metadata
+    stored: Any = reader.metadata((path / "state").absolute())
     found = _shapes(stored.tree["params"])
     wanted = _shapes(like)
     for name in sorted(found.keys() | wanted.keys()):
