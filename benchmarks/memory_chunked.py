@@ -1,6 +1,6 @@
 """Memory of losses with and without whole logits, from XLA's own analysis of the compiled program.
 
-    python benchmarks/memory_chunked.py [cpu] [tpu] [--chunk-size 64]
+    python benchmarks/memory_chunked.py [cpu|tpu] [--chunk-size 64]
 
 Compiles value and gradient (student hidden states and unembedding) of every loss for one sequence
 and prints the temporary bytes: what the program needs beyond its inputs and outputs. Nothing is
@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it compiles beside another that does
 
 import argparse  # noqa: E402
 import functools  # noqa: E402
@@ -105,7 +106,7 @@ def sharding_of(platform):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("platforms", nargs="*", default=["cpu", "tpu"], choices=["cpu", "tpu"])
+    parser.add_argument("platform", nargs="?", default="both", choices=["cpu", "tpu", "both"])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--width", type=int, default=2048)
@@ -116,7 +117,7 @@ def main():
         f"chunk_size {size.chunk_size}; MiB of temporaries, forward and backward"
     )
     print(f"{'loss':26}{'platform':10}{'dense':>10}{'chunked':>10}{'ratio':>8}")
-    for platform in size.platforms:
+    for platform in ["cpu", "tpu"] if size.platform == "both" else [size.platform]:
         sharding = sharding_of(platform)
         for name, loss in LOSSES.items():
             dense, chunked = (
