@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+from cotjax.models.attention import EVERYTHING, Causal, DecodeShared, Scoring, SharedPrompt
 
 BATCH, GROUP, PROMPT, OWN, HEADS, WIDTH = 2, 3, 4, 5, 4, 8
 TOLERANCE = 1e-5
 # The second prompt is padded on the left.
 PROMPT_MASK = np.array([[1, 1, 1, 1], [0, 0, 1, 1]], bool)
+# Windows that end inside the prompt, that completions of OWN tokens leave, that see only oneself.
+SCORINGS = {
+    "everything": EVERYTHING,
+    "window": Scoring(window=PROMPT - 1),
+    "wide window, soft cap": Scoring(window=PROMPT + 2, scale=0.5, softcap=1.5),
+    "oneself": Scoring(window=1),
+}
 
 
 def qkv(size, num_kv, seed=0):
@@ -23,36 +30,51 @@ def qkv(size, num_kv, seed=0):
     ]
 
 
-@jax.jit
-def causal(query, key, value, segment):
-    out, cache = Causal(segment)(query, key, value, None)
+@functools.partial(jax.jit, static_argnames="scoring")
+def causal(query, key, value, segment, scoring=EVERYTHING):
+    out, cache = Causal(segment)(query, key, value, None, scoring)
     assert cache is None
     return out
 
 
-def attend_by_loops(query, key, value, segment):
+def attend_by_loops(query, key, value, segment, scoring):
     """The equation, one query at a time; padding attends to nothing worth reading."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros(query.shape)
     for b, s, h in np.ndindex(query.shape[:3]):
         head = h * key.shape[2] // query.shape[2]
-        seen = [i for i in range(s + 1) if segment[b, i] == segment[b, s]]
-        scores = key[b, seen, head] @ query[b, s, h] / np.sqrt(query.shape[-1])
+        first = max(s + 1 - scoring.window, 0) if scoring.window else 0
+        seen = [i for i in range(first, s + 1) if segment[b, i] == segment[b, s]]
+        scores = key[b, seen, head] @ query[b, s, h] * (scoring.scale or WIDTH**-0.5)
+        if scoring.softcap:
+            scores = scoring.softcap * np.tanh(scores / scoring.softcap)
         weights = np.exp(scores - scores.max())
         out[b, s, h] = weights / weights.sum() @ value[b, seen, head]
     return out
 
 
 @pytest.mark.parametrize("num_kv", [4, 2, 1])
+@pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize(
     "segment",
     [[[1, 1, 1, 1, 1, 1]] * 2, [[1, 1, 2, 2, 2, 3], [1, 2, 2, 2, 0, 0]], [[0, 0, 0, 1, 1, 1]] * 2],
     ids=["plain", "packed", "left-padded"],
 )
-def test_causal_equals_the_loops(num_kv, segment):
-    inputs, segment = qkv(6, num_kv), np.array(segment)
-    out = causal(*inputs, segment)
-    np.testing.assert_allclose(out, attend_by_loops(*inputs, segment), atol=TOLERANCE)
+def test_causal_equals_the_loops(num_kv, scoring, segment):
+    inputs, segment, scoring = qkv(6, num_kv), np.array(segment), SCORINGS[scoring]
+    expected = attend_by_loops(*inputs, segment, scoring)
+    np.testing.assert_allclose(causal(*inputs, segment, scoring), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_are_summed_in_the_format_that_is_named(dtype):
+    query, key = (x.astype(jnp.bfloat16) for x in qkv(6, 4)[:2])
+    scores = Scoring(scale=1.0, dtype=jnp.dtype(dtype))(query, jnp.matrix_transpose(key))
+    exact = np.asarray(query, np.float32) @ np.asarray(key, np.float32).swapaxes(-1, -2)
+    assert scores.dtype == jnp.float32
+    rounded = exact.astype(jnp.dtype(dtype)).astype(np.float32)
+    np.testing.assert_allclose(scores, rounded, atol=TOLERANCE if dtype == "float32" else 0.05)
+    assert (np.abs(scores - exact).max() > 1e-3) == (dtype == "bfloat16")
 
 
 def test_causal_keeps_its_keys_and_values_for_a_decoder():
@@ -64,31 +86,32 @@ def test_causal_keeps_its_keys_and_values_for_a_decoder():
     np.testing.assert_array_equal(kept_value, value.transpose(0, 2, 1, 3))
 
 
-@jax.jit
-def shared(query, key, value, prompt_mask=PROMPT_MASK):
-    out, cache = SharedPrompt(prompt_mask, GROUP)(query, key, value, None)
+@functools.partial(jax.jit, static_argnames="scoring")
+def shared(query, key, value, scoring=EVERYTHING, prompt_mask=PROMPT_MASK):
+    out, cache = SharedPrompt(prompt_mask, GROUP)(query, key, value, None, scoring)
     assert cache is None
     return out
 
 
-def alone(query, key, value):
+def alone(query, key, value, scoring):
     """Every completion in a row of its own, behind its own copy of the prompt."""
     outs = []
     for g in range(GROUP):
         own = slice(PROMPT + g * OWN, PROMPT + (g + 1) * OWN)
         rows = [jnp.concatenate([x[:, :PROMPT], x[:, own]], axis=1) for x in (query, key, value)]
         segment = np.concatenate([PROMPT_MASK, np.ones((BATCH, OWN), bool)], axis=1)
-        outs.append(causal(*rows, segment.astype(int)))
+        outs.append(causal(*rows, segment.astype(int), scoring))
     return jnp.concatenate([outs[0][:, :PROMPT], *(out[:, PROMPT:] for out in outs)], axis=1)
 
 
 @pytest.mark.parametrize("num_kv", [4, 2])
-def test_a_shared_prompt_equals_each_completion_alone_and_has_its_gradient(num_kv):
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_a_shared_prompt_equals_each_completion_alone_and_has_its_gradient(num_kv, scoring):
     inputs = qkv(PROMPT + GROUP * OWN, num_kv)
     pull = np.random.default_rng(1).normal(size=inputs[0].shape)
 
     def pulled(attend, inputs):
-        out = attend(*inputs)
+        out = attend(*inputs, SCORINGS[scoring])
         return (out * pull).sum(), out
 
     values = [
@@ -101,10 +124,12 @@ def test_a_shared_prompt_equals_each_completion_alone_and_has_its_gradient(num_k
 
 
 @pytest.mark.parametrize("num_kv", [4, 2])
-def test_decoding_token_by_token_equals_the_shared_row(num_kv):
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring):
+    scoring = SCORINGS[scoring]
     query, key, value = qkv(PROMPT + GROUP * OWN, num_kv)
     prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True)
-    decode = jax.jit(lambda index, *now: DecodeShared(PROMPT_MASK, index)(*now))
+    decode = jax.jit(lambda index, *now: DecodeShared(PROMPT_MASK, index)(*now, scoring))
     _, prompt = jax.jit(prefill.__call__)(*(x[:, :PROMPT] for x in (query, key, value)), None)
     blocks = []
     for size in (1, OWN - 3, 2):  # what is not written is not seen
@@ -116,11 +141,13 @@ def test_decoding_token_by_token_equals_the_shared_row(num_kv):
         now = (x[:, PROMPT:].reshape(BATCH, GROUP, OWN, -1, WIDTH) for x in (query, key, value))
         out, cache = decode(index, *(x[:, :, index] for x in now), cache)
         outs.append(out)
-    expected = shared(query, key, value)[:, PROMPT:].reshape(BATCH, GROUP, OWN, HEADS, WIDTH)
+    expected = shared(query, key, value, scoring)[:, PROMPT:].reshape(
+        BATCH, GROUP, OWN, HEADS, WIDTH
+    )
     np.testing.assert_allclose(jnp.stack(outs, axis=2), expected, atol=TOLERANCE)
 
 
 def test_an_empty_prompt_stays_finite():
     empty = np.zeros_like(PROMPT_MASK)
-    gradient = jax.grad(lambda x: shared(*x, empty).sum())(qkv(PROMPT + GROUP * OWN, 2))
+    gradient = jax.grad(lambda x: shared(*x, prompt_mask=empty).sum())(qkv(PROMPT + GROUP * OWN, 2))
     assert all(np.isfinite(leaf).all() for leaf in gradient)

@@ -137,21 +137,39 @@ def packed(ids):
     return TokenBatch(ids, ids, np.ones(ids.shape), segment, positions)
 
 
-def test_packed_examples_do_not_see_each_other():
-    policy, params = make_policy()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_examples_do_not_see_each_other(shape):
+    policy, params = make_policy(SHAPES[shape])
     ids = tokens(1, 11)
     hidden = rows(policy, params, packed(ids))
     for start, end in ((0, 3), (3, 7), (7, 9)):
         assert_close(hidden[:, start:end], rows(policy, params, row(ids[:, start:end])))
 
 
-def test_perturbing_one_packed_example_leaves_the_others_as_they_were():
-    policy, params = make_policy()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_perturbing_one_packed_example_leaves_the_others_as_they_were(shape):
+    policy, params = make_policy(SHAPES[shape])
     ids, changed = tokens(1, 11), tokens(1, 11)
     changed[:, 3:7] = tokens(1, 4, seed=9)
     hidden, after = (rows(policy, params, packed(x)) for x in (ids, changed))
     np.testing.assert_array_equal(hidden[:, [0, 1, 2, 7, 8]], after[:, [0, 1, 2, 7, 8]])
     assert (hidden[:, 3:7] != after[:, 3:7]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_gradient_crosses_between_packed_examples(shape):
+    policy, params = make_policy(SHAPES[shape])
+    ids = 3 + np.arange(11, dtype=np.int32)[None]  # a row of the embedding for each place
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        hidden = rows(policy, params, packed(ids))
+        return (hidden[:, [0, 1, 2, 7, 8]] ** 3).sum()
+
+    by_place = np.asarray(gradient(params)["embed"]["embedding"])[3:14]
+    assert (by_place[3:7] == 0).all()
+    assert (by_place[[0, 1, 2, 7, 8]] != 0).any(axis=-1).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
