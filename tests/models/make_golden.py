@@ -1,7 +1,8 @@
-"""Writes tests/golden: tiny checkpoints by transformers and the logits that torch gives for them.
+"""Writes tests/golden: tiny checkpoints by transformers, and what torch computes from them.
 
-Run in an environment with the [parity] extra; the numbers that are committed are checked by
-test_parity.py, which needs neither torch nor a model from anywhere:
+Logits, and the gradient of a masked cross-entropy with respect to every tensor, of each example
+alone in a row without padding. Run in an environment with the [parity] extra; the numbers that
+are committed are checked by test_parity.py, which needs neither torch nor a model from anywhere:
 
     python tests/models/make_golden.py
 """
@@ -28,8 +29,14 @@ _SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+# torch keeps the gradient of a padding token's embedding at zero; here no token is one.
+_GEMMA = {"num_hidden_layers": 3, "head_dim": 8, "query_pre_attn_scalar": 5, "pad_token_id": None}
+_LLAMA3 = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0}
+_LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 # Together: tied and untied embeddings, one and several query heads per key head, a head size
-# that is not hidden / heads, biases, query and key norms, other rotary bases and epsilons.
+# that is not hidden / heads, biases, query and key norms, other rotary bases and epsilons, every
+# stretching of positions, windows by either rule, soft caps low enough to matter.
 CASES = {
     "llama": ("LlamaConfig", {**_SIZES, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
     "llama_untied": (
@@ -37,26 +44,58 @@ CASES = {
         {**_SIZES, "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": False}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}},
     ),
+    "llama_llama3": (
+        "LlamaConfig",
+        {**_SIZES, "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 512}
+        | {"rope_parameters": {**_LLAMA3, "original_max_position_embeddings": 64}},
+    ),
     "qwen2": ("Qwen2Config", {**_SIZES, "tie_word_embeddings": False}),
     "qwen2_tied": (
         "Qwen2Config",
         {**_SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}},
     ),
+    "qwen2_yarn_window": (
+        "Qwen2Config",
+        {**_SIZES, "num_hidden_layers": 3, "tie_word_embeddings": True}
+        | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+        | {"rope_parameters": {**_YARN, "original_max_position_embeddings": 64}}
+        | {"max_position_embeddings": 256},
+    ),
     "qwen3": ("Qwen3Config", {**_SIZES, "head_dim": 10, "tie_word_embeddings": False}),
+    "qwen3_yarn": (
+        "Qwen3Config",
+        {**_SIZES, "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 64}
+        | {"rope_parameters": {**_YARN, "attention_factor": 1.3, "beta_fast": 8, "beta_slow": 2}}
+        | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0},
+    ),
+    "gemma2": (
+        "Gemma2Config",
+        {**_SIZES, **_GEMMA}
+        | {"sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**_SIZES, **_GEMMA}
+        | {"sliding_window": 4, "sliding_window_pattern": 2, "rope_local_base_freq": 100.0}
+        | {"rope_theta": 1e5, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
 }
 
 
 def inputs(vocab_size: int) -> dict[str, Any]:
-    """Four rows of 10: full, padded on the left, padded on the right, and at far positions."""
+    """Five rows of 12 tokens: full, padded left, padded right, far positions, and two packed."""
     rng = np.random.default_rng(0)
-    mask = np.ones((4, 10), np.int32)
-    mask[1, :4] = 0
-    mask[2, 7:] = 0
-    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
+    segment = np.ones((5, 12), np.int32)
+    segment[1, :4] = segment[2, 9:] = 0
+    segment[4, 5:] = 2
+    positions = np.maximum(np.cumsum(segment > 0, axis=1) - 1, 0).astype(np.int32)
     positions[3] += 8000
-    tokens = rng.integers(0, vocab_size, mask.shape, dtype=np.int32)
-    return {"tokens": tokens, "mask": mask, "positions": positions}
+    positions[4, 5:] -= 5
+    tokens, targets = rng.integers(0, vocab_size, (2, *segment.shape), dtype=np.int32)
+    counts = (segment > 0) & (rng.random(segment.shape) < 0.8)  # where the loss looks
+    named = {"tokens": tokens, "segment": segment, "positions": positions}
+    return named | {"targets": targets, "counts": counts}
 
 
 def random_model(case: str, seed: int) -> Any:
@@ -70,20 +109,42 @@ def random_model(case: str, seed: int) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name else 0.0
+            centre = 1.0 if "norm" in name and "gemma" not in config.model_type else 0.0
             parameter.copy_(centre + 0.3 * torch.randn(parameter.shape))
     return model
 
 
-def torch_logits(model: Any, batch: dict[str, Any]) -> np.ndarray:
-    """[B, S, V] float32."""
+def torch_logits(model: Any, batch: dict[str, Any]) -> Any:
+    """[B, S, V] float32 on the tape, each example alone in a row; padding has zeros."""
     torch = importlib.import_module("torch")
-    with torch.no_grad():
-        return model(
-            input_ids=torch.from_numpy(batch["tokens"]).long(),
-            attention_mask=torch.from_numpy(batch["mask"]).long(),
-            position_ids=torch.from_numpy(batch["positions"]).long(),
-        ).logits.numpy()
+    rows = []
+    for tokens, segment, positions in zip(
+        batch["tokens"], batch["segment"], batch["positions"], strict=True
+    ):
+        row = torch.zeros(len(tokens), model.config.vocab_size)
+        for number in set(segment.tolist()) - {0}:
+            own = np.flatnonzero(segment == number)
+            logits = model(
+                input_ids=torch.from_numpy(tokens[own])[None].long(),
+                position_ids=torch.from_numpy(positions[own])[None].long(),
+                use_cache=False,
+            ).logits[0]
+            row = row.index_put((torch.from_numpy(own),), logits)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def torch_logits_and_gradients(
+    model: Any, batch: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Logits, and by tensor the gradient of the mean cross-entropy where `counts`."""
+    torch = importlib.import_module("torch")
+    logits = torch_logits(model, batch)
+    counts = torch.from_numpy(batch["counts"])
+    targets = torch.from_numpy(batch["targets"]).long()
+    torch.nn.functional.cross_entropy(logits[counts], targets[counts]).backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    return logits.detach().numpy(), gradients
 
 
 def _recipe() -> str:
@@ -105,8 +166,11 @@ def _write_tiny() -> None:
         model.save_pretrained(GOLDEN / case)
         (GOLDEN / case / "generation_config.json").unlink()  # not read by the tests
         batch = inputs(model.config.vocab_size)
-        logits = torch_logits(model, batch)
-        np.savez_compressed(GOLDEN / case / "golden.npz", logits=logits, recipe=_recipe(), **batch)
+        logits, gradients = torch_logits_and_gradients(model, batch)
+        named = {f"gradient/{name}": gradient for name, gradient in gradients.items()}
+        np.savez_compressed(
+            GOLDEN / case / "golden.npz", logits=logits, recipe=_recipe(), **batch, **named
+        )
 
 
 def _write_smollm2() -> None:
@@ -120,13 +184,10 @@ def _write_smollm2() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokens = np.array([tokenizer.encode(SMOLLM2_PROMPT)], np.int32)
-    mask = np.ones_like(tokens)
-    batch: dict[str, Any] = {
-        "tokens": tokens,
-        "mask": mask,
-        "positions": np.cumsum(mask, axis=1) - 1,
-    }
-    logits = torch_logits(model.eval(), batch)[..., ::SMOLLM2_STRIDE]
+    segment = np.ones_like(tokens)
+    batch = {"tokens": tokens, "segment": segment, "positions": np.cumsum(segment, axis=1) - 1}
+    with torch.no_grad():
+        logits = torch_logits(model.eval(), batch).numpy()[..., ::SMOLLM2_STRIDE]
     np.savez_compressed(GOLDEN / "smollm2-135m.npz", logits=logits, recipe=_recipe(), **batch)
 
 

@@ -234,8 +234,8 @@ def test_transformers_loads_and_generates(
     prompt = their_tokenizer("Ann has 12 apples.", return_tensors="pt")
     generated = theirs.generate(**prompt, max_new_tokens=5, do_sample=False)
     row = np.asarray(generated, np.int32)
-    mask = np.ones_like(row)
-    batch = {"tokens": row, "mask": mask, "positions": np.cumsum(mask, 1) - 1}
+    segment = np.ones_like(row)
+    batch = {"tokens": row, "segment": segment, "positions": np.cumsum(segment, 1) - 1}
     reloaded = huggingface.load(tmp_path)
     logits = np.asarray(our_logits(reloaded, batch))
     start = prompt["input_ids"].shape[1]
