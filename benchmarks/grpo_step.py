@@ -31,7 +31,8 @@ from cotjax.interfaces import PromptBatch  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
-from cotjax.parallel.mesh import make_mesh, replicate, shard, use_cpu_cores  # noqa: E402
+from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
+from cotjax.parallel.sharding import placement, shard, shard_params  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
 from cotjax.stages.grpo import GRPOStage  # noqa: E402
@@ -76,9 +77,10 @@ class BenchmarkStage(GRPOStage):
         }
         model = Transformer(self._shape.model, rngs=nnx.Rngs(0), **formats)
         policy, params = Policy.split(model)
+        policy = dataclasses.replace(policy, placement=placement(self.mesh))
         return common.Student(
             policy,
-            replicate(self.mesh, params),
+            shard_params(self.mesh, params),
             tokenizer.tokenizer,
             tokenizer.eos_id,
             tokenizer.pad_id,

@@ -88,6 +88,9 @@ class ModelConfig:
     init: Literal["pretrained", "random"] = "pretrained"  # The path's weights, or only its shape.
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
+    accumulate_dtype: Dtype = "float32"  # Format in which matrix products are summed.
+    remat: Literal["none", "dots", "full"] = "none"  # What the backward pass computes again.
+    attention: Literal["auto", "dense", "flash"] = "auto"  # auto = the flash kernel on TPUs.
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,9 @@ class CheckpointConfig:
 class MeshConfig:
     """How devices are arranged."""
 
-    data: AxisSize = -1  # Devices that share a batch, each with the whole model; -1 = all.
+    data: AxisSize = -1  # Copies of the model, each with a share of the batch; -1 = what is left.
+    fsdp: Count = 1  # Devices that split a copy's parameters, and share its batch.
+    tensor: Count = 1  # Devices that split each layer: heads, MLP columns, vocabulary.
 
 
 @dataclass(frozen=True)

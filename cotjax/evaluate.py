@@ -59,7 +59,7 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     config = _config(run, checkpoint, argv)
 
     use_cpu_cores()
-    mesh = make_mesh(config.mesh.data)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = common.open_student(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)
     _, held_out = common.open_records(config, student)

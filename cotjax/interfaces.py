@@ -63,6 +63,27 @@ class TokenBatch:
     positions: Int[Array, "B S"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How activations lie on a mesh.
+
+    Attributes:
+      mesh: the devices.
+      batch: axes over which examples are split.
+      heads: axis over which attention heads are split.
+      flash: whether attention is a kernel that never holds all scores [S, S].
+    """
+
+    mesh: jax.sharding.Mesh
+    batch: tuple[str, ...]
+    heads: str
+    flash: bool = False
+
+    def split(self, *axes: str | tuple[str, ...] | None) -> jax.sharding.NamedSharding:
+        """A sharding of arrays whose first axis is the example's."""
+        return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(self.batch, *axes))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
@@ -152,10 +173,12 @@ class Stage(Protocol):
       update: one optimizer update, (state, micro-batches) -> (state, metrics as (sum, count)).
       inner_updates: optimizer updates per batch.
       data: iterator with `get_state` and `set_state`.
+      config: the run's, with nothing left to be looked up elsewhere.
       notes: what a reader of the run should know, one sentence each.
       columns: of the table of steps.
     """
 
+    config: Any
     notes: tuple[str, ...]
     columns: Any
     state: Any

@@ -53,8 +53,9 @@ def run(config: Config) -> pathlib.Path:
     from cotjax.training.metrics import StepTable
 
     use_cpu_cores()
-    mesh = make_mesh(config.mesh.data)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = STAGES[config.stage](config, mesh)
+    config = stage.config
     if not config.resume:
         _write_config(folder, config)
     console.print(configs.to_toml(config))

@@ -14,44 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-
-@dataclasses.dataclass(frozen=True)
-class Scoring:
-    """How a layer scores a key, and which distances it looks back; static.
-
-        score = scale · q·k;  with a soft cap c, score = c · tanh(scale · q·k / c)
-
-    Attributes:
-      window: a query sees itself and the window - 1 tokens before it; 0: all before it.
-      scale: multiplies q·k; 0 = D^-1/2.
-      softcap: c; 0 = none.
-      dtype: in which products are summed and handed on.
-    """
-
-    window: int = 0
-    scale: float = 0.0
-    softcap: float = 0.0
-    dtype: Any = jnp.float32
-
-    def __call__(
-        self, query: Float[Array, "*N Q D"], key: Float[Array, "*N D S"]
-    ) -> Float[Array, "*N Q S"]:
-        """Scores in float32."""
-        scores = self.product(query, key).astype(jnp.float32)
-        scores = scores * (self.scale or query.shape[-1] ** -0.5)
-        return self.softcap * jnp.tanh(scores / self.softcap) if self.softcap else scores
-
-    def product(self, a: Float[Array, "*N I J"], b: Float[Array, "*N J L"]) -> Array:
-        """[*N, I, L], a matrix product in `dtype`."""
-        return jnp.matmul(a, b, preferred_element_type=self.dtype)
-
-    def sees(self, distance: Int[Array, "*Q S"]) -> Bool[Array, "*Q S"]:
-        """Whether a query looks back so many tokens; a negative distance lies ahead."""
-        seen = distance >= 0
-        return seen & (distance < self.window) if self.window else seen
-
-
-EVERYTHING = Scoring()
+from cotjax.interfaces import Placement
+from cotjax.models import flash
+from cotjax.models.scoring import EVERYTHING, Scoring
 
 
 class Attend(Protocol):
@@ -93,16 +58,22 @@ class Causal:
         examples carry 1, 2, 3, …; a left-padded prompt carries 0 … 0 1 … 1.
       keep_cache: also return key [B, K, D, S] and value [B, K, S, D], the layouts in which a
         decoder's matrix products read memory in order.
+      placement: on which mesh, and whether by the flash kernel.
     """
 
     segment: Int[Array, "B S"]
     keep_cache: bool = False
+    placement: Placement | None = None
 
     def __call__(
         self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
     ) -> tuple[Array, Any]:
         """See `Attend`; `cache` is ignored."""
         del cache
+        if self.placement and self.placement.flash:
+            out = flash.causal(query, key, value, self.segment, scoring, self.placement)
+            cached = jnp.moveaxis(key, 1, 3), _by_head(value)
+            return out, cached if self.keep_cache else None
         batch, size, heads, width = query.shape
         num_kv = key.shape[2]
         # R query heads share a key head: they are rows of one product, [B, K, R·S, D].
@@ -174,16 +145,21 @@ class SharedPrompt:
     Attributes:
       prompt_mask: [B, P] True where the left-padded prompt has a token.
       group_size: G.
+      placement: on which mesh, and whether by the flash kernel.
     """
 
     prompt_mask: Bool[Array, "B P"]
     group_size: int
+    placement: Placement | None = None
 
     def __call__(
         self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
     ) -> tuple[Array, Any]:
         """See `Attend`; S = P + G·T; `cache` is ignored."""
         del cache
+        if self.placement and self.placement.flash:
+            shared = self.prompt_mask, self.group_size
+            return flash.shared_prompt(query, key, value, *shared, scoring, self.placement), None
         num_prompt = self.prompt_mask.shape[-1]
         attend_prompt = Causal(self.prompt_mask.astype(jnp.int32), keep_cache=True)
         prompt_out, (prompt_key, prompt_value) = attend_prompt(

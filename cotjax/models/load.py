@@ -116,6 +116,7 @@ def load_student(
     param_dtype: Any,
     compute_dtype: Any,
     seed: int,
+    **more: Any,
 ) -> LoadedStudent:
     """A student, ready to train.
 
@@ -126,6 +127,7 @@ def load_student(
       param_dtype: number format of the parameters.
       compute_dtype: number format of the activations.
       seed: of random weights.
+      **more: further settings of `Transformer`, such as `remat`.
 
     Raises:
       InputError: see `resolve`, `huggingface.load` and `gguf.load`; also a tokenizer without an
@@ -147,4 +149,7 @@ def load_student(
         model = file.load(**formats)
     else:
         model = huggingface.load(source, **formats)
+    if more:  # how to compute is no part of the weights
+        shell = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats, **more))
+        model = nnx.merge(nnx.graphdef(shell), nnx.state(model))
     return LoadedStudent(model, tokenizer, eos_id, pad_id, str(source), tuple(notes))

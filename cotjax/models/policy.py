@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from cotjax.interfaces import TokenBatch
+from cotjax.interfaces import Placement, TokenBatch
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+from cotjax.models.lora import Adapter, Lora, split_adapter
 from cotjax.models.transformer import Transformer
 
 
@@ -37,9 +38,17 @@ def _block_sizes(length: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A decoder without its parameters: hashable, so it can be a static argument of `jax.jit`."""
+    """A decoder without its parameters: hashable, so it can be a static argument of `jax.jit`.
+
+    Attributes:
+      definition: the modules.
+      placement: how activations lie on a mesh; None leaves it to the compiler.
+      lora: the adapter that parameters hold beside the decoder's own; None: none, or off.
+    """
 
     definition: nnx.GraphDef
+    placement: Placement | None = None
+    lora: Lora | None = None
 
     @staticmethod
     def split(model: Transformer) -> tuple["Policy", dict[str, Any]]:
@@ -47,17 +56,36 @@ class Policy:
         definition, params = nnx.split(model)
         return Policy(definition), nnx.to_pure_dict(params)
 
+    @property
+    def without_adapter(self) -> "Policy":
+        """The base alone, as a reference is; takes the same parameters, with or without adapter."""
+        return dataclasses.replace(self, lora=None)
+
     def bind(self, params: Any) -> Transformer:
-        """The model with these parameters."""
+        """The model with these parameters, which hold no adapter: `lora.merge` takes it in."""
         return nnx.merge(self.definition, params)
+
+    def _run(self, params: Any, *inputs: Any, dropout_key: Any = None) -> tuple[Array, Any]:
+        """Hidden states and caches, with the adapter if the policy has one."""
+        model = self.bind(split_adapter(params)[1])
+        adapter = Adapter.of(params, self.lora, dropout_key) if self.lora else None
+        return model(*inputs, adapter=adapter, placement=self.placement)
 
     def unembed(self, params: Any) -> Float[Array, "V D"]:
         """The matrix for logits = hidden @ unembed.T."""
-        return self.bind(params).unembed
+        return self.bind(split_adapter(params)[1]).unembed
 
-    def rows(self, params: Any, batch: TokenBatch) -> Float[Array, "B S D"]:
-        """Hidden states of packed rows; no segment sees another."""
-        hidden, _ = self.bind(params)(batch.tokens, batch.positions, Causal(batch.segment))
+    def rows(
+        self, params: Any, batch: TokenBatch, *, dropout_key: Any = None
+    ) -> Float[Array, "B S D"]:
+        """Hidden states of packed rows; no segment sees another.
+
+        With a `dropout_key` the adapter has dropout, drawn by layer and projection.
+        """
+        attend = Causal(batch.segment, placement=self.placement)
+        hidden, _ = self._run(
+            params, batch.tokens, batch.positions, attend, dropout_key=dropout_key
+        )
         return hidden
 
     def completions(
@@ -66,20 +94,25 @@ class Policy:
         prompt: Int[Array, "B P"],
         prompt_mask: Bool[Array, "B P"],
         completion: Int[Array, "B G T"],
+        *,
+        dropout_key: Any = None,
     ) -> Float[Array, "B G T D"]:
         """Hidden states that predict each completion token; each prompt is computed once.
 
-        Position t of the result has seen the prompt and completion tokens before t.
+        Position t of the result has seen the prompt and completion tokens before t. With a
+        `dropout_key` the adapter has dropout, drawn once for the prompt of a group.
         """
         batch, group, length = completion.shape
         start = prompt_mask.sum(axis=-1)
         own_positions = jnp.broadcast_to(
             start[:, None, None] + jnp.arange(length), completion.shape
         ).reshape(batch, -1)
-        hidden, _ = self.bind(params)(
+        hidden, _ = self._run(
+            params,
             jnp.concatenate([prompt, completion.reshape(batch, -1)], axis=1),
             jnp.concatenate([prompt_positions(prompt_mask), own_positions], axis=1),
-            SharedPrompt(prompt_mask, group),
+            SharedPrompt(prompt_mask, group, placement=self.placement),
+            dropout_key=dropout_key,
         )
         last_of_prompt = hidden[:, None, prompt.shape[1] - 1 : prompt.shape[1]]
         own = hidden[:, prompt.shape[1] :].reshape(batch, group, length, -1)
@@ -96,14 +129,14 @@ class Policy:
         max_new_tokens: int,
     ) -> tuple[Float[Array, "B D"], list[Any]]:
         """The hidden state that predicts the first new token, and one cache per layer."""
-        model = self.bind(params)
-        hidden, stacked = model(
+        hidden, stacked = self._run(
+            params,
             prompt,
             prompt_positions(prompt_mask),
-            Causal(prompt_mask.astype(jnp.int32), keep_cache=True),
+            Causal(prompt_mask.astype(jnp.int32), keep_cache=True, placement=self.placement),
         )
         caches: list[Any] = []
-        for i in range(model.shape.num_layers):
+        for i in range(len(stacked[0])):
             key, value = stacked[0][i], stacked[1][i]
             batch, heads, width, _ = key.shape
             blocks = []
@@ -124,4 +157,4 @@ class Policy:
         """The hidden states after token number `index` of every completion."""
         positions = jnp.broadcast_to(prompt_mask.sum(-1)[:, None] + index, tokens.shape)
         attend = DecodeShared(prompt_mask, index)
-        return self.bind(params)(tokens, positions, attend, caches)
+        return self._run(params, tokens, positions, attend, caches)

@@ -17,9 +17,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cotjax.errors import InputError
+from cotjax.interfaces import Placement
 from cotjax.models.architecture import Architecture, LayerKind
 from cotjax.models.attention import Attend, Scoring
 from cotjax.models.block import Block, Formats, Mix, RMSNorm
+from cotjax.models.lora import Adapter
 from cotjax.models.rope import rotate
 
 __all__ = ["REMAT", "Architecture", "Formats", "Transformer"]
@@ -88,6 +90,9 @@ class Transformer(nnx.Module):
         positions: Int[Array, "B S"],
         attend: Attend,
         caches: Any = None,
+        *,
+        adapter: Adapter | None = None,
+        placement: Placement | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
         """Runs all layers.
 
@@ -97,12 +102,18 @@ class Transformer(nnx.Module):
           attend: who sees whom, and what the cache holds.
           caches: None, or per layer what `attend` takes: a list (layers are unrolled, which is
             what a decoding loop wants) or leaves with a leading layer axis (layers are scanned).
+          adapter: what is added to projections, of all layers; None adds nothing.
+          placement: keeps examples apart on a mesh, so that what the compiler gathers are weights.
 
         Returns:
           hidden states after the last norm [B, S, D], and the caches in the form of `caches`
           (stacked when it was None).
         """
-        x = self._embed(tokens)
+
+        def keep(x: Array) -> Array:
+            return jax.lax.with_sharding_constraint(x, placement.split()) if placement else x
+
+        x = keep(self._embed(tokens))
         kinds = list(dict.fromkeys(self.shape.kinds))
         which = [kinds.index(kind) for kind in self.shape.kinds]
         mixes = [self._mix(kind, positions, attend) for kind in kinds]
@@ -111,15 +122,17 @@ class Transformer(nnx.Module):
         if isinstance(caches, list):
             new_caches = []
             for i, cache in enumerate(caches):
-                block = nnx.merge(definition, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
-                x, cache = block(x, mixes[which[i]], cache)
+                params, own = jax.tree.map(lambda leaf, i=i: leaf[i], (stacked, adapter))
+                x, cache = nnx.merge(definition, params)(x, mixes[which[i]], cache, own)
+                x = keep(x)
                 new_caches.append(cache)
             return self.final_norm(x), new_caches
 
-        def layer(x: Array, inputs: tuple[Any, Any, Array]) -> tuple[Array, Any]:
-            params, cache, kind = inputs
+        def layer(x: Array, inputs: tuple[Any, Any, Any, Array]) -> tuple[Array, Any]:
+            params, cache, own, kind = inputs
             mix = _chosen(mixes, kind, again=self.remat == "none")
-            return nnx.merge(definition, params)(x, mix, cache)
+            x, cache = nnx.merge(definition, params)(x, mix, cache, own)
+            return keep(x), cache
 
         unroll = 1
         if self.remat != "none":
@@ -127,7 +140,8 @@ class Transformer(nnx.Module):
         elif self.shape.num_layers <= 8:
             # A shallow stack compiles faster than it scans; a deep one is compiled and looped.
             unroll = self.shape.num_layers
-        x, new_caches = jax.lax.scan(layer, x, (stacked, caches, jnp.asarray(which)), unroll=unroll)
+        inputs = stacked, caches, adapter, jnp.asarray(which)
+        x, new_caches = jax.lax.scan(layer, x, inputs, unroll=unroll)
         return self.final_norm(x), new_caches
 
     def _embed(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:

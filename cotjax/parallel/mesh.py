@@ -1,19 +1,21 @@
-"""One mesh, one axis so far: every device holds the model and a share of the batch.
+"""The devices of a run, in one mesh of three axes.
 
-Arrays are placed here and nowhere else; `jax.jit` carries the placement through a step, and what
-crosses devices is one sum per gradient and one sum and count per metric.
+    data     every group of devices holds a copy of the model and a share of the batch
+    fsdp     shares the batch too, and every parameter is split over it (gathered when used)
+    tensor   splits heads, MLP columns and vocabulary: one example is computed by several devices
+
+`sharding.py` says which array is split over which axis.
 """
 
 import os
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
 from cotjax.errors import InputError
 
+AXES = ("data", "fsdp", "tensor")
 _FORCED = "xla_force_host_platform_device_count"
 
 
@@ -31,20 +33,39 @@ def use_cpu_cores() -> None:
     jax.config.update("jax_num_cpu_devices", power_of_two)
 
 
-def make_mesh(data: int) -> Mesh:
-    """A mesh of `data` devices; -1 takes all.
+def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, *, devices: list | None = None) -> Mesh:
+    """A mesh over the devices, neighbours where the axes talk most (tensor, then fsdp).
+
+    Args:
+      data: copies of the model; -1 takes the devices that are left.
+      fsdp: devices that split each copy's parameters.
+      tensor: devices that split each layer's computation.
+      devices: of this or another machine (a topology to compile for); None takes those of JAX.
 
     Raises:
-      InputError: more devices than there are.
+      InputError: the axes need more devices than there are, or `data = -1` leaves a rest.
     """
-    devices = jax.devices()
-    count = len(devices) if data == -1 else data
-    if count > len(devices):
+    devices = jax.devices() if devices is None else devices
+    rest, over = divmod(len(devices), fsdp * tensor)
+    if data == -1 and (over or not rest):
         raise InputError(
-            f"mesh.data = {data}: this process sees {len(devices)} devices. "
-            f"Set mesh.data <= {len(devices)}, or -1 for all."
+            f"mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: {len(devices)} devices are not a "
+            f"multiple of {fsdp * tensor}. Set their product to a divisor of {len(devices)}."
         )
-    return Mesh(np.asarray(devices[:count]), ("data",))
+    shape = (rest if data == -1 else data, fsdp, tensor)
+    if np.prod(shape) > len(devices):
+        raise InputError(
+            f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: their product is "
+            f"{np.prod(shape)}, this process sees {len(devices)} devices. Set mesh.data <= "
+            f"{max(rest, 1)}, or -1 for all."
+        )
+    chosen = devices[: int(np.prod(shape))]
+    return jax.make_mesh(shape, AXES, devices=chosen, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_divides(mesh: Mesh, size: int, key: str) -> None:
@@ -53,19 +74,10 @@ def check_divides(mesh: Mesh, size: int, key: str) -> None:
     Raises:
       InputError: names the key, its value and the devices.
     """
-    if size % mesh.size:
-        fits = max(size // mesh.size, 1) * mesh.size
+    parts = batch_devices(mesh)
+    if size % parts:
+        fits = max(size // parts, 1) * parts
         raise InputError(
-            f"{key} = {size}: {mesh.size} devices cannot share it equally. "
+            f"{key} = {size}: {parts} devices cannot share it equally (mesh.data · mesh.fsdp). "
             f"Set {key} = {fits}, or mesh.data to a divisor of {size}."
         )
-
-
-def replicate(mesh: Mesh, tree: Any) -> Any:
-    """A copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
-
-
-def shard(mesh: Mesh, tree: Any) -> Any:
-    """[B, …] leaves, B split over the devices."""
-    return jax.device_put(tree, NamedSharding(mesh, P("data")))

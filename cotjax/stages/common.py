@@ -20,7 +20,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
 from cotjax.models.policy import Policy
-from cotjax.parallel import mesh as parallel
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
 from cotjax.training.evaluation import Completion, summarize
 
@@ -62,12 +63,18 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         param_dtype=jnp.dtype(config.model.param_dtype),
         compute_dtype=jnp.dtype(config.model.compute_dtype),
         seed=config.seed,
+        accumulate_dtype=jnp.dtype(config.model.accumulate_dtype),
+        remat=config.model.remat,
     )
+    shape = loaded.model.shape
+    parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
     policy, params = Policy.split(loaded.model)
+    flash = {"auto": None, "dense": False, "flash": True}[config.model.attention]
+    policy = dataclasses.replace(policy, placement=parallel.placement(mesh, flash=flash))
     prompt = make_prompt(loaded.tokenizer, config.data.prompt)
     return Student(
         policy,
-        parallel.replicate(mesh, params),
+        parallel.shard_params(mesh, params),
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
@@ -220,7 +227,8 @@ def evaluate(
         greedy_first=True,
     )
     size = max(config.eval.batch_size // group, 1)
-    size = -(-size // mesh.size) * mesh.size
+    size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
+    params = parallel.for_rollout(mesh, params)
     judged: list[list[Completion]] = []
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])

@@ -21,7 +21,8 @@ from cotjax.core.presets import Objective, make_objective, policy_advantage, pol
 from cotjax.data.pipeline import prompt_batches
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
-from cotjax.parallel import mesh as parallel
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
@@ -39,13 +40,14 @@ class GRPOStage:
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         rollout, policy = config.rollout, config.policy
-        parallel.check_divides(mesh, rollout.prompts, "rollout.prompts")
+        check_divides(mesh, rollout.prompts, "rollout.prompts")
         self.config, self.mesh = config, mesh
         self.micro_batch = _micro_batch(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
         self.student = self.open_student()
         train, self.held_out = common.open_records(config, self.student)
         self.objective = open_objective(policy)
+        self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
         self.notes = (*self.student.notes, f"the loss is {self.objective}")
         self.sampling = Sampling(
             group_size=rollout.group_size,
@@ -61,8 +63,8 @@ class GRPOStage:
         optimizer = common.make_optimizer(config.optimizer, config.steps * policy.inner_updates)
         # The update reuses the state's buffers; the reference needs its own.
         start = jax.tree.map(lambda leaf: leaf.copy(), self.student.params)
-        self.state = parallel.replicate(mesh, init_state(start, optimizer))
-        self.update = make_update(self._loss, optimizer)
+        self.state = init_state(start, optimizer)
+        self.update = make_update(self._loss, optimizer, self.state)
         self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
         self.score = jax.jit(lambda params, groups: self._logprobs(params, groups)[0])
         self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
@@ -117,7 +119,7 @@ class GRPOStage:
         key = jax.random.fold_in(self.root, step)
         rollout = generate(
             self.student.policy,
-            params,
+            parallel.for_rollout(self.mesh, params),
             parallel.shard(self.mesh, prompts),
             key,
             settings=self.sampling,
@@ -182,33 +184,48 @@ class GRPOStage:
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
 
 
+# Keys of the config's [policy] and what they set in an `Objective`.
+_SETTINGS = {
+    "clip_low": "clip_low",
+    "clip_high": "clip_high",
+    "dual_clip": "dual_clip",
+    "kl_estimator": "kl",
+    "kl_coefficient": "beta",
+    "advantage_scale": "scale",
+    "ddof": "ddof",
+    "eps": "eps",
+    "entropy_bonus": "entropy_bonus",
+}
+
+
 def open_objective(policy: PolicyConfig) -> Objective:
     """The objective of a config: the preset's conventions, the variant's, then single settings."""
-    settings = {
-        "clip_low": policy.clip_low,
-        "clip_high": policy.clip_high,
-        "dual_clip": policy.dual_clip or None,
-        "kl": policy.kl_estimator,
-        "beta": policy.kl_coefficient,
-        "scale": policy.advantage_scale,
-        "ddof": policy.ddof,
-        "eps": policy.eps,
-        "entropy_bonus": policy.entropy_bonus,
-    }
-    chosen = {name: value for name, value in settings.items() if value != "auto"}
+    given = {_SETTINGS[key]: getattr(policy, key) for key in _SETTINGS}
+    chosen = {name: value for name, value in given.items() if value != "auto"}
+    if "dual_clip" in chosen:
+        chosen["dual_clip"] = chosen["dual_clip"] or None
     name = None if policy.objective == "auto" else policy.objective
     return make_objective(name, preset=policy.preset, **chosen)
 
 
+def resolved(policy: PolicyConfig, objective: Objective) -> PolicyConfig:
+    """The config with the objective's values where it said "auto", for people to read."""
+    values = {key: getattr(objective, name) for key, name in _SETTINGS.items()}
+    values["dual_clip"] = values["dual_clip"] or 0.0
+    if objective.kl == "none":  # the term has its own distance, which no estimator names
+        values["kl_estimator"] = "auto"
+    return dataclasses.replace(policy, **values)
+
+
 def _micro_batch(per_device: int, prompts: int, mesh: Mesh) -> int:
     """Prompts per pass on all devices together."""
-    whole = per_device * mesh.size
+    whole = per_device * batch_devices(mesh)
     if whole == 0 or whole >= prompts:
         return prompts
     if prompts % whole:
         raise InputError(
-            f"policy.micro_batch = {per_device}: on {mesh.size} devices that is {whole} prompts a "
-            f"pass, which does not divide rollout.prompts = {prompts}. Set policy.micro_batch = 0 "
+            f"policy.micro_batch = {per_device}: on {batch_devices(mesh)} devices that is {whole} "
+            f"prompts a pass, which does not divide rollout.prompts = {prompts}. Set policy.micro_batch = 0 "
             f"or rollout.prompts to a multiple of {whole}."
         )
     return whole

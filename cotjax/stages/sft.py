@@ -12,7 +12,8 @@ from cotjax.cot import Rationale, render_rationale
 from cotjax.data.encode import encode_supervised
 from cotjax.data.pipeline import supervised_batches
 from cotjax.interfaces import Record, Step, TokenBatch
-from cotjax.parallel import mesh as parallel
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import init_state, make_update
@@ -27,14 +28,14 @@ class SupervisedStage:
     inner_updates = 1
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
-        parallel.check_divides(mesh, config.sft.batch_size, "sft.batch_size")
+        check_divides(mesh, config.sft.batch_size, "sft.batch_size")
         self.config, self.mesh = config, mesh
         self.student = common.open_student(config, mesh)
         self.notes = self.student.notes
         train, self.held_out = common.open_records(config, self.student)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
-        self.state = parallel.replicate(mesh, init_state(self.student.params, optimizer))
-        self.update = make_update(self._loss, optimizer)
+        self.state = init_state(self.student.params, optimizer)
+        self.update = make_update(self._loss, optimizer, self.state)
         self.data = supervised_batches(
             train,
             self._encode,

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
@@ -38,21 +40,56 @@ class TrainState:
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    """The state before the first step; the optimizer's moments are split as their parameters are.
+
+    Args:
+      params: arrays, on the devices where they shall stay; or `jax.ShapeDtypeStruct`s with a
+        sharding, for a state to compile with.
+      optimizer: optax's.
+    """
+    whole = _whole(params)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    like = optax.tree_map_params(
+        optimizer,
+        lambda _, leaf: leaf.sharding,
+        opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+        opt_state = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            opt_state,
+            like,
+        )
+        return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), params, opt_state)
+    start = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=whole)()
+    return TrainState(start, params, jax.jit(optimizer.init, out_shardings=like)(params))
+
+
+def _whole(params: Any) -> Sharding:
+    """A copy on each of the devices that hold the parameters."""
+    sharding = jax.tree.leaves(params)[0].sharding
+    return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
 
 
 def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState
 ) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
     """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
 
     One micro-batch is one compiled program. Several are taken one after the other, each padded to
     its own shape, and a program is compiled per shape; only one is in memory at a time, beside the
-    sum of gradients. The old state's buffers are reused.
+    sum of gradients. The old state's buffers are reused, and the new state lies where it lay.
 
     Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping.
+
+    Args:
+      loss_fn: see `LossFn`.
+      optimizer: optax's.
+      state: one that will be updated; only its shardings are read.
     """
+    place = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def sums(params: Any, micro: Any) -> tuple[Array, dict[str, SumCount]]:
         total, count, metrics = loss_fn(params, micro)
@@ -73,10 +110,11 @@ def make_update(
     def whole(state: TrainState, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:
         return apply(state, gradient(state.params, micro))
 
-    whole_jit = jax.jit(whole, donate_argnums=0)
-    gradient_jit = jax.jit(gradient)
+    whole_jit = jax.jit(whole, donate_argnums=0, out_shardings=(place, None))
+    # A gradient is summed over the devices into the parts that its parameter is split into.
+    gradient_jit = jax.jit(gradient, out_shardings=(place.params, None))
     add_jit = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-    apply_jit = jax.jit(apply, donate_argnums=0)
+    apply_jit = jax.jit(apply, donate_argnums=0, out_shardings=(place, None))
 
     def update(state: TrainState, micros: Sequence[Any]) -> tuple[TrainState, dict[str, SumCount]]:
         first, *others = micros

@@ -5,20 +5,22 @@ import numpy as np
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.parallel.mesh import check_divides, make_mesh, replicate, shard
+from cotjax.parallel.mesh import check_divides, make_mesh
+from cotjax.parallel.sharding import replicate, shard
 
 
 @pytest.mark.parametrize(("asked", "got"), [(1, 1), (3, 3), (8, 8), (-1, 8)])
 def test_a_mesh_takes_the_devices_that_it_is_told_to(asked, got):
     mesh = make_mesh(asked)
-    assert mesh.size == got and mesh.axis_names == ("data",)
+    assert mesh.size == got and mesh.shape == {"data": got, "fsdp": 1, "tensor": 1}
 
 
 def test_more_devices_than_there_are():
     with pytest.raises(InputError) as error:
         make_mesh(9)
     assert str(error.value) == (
-        "mesh.data = 9: this process sees 8 devices. Set mesh.data <= 8, or -1 for all."
+        "mesh.data = 9, mesh.fsdp = 1, mesh.tensor = 1: their product is 9, this process sees 8 "
+        "devices. Set mesh.data <= 8, or -1 for all."
     )
 
 
@@ -40,6 +42,6 @@ def test_what_does_not_divide_names_a_size_that_fits(size, fits):
     with pytest.raises(InputError) as error:
         check_divides(make_mesh(4), size, "rollout.prompts")
     assert str(error.value) == (
-        f"rollout.prompts = {size}: 4 devices cannot share it equally. "
+        f"rollout.prompts = {size}: 4 devices cannot share it equally (mesh.data · mesh.fsdp). "
         f"Set rollout.prompts = {fits}, or mesh.data to a divisor of {size}."
     )

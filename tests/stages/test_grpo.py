@@ -8,11 +8,11 @@ import optax
 import pytest
 
 from cotjax.config import PolicyConfig
-from cotjax.core import PRESETS
+from cotjax.core import OBJECTIVES, PRESETS
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common
-from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch, open_objective
+from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch, open_objective, resolved
 from tests.tiny import keep_compiled_programs, make_config
 
 
@@ -216,6 +216,16 @@ def test_a_preset_and_a_variant_keep_their_own_conventions():
     assert chosen(objective="dr_grpo").scale == "none"
     assert chosen(objective="bridge_release").kl == "none"
     assert chosen(preset="verl", dual_clip=0.0).dual_clip is None
+
+
+@pytest.mark.parametrize("objective", ["auto", *OBJECTIVES])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_resolved_config_leaves_nothing_open_and_means_the_same(preset, objective):
+    policy = PolicyConfig(preset=preset, objective=objective)
+    full = resolved(policy, open_objective(policy))
+    assert open_objective(full) == open_objective(policy)
+    rest = {key for key, value in dataclasses.asdict(full).items() if value == "auto"}
+    assert rest <= {"objective", "kl_estimator" if objective == "bridge_release" else "objective"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.parallel.mesh import make_mesh, replicate
+from cotjax.parallel.mesh import make_mesh
+from cotjax.parallel.sharding import replicate
 from cotjax.training.checkpoint import Checkpoints, find_run, restore_params
 from cotjax.training.update import init_state
 

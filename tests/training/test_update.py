@@ -55,9 +55,8 @@ def cut(batch, sizes):
 def step(params, micros):
     """The mean gradient, read off a step of plain descent, and the metrics."""
     before = jax.tree.map(np.asarray, params)
-    state, metrics = make_update(regression, optax.sgd(1.0))(
-        init_state(params, optax.sgd(1.0)), micros
-    )
+    state = init_state(params, optax.sgd(1.0))
+    state, metrics = make_update(regression, optax.sgd(1.0), state)(state, micros)
     return jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params), metrics
 
 
@@ -84,8 +83,8 @@ def test_a_batch_in_which_nothing_counts_has_no_gradient(batch, params):
 
 
 def test_an_update_is_one_step_of_the_optimizer_and_counts_itself(batch, params):
-    update = make_update(regression, optax.sgd(0.1))
     state = init_state(params, optax.sgd(0.1))
+    update = make_update(regression, optax.sgd(0.1), state)
     assert state.step == 0
     expected = {name: params[name] - 0.1 * g for name, g in by_hand(params, batch).items()}
     state, _ = update(state, [batch])
@@ -97,14 +96,15 @@ def test_grad_norm_is_the_norm_before_clipping(batch, params):
     norm = np.sqrt(sum((g**2).sum() for g in by_hand(params, batch).values()))
     optimizer = optax.chain(optax.clip_by_global_norm(norm / 10), optax.sgd(1.0))
     before = jax.tree.map(np.asarray, params)
-    state, metrics = make_update(regression, optimizer)(init_state(params, optimizer), [batch])
+    state = init_state(params, optimizer)
+    state, metrics = make_update(regression, optimizer, state)(state, [batch])
     np.testing.assert_allclose(metrics["grad_norm"], (norm, 1), rtol=1e-5)
     moved = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, before))
     np.testing.assert_allclose(moved, norm / 10, rtol=1e-4)
 
 
 def test_the_old_state_gives_up_its_buffers(batch, params):
-    update = make_update(regression, optax.adam(0.1))
     old = init_state(params, optax.adam(0.1))
+    update = make_update(regression, optax.adam(0.1), old)
     update(old, [batch])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))

@@ -1,0 +1,150 @@
+"""Which array is split over which axis of the mesh: one table, and the functions that apply it.
+
+Arrays are placed here and nowhere else; `jax.jit` carries the placement through a step. What
+crosses devices is then: parameters gathered over `fsdp` where they are used, their gradients
+summed back into the same parts, a partial sum per tensor-split product, and one sum and one count
+per metric.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cotjax.errors import InputError
+from cotjax.interfaces import Placement
+
+BATCH = P(("data", "fsdp"))  # the first axis of everything that is per example
+
+# Parameters by name, the first match counts; layers are stacked on a leading axis, never split.
+RULES: Sequence[tuple[str, P]] = (
+    (r"embed\.embedding|unembed_weight", P("tensor", "fsdp")),  # [V, D]
+    (r"layers\.(query|key|value|gate|up)\.kernel", P(None, "fsdp", "tensor")),  # [L, in, out]
+    (r"layers\.(out|down)\.kernel", P(None, "tensor", "fsdp")),  # [L, in, out]
+    (r"layers\.(query|key|value)\.bias", P(None, "tensor")),  # [L, out]
+    (r"layers\.(query|key|value|gate|up)\.lora_a", P(None, "fsdp", None)),  # [L, in, r]
+    (r"layers\.(query|key|value|gate|up)\.lora_b", P(None, None, "tensor")),  # [L, r, out]
+    (r"layers\.(out|down)\.lora_a", P(None, "tensor", None)),
+    (r"layers\.(out|down)\.lora_b", P(None, None, "fsdp")),
+    (r".*(norm|_norm)\.scale", P()),
+)
+
+
+def spec_of(name: str) -> P:
+    """How a parameter is split.
+
+    Args:
+      name: its path in the tree, joined by dots.
+
+    Raises:
+      KeyError: no rule names it; a new kind of parameter needs a line in `RULES`.
+    """
+    for pattern, spec in RULES:
+        if re.fullmatch(pattern, name):
+            return spec
+    raise KeyError(f"no rule says how {name} is split; add one to RULES.")
+
+
+def param_shardings(mesh: Mesh, params: Any) -> Any:
+    """The sharding of every parameter, from its name.
+
+    Args:
+      mesh: with the axes of `mesh.AXES`.
+      params: nested dicts of arrays or of their shapes.
+
+    Raises:
+      InputError: a parameter that the mesh cannot split evenly.
+    """
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        spec = spec_of(name)
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise InputError(
+                    f"mesh.{axis} = {mesh.shape[axis]}: {name} has shape {tuple(leaf.shape)}, and "
+                    f"{size} is not a multiple of it. Set mesh.{axis} to a divisor of {size}."
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
+    """Refuses a mesh whose tensor axis would cut a head in two.
+
+    Raises:
+      InputError: names the heads and what would fit.
+    """
+    parts = mesh.shape["tensor"]
+    if num_heads % parts or num_kv_heads % parts:
+        both = np.gcd(num_heads, num_kv_heads)
+        fits = ", ".join(str(n) for n in range(1, both + 1) if both % n == 0)
+        raise InputError(
+            f"mesh.tensor = {parts}: the model has {num_heads} query heads and {num_kv_heads} key "
+            f"heads, which it does not divide. Set mesh.tensor to one of {fits}."
+        )
+
+
+def placement(mesh: Mesh, *, flash: bool | None = None) -> Placement:
+    """How a model's activations lie on the mesh.
+
+    Args:
+      mesh: the devices.
+      flash: use an attention kernel; None does where there is one, on TPUs.
+    """
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    return Placement(mesh, ("data", "fsdp"), "tensor", on_tpu if flash is None else flash)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """Split by example."""
+    return NamedSharding(mesh, BATCH)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) or sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    # Every process holds the whole array and gives its own devices their parts.
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """A copy of every leaf on every device."""
+    return jax.tree.map(lambda leaf: _place(leaf, replicated(mesh)), tree)
+
+
+def shard(mesh: Mesh, tree: Any) -> Any:
+    """[B, …] leaves, B split over the devices that share a batch."""
+    return jax.tree.map(lambda leaf: _place(leaf, batched(mesh)), tree)
+
+
+def for_rollout(mesh: Mesh, params: Any) -> Any:
+    """The parameters as decoding wants them: whole but for the tensor axis.
+
+    Decoding reads every parameter for every token; gathered over `fsdp` once, they are read from
+    the device's own memory.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+
+    def whole(sharding: NamedSharding) -> NamedSharding:
+        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(mesh, P(*axes))
+
+    return jax.device_put(params, jax.tree.map(whole, param_shardings(mesh, params)))
+
+
+def shard_params(mesh: Mesh, params: Any) -> Any:
+    """Parameters, each split as its name says."""
+    return jax.tree.map(_place, params, param_shardings(mesh, params))
