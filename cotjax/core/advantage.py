@@ -177,7 +177,5 @@ SCALES = {
     "mean": lambda shift, shifted, mask, ddof: jnp.abs(
         shift + masked_mean(shifted, mask, axis=1, keepdims=True)
     ),
-    "batch_std": lambda shift, shifted, mask, ddof: _std(
-        jnp.where(mask, shift + shifted, 0), mask, ddof, axis=(0, 1)
-    ),
+    "batch_std": lambda shift, shifted, mask, ddof: _std(shift + shifted, mask, ddof, axis=(0, 1)),
 }

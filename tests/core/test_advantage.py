@@ -76,8 +76,8 @@ def test_no_mask_counts_everything(scale):
 @settings(max_examples=10)
 @given(reward=st.floats(-10, 10, width=32), size=st.integers(2, 4))
 def test_equal_rewards_are_exactly_zero(scale, reward, size):
-    equal = jnp.full((1, 4), reward, jnp.float32)
     mask = jnp.arange(4)[None] < size
+    equal = jnp.where(mask, jnp.float32(reward), -77)  # whatever the others hold
     np.testing.assert_array_equal(
         core.group_advantage(equal, scale=scale, mask=mask), np.zeros((1, 4))
     )
@@ -214,6 +214,7 @@ def test_overlong_penalty_is_a_ramp():
     expected = [0, 0, 0, -0.25, -0.5, -0.95, -1, -1]
     assert_close(core.overlong_penalty(length, max_length=100, buffer=20), expected)
     assert_close(core.overlong_penalty(jnp.array([5.0]), max_length=10, buffer=10), [-0.5])
+    assert_close(core.overlong_penalty(jnp.array([9.0, 10.0]), max_length=10, buffer=1), [0, -1])
 
 
 @pytest.mark.parametrize("buffer", [0, -1, 11])

@@ -339,13 +339,15 @@ def test_topk_hides_masked_positions_and_padding_and_teacher():
     assert not np.any(slopes[2])
 
 
-def sizes_of(jaxpr):
-    """Sizes of all arrays that a program computes, loop bodies included."""
+def sizes_of(jaxpr, primitive=None):
+    """Sizes of all arrays that a program computes, or one primitive; loop bodies included."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name != "optimization_barrier":  # returns its inputs
+        name = equation.primitive.name
+        # A barrier returns its inputs.
+        if name == primitive or primitive is None and name != "optimization_barrier":
             yield from (math.prod(var.aval.shape) for var in equation.outvars)
         for inner in jaxprs_in_params(equation.params):
-            yield from sizes_of(inner)
+            yield from sizes_of(inner, primitive)
 
 
 def programs():
@@ -374,6 +376,15 @@ def test_no_array_exceeds_chunk_size_rows_of_logits(name):
     for chunk_size in (8, 16):
         program = jax.make_jaxpr(functools.partial(gradient, chunk_size=chunk_size))(hidden, matrix)
         assert max(sizes_of(program.jaxpr)) == chunk_size * 1024
+
+
+@pytest.mark.parametrize(("chunk_size", "width"), [(1, 128), (8, 128), (16, 256), (31, 384)])
+def test_blocks_are_as_wide_as_the_chunk_allows(chunk_size, width):
+    # 64 tokens, 1,024 entries: chunk_size · 1024 / 64 columns, whole lanes of 128, at least one.
+    losses, hidden, matrix = programs()
+    gradient = jax.grad(functools.partial(losses["divergence"], chunk_size=chunk_size), (0, 1))
+    program = jax.make_jaxpr(gradient)(hidden, matrix).jaxpr
+    assert max(sizes_of(program, "dot_general")) == 64 * width
 
 
 @pytest.mark.parametrize("name", ["divergence", "topk"])

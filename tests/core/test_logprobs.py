@@ -221,6 +221,7 @@ def test_expected_gradients_are_as_documented():
 # Chunked
 
 
+@functools.cache
 def sides(chunk_size, temperature, masked):
     """The dense and the chunked way to (outputs, gradients), as one jitted function each."""
 
