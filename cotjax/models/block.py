@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cotjax.models.architecture import Architecture
+from cotjax.models.lora import Adapter
 
 # Rotates and mixes: query, key, value and cache in, attended values and new cache out.
 Mix = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
@@ -104,23 +105,25 @@ class Block(nnx.Module):
         self.mlp_post_norm = norm(hidden) if shape.post_norms else None
 
     def __call__(
-        self, x: Float[Array, "B S D"], mix: Mix, cache: Any
+        self, x: Float[Array, "B S D"], mix: Mix, cache: Any, adapter: Adapter | None = None
     ) -> tuple[Float[Array, "B S D"], Any]:
         """Returns the new residual stream and the layer's new cache."""
+
+        def project(name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S O"]:
+            y = getattr(self, name)(x)
+            return (adapter.add(y, name, x) if adapter else y).astype(self.dtype)
+
         h = self.attention_norm(x)
         query, key, value = (
-            self._project(layer, h).reshape(*h.shape[:2], -1, self.shape.head_dim)
-            for layer in (self.query, self.key, self.value)
+            project(name, h).reshape(*h.shape[:2], -1, self.shape.head_dim)
+            for name in ("query", "key", "value")
         )
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         mixed, cache = mix(query, key, value, cache)
-        h = self._project(self.out, mixed.reshape(*h.shape[:2], -1))
+        h = project("out", mixed.reshape(*h.shape[:2], -1))
         x = x + (h if self.attention_post_norm is None else self.attention_post_norm(h))
         h = self.mlp_norm(x)
-        gate = _ACTIVATIONS[self.shape.activation](self._project(self.gate, h))
-        h = self._project(self.down, gate * self._project(self.up, h))
+        gate = _ACTIVATIONS[self.shape.activation](project("gate", h))
+        h = project("down", gate * project("up", h))
         return x + (h if self.mlp_post_norm is None else self.mlp_post_norm(h)), cache
-
-    def _project(self, layer: nnx.Linear, x: Float[Array, "B S I"]) -> Float[Array, "B S O"]:
-        return layer(x).astype(self.dtype)
