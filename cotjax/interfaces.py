@@ -83,6 +83,10 @@ class Placement:
         """A sharding of arrays whose first axis is the example's."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(self.batch, *axes))
 
+    def whole(self) -> jax.sharding.NamedSharding:
+        """A copy on every device."""
+        return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ when the vocabulary is large.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -71,9 +72,27 @@ class Policy:
         adapter = Adapter.of(params, self.lora, dropout_key) if self.lora else None
         return model(*inputs, adapter=adapter, placement=self.placement)
 
-    def unembed(self, params: Any) -> Float[Array, "V D"]:
-        """The matrix for logits = hidden @ unembed.T."""
-        return self.bind(split_adapter(params)[1]).unembed
+    def unembed(self, params: Any, *, whole: bool = False) -> Float[Array, "V D"]:
+        """The matrix for logits = hidden @ unembed.T.
+
+        Args:
+          params: the decoder's.
+          whole: every device gets all of it, as a loss wants it that walks over the vocabulary
+            for its own tokens (`rows` and `completions` give each device its own).
+        """
+        weight = self.bind(split_adapter(params)[1]).unembed
+        if whole and self.placement:
+            weight = jax.lax.with_sharding_constraint(weight, self.placement.whole())
+        return weight
+
+    def _own_tokens(self, hidden: Array) -> Array:
+        """Splits tokens [B, …, T, D] over the devices that split heads, for a head without them."""
+        if self.placement is None:
+            return hidden
+        between = (None,) * (hidden.ndim - 3)
+        return jax.lax.with_sharding_constraint(
+            hidden, self.placement.split(*between, self.placement.heads)
+        )
 
     def rows(
         self, params: Any, batch: TokenBatch, *, dropout_key: Any = None
@@ -86,7 +105,7 @@ class Policy:
         hidden, _ = self._run(
             params, batch.tokens, batch.positions, attend, dropout_key=dropout_key
         )
-        return hidden
+        return self._own_tokens(hidden)
 
     def completions(
         self,
@@ -117,7 +136,7 @@ class Policy:
         last_of_prompt = hidden[:, None, prompt.shape[1] - 1 : prompt.shape[1]]
         own = hidden[:, prompt.shape[1] :].reshape(batch, group, length, -1)
         first = jnp.broadcast_to(last_of_prompt, (batch, group, 1, own.shape[-1]))
-        return jnp.concatenate([first, own[:, :, :-1]], axis=2)
+        return self._own_tokens(jnp.concatenate([first, own[:, :, :-1]], axis=2))
 
     def prefill(
         self,

@@ -81,7 +81,7 @@ class GRPOStage:
     def _logprobs(self, params: Any, groups: ScoredGroups) -> tuple[Array, Array]:
         """Log-probabilities [B, G, T], at the temperature of the objective, and entropies."""
         policy = self.student.policy
-        unembed = policy.unembed(params)
+        unembed = policy.unembed(params, whole=True)
         hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
         return chunked_token_logprobs(
             hidden,
@@ -225,8 +225,8 @@ def _micro_batch(per_device: int, prompts: int, mesh: Mesh) -> int:
     if prompts % whole:
         raise InputError(
             f"policy.micro_batch = {per_device}: on {batch_devices(mesh)} devices that is {whole} "
-            f"prompts a pass, which does not divide rollout.prompts = {prompts}. Set policy.micro_batch = 0 "
-            f"or rollout.prompts to a multiple of {whole}."
+            f"prompts a pass, which does not divide rollout.prompts = {prompts}. Set "
+            f"policy.micro_batch = 0 or rollout.prompts to a multiple of {whole}."
         )
     return whole
 

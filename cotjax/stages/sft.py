@@ -56,7 +56,7 @@ class SupervisedStage:
 
     def _loss(self, params: Any, batch: TokenBatch) -> tuple[Array, Array, dict[str, Any]]:
         policy = self.student.policy
-        unembed = policy.unembed(params)
+        unembed = policy.unembed(params, whole=True)
         mask = batch.weight > 0
         logp, entropy = chunked_token_logprobs(
             policy.rows(params, batch),
