@@ -97,7 +97,7 @@ def chunked_divergence(
     vocab_size = heights[-1] if vocab_size is None else vocab_size
     if vocab_size > min(heights):
         raise ValueError(f"vocab_size = {vocab_size}: the unembeddings have {heights} rows.")
-    temperature = checked(temperature)
+    temperature = lax.stop_gradient(checked(temperature))
     if mask is not None:
         student_hidden = fill_masked(student_hidden, mask[..., None])
         hiddens = tuple(fill_masked(hidden, mask[..., None]) for hidden in hiddens)
@@ -105,8 +105,8 @@ def chunked_divergence(
         _Divergence(kind, beta, alpha, space),
         student_hidden,
         student_unembed,
-        lax.stop_gradient(hiddens),
-        lax.stop_gradient((matrices, teacher_weight, temperature)),
+        hiddens,
+        (matrices, teacher_weight, temperature),
         chunk_size=chunk_size,
         vocab_size=vocab_size,
     )
@@ -196,7 +196,7 @@ def chunked_topk_forward_kl(
 
     Source: as `chunked_divergence`.
     """
-    temperature = checked(temperature)
+    temperature = lax.stop_gradient(checked(temperature))
     if mask is not None:
         topk_logp = fill_masked(topk_logp, mask[..., None])
         topk_ids = jnp.where(mask[..., None], topk_ids, 0)
@@ -205,8 +205,8 @@ def chunked_topk_forward_kl(
         _TopK(tail),
         student_hidden,
         student_unembed,
-        (lax.stop_gradient(topk_logp), topk_ids),
-        lax.stop_gradient(temperature),
+        (topk_logp, topk_ids),
+        temperature,
         chunk_size=chunk_size,
         vocab_size=len(student_unembed) if vocab_size is None else vocab_size,
     )

@@ -222,6 +222,7 @@ def test_teachers_and_settings_get_no_gradient():
             chunk_size=4,
             teacher_weight=weight,
             temperature=temperature,
+            scale_by_temperature=True,
         )
         return (cotangent * value).sum()
 
@@ -318,16 +319,26 @@ def test_topk_hides_masked_positions_and_padding_and_teacher():
     (hidden, matrix), logp, ids, cotangent, mask = topk_problem(12)
     keep = mask[..., None]
 
-    def loss(hidden, matrix, logp, ids, mask, vocab_size=None):
+    def loss(hidden, matrix, logp, temperature, ids, mask, vocab_size=None):
         value = core.chunked_topk_forward_kl(
-            logp, ids, hidden, matrix, chunk_size=4, mask=mask, vocab_size=vocab_size
+            logp,
+            ids,
+            hidden,
+            matrix,
+            chunk_size=4,
+            temperature=temperature,
+            scale_by_temperature=True,
+            mask=mask,
+            vocab_size=vocab_size,
         )
         return (cotangent * value).sum()
 
     poisoned = np.where(keep, hidden, np.nan), np.where(keep, logp, np.nan)
-    every = jax.jit(jax.value_and_grad(loss, (0, 1, 2)), static_argnames="vocab_size")
+    every = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)), static_argnames="vocab_size")
     padded = np.concatenate([matrix, np.full((7, 6), 50, np.float32)])
-    value, slopes = every(poisoned[0], padded, poisoned[1], ids, mask, vocab_size=VOCABULARY)
+    value, slopes = every(
+        poisoned[0], padded, poisoned[1], jnp.float32(1), ids, mask, vocab_size=VOCABULARY
+    )
 
     def dense(hidden, matrix):
         value = core.topk_forward_kl(logp, ids, product(hidden, matrix))
@@ -336,7 +347,7 @@ def test_topk_hides_masked_positions_and_padding_and_teacher():
     expected_value, expected = slopes_of(dense, hidden, matrix)
     assert_close((value, slopes[0], slopes[1][:VOCABULARY]), (expected_value, *expected))
     np.testing.assert_array_equal(slopes[1][VOCABULARY:], 0)
-    assert not np.any(slopes[2])
+    assert not np.any(slopes[2]) and not np.any(slopes[3])
 
 
 def sizes_of(jaxpr, primitive=None):

@@ -48,11 +48,11 @@ def test_more_buckets_than_examples_are_refused(buckets):
 
 
 def test_a_difficulty_that_is_nan_is_located():
-    signal = np.array([1.0, 2.0, np.nan])
+    signal = np.array([1.0, 2.0, np.nan, np.nan])
     with pytest.raises(ValueError, match="example 2 is NaN"):
         core.assign_buckets(signal, num_buckets=2, seed=0)
     with pytest.raises(ValueError, match="example 2 is NaN"):
-        core.rank_fusion(np.arange(3), signal)
+        core.rank_fusion(np.arange(4), signal)
 
 
 @settings(deadline=None)

@@ -140,14 +140,23 @@ def test_defaults_are_stated_and_the_same_by_name():
 
     @jax.jit
     def every_kind(teacher, student):
-        named = {kind: getattr(core, kind)(teacher, student) for kind in KINDS}
-        return named, {kind: core.divergence(kind, teacher, student) for kind in KINDS}
+        by_name = {kind: core.divergence(kind, teacher, student) for kind in KINDS}
+        functions = {kind: getattr(core, kind) for kind in KINDS}
+        named = {kind: function(teacher, student) for kind, function in functions.items()}
+        # By default a temperature does not scale the value.
+        hot = {
+            kind: function(teacher, student, temperature=2) for kind, function in functions.items()
+        }
+        return by_name, named, hot
 
-    named, by_name = every_kind(teacher, student)
+    by_name, named, hot = every_kind(teacher, student)
     for kind in KINDS:
-        expected = oracle.divergence(kind, teacher, student, beta=0.5, alpha=0.1)
+        defaults = {"beta": 0.5, "alpha": 0.1}
+        expected = oracle.divergence(kind, teacher, student, **defaults)
         np.testing.assert_allclose(named[kind], expected, rtol=COMPOSED, atol=SIMPLE)
         np.testing.assert_array_equal(by_name[kind], named[kind])
+        expected = oracle.divergence(kind, teacher, student, temperature=2.0, **defaults)
+        np.testing.assert_allclose(hot[kind], expected, rtol=COMPOSED, atol=SIMPLE)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 1), (2, 2, 3)])
