@@ -56,7 +56,8 @@ RowLength = Annotated[
     int, Range("{} >= 2", lambda value: value >= 2, "a row's first token has no target")
 ]
 AxisSize = Annotated[
-    int, Range("{} >= 1, or -1 for all devices", lambda value: value == -1 or value >= 1)
+    int,
+    Range("{} >= 1, or -1 for the devices that are left", lambda value: value == -1 or value >= 1),
 ]
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
@@ -181,8 +182,8 @@ class MeshConfig:
     """How devices are arranged."""
 
     data: AxisSize = -1  # Copies of the model, each with a share of the batch; -1 = what is left.
-    fsdp: Count = 1  # Devices that split a copy's parameters, and share its batch.
-    tensor: Count = 1  # Devices that split each layer: heads, MLP columns, vocabulary.
+    fsdp: AxisSize = 1  # Devices that split a copy's parameters, and share its batch.
+    tensor: AxisSize = 1  # Devices that split each layer: heads, MLP columns, vocabulary.
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,12 @@ def _disagreements(config: Config) -> Iterator[str]:
         yield (
             f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
             '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
+        )
+    mesh = dataclasses.asdict(config.mesh)
+    if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
+        yield (
+            f"mesh.{' = mesh.'.join(open_axes)} = -1: only one axis can take the devices that are "
+            f"left. Set mesh.{open_axes[0]} >= 1."
         )
     if config.policy.dual_clip != "auto" and 0 < config.policy.dual_clip <= 1:
         yield (

@@ -58,6 +58,11 @@ class Policy:
         return Policy(definition), nnx.to_pure_dict(params)
 
     @property
+    def batch_devices(self) -> int:
+        """Over how many devices tokens are split where a loss meets them."""
+        return self.placement.mesh.size if self.placement else 1
+
+    @property
     def without_adapter(self) -> "Policy":
         """The base alone, as a reference is; takes the same parameters, with or without adapter."""
         return dataclasses.replace(self, lora=None)

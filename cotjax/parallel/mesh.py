@@ -7,10 +7,10 @@
 `sharding.py` says which array is split over which axis.
 """
 
+import math
 import os
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from cotjax.errors import InputError
@@ -37,30 +37,36 @@ def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, *, devices: list | None
     """A mesh over the devices, neighbours where the axes talk most (tensor, then fsdp).
 
     Args:
-      data: copies of the model; -1 takes the devices that are left.
+      data: copies of the model.
       fsdp: devices that split each copy's parameters.
-      tensor: devices that split each layer's computation.
+      tensor: devices that split each layer's computation. One of the three may be -1 and takes the
+        devices that are left.
       devices: of this or another machine (a topology to compile for); None takes those of JAX.
 
     Raises:
-      InputError: the axes need more devices than there are, or `data = -1` leaves a rest.
+      InputError: the axes need more devices than there are, or -1 leaves a rest.
     """
     devices = jax.devices() if devices is None else devices
-    rest, over = divmod(len(devices), fsdp * tensor)
-    if data == -1 and (over or not rest):
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    words = ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values():
+        rest, over = divmod(len(devices), known)
+        if over or not rest:
+            raise InputError(
+                f"{words}: {len(devices)} devices are not a multiple of {known}. "
+                f"Set the product of the other axes to a divisor of {len(devices)}."
+            )
+        sizes = {axis: rest if size == -1 else size for axis, size in sizes.items()}
+    elif known > len(devices):
         raise InputError(
-            f"mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: {len(devices)} devices are not a "
-            f"multiple of {fsdp * tensor}. Set their product to a divisor of {len(devices)}."
+            f"{words}: their product is {known}, this process sees {len(devices)} devices. "
+            "Set one axis to -1 for the devices that are left."
         )
-    shape = (rest if data == -1 else data, fsdp, tensor)
-    if np.prod(shape) > len(devices):
-        raise InputError(
-            f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: their product is "
-            f"{np.prod(shape)}, this process sees {len(devices)} devices. Set mesh.data <= "
-            f"{max(rest, 1)}, or -1 for all."
-        )
-    chosen = devices[: int(np.prod(shape))]
-    return jax.make_mesh(shape, AXES, devices=chosen, axis_types=(AxisType.Auto,) * len(AXES))
+    shape = tuple(sizes.values())
+    return jax.make_mesh(
+        shape, AXES, devices=devices[: math.prod(shape)], axis_types=(AxisType.Auto,) * len(AXES)
+    )
 
 
 def batch_devices(mesh: Mesh) -> int:

@@ -21,15 +21,16 @@ from cotjax.core.presets import Objective, make_objective, policy_advantage, pol
 from cotjax.data.pipeline import prompt_batches
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
+from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
 from cotjax.training.metrics import GRPO_COLUMNS
-from cotjax.training.update import init_state, make_update
+from cotjax.training.update import LossFn, init_state, make_update
 
-LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
+LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 SHORTEST_BUCKET = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
 
@@ -64,9 +65,18 @@ class GRPOStage:
         # The update reuses the state's buffers; the reference needs its own.
         start = jax.tree.map(lambda leaf: leaf.copy(), self.student.params)
         self.state = init_state(start, optimizer)
-        self.update = make_update(self._loss, optimizer, self.state)
+        temperature = rollout.temperature if self.objective.tempered else 1.0
+        loss = make_loss(
+            self.student.policy,
+            self.objective,
+            temperature=temperature,
+            max_length=rollout.max_new_tokens,
+        )
+        self.update = make_update(loss, optimizer, self.state)
         self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
-        self.score = jax.jit(lambda params, groups: self._logprobs(params, groups)[0])
+        self.score = jax.jit(
+            lambda params, groups: logprobs(self.student.policy, params, groups, temperature)[0]
+        )
         self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
 
     def open_student(self) -> common.Student:
@@ -77,39 +87,6 @@ class GRPOStage:
         """Records as prompts; `ids` decide the random numbers of their completions."""
         limit = self.config.rollout.max_prompt_tokens
         return common.prompt_batch(self.student, ids, records, limit)
-
-    def _logprobs(self, params: Any, groups: ScoredGroups) -> tuple[Array, Array]:
-        """Log-probabilities [B, G, T], at the temperature of the objective, and entropies."""
-        policy = self.student.policy
-        unembed = policy.unembed(params, whole=True)
-        hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
-        return chunked_token_logprobs(
-            hidden,
-            unembed,
-            groups.completion,
-            chunk_size=max(LOGITS_AT_ONCE // unembed.shape[0], 1),
-            temperature=self.sampling.temperature if self.objective.tempered else 1.0,
-            mask=groups.completion_mask,
-        )
-
-    def _loss(self, params: Any, groups: ScoredGroups) -> tuple[Array, Array, dict[str, Any]]:
-        """The policy loss of a micro-batch as (sum, count)."""
-        logp, entropy = self._logprobs(params, groups)
-        logp_ref = groups.logp_ref
-        if groups.reference is not None:
-            logp_ref, _ = self._logprobs(groups.reference, groups)
-        total, count, metrics = policy_loss(
-            self.objective,
-            logp,
-            groups.logp_old,
-            logp_ref,
-            groups.advantage[..., None],
-            groups.completion_mask,
-            max_length=self.sampling.max_new_tokens,
-            entropy=entropy,
-        )
-        gap = abs(jax.lax.stop_gradient(logp) - groups.logp_sampler)
-        return total, count, metrics | {"sampler_gap": token_sum_count(gap, groups.completion_mask)}
 
     def next_step(self, params: Any, step: int) -> Step:
         """Samples, rewards and scores the groups of one step."""
@@ -182,6 +159,55 @@ class GRPOStage:
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+def logprobs(
+    policy: Policy, params: Any, groups: ScoredGroups, temperature: float
+) -> tuple[Array, Array]:
+    """Log-probabilities and entropies [B, G, T] of completions; each prompt is computed once."""
+    unembed = policy.unembed(params, whole=True)
+    hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
+    return chunked_token_logprobs(
+        hidden,
+        unembed,
+        groups.completion,
+        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
+        temperature=temperature,
+        mask=groups.completion_mask,
+    )
+
+
+def make_loss(
+    policy: Policy, objective: Objective, *, temperature: float, max_length: int
+) -> LossFn:
+    """The loss of the update: `core.policy_loss` of a micro-batch as (sum, count, metrics).
+
+    Args:
+      policy: the decoder.
+      objective: which loss.
+      temperature: of the log-probabilities.
+      max_length: longest completion of the run, in tokens.
+    """
+
+    def loss(params: Any, groups: ScoredGroups) -> tuple[Array, Array, dict[str, Any]]:
+        logp, entropy = logprobs(policy, params, groups, temperature)
+        logp_ref = groups.logp_ref
+        if groups.reference is not None:
+            logp_ref, _ = logprobs(policy.without_adapter, groups.reference, groups, temperature)
+        total, count, metrics = policy_loss(
+            objective,
+            logp,
+            groups.logp_old,
+            logp_ref,
+            groups.advantage[..., None],
+            groups.completion_mask,
+            max_length=max_length,
+            entropy=entropy,
+        )
+        gap = abs(jax.lax.stop_gradient(logp) - groups.logp_sampler)
+        return total, count, metrics | {"sampler_gap": token_sum_count(gap, groups.completion_mask)}
+
+    return loss
 
 
 # Keys of the config's [policy] and what they set in an `Objective`.

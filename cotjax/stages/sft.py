@@ -18,7 +18,7 @@ from cotjax.stages import common
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import init_state, make_update
 
-LOGITS_AT_ONCE = 2**24  # numbers, 64 MiB in float32
+LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 
 
 class SupervisedStage:
@@ -62,7 +62,7 @@ class SupervisedStage:
             policy.rows(params, batch),
             unembed,
             batch.targets,
-            chunk_size=max(LOGITS_AT_ONCE // unembed.shape[0], 1),
+            chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
             mask=mask,
         )
         count = mask.sum()

@@ -20,7 +20,7 @@ def test_more_devices_than_there_are():
         make_mesh(9)
     assert str(error.value) == (
         "mesh.data = 9, mesh.fsdp = 1, mesh.tensor = 1: their product is 9, this process sees 8 "
-        "devices. Set mesh.data <= 8, or -1 for all."
+        "devices. Set one axis to -1 for the devices that are left."
     )
 
 

@@ -168,7 +168,7 @@ def test_a_mesh_that_cuts_heads_names_what_fits():
 
 
 def test_axes_that_do_not_fit_the_devices():
-    with pytest.raises(InputError, match="mesh.fsdp = 3, mesh.tensor = 1: 8 devices are not a"):
+    with pytest.raises(InputError, match="mesh.fsdp = 3, mesh.tensor = 1: 8 devices are not a multiple"):
         make_mesh(-1, 3)
 
 
