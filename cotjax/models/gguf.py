@@ -18,7 +18,7 @@ from cotjax.models.families import FAMILIES, TENSOR_NAMES
 from cotjax.models.pretokenize import PRE_TOKENIZERS
 from cotjax.models.rope import Rope
 from cotjax.models.transformer import Architecture, Transformer
-from cotjax.models.weights import fill
+from cotjax.models.weights import Place, fill
 
 # llama.cpp's name of each tensor that `families.TENSOR_NAMES` names in Hugging Face's way.
 _NAMES: Mapping[str, str] = MappingProxyType(
@@ -180,9 +180,9 @@ class File:
         pairs = values.reshape(heads, rows // heads // 2, 2, width)
         return pairs.swapaxes(1, 2).reshape(rows, width)
 
-    def load(self, *, param_dtype: Any, dtype: Any) -> Transformer:
-        """The decoder with its weights; formats and errors as in `huggingface.load`."""
-        return fill(self.architecture(), self, param_dtype=param_dtype, dtype=dtype)
+    def load(self, *, param_dtype: Any, dtype: Any, place: Place | None = None) -> Transformer:
+        """The decoder with its weights; arguments and errors as for `huggingface.load`."""
+        return fill(self.architecture(), self, param_dtype=param_dtype, dtype=dtype, place=place)
 
     def tokenizer(self) -> Any:
         """The tokenizer in the metadata, as a transformers `PreTrainedTokenizerFast`.

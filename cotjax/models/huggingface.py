@@ -7,13 +7,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cotjax.errors import InputError
 from cotjax.models.config_json import architecture_of, config_of
+from cotjax.models.safetensors_file import SafetensorsFile
 from cotjax.models.transformer import Architecture, Transformer
-from cotjax.models.weights import fill, named_tensors
+from cotjax.models.weights import Place, fill, named_tensors
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -51,22 +51,17 @@ class SafetensorsFolder:
 
     def __init__(self, folder: Path) -> None:
         self.origin = str(folder)
-        self._file_of: dict[str, Any] = {}
-        self.shapes = {}
+        self._file_of: dict[str, SafetensorsFile] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for path in _weight_files(folder):
-            try:
-                file = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise InputError(
-                    f"{path}: not a complete safetensors file ({error}). Download it again."
-                ) from error
-            for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
-                self._file_of[name] = file
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+            file = SafetensorsFile(path)
+            shapes |= file.shapes
+            self._file_of |= dict.fromkeys(file.shapes, file)
+        self.shapes = shapes
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor."""
-        return self._file_of[name].get_tensor(name)
+        """The values of one tensor, a view of its file."""
+        return self._file_of[name].read(name)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -87,7 +82,11 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def load(
-    folder: str | Path, *, param_dtype: Any = jnp.float32, dtype: Any = jnp.float32
+    folder: str | Path,
+    *,
+    param_dtype: Any = jnp.float32,
+    dtype: Any = jnp.float32,
+    place: Place | None = None,
 ) -> Transformer:
     """A decoder from a local Hugging Face folder.
 
@@ -95,6 +94,8 @@ def load(
       folder: holds config.json and model.safetensors, or shards with their index.
       param_dtype: number format of the parameters; the weights are rounded to it.
       dtype: number format of the activations.
+      place: from the parameters' shapes, as `Policy.split` nests them, to a sharding for each;
+        None puts everything on the default device.
 
     Raises:
       InputError: an unsupported model, no weights, a damaged file, or tensors that do not
@@ -102,7 +103,8 @@ def load(
     """
     folder = Path(folder)
     shape = read_architecture(folder)
-    return fill(shape, SafetensorsFolder(folder), param_dtype=param_dtype, dtype=dtype)
+    tensors = SafetensorsFolder(folder)
+    return fill(shape, tensors, param_dtype=param_dtype, dtype=dtype, place=place)
 
 
 def save(

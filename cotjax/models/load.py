@@ -12,7 +12,7 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models import gguf, huggingface
 from cotjax.models.transformer import Architecture, Transformer
-from cotjax.models.weights import abstract_model
+from cotjax.models.weights import Place, abstract_model, draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,7 @@ def load_student(
     param_dtype: Any,
     compute_dtype: Any,
     seed: int,
+    place: Place | None = None,
     **more: Any,
 ) -> LoadedStudent:
     """A student, ready to train.
@@ -127,6 +128,8 @@ def load_student(
       param_dtype: number format of the parameters.
       compute_dtype: number format of the activations.
       seed: of random weights.
+      place: from the parameters' shapes, as `Policy.split` nests them, to a sharding for each;
+        None puts everything on the default device.
       **more: further settings of `Transformer`, such as `remat`.
 
     Raises:
@@ -140,15 +143,20 @@ def load_student(
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
+    if shape.logit_softcap:
+        raise InputError(
+            f"{source}: final_logit_softcapping = {shape.logit_softcap}: training and sampling "
+            "take logits without a cap. Use a model without it, such as Gemma 3."
+        )
     if init == "abstract":
         model = abstract_model(shape, **formats)
     elif init == "random":
-        model = Transformer(shape, rngs=nnx.Rngs(seed), **formats)
+        model = draw(shape, seed, **formats, place=place)
         notes.append(f"Random weights from seed {seed}.")
     elif file:
-        model = file.load(**formats)
+        model = file.load(**formats, place=place)
     else:
-        model = huggingface.load(source, **formats)
+        model = huggingface.load(source, **formats, place=place)
     if more:  # how to compute is no part of the weights
         shell = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats, **more))
         model = nnx.merge(nnx.graphdef(shell), nnx.state(model))

@@ -4,16 +4,20 @@ Formats differ in how they hold tensors; all of them show the same names here, s
 filled, checked and written in one place.
 """
 
+import functools
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from cotjax.errors import InputError
 from cotjax.models.families import TENSOR_NAMES, tensor_names
+from cotjax.models.placing import Growing
 from cotjax.models.transformer import Architecture, Transformer
 
 # Rotary frequencies that old checkpoints carry; they follow from the config.
@@ -32,21 +36,25 @@ class Tensors(Protocol):
     shapes: Mapping[str, tuple[int, ...]]
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor; float32, float16 or bfloat16."""
+        """The values of one tensor; float32, float16 or bfloat16. Read before the next is."""
         ...
 
 
-def _parts(path: tuple[Any, ...], shape: Architecture) -> list[tuple[str, tuple[int, ...]]]:
-    """The tensors of a parameter and where each goes: the whole of it, or one layer."""
+# From the parameters' shapes, as `Policy.split` nests them, to a sharding for each.
+Place = Callable[[Any], Any]
+
+
+def _parts(path: tuple[Any, ...], shape: Architecture) -> list[tuple[str, int | None]]:
+    """The tensors of a parameter: one for each layer, or (None) one for the whole of it."""
     name = tensor_names(shape)[".".join(str(part) for part in path)]
     if "{}" in name:
-        return [(name.format(i), (i,)) for i in range(shape.num_layers)]
-    return [(name, ())]
+        return [(name.format(i), i) for i in range(shape.num_layers)]
+    return [(name, None)]
 
 
-def _turned(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
+def _is_turned(path: tuple[Any, ...]) -> bool:
     """A projection maps [in] -> [out]: its kernel is [in, out] here and [out, in] on disk."""
-    return array.T if path[-1] == "kernel" else array
+    return path[-1] == "kernel"
 
 
 def abstract_model(shape: Architecture, *, param_dtype: Any, dtype: Any) -> Transformer:
@@ -54,6 +62,17 @@ def abstract_model(shape: Architecture, *, param_dtype: Any, dtype: Any) -> Tran
     return nnx.eval_shape(
         lambda: Transformer(shape, rngs=nnx.Rngs(0), param_dtype=param_dtype, dtype=dtype)
     )
+
+
+def tensor_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors that a checkpoint of this decoder has."""
+    shapes = {}
+    _, flat, _ = _blueprint(shape, jnp.float32, jnp.float32, None)
+    for path, param in flat.items():
+        for name, layer in _parts(path, shape):
+            one = param.shape if layer is None else param.shape[1:]
+            shapes[name] = one[::-1] if _is_turned(path) else one
+    return shapes
 
 
 def _check(wanted: Mapping[str, tuple[int, ...]], tensors: Tensors, tied: bool) -> None:
@@ -86,39 +105,87 @@ def _check(wanted: Mapping[str, tuple[int, ...]], tensors: Tensors, tied: bool) 
         )
 
 
-def fill(shape: Architecture, tensors: Tensors, *, param_dtype: Any, dtype: Any) -> Transformer:
-    """The decoder with these weights; one parameter at a time passes through the host.
+def fill(
+    shape: Architecture,
+    tensors: Tensors,
+    *,
+    param_dtype: Any,
+    dtype: Any,
+    place: Place | None = None,
+) -> Transformer:
+    """The decoder with these weights; each tensor is read once, in the order of `tensors`.
+
+    A tensor goes to its devices in small pieces, each device getting its own part. Beside the
+    parameters that its devices hold, the host has the tensor that is being read and one piece.
 
     Args:
       shape: the decoder.
       tensors: its weights.
       param_dtype: number format of the parameters; weights are rounded to it.
       dtype: number format of the activations.
+      place: shapes to shardings; None puts everything on the default device.
 
     Raises:
       InputError: a tensor is missing, left over or of the wrong shape.
     """
-    model = abstract_model(shape, param_dtype=param_dtype, dtype=dtype)
-    definition, state = nnx.split(model)
+    definition, flat, shardings = _blueprint(shape, param_dtype, dtype, place)
+    _check(tensor_shapes(shape), tensors, shape.tie_embeddings)
+    goals = {name: (path, layer) for path in flat for name, layer in _parts(path, shape)}
+    growing = {
+        path: Growing(param.shape, param.dtype, shardings[path]) for path, param in flat.items()
+    }
+    for name in tensors.shapes:
+        if name in goals:
+            path, layer = goals[name]
+            growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
+    filled = {path: param.replace(growing[path].done()) for path, param in flat.items()}
+    return nnx.merge(definition, nnx.from_flat_state(filled))
+
+
+def _random_state(shape: Architecture, param_dtype: Any, key: jax.Array) -> nnx.State:
+    return nnx.state(Transformer(shape, rngs=nnx.Rngs(key), param_dtype=param_dtype))
+
+
+def draw(
+    shape: Architecture, seed: int, *, param_dtype: Any, dtype: Any, place: Place | None = None
+) -> Transformer:
+    """The decoder with random weights, drawn where they are to lie; arguments as for `fill`.
+
+    Compiled wherever they lie, so that the same seed gives the same bits.
+    """
+    definition, flat, shardings = _blueprint(shape, param_dtype, dtype, place)
+    placed = {path: param.replace(shardings[path]) for path, param in flat.items()}
+    make = jax.jit(
+        _random_state,
+        static_argnums=(0, 1),
+        out_shardings=nnx.from_flat_state(placed) if place else None,
+    )
+    return nnx.merge(definition, make(shape, jnp.dtype(param_dtype), jax.random.key(seed)))
+
+
+def _blueprint(
+    shape: Architecture, param_dtype: Any, dtype: Any, place: Place | None
+) -> tuple[Any, dict[tuple[Any, ...], Any], dict[tuple[Any, ...], Any]]:
+    """The decoder's definition, and by path its parameters' shapes and shardings."""
+    definition, state = nnx.split(abstract_model(shape, param_dtype=param_dtype, dtype=dtype))
     flat = dict(nnx.to_flat_state(state))
-    wanted: dict[str, tuple[int, ...]] = {}
-    for path, param in flat.items():
-        for name, index in _parts(path, shape):
-            one = param.shape[len(index) :]
-            wanted[name] = one[::-1] if path[-1] == "kernel" else one
-    _check(wanted, tensors, shape.tie_embeddings)
-    for path, param in flat.items():
-        values = np.empty(param.shape, param.dtype)
-        for name, index in _parts(path, shape):
-            values[index] = _turned(path, tensors.read(name))
-        flat[path] = param.replace(jnp.asarray(values))
-    return nnx.merge(definition, nnx.from_flat_state(flat))
+    placed = place(nnx.to_pure_dict(state)) if place else None
+    shardings = {
+        path: None if placed is None else functools.reduce(operator.getitem, path, placed)
+        for path in flat
+    }
+    return definition, flat, shardings
+
+
+@jax.jit
+def _layer(stack: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
 
 
 def named_tensors(model: Transformer, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
     """What `fill` reads, from a decoder: its tensors under their Hugging Face names, cast."""
-    flat = nnx.to_flat_state(nnx.state(model))
-    for path, param in flat:
-        values = np.asarray(param.get_value())
-        for name, index in _parts(path, model.shape):
-            yield name, np.ascontiguousarray(_turned(path, values[index]), dtype)
+    for path, param in nnx.to_flat_state(nnx.state(model)):
+        values = param.get_value()
+        for name, layer in _parts(path, model.shape):
+            one = np.asarray(values if layer is None else _layer(values, layer))
+            yield name, np.ascontiguousarray(one.T if _is_turned(path) else one, dtype)
