@@ -87,6 +87,10 @@ EQUIVALENT: dict[str, str] = {
     "jnp.put_along_axis(jnp.z … ce=False)": "JAX drops what lies outside by default",
     "chunked._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
     "jnp.put_along_axis(jnp.z … ce=False) #2": "JAX drops what lies outside by default",
+    "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "
+    "→ jnp.take_along_axis(logits, tokens[..., None], mode='fill')": "-1 is JAX's default axis",
+    "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "
+    "→ jnp.take_along_axis(logits, tokens[..., None], axis=-1)": "JAX fills with NaN by default",
 }
 
 
