@@ -87,6 +87,11 @@ EQUIVALENT: dict[str, str] = {
     "jnp.put_along_axis(jnp.z … ce=False)": "JAX drops what lies outside by default",
     "chunked._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
     "jnp.put_along_axis(jnp.z … ce=False) #2": "JAX drops what lies outside by default",
+    "mixing.mix_scores: True → False #4": "zips above have compared these lengths",
+    "mixing._log_add: 0 → 1": "any finite number will do where the result is replaced",
+    "mixing._log_add: 0 → -1": "any finite number will do where the result is replaced",
+    "mixing._log_add: 0 → 1 #2": "any finite number will do where the result is replaced",
+    "mixing._log_add: 0 → -1 #2": "any finite number will do where the result is replaced",
     "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "
     "→ jnp.take_along_axis(logits, tokens[..., None], mode='fill')": "-1 is JAX's default axis",
     "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "

@@ -150,6 +150,15 @@ def test_default_is_a_mixture_of_probabilities_at_temperature_one():
     np.testing.assert_allclose(np.exp(mixed), expected, rtol=0.02, atol=0.01)
 
 
+def test_float64_logits_stay_float64_whatever_the_weights_are():
+    logits, weight = teachers((2, 3, 5)).astype(np.float64), np.array([0.4, 0.6])
+    with jax.enable_x64(True):
+        mixed = core.mix_teachers(jnp.asarray(logits), jnp.asarray(weight, jnp.float32))
+        assert mixed.dtype == jnp.float64
+        expected = oracle.mix_teachers(logits, np.float32(weight).astype(float))
+        np.testing.assert_allclose(np.exp(mixed), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 5), (2, 3, 5, 1)])
 def test_weights_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match=r"does not fit logits \(2, 3, 5\)"):
