@@ -81,6 +81,7 @@ class BenchmarkStage(GRPOStage):
         return common.Student(
             policy,
             shard_params(self.mesh, params),
+            {},
             tokenizer.tokenizer,
             tokenizer.eos_id,
             tokenizer.pad_id,

@@ -35,12 +35,13 @@ from jax.experimental import topologies  # noqa: E402
 from cotjax import config as configs  # noqa: E402
 from cotjax.interfaces import ScoredGroups  # noqa: E402
 from cotjax.models.config_json import architecture_of  # noqa: E402
+from cotjax.models.lora import attach  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Transformer  # noqa: E402
 from cotjax.parallel.mesh import batch_devices, make_mesh  # noqa: E402
 from cotjax.parallel.sharding import batched, param_shardings, placement  # noqa: E402
-from cotjax.stages.common import make_optimizer  # noqa: E402
-from cotjax.stages.grpo import make_loss, open_objective  # noqa: E402
+from cotjax.stages.common import make_optimizer, open_lora  # noqa: E402
+from cotjax.stages.grpo import Frozen, make_loss, open_objective  # noqa: E402
 from cotjax.training.update import init_state, make_update  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permut
 
 
 def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding.Mesh):
-    """(update, state, batch) of the GRPO stage, all arrays by shape only."""
+    """(step, state, frozen, batch) of the GRPO stage, all arrays by shape only."""
     shape = architecture_of(json.loads(shape_file.read_text()), str(shape_file))
     model = nnx.eval_shape(
         lambda: Transformer(
@@ -64,11 +65,20 @@ def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding
     )
     policy, params = Policy.split(model)
     policy = dataclasses.replace(policy, placement=placement(mesh))
-    params = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        params,
-        param_shardings(mesh, params),
-    )
+    trained, base = params, {}
+    if config.lora.rank:
+        base, lora = params, open_lora(config)
+        trained = jax.eval_shape(lambda: attach(policy, params, lora, jax.random.key(0))[1])
+        policy = dataclasses.replace(policy, lora=lora)
+
+    def placed(tree):
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            param_shardings(mesh, tree),
+        )
+
+    frozen = Frozen(placed(base), placed(params))
     rollout = config.rollout
     prompts = config.policy.micro_batch * batch_devices(mesh)
     completions = prompts, rollout.group_size, rollout.max_new_tokens
@@ -83,7 +93,6 @@ def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding
         completion_mask=of_shape(completions, jnp.bool_),
         advantage=of_shape(completions[:2], jnp.float32),
         logp_sampler=of_shape(completions, jnp.float32),
-        reference=params,
     )
     optimizer = make_optimizer(config.optimizer, config.steps)
     loss = make_loss(
@@ -92,8 +101,12 @@ def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding
         temperature=rollout.temperature,
         max_length=rollout.max_new_tokens,
     )
-    state = init_state(params, optimizer)
-    return make_update(loss, optimizer, state), state, groups
+    state = init_state(placed(trained), optimizer)
+
+    def step(now, frozen, groups):
+        return make_update(loss, optimizer, state, frozen)(now, [groups])
+
+    return step, state, frozen, groups
 
 
 def collectives(text: str) -> dict[str, dict[str, float]]:
@@ -109,17 +122,19 @@ def collectives(text: str) -> dict[str, dict[str, float]]:
 def measure(topology: str, config: configs.Config, shape_file: Path) -> dict:
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=list(devices))
-    update, state, groups = abstract_update(config, shape_file, mesh)
+    step, state, frozen, groups = abstract_update(config, shape_file, mesh)
     place = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(
-        lambda state, groups: update(state, [groups]),
-        donate_argnums=0,
-        out_shardings=(place, None),
-    )
+    step = jax.jit(step, donate_argnums=0, out_shardings=(place, None))
     began = time.perf_counter()
-    compiled = step.lower(state, groups).compile()
+    lowered = step.lower(state, frozen, groups)
+    compiled = lowered.compile()
     seconds = time.perf_counter() - began
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, asked = compiled.memory_analysis(), lowered.as_text()
+    try:
+        moved = collectives(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        # jaxlib cannot parse every instruction of a newer libtpu (v5p's asynchronous ones).
+        moved = f"unreadable by this jaxlib: {str(error).splitlines()[0][:80]}"
     row = config.rollout.max_prompt_tokens + (
         config.rollout.group_size * config.rollout.max_new_tokens
     )
@@ -140,9 +155,9 @@ def measure(topology: str, config: configs.Config, shape_file: Path) -> dict:
         "state_gib": round(memory.argument_size_in_bytes / 2**30, 2),
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 2),
         "tflop": round((compiled.cost_analysis() or {}).get("flops", float("nan")) / 1e12, 3),
-        "collectives": collectives(text),
-        "flash_kernels": len(re.findall(r"custom-call\(.*tpu_custom_call", text)),
-        "score_arrays": len(re.findall(rf"\[(?:\d+,)*{row},{row}\]", text)),
+        "collectives": moved,
+        "flash_kernels": asked.count("@tpu_custom_call"),
+        "score_arrays": len(re.findall(rf"tensor<(?:\d+x)*{row}x{row}x", asked)),
         "compile_s": round(seconds, 1),
     }
 

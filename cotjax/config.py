@@ -95,6 +95,16 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter beside a frozen model; the defaults are BRIDGE's."""
+
+    rank: Natural = 0  # Columns of the thin matrices, BRIDGE has 16; 0 = train all parameters.
+    alpha: Positive = 32.0  # The adapter's product counts alpha / rank times.
+    dropout: ShareBelow1 = 0.05  # Of what enters the adapter, in supervised stages only.
+    targets: str = "q_proj|k_proj|v_proj|o_proj"  # Regular expression for the projections.
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How the student writes completions while it trains."""
 
@@ -198,6 +208,7 @@ class Config:
     resume: bool = False  # Continue the named run from its newest checkpoint.
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

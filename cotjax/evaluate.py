@@ -71,6 +71,8 @@ def _config(run: pathlib.Path | None, checkpoint: str, argv: Sequence[str]) -> C
     if run is None:
         return configs.load([*argv, "--model.path", checkpoint])
     config = configs.load(["--config", str(run / "config.toml"), *argv])
+    if config.lora.rank:  # the checkpoint holds the adapter; its base is loaded as it was
+        return config
     # Only the shape and the tokenizer are needed; the weights are the checkpoint's.
     return dataclasses.replace(config, model=dataclasses.replace(config.model, init="random"))
 

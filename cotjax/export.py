@@ -7,6 +7,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cotjax import config as configs
 from cotjax.errors import InputError
@@ -26,26 +27,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: as trained"
     )
+    parser.add_argument(
+        "--adapter", action="store_true", help="of a LoRA run, only the adapter, as PEFT loads it"
+    )
     args = parser.parse_args(argv)
     try:
-        step, size = export(args.checkpoint, args.out, dtype=args.dtype)
+        step, size = export(args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     origin = args.checkpoint if step is None else f"{args.checkpoint}, step {step}"
     print(f"Wrote {args.out}: {size / 1e6:.2f} million parameters of {origin}.")
-    print(f'Load it with transformers.AutoModelForCausalLM.from_pretrained("{args.out}").')
+    loader = (
+        "peft.AutoPeftModelForCausalLM" if args.adapter else "transformers.AutoModelForCausalLM"
+    )
+    print(f'Load it with {loader}.from_pretrained("{args.out}").')
     return 0
 
 
-def export(checkpoint: str, out: str, *, dtype: str = "") -> tuple[int | None, int]:
-    """Writes a student with its tokenizer.
+def export(
+    checkpoint: str, out: str, *, dtype: str = "", adapter: bool = False
+) -> tuple[int | None, int]:
+    """Writes a student with its tokenizer; an adapter is merged into its base.
 
     Args:
       checkpoint: a run folder (its newest checkpoint), one of its `checkpoints/<step>`, or a
         model as `model.path` takes it.
       out: folder to write.
       dtype: "float32" or "bfloat16"; empty = that of the parameters.
+      adapter: write the adapter of a LoRA run alone, as a PEFT folder.
 
     Returns:
       the checkpoint's step (None for a model), and the number of parameters.
@@ -60,29 +70,62 @@ def export(checkpoint: str, out: str, *, dtype: str = "") -> tuple[int | None, i
 
     from cotjax.models import huggingface
     from cotjax.models.load import load_student
+    from cotjax.models.lora import Lora, attach, join_adapter, merge
+    from cotjax.models.peft import save_peft
     from cotjax.models.policy import Policy
-    from cotjax.training.checkpoint import find_run, restore_params
+    from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
-    model = configs.load(["--config", str(run / "config.toml")] if run else []).model
+    config = configs.load(["--config", str(run / "config.toml")] if run else [])
+    model, has_adapter = config.model, bool(run and config.lora.rank)
+    if adapter and not has_adapter:
+        raise InputError(
+            f"--adapter: {checkpoint} has none, it was trained with lora.rank = 0. Drop --adapter."
+        )
+    whole = bool(run) and not has_adapter  # the checkpoint holds every parameter
     student = load_student(
         model.path if run else checkpoint,
-        init="abstract" if run else "pretrained",
+        init="abstract" if whole else (model.init if run else "pretrained"),
         param_dtype=model.param_dtype,
         compute_dtype=model.compute_dtype,
-        seed=0,
+        seed=config.seed,
     )
     policy, params = Policy.split(student.model)
-    step = None
-    if run:
-        # One device, whatever the run was sharded over: here it is only copied to disk.
-        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), params
-        )
-        step, params = restore_params(pathlib.Path(checkpoint), like)
+    if not run:
+        huggingface.save(student.model, folder, tokenizer=student.tokenizer, dtype=dtype)
+        return None, _size(params)
+    if not has_adapter:
+        step, params = _restore(checkpoint, params)
+        huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
+        return step, _size(params)
+    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, (config.lora.targets,))
+    policy, like = attach(policy, params, lora, jax.random.key(0))
+    step, trained = _restore(checkpoint, like)
+    if adapter:
+        save_peft(trained, lora, folder, student.model.shape, student.source)
+        return step, _size(trained)
+    params = merge(join_adapter(trained, params), lora)
     huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
-    return step, sum(leaf.size for leaf in jax.tree.leaves(params))
+    return step, _size(params)
+
+
+def _restore(checkpoint: str, params: Any) -> tuple[int, Any]:
+    """A checkpoint's parameters on one device, whatever the run was sharded over."""
+    import jax
+
+    from cotjax.training.checkpoint import restore_params
+
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), params
+    )
+    return restore_params(pathlib.Path(checkpoint), like)
+
+
+def _size(params: Any) -> int:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 if __name__ == "__main__":

@@ -137,8 +137,8 @@ class ScoredGroups:
       logp_sampler: [B, G, T] as the sampler computed it, nats; only compared.
       logp_old: [B, G, T] of the policy that sampled, as the trainer computes it; None when the
         policy has not changed since.
-      logp_ref: [B, G, T] of the frozen reference; None where `reference` is given or not needed.
-      reference: its parameters, for a loss that scores them itself; None otherwise.
+      logp_ref: [B, G, T] of the frozen reference; None where the loss scores it itself, or where
+        it is not needed.
     """
 
     prompt: Int[Array, "B P"]
@@ -149,7 +149,6 @@ class ScoredGroups:
     logp_sampler: Float[Array, "B G T"]
     logp_old: Float[Array, "B G T"] | None = None
     logp_ref: Float[Array, "B G T"] | None = None
-    reference: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

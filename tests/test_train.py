@@ -14,7 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cotjax import train
+from cotjax import evaluate, export, train
+from cotjax.errors import InputError
 from cotjax.stages import common
 from cotjax.stages.grpo import GRPOStage
 from cotjax.stages.sft import SupervisedStage
@@ -24,8 +25,13 @@ from tests.tiny import SHAPE, flags, keep_compiled_programs, write_sevens, write
 STEPS = 4
 STAGES = {
     "grpo": (GRPOStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
+    "adapter": (GRPOStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
     "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
 }
+
+
+def config_stage(stage):
+    return "sft" if stage == "sft" else "grpo"
 
 
 class World:
@@ -113,7 +119,11 @@ def test_a_run_leaves_its_folder(world, stage):
         "report.html",
     }
     config = tomllib.loads((run / "config.toml").read_text())
-    assert config["stage"] == stage and config["steps"] == STEPS and config["name"] == stage
+    assert (
+        config["stage"] == config_stage(stage)
+        and config["steps"] == STEPS
+        and config["name"] == stage
+    )
     kinds = [(line["kind"], line["step"]) for line in lines(run / "metrics.jsonl")]
     assert kinds == [
         *(("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("train", 4)),
@@ -122,7 +132,7 @@ def test_a_run_leaves_its_folder(world, stage):
     rows = lines(run / "completions.jsonl")
     assert sum(row["kind"] == "before" for row in rows) == 4
     assert sum(row["kind"] == "after" for row in rows) == 4
-    assert any(row["kind"] == "train" for row in rows) == (stage == "grpo")
+    assert any(row["kind"] == "train" for row in rows) == (stage != "sft")
     assert f"<title>{stage}" in (run / "report.html").read_text("utf-8")
 
 
@@ -142,7 +152,7 @@ def test_the_result_holds_before_and_after(world, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_says_what_it_does(world, stage):
     run, shown = world.run(stage)
-    assert f'stage = "{stage}"' in shown and "[rollout]" in shown
+    assert f'stage = "{config_stage(stage)}"' in shown and "[rollout]" in shown
     for step in range(1, STEPS + 1):
         assert len(re.findall(rf"^ *{step}/{STEPS} ", shown, re.MULTILINE)) == 1
     for words in ("before: accuracy", "step 2: accuracy", "after: accuracy"):
@@ -293,3 +303,25 @@ def test_a_run_folder_that_cannot_be_looked_into(world, capsys, monkeypatch, nam
     for more in ([], ["--resume"]):
         said = refused(world, [*world.flags("sft", name), *more], capsys, monkeypatch)
         assert str(world.folder / "runs" / name) in said and "--name" in said
+
+
+def test_a_run_is_evaluated_and_exported_as_it_was_trained(world, tmp_path):
+    for stage in ("grpo", "adapter"):
+        run, _ = world.run(stage)
+        after = json.loads((run / "result.json").read_text())["after"]
+        out = tmp_path / stage
+        export.export(str(run), str(out))
+        for checkpoint in (str(run), str(out)):
+            flags = ["--config", str(run / "config.toml")] if checkpoint == str(out) else []
+            flags += ["--lora.rank=0"] * (checkpoint == str(out))
+            numbers = evaluate.evaluate(checkpoint, flags)
+            assert {name: numbers[name] for name in after} == after
+
+
+def test_an_adapter_is_exported_alone(world, tmp_path):
+    run, _ = world.run("adapter")
+    export.export(str(run), str(tmp_path / "adapter"), adapter=True)
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
+    with pytest.raises(InputError, match="--adapter: .* has none"):
+        export.export(str(world.run("grpo")[0]), str(tmp_path / "none"), adapter=True)

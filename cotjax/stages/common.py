@@ -19,6 +19,7 @@ from cotjax.data.prompts import make_prompt
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
+from cotjax.models.lora import Lora, attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
@@ -34,7 +35,9 @@ class Student:
 
     Attributes:
       policy: how to call it.
-      params: its parameters at the start of the run, on the mesh.
+      params: what is trained, at the start of the run and on the mesh: all its parameters, or an
+        adapter's.
+      base: the parameters beside an adapter, which stay as they are; empty without one.
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
@@ -44,11 +47,17 @@ class Student:
 
     policy: Policy
     params: Any
+    base: Any
     tokenizer: Any
     eos_id: int
     pad_id: int
     prompt: Callable[[str], str]
     notes: tuple[str, ...]
+
+    @property
+    def reference(self) -> Any:
+        """The parameters of the model that the run began with: the same weights, no adapter."""
+        return self.base or self.params
 
 
 def open_student(config: Config, mesh: Mesh) -> Student:
@@ -57,30 +66,54 @@ def open_student(config: Config, mesh: Mesh) -> Student:
     Raises:
       InputError: see `load_student`.
     """
+    model = config.model
     loaded = load_student(
-        config.model.path,
-        init=config.model.init,
-        param_dtype=jnp.dtype(config.model.param_dtype),
-        compute_dtype=jnp.dtype(config.model.compute_dtype),
+        model.path,
+        init=model.init,
+        param_dtype=jnp.dtype(model.param_dtype),
+        compute_dtype=jnp.dtype(model.compute_dtype),
         seed=config.seed,
-        accumulate_dtype=jnp.dtype(config.model.accumulate_dtype),
-        remat=config.model.remat,
+        place=lambda shapes: parallel.param_shardings(mesh, shapes),
+        accumulate_dtype=jnp.dtype(model.accumulate_dtype),
+        remat=model.remat,
     )
     shape = loaded.model.shape
     parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
     policy, params = Policy.split(loaded.model)
-    flash = {"auto": None, "dense": False, "flash": True}[config.model.attention]
+    flash = {"auto": None, "dense": False, "flash": True}[model.attention]
     policy = dataclasses.replace(policy, placement=parallel.placement(mesh, flash=flash))
-    prompt = make_prompt(loaded.tokenizer, config.data.prompt)
+    policy, params, base = attach_adapter(config, mesh, policy, params)
     return Student(
         policy,
-        parallel.shard_params(mesh, params),
+        params,
+        base,
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        prompt,
+        make_prompt(loaded.tokenizer, config.data.prompt),
         loaded.notes,
     )
+
+
+def attach_adapter(
+    config: Config, mesh: Mesh, policy: Policy, params: Any
+) -> tuple[Policy, Any, Any]:
+    """(policy, what is trained, what stays): an adapter beside the parameters, if one is asked for.
+
+    Raises:
+      InputError: see `models.lora`.
+    """
+    if not config.lora.rank:
+        return policy, params, {}
+    lora = open_lora(config)
+    policy, adapter = attach(policy, params, lora, jax.random.key(config.seed))
+    return policy, parallel.shard_params(mesh, adapter), params
+
+
+def open_lora(config: Config) -> Lora:
+    """The adapter's settings; `lora.rank` is not 0."""
+    settings = config.lora
+    return Lora(settings.rank, settings.alpha, settings.dropout, (settings.targets,))
 
 
 def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:
@@ -228,7 +261,7 @@ def evaluate(
     )
     size = max(config.eval.batch_size // group, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
-    params = parallel.for_rollout(mesh, params)
+    params = parallel.for_rollout(mesh, join_adapter(params, student.base))
     judged: list[list[Completion]] = []
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])

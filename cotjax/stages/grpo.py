@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from cotjax.core.presets import Objective, make_objective, policy_advantage, pol
 from cotjax.data.pipeline import prompt_batches
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
+from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
@@ -62,9 +63,12 @@ class GRPOStage:
         )
         self.root = jax.random.key(config.seed)
         optimizer = common.make_optimizer(config.optimizer, config.steps * policy.inner_updates)
-        # The update reuses the state's buffers; the reference needs its own.
+        # The update reuses the state's buffers; a reference needs its own.
         start = jax.tree.map(lambda leaf: leaf.copy(), self.student.params)
         self.state = init_state(start, optimizer)
+        # With one update per batch, the update's own program scores the reference.
+        inside = self.objective.beta and policy.inner_updates == 1
+        frozen = Frozen(self.student.base, self.student.reference if inside else None)
         temperature = rollout.temperature if self.objective.tempered else 1.0
         loss = make_loss(
             self.student.policy,
@@ -72,10 +76,11 @@ class GRPOStage:
             temperature=temperature,
             max_length=rollout.max_new_tokens,
         )
-        self.update = make_update(loss, optimizer, self.state)
+        self.update = make_update(loss, optimizer, self.state, frozen)
         self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
         self.score = jax.jit(
-            lambda params, groups: logprobs(self.student.policy, params, groups, temperature)[0]
+            lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
+            static_argnums=0,
         )
         self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
 
@@ -96,7 +101,7 @@ class GRPOStage:
         key = jax.random.fold_in(self.root, step)
         rollout = generate(
             self.student.policy,
-            parallel.for_rollout(self.mesh, params),
+            parallel.for_rollout(self.mesh, join_adapter(params, self.student.base)),
             parallel.shard(self.mesh, prompts),
             key,
             settings=self.sampling,
@@ -141,24 +146,35 @@ class GRPOStage:
             yield parallel.shard(self.mesh, groups)
 
     def _score(self, params: Any, groups: ScoredGroups) -> ScoredGroups:
-        """Adds what the loss compares with: the sampling policy and the reference, where needed.
+        """Adds what several updates of one batch compare with: log-probabilities before the first.
 
-        With one update per batch nothing is scored here: the policy that sampled is the policy
-        that learns, so the ratio is 1, and the update's own program scores the reference.
+        With one update nothing is scored here: the policy that sampled is the policy that learns,
+        so the ratio is 1.
         """
-        scored: dict[str, Any] = {}
-        reference = self.student.params if self.objective.beta else None
         if self.inner_updates == 1:
-            scored["reference"] = reference
-        else:
-            scored["logp_old"] = self.score(params, groups)
-            if reference is not None:
-                scored["logp_ref"] = self.score(reference, groups)
-        return dataclasses.replace(groups, **scored)
+            return groups
+        policy, student = self.student.policy, self.student
+        logp_old = self.score(policy, join_adapter(params, student.base), groups)
+        logp_ref = None
+        if self.objective.beta:
+            logp_ref = self.score(policy.without_adapter, student.reference, groups)
+        return dataclasses.replace(groups, logp_old=logp_old, logp_ref=logp_ref)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+class Frozen(NamedTuple):
+    """Parameters that the loss reads and no update changes.
+
+    Attributes:
+      base: those beside an adapter; empty without one.
+      reference: those of the reference, for the loss to score; None if it is scored already.
+    """
+
+    base: Any
+    reference: Any
 
 
 def logprobs(
@@ -189,11 +205,13 @@ def make_loss(
       max_length: longest completion of the run, in tokens.
     """
 
-    def loss(params: Any, groups: ScoredGroups) -> tuple[Array, Array, dict[str, Any]]:
-        logp, entropy = logprobs(policy, params, groups, temperature)
+    def loss(
+        params: Any, frozen: Frozen, groups: ScoredGroups
+    ) -> tuple[Array, Array, dict[str, Any]]:
+        logp, entropy = logprobs(policy, join_adapter(params, frozen.base), groups, temperature)
         logp_ref = groups.logp_ref
-        if groups.reference is not None:
-            logp_ref, _ = logprobs(policy.without_adapter, groups.reference, groups, temperature)
+        if frozen.reference is not None:
+            logp_ref, _ = logprobs(policy.without_adapter, frozen.reference, groups, temperature)
         total, count, metrics = policy_loss(
             objective,
             logp,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from cotjax.cot import Rationale, render_rationale
 from cotjax.data.encode import encode_supervised
 from cotjax.data.pipeline import supervised_batches
 from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common
@@ -35,7 +37,8 @@ class SupervisedStage:
         train, self.held_out = common.open_records(config, self.student)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         self.state = init_state(self.student.params, optimizer)
-        self.update = make_update(self._loss, optimizer, self.state)
+        self.update = make_update(self._loss, optimizer, self.state, self.student.base)
+        self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
             self._encode,
@@ -54,12 +57,15 @@ class SupervisedStage:
             name=record.id,
         )
 
-    def _loss(self, params: Any, batch: TokenBatch) -> tuple[Array, Array, dict[str, Any]]:
-        policy = self.student.policy
+    def _loss(
+        self, params: Any, base: Any, micro: tuple[TokenBatch, Any]
+    ) -> tuple[Array, Array, dict[str, Any]]:
+        batch, dropout_key = micro
+        policy, params = self.student.policy, join_adapter(params, base)
         unembed = policy.unembed(params, whole=True)
         mask = batch.weight > 0
         logp, entropy = chunked_token_logprobs(
-            policy.rows(params, batch),
+            policy.rows(params, batch, dropout_key=dropout_key),
             unembed,
             batch.targets,
             chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
@@ -69,12 +75,15 @@ class SupervisedStage:
         return -logp.sum(), count, {"entropy": (entropy.sum(), count)}
 
     def next_step(self, params: Any, step: int) -> Step:
-        """A packed batch; `params` and `step` do not matter."""
-        del params, step
+        """A packed batch and the key of its dropout; `params` do not matter."""
+        del params
         batch = next(self.data)
         used = float((batch.segment > 0).mean())
         metrics = {"batch_tokens": batch.tokens.size, "used": used}
-        return Step([parallel.shard(self.mesh, batch)], metrics, [])
+        key = None
+        if self.config.lora.rank and self.config.lora.dropout:
+            key = parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
+        return Step([(parallel.shard(self.mesh, batch), key)], metrics, [])
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
-# (parameters, micro-batch) -> loss sum, loss count, and further metrics as (sum, count).
-LossFn = Callable[[Any, Any], tuple[Array, Array, dict[str, SumCount]]]
+# (parameters, frozen, micro-batch) -> loss sum, loss count, and further metrics as (sum, count).
+LossFn = Callable[[Any, Any, Any], tuple[Array, Array, dict[str, SumCount]]]
 # Gradient of a loss sum, and metrics; adds up over micro-batches.
 Gradient = tuple[Any, dict[str, SumCount]]
 
@@ -74,7 +74,10 @@ def _whole(params: Any) -> Sharding:
 
 
 def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    frozen: Any = None,
 ) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
     """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
 
@@ -88,15 +91,17 @@ def make_update(
       loss_fn: see `LossFn`.
       optimizer: optax's.
       state: one that will be updated; only its shardings are read.
+      frozen: arrays that the loss reads and no update changes, such as a reference's parameters;
+        an argument of the compiled programs, so no copy is baked into them.
     """
     place = jax.tree.map(lambda leaf: leaf.sharding, state)
 
-    def sums(params: Any, micro: Any) -> tuple[Array, dict[str, SumCount]]:
-        total, count, metrics = loss_fn(params, micro)
+    def sums(params: Any, frozen: Any, micro: Any) -> tuple[Array, dict[str, SumCount]]:
+        total, count, metrics = loss_fn(params, frozen, micro)
         return total, {"loss": (total, count)} | metrics
 
-    def gradient(params: Any, micro: Any) -> Gradient:
-        return jax.grad(sums, has_aux=True)(params, micro)
+    def gradient(params: Any, frozen: Any, micro: Any) -> Gradient:
+        return jax.grad(sums, has_aux=True)(params, frozen, micro)
 
     def apply(state: TrainState, summed: Gradient) -> tuple[TrainState, dict[str, SumCount]]:
         total, metrics = summed
@@ -107,8 +112,8 @@ def make_update(
         metrics = metrics | {"grad_norm": (optax.tree.norm(mean), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def whole(state: TrainState, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:
-        return apply(state, gradient(state.params, micro))
+    def whole(state: TrainState, frozen: Any, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:
+        return apply(state, gradient(state.params, frozen, micro))
 
     whole_jit = jax.jit(whole, donate_argnums=0, out_shardings=(place, None))
     # A gradient is summed over the devices into the parts that its parameter is split into.
@@ -119,10 +124,10 @@ def make_update(
     def update(state: TrainState, micros: Sequence[Any]) -> tuple[TrainState, dict[str, SumCount]]:
         first, *others = micros
         if not others:
-            return whole_jit(state, first)
-        summed = gradient_jit(state.params, first)
+            return whole_jit(state, frozen, first)
+        summed = gradient_jit(state.params, frozen, first)
         for micro in others:
-            summed = add_jit(summed, gradient_jit(state.params, micro))
+            summed = add_jit(summed, gradient_jit(state.params, frozen, micro))
         return apply_jit(state, summed)
 
     return update

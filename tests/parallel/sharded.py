@@ -48,10 +48,10 @@ def inputs():
 
 
 def losses(policy):
-    """Name -> a loss of (parameters, (groups, rows, reference)) as (sum, count, metrics)."""
+    """Name -> a loss of (parameters, reference, (groups, rows)) as (sum, count, metrics)."""
 
-    def grpo(params, batch):
-        groups, _, reference = batch
+    def grpo(params, reference, batch):
+        groups, _ = batch
 
         def logprobs(params):
             hidden = policy.completions(
@@ -77,8 +77,8 @@ def losses(policy):
             entropy=entropy,
         )
 
-    def distill(params, batch):
-        _, rows, reference = batch
+    def distill(params, reference, batch):
+        _, rows = batch
         value = chunked_divergence(
             "reverse_kl",
             policy.rows(reference, rows),
@@ -112,17 +112,17 @@ def three_steps(mesh, kind):
     """Losses and gradient norms of three steps, the first gradient, the last parameters."""
     policy, params, reference = open_model(mesh)
     loss = losses(policy)[kind]
-    batch = *shard(mesh, inputs()), reference
+    batch = shard(mesh, inputs())
 
-    def total(params, batch):
-        value, count, _ = loss(params, batch)
+    def total(params, reference, batch):
+        value, count, _ = loss(params, reference, batch)
         return value / count
 
-    gradient = whole(jax.jit(jax.grad(total))(params, batch))
+    gradient = whole(jax.jit(jax.grad(total))(params, reference, batch))
     # The keys' biases have no gradient but rounding; a small eps would make steps of it.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3))
     state = init_state(params, optimizer)
-    update = make_update(loss, optimizer, state)
+    update = make_update(loss, optimizer, state, reference)
     numbers = []
     for _ in range(3):
         state, metrics = update(state, [batch])

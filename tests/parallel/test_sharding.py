@@ -91,8 +91,8 @@ def open_update(shape, kind="grpo"):
     policy, params, reference = sharded.open_model(mesh)
     optimizer = optax.adamw(1e-2)
     state = init_state(params, optimizer)
-    update = make_update(sharded.losses(policy)[kind], optimizer, state)
-    return update, state, (*shard(mesh, sharded.inputs()), reference)
+    update = make_update(sharded.losses(policy)[kind], optimizer, state, reference)
+    return update, state, shard(mesh, sharded.inputs())
 
 
 def gathered(lowered):
@@ -168,7 +168,9 @@ def test_a_mesh_that_cuts_heads_names_what_fits():
 
 
 def test_axes_that_do_not_fit_the_devices():
-    with pytest.raises(InputError, match="mesh.fsdp = 3, mesh.tensor = 1: 8 devices are not a multiple"):
+    with pytest.raises(
+        InputError, match="mesh.tensor = 1: 8 devices are not a multiple"
+    ):
         make_mesh(-1, 3)
 
 

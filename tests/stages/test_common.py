@@ -18,7 +18,8 @@ TOKENIZER = load_tokenizer(resolve("tiny"))
 END, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 STUDENT = common.Student(
     policy=None,  # pyright: ignore[reportArgumentType]
-    params=None,
+    params={},
+    base={},
     tokenizer=TOKENIZER,
     eos_id=END,
     pad_id=PAD,
@@ -218,7 +219,7 @@ def calls(monkeypatch):
 def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, calls, devices):
     config = make_config(folder, "--eval.batch-size=8", "--eval.samples=4", "--eval.problems=11")
     _, held_out = common.open_records(config, STUDENT)
-    numbers, rows = common.evaluate(STUDENT, config, make_mesh(devices), None, held_out)
+    numbers, rows = common.evaluate(STUDENT, config, make_mesh(devices), {}, held_out)
     assert ids(held_out) == [row["id"] for row in rows]
     assert numbers["problems"] == 11 and numbers["samples"] == 4
     assert numbers["accuracy"] == numbers["sampled_accuracy"] == 5 / 11
@@ -232,7 +233,7 @@ def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, call
 def test_a_row_says_everything_about_a_completion(folder, calls):
     config = make_config(folder, "--eval.problems=2")
     _, held_out = common.open_records(config, STUDENT)
-    _, (wrong, right) = common.evaluate(STUDENT, config, make_mesh(1), None, held_out)
+    _, (wrong, right) = common.evaluate(STUDENT, config, make_mesh(1), {}, held_out)
     assert right["question"] == held_out[1].question and right["gold"] == "7"
     assert right["completion"] == "Answer: 7" and wrong["completion"] == "Answer: 8"
     assert (right["reward"], wrong["reward"]) == (-1, -2)

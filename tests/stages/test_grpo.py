@@ -80,24 +80,45 @@ def test_the_first_update_has_ratio_one_and_no_gap_to_the_sampler(folder):
 
 
 def test_a_reference_scored_in_the_update_counts_like_one_scored_before(folder):
-    stage = open_stage(folder, "--policy.kl-coefficient=0.5")
-    stage.student = dataclasses.replace(  # a reference that differs, so that the KL is no zero
-        stage.student, params=jax.tree.map(lambda leaf: 0.9 * leaf, stage.student.params)
+    inside, before = (
+        open_stage(folder, "--policy.kl-coefficient=0.5", f"--policy.inner-updates={n}")
+        for n in (1, 2)
     )
-    work = stage.next_step(stage.state.params, 0)
-    assert all(groups.logp_ref is None for groups in work.batch)
-    scored = [
-        dataclasses.replace(groups, reference=None, logp_ref=stage.score(groups.reference, groups))
-        for groups in work.batch
-    ]
-    outcomes = [
-        stage.update(jax.tree.map(lambda leaf: leaf.copy(), stage.state), batch)
-        for batch in (work.batch, scored)
-    ]
-    (inside, metrics), (before, expected) = jax.device_get(outcomes)
-    assert values(metrics)["kl"] > 1e-3
-    assert_close(values(metrics), values(expected))
-    assert_close(inside.params, before.params)
+    outcomes = []
+    for stage in (inside, before):
+        # A policy that is not the reference, so that the KL is no zero.
+        stage.state = dataclasses.replace(
+            stage.state, params=jax.tree.map(lambda leaf: 0.9 * leaf, stage.state.params)
+        )
+        work = stage.next_step(stage.state.params, 0)
+        assert all((groups.logp_ref is None) == (stage is inside) for groups in work.batch)
+        state, metrics = stage.update(stage.state, work.batch)
+        outcomes.append((copy(state.params), values(metrics)))
+    (params, metrics), (expected_params, expected) = outcomes
+    assert metrics["kl"] > 1e-3
+    assert_close(metrics, expected)
+    assert_close(params, expected_params)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_an_adapter_learns_beside_a_base_that_stays_and_is_the_reference(folder, updates):
+    flags = "--lora.rank=2", "--lora.alpha=8", f"--policy.inner-updates={updates}"
+    stage = open_stage(folder, *flags, "--optimizer.learning-rate=0.05")
+    base = copy(stage.student.base)
+    assert set(stage.state.params["layers"]) == {"query", "key", "value", "out"}
+    state = stage.state
+    for step in range(2):
+        for _ in range(updates):
+            work = stage.next_step(state.params, step)
+            state, metrics = stage.update(state, work.batch)
+        if step == 0 and updates == 1:  # an adapter begins as the identity
+            assert values(metrics)["ratio"] == pytest.approx(1, abs=1e-5)
+            assert abs(values(metrics)["kl"]) < 1e-9
+    assert values(metrics)["kl"] > 1e-6
+    assert np.abs(state.params["layers"]["query"]["lora_b"]).max() > 0
+    assert_same(stage.student.base, base)
+    numbers, _ = stage.evaluate(state.params)
+    assert 0 <= numbers["accuracy"] <= 1
 
 
 def test_the_same_step_asks_for_the_same_completions(folder):

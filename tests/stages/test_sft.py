@@ -36,7 +36,7 @@ def learn(stage, steps):
 
 
 def test_the_targets_are_the_rationale_the_answer_and_the_end(stage):
-    ((batch,),) = (stage.next_step(None, step).batch for step in range(1))
+    ((batch, _),) = stage.next_step(None, 0).batch
     targets, weight, segment = (np.asarray(x) for x in (batch.targets, batch.weight, batch.segment))
     tokens = np.asarray(batch.tokens)
     examples = 0
@@ -57,7 +57,7 @@ def test_the_targets_are_the_rationale_the_answer_and_the_end(stage):
 def test_the_loss_is_the_mean_cross_entropy_of_the_targets(stage):
     policy, params = stage.student.policy, jax.tree.map(np.asarray, stage.state.params)
     work = stage.next_step(None, 0)
-    (batch,) = work.batch
+    ((batch, _),) = work.batch
     _, metrics = stage.update(stage.state, work.batch)
     logp = token_logprobs(policy.rows(params, batch) @ policy.unembed(params).T, batch.targets)
     counted = np.asarray(batch.weight) > 0
@@ -71,3 +71,15 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_targets(stage):
 def test_rows_that_devices_cannot_share(folder):
     with pytest.raises(InputError, match="sft.batch_size = 3: 2 devices cannot share it"):
         SupervisedStage(make_config(folder, "--stage=sft", "--sft.batch-size=3"), make_mesh(2))
+
+
+def test_an_adapter_learns_with_dropout_and_its_base_stays(folder):
+    flags = "--stage=sft", "--steps=12", "--lora.rank=4", "--lora.alpha=16"
+    flags += "--optimizer.warmup-steps=0", "--optimizer.learning-rate=0.03"
+    stage = SupervisedStage(make_config(folder, *flags), make_mesh(1))
+    base = jax.tree.map(np.array, stage.student.base)
+    losses = learn(stage, 12)
+    assert losses[-1] < losses[0]
+    jax.tree.map(np.testing.assert_array_equal, stage.student.base, base)
+    (_, one), (_, other) = (stage.next_step(None, step).batch[0] for step in (0, 1))
+    assert (jax.random.key_data(one) != jax.random.key_data(other)).any()

@@ -11,7 +11,7 @@ from cotjax.training.update import init_state, make_update
 ROWS, WIDTH = 12, 5
 
 
-def regression(params, batch):
+def regression(params, frozen, batch):
     """Squared error of a line, summed over the targets that count."""
     error = (batch["x"] @ params["w"] + params["b"] - batch["y"]) * batch["mask"]
     count = batch["mask"].sum()
@@ -63,7 +63,7 @@ def step(params, micros):
 @pytest.mark.parametrize("sizes", [[12], [6, 6], [3, 8, 1], [1] * 12])
 def test_uneven_micro_batches_give_the_gradient_of_the_whole_batch(batch, params, sizes):
     expected = by_hand(params, batch)
-    whole, _, _ = regression(params, batch)
+    whole, _, _ = regression(params, None, batch)
     gradient, metrics = step(params, cut(batch, sizes))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, expected)
     assert metrics["loss"][1] == batch["mask"].sum()
@@ -71,7 +71,7 @@ def test_uneven_micro_batches_give_the_gradient_of_the_whole_batch(batch, params
 
 
 def test_metrics_are_sums_over_all_micro_batches(batch, params):
-    _, count, whole = regression(params, batch)
+    _, count, whole = regression(params, None, batch)
     _, metrics = step(params, cut(batch, [4, 4, 4]))
     np.testing.assert_allclose(metrics["error"], (whole["error"][0], count), rtol=1e-5)
 
@@ -108,3 +108,15 @@ def test_the_old_state_gives_up_its_buffers(batch, params):
     update = make_update(regression, optax.adam(0.1), old)
     update(old, [batch])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+
+
+def test_what_is_frozen_reaches_the_loss_and_stays(batch, params):
+    def shifted(params, frozen, micro):
+        return regression(jax.tree.map(jnp.add, params, frozen), None, micro)
+
+    zero = jax.tree.map(jnp.zeros_like, params)
+    state = init_state(zero, optax.sgd(0.1))
+    state, metrics = make_update(shifted, optax.sgd(0.1), state, params)(state, [batch])
+    expected = {name: -0.1 * g for name, g in by_hand(params, batch).items()}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
