@@ -280,6 +280,23 @@ def test_an_objective_is_what_its_paper_says(name, fields):
 
 
 @pytest.mark.parametrize(
+    ("preset", "fields"),
+    [
+        ("cotjax", {"reduction": "sequence", "eps": 1e-6, "kl": "k3", "beta": 0.01}),
+        ("trl", {"reduction": "token", "eps": 1e-4, "beta": 0.0, "unbiased_kl": True}),
+        ("verl", {"reduction": "token", "dual_clip": 3.0, "max_log_ratio": 20.0, "max_kl": 10.0}),
+        ("tunix", {"reduction": "sequence", "kl": "k1", "beta": 0.04, "max_log_ratio": 20.0}),
+        ("bridge", {"reduction": "sequence", "eps": 1e-8, "beta": 0.1, "dual_clip": None}),
+    ],
+)
+def test_a_preset_is_what_its_system_does(preset, fields):
+    row = dataclasses.asdict(core.PRESETS[preset])
+    assert {key: row[key] for key in fields} == fields
+    assert row["term"] == "clipped" and row["baseline"] == "group" and row["ddof"] == 1
+    assert row["unbiased_kl"] == (preset == "trl")
+
+
+@pytest.mark.parametrize(
     ("preset", "winner"),
     [("cotjax", 1.5), ("trl", 1.4997), ("verl", 1.5), ("tunix", 1.5), ("bridge", 1.5)],
 )
@@ -342,6 +359,13 @@ def test_what_a_dual_clip_holds_is_counted_as_clipped():
 
 
 MASK_OF_ONE = jnp.ones(1, bool)
+
+
+@pytest.mark.parametrize("term", ["clipped", "sequence"])
+def test_on_policy_nothing_is_clipped_however_narrow_the_clip(term):
+    objective = core.make_objective(term=term, clip_low=0.0, clip_high=0.0, beta=0.0)
+    clipped, count = loss(objective=objective, logp_old=None)[2]["clip_fraction"]
+    assert clipped == 0 < count
 
 
 def test_unknown_names_are_refused():

@@ -112,6 +112,17 @@ def test_halving_finds_the_threshold_that_the_head_finds(mass, seed):
         assert p[row > limit].sum() <= mass + 1e-6
 
 
+def test_halving_tells_neighbouring_floats_apart():
+    # From −inf to far above 0 the interval of ranks is the widest that there is.
+    lower = np.random.default_rng(0).normal(size=64).astype(np.float32)
+    upper = np.nextafter(lower, np.float32(np.inf))
+    ends = [np.full(64, end, np.float32) for end in (-np.inf, 3e38)]
+    logits = jnp.asarray(np.stack([lower, upper, *ends], axis=1))
+    probability = jnp.tile(jnp.array([0.5, 0.5, 0, 0]), (64, 1))
+    for mass, limit in ((0.4, upper), (0.6, lower)):
+        np.testing.assert_array_equal(nucleus_by_halving(logits, probability, mass)[:, 0], limit)
+
+
 def test_top_k_counts_in_order_through_signs_and_zeros():
     logits = jnp.array([[-3e38, -1.0, -1e-30, -0.0, 1e-30, 2.0, 3e38]])
     for k in range(1, 8):
