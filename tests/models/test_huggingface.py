@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import InputError
 from cotjax.models import huggingface
+from cotjax.models.families import FAMILIES
 from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.rope import Rope
 from cotjax.models.transformer import Architecture, Transformer
 from tests.models.make_golden import CASES, GOLDEN
 from tests.models.test_parity import needs_torch, our_logits
@@ -24,6 +26,14 @@ SHAPES = {
     "llama": {"tie_embeddings": True},
     "qwen2": {"tie_embeddings": False, "qkv_bias": True},
     "qwen3": {"tie_embeddings": False, "qk_norm": True},
+    "gemma3_text": {
+        **FAMILIES["gemma3_text"].fixed,
+        "layer_types": ("sliding_attention", "full_attention", "sliding_attention"),
+        "sliding_window": 3,
+        "local_rope": Rope(100.0),
+        "rope": Rope(10_000.0, "linear", 2.0),
+        "query_scalar": 5.0,
+    },
 }
 
 
@@ -121,9 +131,26 @@ def replace(name: str, *shape: int) -> Any:
     return lambda folder: change_tensors(folder, lambda tensors: tensors.update({name: new}))
 
 
-def truncate(folder: Path) -> None:
+def truncate(keep: int) -> Any:
+    def cut(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:keep])
+
+    return cut
+
+
+def stretch_header(folder: Path) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
+    path.write_bytes((10**9).to_bytes(8, "little") + path.read_bytes()[8:])
+
+
+def lie_about_a_shape(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"[48,32]", b"[32,32]", 1))
+
+
+def store_as_integers(folder: Path) -> None:
+    change_tensors(folder, lambda t: t.update({"model.norm.weight": np.ones(32, np.int32)}))
 
 
 def point_to_git_lfs(folder: Path) -> None:
@@ -156,8 +183,18 @@ DAMAGE = {
         replace("model.layers.0.self_attn.k_proj.weight", 32, 32),
         r"k_proj\.weight has shape \(32, 32\).*needs \(16, 32\)",
     ),
-    "truncated file": (truncate, r"model\.safetensors: not a complete safetensors file"),
+    "truncated file": (
+        truncate(-1000),
+        r"model\.safetensors: not a complete safetensors file \(its header names 1..,... bytes, "
+        r"it has 1..,...\)",
+    ),
+    "truncated header": (truncate(100), "its header should end at byte .*, it has 100 bytes"),
+    "empty file": (truncate(0), "not a complete safetensors file.*empty"),
+    "few bytes": (truncate(5), "not a complete safetensors file.*it has 5 bytes"),
+    "header of a gigabyte": (stretch_header, "should end at byte 1,000,000,008, it has"),
     "not a safetensors file": (point_to_git_lfs, "not a complete safetensors file"),
+    "shape and bytes differ": (lie_about_a_shape, r"has shape \(32, 32\).*needs \(48, 32\)"),
+    "integers": (store_as_integers, "model.norm.weight is stored as I32.*F32, F16, BF16"),
     "lost shard": (shard_and_lose_one, "names model-00002-of-0000[0-9].safetensors, which"),
     "config is not JSON": (
         lambda folder: (folder / "config.json").write_text("{"),
