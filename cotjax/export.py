@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loader = (
         "peft.AutoPeftModelForCausalLM" if args.adapter else "transformers.AutoModelForCausalLM"
     )
-    print(f'Load it with {loader}.from_pretrained("{args.out}").')
+    print(f'Load it with {loader}ForCausalLM.from_pretrained("{args.out}").')
     return 0
 
 

@@ -5,6 +5,8 @@ blocks that nobody sees, and a segment number per token, known at run time, for 
 examples. Compiled for TPUs; on other machines the kernel is interpreted, which is slow and exact.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def causal(
     placement: Placement,
 ) -> Float[Array, "B S H D"]:
     """See `attention.Causal`."""
-    place = np.arange(query.shape[1])
+    place: Any = np.arange(query.shape[1])
     mask = scoring.sees(place[:, None] - place[None, :])
     return _attend(query, key, value, segment, np.asarray(mask), scoring, placement)
 
@@ -66,7 +68,7 @@ def shared_prompt_mask(
     """Who sees whom in a row `prompt (P) | completion 1 (T) | … | completion G (T)`."""
     own = np.arange(group_size * length)
     part = np.concatenate([np.zeros(num_prompt, int), 1 + own // length])
-    place = np.concatenate([np.arange(num_prompt), num_prompt + own % length])
+    place: Any = np.concatenate([np.arange(num_prompt), num_prompt + own % length])
     seen = np.asarray(scoring.sees(place[:, None] - place[None, :]))
     return seen & ((part[None, :] == 0) | (part[:, None] == part[None, :]))
 
@@ -109,15 +111,16 @@ def _attend(
     )(query, key, value, segment)
 
 
-def _kernel(mask: np.ndarray, num_heads: int, block: int, softcap: float, interpret: bool):
+def _kernel(mask: np.ndarray, num_heads: int, block: int, softcap: float, interpret: bool) -> Any:
     sizes = BlockSizes(
-        **{
-            name: block
-            for name in (
-                *("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv"),
-                *("block_kv_dkv_compute", "block_q_dq", "block_kv_dq"),
-            )
-        }
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
     )
     return make_splash_mha_single_device(
         MultiHeadMask([NumpyMask(mask)] * num_heads),

@@ -130,7 +130,7 @@ class GRPOStage:
     ) -> Iterator[ScoredGroups]:
         """Groups of like length together, so that no micro-batch is padded to another's longest."""
         reward = np.array([[one.reward for one in group] for group in judged], np.float32)
-        advantage = np.asarray(self.advantage(reward))
+        advantage: Any = np.asarray(self.advantage(reward))
         longest = rollout.mask.sum(axis=-1).max(axis=-1)
         order = np.argsort(longest, kind="stable").reshape(-1, self.micro_batch)
         for rows in order:

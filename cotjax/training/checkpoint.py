@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from cotjax.errors import InputError
 from cotjax.training.update import TrainState
@@ -113,7 +114,7 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
     # A partial restore passes over what the model lacks, so the trees are compared first.
     _check_params(reader, path, like)
     restored = reader.restore(
-        (path / "state").absolute(),
+        epath.Path(path / "state").absolute(),
         args=ocp.args.PyTreeRestore(
             item=abstract,
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -125,7 +126,7 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
 
 def _check_params(reader: ocp.PyTreeCheckpointHandler, path: pathlib.Path, like: Any) -> None:
     """Compares names and shapes before any array is read."""
-    stored: Any = reader.metadata((path / "state").absolute())
+    stored: Any = reader.metadata(epath.Path(path / "state").absolute())
     found = _shapes(stored.tree["params"])
     wanted = _shapes(like)
     for name in sorted(found.keys() | wanted.keys()):

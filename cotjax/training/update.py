@@ -62,7 +62,8 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
             opt_state,
             like,
         )
-        return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), params, opt_state)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+        return TrainState(step, params, opt_state)
     start = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=whole)()
     return TrainState(start, params, jax.jit(optimizer.init, out_shardings=like)(params))
 

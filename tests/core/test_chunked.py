@@ -230,6 +230,18 @@ def test_teachers_and_settings_get_no_gradient():
     assert all(not np.any(slope) for slope in jax.tree.leaves(slopes))
 
 
+def test_a_loss_that_is_only_reported_gives_no_gradient():
+    student, teachers, _, _ = arrays(14)
+
+    def loss(hidden, matrix):
+        value = core.chunked_divergence("forward_kl", *teachers[0], hidden, matrix, chunk_size=4)
+        return (hidden**2).sum(), value
+
+    slopes, _ = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*student)
+    np.testing.assert_array_equal(slopes[0], 2 * student[0])
+    np.testing.assert_array_equal(slopes[1], 0)
+
+
 def test_half_precision_heads_accumulate_in_float32():
     student, teachers, cotangent, _ = arrays(8)
     narrow = [jnp.asarray(x, jnp.bfloat16) for x in (*student, *teachers[0])]

@@ -361,6 +361,12 @@ def test_bad_settings_are_named(kind, options, message):
         getattr(core, kind)(*pair(), **options)
 
 
+def test_logits_of_different_width_are_refused():
+    teacher, student = pair()
+    with pytest.raises(ValueError, match="the teacher has 6 logits, the student 5: .*common_vocab"):
+        core.forward_kl(teacher, student[..., :5])
+
+
 def test_an_unknown_kind_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="'hellinger': there are forward_kl, reverse_kl, jensen"):
         core.divergence("hellinger", *pair())
