@@ -81,7 +81,8 @@ def load(folder):
     seconds, peak = time.perf_counter() - start, memory("VmHWM") - before
     tensors = huggingface.SafetensorsFolder(folder)
     for name, values in named_tensors(model, jnp.bfloat16):
-        np.testing.assert_array_equal(values.view(np.uint16), tensors.read(name).view(np.uint16))
+        if not np.array_equal(values.view(np.uint16), tensors.read(name).view(np.uint16)):
+            raise SystemExit(f"{name} is not what was written")
     print(json.dumps({"seconds": seconds, "peak": peak}))
 
 
