@@ -70,7 +70,9 @@ def folder(tmp_path):
     """A finished GRPO run of 20 steps."""
     folder = tmp_path / "demo"
     folder.mkdir()
-    config = load(["--stage=grpo", "--name=demo", "--steps=20"])
+    policy = ["--policy.objective=grpo", "--policy.clip-low=0.2", "--policy.clip-high=0.2"]
+    policy += ["--policy.kl-coefficient=0.01", "--policy.kl-estimator=k3"]
+    config = load(["--stage=grpo", "--name=demo", "--steps=20", *policy])
     (folder / "config.toml").write_text(to_toml(config))
     train = [
         {
@@ -141,7 +143,7 @@ def test_it_says_what_the_run_was(folder):
         "Student tiny, pretrained",
         "Data built-in problems of 2–6 steps",
         "Batch 16 prompts × 8 completions",
-        "grpo, clip 0.2/0.2, KL 0.01 (k3)",
+        "preset cotjax, objective grpo, clip 0.2/0.2, KL 0.01 (k3)",
         "Seed 0",
     ]:
         assert fact in text

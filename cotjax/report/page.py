@@ -63,8 +63,9 @@ _FACTS = {
         ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
         (
             "Objective",
-            "{policy[objective]}, clip {policy[clip_low]:g}/{policy[clip_high]:g}, "
-            "KL {policy[kl_coefficient]:g} ({policy[kl_estimator]})",
+            "preset {policy[preset]}, objective {policy[objective]}, "
+            "clip {policy[clip_low]}/{policy[clip_high]}, "
+            "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
         ),
     ),
     "sft": (("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),),

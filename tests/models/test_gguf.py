@@ -107,7 +107,7 @@ def load(path: Path) -> Transformer:
     return gguf.File(path).load(param_dtype=jnp.float32, dtype=jnp.float32)
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_unquantised_file_is_the_folder_bit_for_bit(family: str, tmp_path: Path) -> None:
     model = make_model(family)
     write(tmp_path / "m.gguf", model, ggml.GGMLQuantizationType.F32)
