@@ -90,8 +90,6 @@ EQUIVALENT: dict[str, str] = {
     "mixing.mix_scores: True → False #4": "zips above have compared these lengths",
     "mixing._log_add: 0 → 1": "any finite number will do where the result is replaced",
     "mixing._log_add: 0 → -1": "any finite number will do where the result is replaced",
-    "mixing._log_add: 0 → 1 #2": "any finite number will do where the result is replaced",
-    "mixing._log_add: 0 → -1 #2": "any finite number will do where the result is replaced",
     "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "
     "→ jnp.take_along_axis(logits, tokens[..., None], mode='fill')": "-1 is JAX's default axis",
     "logprobs.token_logprobs: jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode='fill') "

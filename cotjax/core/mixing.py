@@ -104,10 +104,9 @@ def mix_scores(
 
 
 def _log_add(a: Float[Array, "*S"], b: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    # log(e^a + e^b), with gradient 0 and not NaN where both are −inf.
+    # log(e^a + e^b), with gradient 0 and not NaN where both are −inf: one of them is replaced.
     dead = jnp.isneginf(a) & jnp.isneginf(b)
-    both = jnp.logaddexp(jnp.where(dead, 0, a), jnp.where(dead, 0, b))
-    return jnp.where(dead, -jnp.inf, both)
+    return jnp.where(dead, -jnp.inf, jnp.logaddexp(jnp.where(dead, 0, a), b))
 
 
 def common_vocabulary(

@@ -216,6 +216,16 @@ def test_half_precision_caches_and_students_are_computed_in_float32(tail):
     np.testing.assert_allclose(value, wide, rtol=SIMPLE, atol=1e-6)
 
 
+def test_mass_for_tokens_that_do_not_exist_costs_87_nats_and_no_gradient():
+    # All tokens are kept and the teacher gives them 0.9: the bucket holds 0.1 and nothing else.
+    _, student, logp, ids = problem(17, kept=WIDTH)
+    logp = logp + np.log(np.float32(0.9))
+    value, slopes = evaluate("bucket", logp, ids, student)
+    kept, kept_slopes = evaluate("drop", logp, ids, student)
+    np.testing.assert_allclose(value - kept, 0.1 * (np.log(0.1) + 87.3365), rtol=COMPOSED)
+    np.testing.assert_allclose(slopes[1], kept_slopes[1], atol=SIMPLE)
+
+
 @every_tail
 def test_the_order_of_the_slots_does_not_matter(tail):
     _, student, logp, ids = problem(13)
