@@ -1,6 +1,6 @@
 """Compiles the GRPO update of a real model for TPU slices, on a machine without TPUs.
 
-    pip install -e . libtpu
+    pip install -e '.[aot]'
     python benchmarks/tpu_update.py                    # Qwen2.5-3B for v5e:4x4, v5p:2x2x2, v6e:4x4
     python benchmarks/tpu_update.py --topology v5e:4x4 --json
 

@@ -13,6 +13,7 @@ import optax
 from cotjax.core import chunked_divergence, chunked_token_logprobs, make_objective, policy_loss
 from cotjax.core.masking import token_sum_count
 from cotjax.interfaces import ScoredGroups, TokenBatch
+from cotjax.models.lora import Lora, attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
@@ -52,8 +53,9 @@ def losses(policy):
 
     def grpo(params, reference, batch):
         groups, _ = batch
+        params = join_adapter(params, reference if policy.lora else {})
 
-        def logprobs(params):
+        def logprobs(policy, params):
             hidden = policy.completions(
                 params, groups.prompt, groups.prompt_mask, groups.completion
             )
@@ -65,12 +67,12 @@ def losses(policy):
                 mask=groups.completion_mask,
             )
 
-        logp, entropy = logprobs(params)
+        logp, entropy = logprobs(policy, params)
         return policy_loss(
             OBJECTIVE,
             logp,
             None,
-            logprobs(reference)[0],
+            logprobs(policy.without_adapter, reference)[0],
             groups.advantage[..., None],
             groups.completion_mask,
             max_length=LENGTH,
@@ -90,15 +92,20 @@ def losses(policy):
         )
         return *token_sum_count(value, rows.weight > 0), {}
 
-    return {"grpo": grpo, "distill": distill}
+    return {"grpo": grpo, "adapter": grpo, "distill": distill}
 
 
-def open_model(mesh):
-    """(policy, parameters, other parameters) on a mesh."""
+def open_model(mesh, kind):
+    """(policy, what is trained, what is frozen) on a mesh."""
     policy, params = Policy.split(make_model(SHAPE))
     policy = dataclasses.replace(policy, placement=placement(mesh))
-    other = jax.tree.map(lambda leaf: 0.9 * leaf, params)
-    return policy, shard_params(mesh, params), shard_params(mesh, other)
+    trained, frozen = params, jax.tree.map(lambda leaf: 0.9 * leaf, params)
+    if kind == "adapter":
+        lora = Lora(2, 4.0, 0.0, ("query", "down"))
+        policy, fresh = attach(policy, params, lora, jax.random.key(0))
+        # Away from its beginning, where half of its gradient is zero.
+        trained, frozen = jax.tree.map(lambda leaf: leaf + 0.1, fresh), params
+    return policy, shard_params(mesh, trained), shard_params(mesh, frozen)
 
 
 def whole(tree):
@@ -110,7 +117,7 @@ def whole(tree):
 
 def three_steps(mesh, kind):
     """Losses and gradient norms of three steps, the first gradient, the last parameters."""
-    policy, params, reference = open_model(mesh)
+    policy, params, reference = open_model(mesh, kind)
     loss = losses(policy)[kind]
     batch = shard(mesh, inputs())
 

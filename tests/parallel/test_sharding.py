@@ -55,7 +55,7 @@ def assert_same_steps(one, other):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("kind", ["grpo", "distill"])
+@pytest.mark.parametrize("kind", ["grpo", "adapter", "distill"])
 def test_every_mesh_takes_the_steps_of_one_device(alone, kind, shape):
     assert_same_steps(sharded.three_steps(make_mesh(*shape), kind), alone(kind))
 
@@ -88,7 +88,7 @@ def test_two_processes_of_four_devices_take_the_steps_of_one_device(alone, tmp_p
 def open_update(shape, kind="grpo"):
     """(update, state, batch) on a mesh."""
     mesh = make_mesh(*shape)
-    policy, params, reference = sharded.open_model(mesh)
+    policy, params, reference = sharded.open_model(mesh, kind)
     optimizer = optax.adamw(1e-2)
     state = init_state(params, optimizer)
     update = make_update(sharded.losses(policy)[kind], optimizer, state, reference)
@@ -168,9 +168,7 @@ def test_a_mesh_that_cuts_heads_names_what_fits():
 
 
 def test_axes_that_do_not_fit_the_devices():
-    with pytest.raises(
-        InputError, match="mesh.tensor = 1: 8 devices are not a multiple"
-    ):
+    with pytest.raises(InputError, match="mesh.tensor = 1: 8 devices are not a multiple"):
         make_mesh(-1, 3)
 
 
