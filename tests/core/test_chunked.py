@@ -146,14 +146,20 @@ def test_any_number_of_leading_axes(lead):
 
 def test_settings_have_the_dense_defaults():
     student, teachers, _, _ = arrays(3)
+    _, *cache, _, _ = topk_problem(3)
 
     @jax.jit
     def both(student, teacher):
         logits = product(*teacher), product(*student)
         chunked = [
-            core.chunked_divergence(kind, *teacher, *student, chunk_size=8) for kind, _ in KINDS
+            core.chunked_divergence(kind, *teacher, *student, chunk_size=8, temperature=t)
+            for kind, _ in KINDS
+            for t in (1, 2)
         ]
-        return chunked, [core.divergence(kind, *logits) for kind, _ in KINDS]
+        dense = [core.divergence(kind, *logits, temperature=t) for kind, _ in KINDS for t in (1, 2)]
+        hot = core.chunked_topk_forward_kl(*cache, *student, chunk_size=8, temperature=2)
+        dense_hot = core.topk_forward_kl(*cache, logits[1], temperature=2)
+        return [*chunked, hot], [*dense, dense_hot]
 
     assert_close(*both(student, teachers[0]))
 
@@ -250,6 +256,20 @@ def test_half_precision_heads_accumulate_in_float32():
     wide = [x.astype(jnp.float32) for x in narrow]
     expected = compiled("jensen_shannon")(*wide, cotangent, EVERYTHING)
     assert_close((value, slopes), expected, rtol=0.02, atol=0.01)
+
+
+def test_float64_states_stay_float64_whatever_the_weights_are():
+    student, teachers, _, _ = arrays(15, dtype=np.float64)
+    hiddens, matrices = zip(*teachers, strict=True)
+    with jax.enable_x64(True):
+        weight = jnp.array([0.25, 0.75], jnp.float32)
+        value = core.chunked_divergence(
+            "forward_kl", hiddens, matrices, *student, chunk_size=4, teacher_weight=weight
+        )
+        logits = [np.einsum("...d,vd->...v", *head) for head in (*teachers, student)]
+        mixed = core.mix_teachers(jnp.stack(logits[:2]), weight)
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, core.forward_kl(mixed, logits[2]), rtol=1e-12)
 
 
 def test_a_sum_of_many_small_terms_does_not_stop_growing():
@@ -408,6 +428,13 @@ def test_blocks_are_as_wide_as_the_chunk_allows(chunk_size, width):
     gradient = jax.grad(functools.partial(losses["divergence"], chunk_size=chunk_size), (0, 1))
     program = jax.make_jaxpr(gradient)(hidden, matrix).jaxpr
     assert max(sizes_of(program, "dot_general")) == 64 * width
+
+
+def test_one_token_takes_the_whole_vocabulary_at_once():
+    hidden, matrix = jnp.ones((1, 2)), jnp.ones((1024, 2))
+    loss = functools.partial(core.chunked_divergence, "forward_kl", hidden, matrix, chunk_size=1)
+    program = jax.make_jaxpr(loss)(hidden, matrix).jaxpr
+    assert max(sizes_of(program, "dot_general")) == 1024
 
 
 @pytest.mark.parametrize("name", ["divergence", "topk"])
