@@ -20,6 +20,7 @@ from rich.console import Console  # noqa: E402
 from cotjax import config as configs  # noqa: E402
 from cotjax.config import Config  # noqa: E402
 from cotjax.errors import InputError  # noqa: E402
+from cotjax.pages import use_large_pages  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,5 +139,6 @@ def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

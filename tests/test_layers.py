@@ -1,6 +1,6 @@
 """The import rule: lower layers never import higher ones, and siblings never meet.
 
-L0  core, config, interfaces, errors    L1  cot data models parallel rollout training
+L0  core, config, interfaces, errors, pages    L1  cot data models parallel rollout training
 L2  stages, which wire L1               L3  train, evaluate, plan, export, report
 """
 
@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cotjax"
 LAYERS = {
-    **dict.fromkeys(["", "core", "config", "interfaces", "errors"], 0),
+    **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
     **dict.fromkeys(["train", "evaluate", "plan", "export", "report"], 3),
@@ -23,6 +23,7 @@ THIRD_PARTY = {
     "interfaces": {"jax", "numpy", "jaxtyping"},
     "config": {"tyro", "tomli_w"},
     "errors": set(),
+    "pages": set(),
     "cot": {"numpy", "math_verify"},
 }
 

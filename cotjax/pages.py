@@ -1,0 +1,26 @@
+"""Large memory pages for computing on a Linux CPU."""
+
+import os
+import sys
+
+# XLA takes and returns large blocks in every call. By default each comes as fresh 4 KiB pages,
+# which the kernel clears one fault at a time; these settings of glibc's malloc make them 2 MiB
+# pages and keep them in the process.
+_MALLOC = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+def use_large_pages() -> None:
+    """Starts this process anew with large pages; once, on Linux, unless malloc is configured.
+
+    malloc reads its settings when a process starts, so call this first of all. Measured on two
+    cores, one after the other: the gradient of `benchmarks/grpo_step.py --shape=tiny` takes 2.2 s
+    instead of 2.9, the first 8 steps of the default run with both evaluations 56 s instead of 62.
+    """
+    if sys.platform == "linux" and not any(name in os.environ for name in _MALLOC):
+        os.environ.update(_MALLOC)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
