@@ -1,4 +1,4 @@
-"""A process starts anew with settings for malloc: once, with its own arguments, never over yours."""
+"""A process starts anew with settings for malloc: once, and never over your own."""
 
 import json
 import os
