@@ -48,6 +48,16 @@ def token_logprobs(student, teacher, ids, logp, chunk_size):
     return core.chunked_token_logprobs(*student, tokens, chunk_size=chunk_size)[0]
 
 
+def with_entropy(student, teacher, ids, logp, chunk_size):
+    """Both differentiated, as an entropy bonus does."""
+    tokens = ids[..., 0]
+    if chunk_size is None:
+        dense = logits(*student)
+        return core.token_logprobs(dense, tokens) + 0.1 * core.entropy(dense)
+    chosen, spread = core.chunked_token_logprobs(*student, tokens, chunk_size=chunk_size)
+    return chosen + 0.1 * spread
+
+
 def topk_forward_kl(student, teacher, ids, logp, chunk_size):
     if chunk_size is None:
         return core.topk_forward_kl(logp, ids, logits(*student))
@@ -74,6 +84,7 @@ def mixture(student, teacher, ids, logp, chunk_size):
 
 LOSSES = {
     "token_logprobs": token_logprobs,
+    "  and entropy": with_entropy,
     **{kind: functools.partial(divergence, kind) for kind in KINDS},
     "forward_kl, 2 teachers": mixture,
     f"topk_forward_kl, K={KEPT}": topk_forward_kl,
