@@ -70,9 +70,10 @@ def export(
 
     from cotjax.models import huggingface
     from cotjax.models.load import load_student
-    from cotjax.models.lora import Lora, attach, join_adapter, merge
+    from cotjax.models.lora import attach, join_adapter, merge
     from cotjax.models.peft import save_peft
     from cotjax.models.policy import Policy
+    from cotjax.stages.common import open_lora
     from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
@@ -98,7 +99,7 @@ def export(
         step, params = _restore(checkpoint, params)
         huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
         return step, _size(params)
-    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, (config.lora.targets,))
+    lora = open_lora(config)
     policy, like = attach(policy, params, lora, jax.random.key(0))
     step, trained = _restore(checkpoint, like)
     if adapter:

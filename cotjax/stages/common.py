@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config, OptimizerConfig
+from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.cot import completion_reward, gold_answer
 from cotjax.data.encode import encode_prompts
 from cotjax.data.jsonl import read_records
@@ -27,6 +29,7 @@ from cotjax.rollout.engine import Sampling, generate
 from cotjax.training.evaluation import Completion, summarize
 
 HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
+LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,21 @@ def open_lora(config: Config) -> Lora:
     """The adapter's settings; `lora.rank` is not 0."""
     settings = config.lora
     return Lora(settings.rank, settings.alpha, settings.dropout, (settings.targets,))
+
+
+def head_logprobs(
+    policy: Policy, params: Any, hidden: Array, tokens: Array, mask: Array, temperature: float = 1.0
+) -> tuple[Array, Array]:
+    """Log-probabilities and entropies of tokens from hidden states, a block of logits at a time."""
+    unembed = policy.unembed(params, whole=True)
+    return chunked_token_logprobs(
+        hidden,
+        unembed,
+        tokens,
+        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
+        temperature=temperature,
+        mask=mask,
+    )
 
 
 def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:

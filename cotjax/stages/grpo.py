@@ -15,7 +15,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config, PolicyConfig
-from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.core.masking import token_sum_count
 from cotjax.core.presets import Objective, make_objective, policy_advantage, policy_loss
 from cotjax.data.pipeline import prompt_batches
@@ -31,7 +30,6 @@ from cotjax.training.evaluation import Completion
 from cotjax.training.metrics import GRPO_COLUMNS
 from cotjax.training.update import LossFn, init_state, make_update
 
-LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 SHORTEST_BUCKET = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
 
@@ -181,16 +179,9 @@ def logprobs(
     policy: Policy, params: Any, groups: ScoredGroups, temperature: float
 ) -> tuple[Array, Array]:
     """Log-probabilities and entropies [B, G, T] of completions; each prompt is computed once."""
-    unembed = policy.unembed(params, whole=True)
     hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
-    return chunked_token_logprobs(
-        hidden,
-        unembed,
-        groups.completion,
-        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
-        temperature=temperature,
-        mask=groups.completion_mask,
-    )
+    mask = groups.completion_mask
+    return common.head_logprobs(policy, params, hidden, groups.completion, mask, temperature)
 
 
 def make_loss(

@@ -8,7 +8,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.cot import Rationale, render_rationale
 from cotjax.data.encode import encode_supervised
 from cotjax.data.pipeline import supervised_batches
@@ -19,8 +18,6 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import init_state, make_update
-
-LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 
 
 class SupervisedStage:
@@ -62,15 +59,9 @@ class SupervisedStage:
     ) -> tuple[Array, Array, dict[str, Any]]:
         batch, dropout_key = micro
         policy, params = self.student.policy, join_adapter(params, base)
-        unembed = policy.unembed(params, whole=True)
         mask = batch.weight > 0
-        logp, entropy = chunked_token_logprobs(
-            policy.rows(params, batch, dropout_key=dropout_key),
-            unembed,
-            batch.targets,
-            chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
-            mask=mask,
-        )
+        hidden = policy.rows(params, batch, dropout_key=dropout_key)
+        logp, entropy = common.head_logprobs(policy, params, hidden, batch.targets, mask)
         count = mask.sum()
         return -logp.sum(), count, {"entropy": (entropy.sum(), count)}
 

@@ -18,13 +18,8 @@ from cotjax.models.lora import (
     split_adapter,
 )
 from tests.models.test_policy import (
-    BATCH,
-    COMPLETIONS,
-    GROUP,
-    OWN,
-    PROMPT_MASK,
-    PROMPTS,
     assert_close,
+    decoded,
     row,
     rows,
     together,
@@ -141,21 +136,7 @@ def test_parameters_with_an_adapter_are_not_bound_as_if_they_had_none():
 def test_prefill_and_decode_equal_the_full_forward():
     policy, adapter, base = adapted()
     params = join_adapter(adapter, base)
-
-    @jax.jit
-    def cached(params):
-        hidden, caches = policy.prefill(
-            params, PROMPTS, PROMPT_MASK, group_size=GROUP, max_new_tokens=OWN
-        )
-        outs = [jnp.broadcast_to(hidden[:, None], (BATCH, GROUP, hidden.shape[-1]))]
-        for index in range(OWN - 1):
-            hidden, caches = policy.decode(
-                params, COMPLETIONS[:, :, index], PROMPT_MASK, jnp.int32(index), caches
-            )
-            outs.append(hidden)
-        return jnp.stack(outs, axis=2)
-
-    assert_close(cached(params), together(policy, params))
+    assert_close(decoded(policy, params), together(policy, params))
 
 
 def test_several_adapters_of_one_base_are_mapped():
