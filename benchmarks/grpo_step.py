@@ -184,8 +184,8 @@ def _matrix_parameters(model: Architecture) -> int:
 
 def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     """All numbers of a shape."""
-    use_cpu_cores()
     shape = SHAPES[name]
+    use_cpu_cores(4 * _matrix_parameters(shape.model))
     stage = BenchmarkStage(make_config(shape, dtype), shape)
     state = stage.state
 

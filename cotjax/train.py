@@ -47,13 +47,14 @@ def run(config: Config) -> pathlib.Path:
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
     # The heavy imports come after the config is known to be right.
+    from cotjax.models.load import weight_bytes
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.stages import STAGES
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
 
-    use_cpu_cores()
+    use_cpu_cores(weight_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = STAGES[config.stage](config, mesh)
     config = stage.config
