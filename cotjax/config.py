@@ -116,6 +116,8 @@ class RolloutConfig:
     top_k: Natural = 0  # Sample among the k likeliest tokens; 0 = all.
     top_p: ShareAbove0 = 1.0  # Sample among the likeliest tokens of this total probability.
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.
+    rows: Natural = 0  # Completions decoded at once; others wait for a free slot; 0 = all at once.
+    share: Natural = 0  # Completions of a prompt that share a slot's cache; 0 = prompt's all.
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,12 @@ def _disagreements(config: Config) -> Iterator[str]:
         yield (
             f"mesh.{' = mesh.'.join(open_axes)} = -1: only one axis can take the devices that are "
             f"left. Set mesh.{open_axes[0]} >= 1."
+        )
+    group, share = config.rollout.group_size, config.rollout.share
+    if share and group % share:
+        yield (
+            f"rollout.share = {share}: does not divide rollout.group_size = {group}. "
+            f"Set rollout.share to a divisor of {group}, or to 0."
         )
     if config.policy.dual_clip != "auto" and 0 < config.policy.dual_clip <= 1:
         yield (

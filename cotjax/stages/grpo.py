@@ -58,6 +58,8 @@ class GRPOStage:
             top_k=rollout.top_k,
             top_p=rollout.top_p,
             min_p=rollout.min_p,
+            rows=rollout.rows,
+            share=rollout.share,
         )
         self.root = jax.random.key(config.seed)
         optimizer = common.make_optimizer(config.optimizer, config.steps * policy.inner_updates)
