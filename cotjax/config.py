@@ -79,6 +79,7 @@ class DataConfig:
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every stage wires in the same way: the student, its problems, its judged completions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from cotjax.cot import completion_reward, gold_answer
 from cotjax.data.encode import encode_prompts
 from cotjax.data.jsonl import read_records
 from cotjax.data.problems import ProblemSource
-from cotjax.data.prompts import make_prompt
+from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
@@ -44,7 +44,7 @@ class Student:
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
-      prompt: question to prompt text.
+      prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
     """
 
@@ -54,7 +54,7 @@ class Student:
     tokenizer: Any
     eos_id: int
     pad_id: int
-    prompt: Callable[[str], str]
+    prompts: Prompts
     notes: tuple[str, ...]
 
     @property
@@ -93,7 +93,7 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        make_prompt(loaded.tokenizer, config.data.prompt),
+        make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
     )
 
@@ -170,9 +170,8 @@ def check_prompts(student: Student, records: Sequence[Record], config: Config) -
     """
     limit, fits = config.rollout.max_prompt_tokens, []
     for record in records:
-        size = len(
-            student.tokenizer.encode(student.prompt(record.question), add_special_tokens=False)
-        )
+        prompt = student.prompts.solve(record.question)
+        size = len(student.tokenizer.encode(prompt, add_special_tokens=False))
         if size <= limit:
             fits.append(record)
         elif config.data.on_bad_record == "error":
@@ -206,10 +205,13 @@ def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientT
 
 
 def prompt_batch(
-    student: Student, ids: Sequence[int], records: Sequence[Record], max_length: int
+    student: Student,
+    ids: Sequence[int],
+    records: Sequence[Record],
+    texts: Sequence[str],
+    max_length: int,
 ) -> PromptBatch:
-    """Records as a left-padded batch; `ids` decide the random numbers."""
-    texts = [student.prompt(record.question) for record in records]
+    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers."""
     names = [record.id for record in records]
     return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
 
@@ -284,8 +286,9 @@ def evaluate(
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+        texts = [student.prompts.solve(record.question) for record in full]
         batch = prompt_batch(
-            student, range(start, start + size), full, config.rollout.max_prompt_tokens
+            student, range(start, start + size), full, texts, config.rollout.max_prompt_tokens
         )
         rollout = generate(
             student.policy, params, parallel.shard(mesh, batch), key, settings=settings

@@ -80,16 +80,23 @@ class GRPOStage:
             lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
             static_argnums=0,
         )
-        self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
+        self.data = prompt_batches(
+            train, self.prompt, self.encode, seed=config.seed, batch_size=rollout.prompts
+        )
 
     def open_student(self) -> common.Student:
         """The student that the config names."""
         return common.open_student(self.config, self.mesh)
 
-    def encode(self, ids: list[int], records: list[Record]) -> PromptBatch:
-        """Records as prompts; `ids` decide the random numbers of their completions."""
+    def prompt(self, record: Record, rng: np.random.Generator) -> str:
+        """What the student is given; `rng` is the record's own in this epoch."""
+        del rng  # the question alone leaves nothing to draw
+        return self.student.prompts.solve(record.question)
+
+    def encode(self, ids: list[int], records: list[Record], texts: list[str]) -> PromptBatch:
+        """Prompts as tokens; `ids` decide the random numbers of their completions."""
         limit = self.config.rollout.max_prompt_tokens
-        return common.prompt_batch(self.student, ids, records, limit)
+        return common.prompt_batch(self.student, ids, records, texts, limit)
 
     def next_step(self, params: Any, step: int) -> Step:
         """Samples, rewards and scores the groups of one step."""

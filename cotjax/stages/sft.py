@@ -44,11 +44,12 @@ class SupervisedStage:
             sequence_length=config.sft.sequence_length,
         )
 
-    def _encode(self, record: Record) -> dict[str, np.ndarray]:
+    def _encode(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        del rng  # nothing is masked or shuffled here
         rationale = Rationale(steps=record.steps, answer=record.answer)
         return encode_supervised(
             self.student.tokenizer,
-            self.student.prompt(record.question),
+            self.student.prompts.solve(record.question),
             render_rationale(rationale),
             max_length=self.config.sft.sequence_length,
             name=record.id,
