@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
-from cotjax.cot import completion_reward, gold_answer
+from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rationale
 from cotjax.data.encode import encode_prompts
-from cotjax.data.jsonl import read_records
-from cotjax.data.problems import ProblemSource
+from cotjax.data.layouts import Reader
+from cotjax.data.opening import open_split
 from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
@@ -141,28 +141,22 @@ def open_records(config: Config, student: Student) -> tuple[Source, list[Record]
       InputError: a file that cannot be read, a prompt that is too long, or too few records to
         hold any out.
     """
-    data, held_out = config.data, config.eval.problems
-    if data.source == "problems":
-        shape = (data.min_steps, data.max_steps)
-        test = ProblemSource("test", HELD_OUT_SEED, *shape)
-        train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
-        return train, [test[i] for i in range(held_out)]
-    records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
-    records = check_prompts(student, records, config)
-    if data.eval_path:
-        others = read_records(
-            data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
-        )
-        return records, check_prompts(student, others[:held_out], config)
-    if len(records) <= held_out:
-        raise InputError(
-            f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
-            f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
-        )
-    return records[:-held_out], records[-held_out:]
+    reader = Reader(
+        gold_answer,
+        parse_rationale,
+        answers_equal,
+        layout=config.data.layout,
+        keep_calculator=config.data.keep_calculator,
+        filter_teacher=config.data.filter_teacher,
+    )
+    return open_split(
+        config, reader, lambda records, path: check_prompts(student, records, config, path)
+    )
 
 
-def check_prompts(student: Student, records: Sequence[Record], config: Config) -> list[Record]:
+def check_prompts(
+    student: Student, records: Sequence[Record], config: Config, path: str
+) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
 
     Raises:
@@ -181,7 +175,7 @@ def check_prompts(student: Student, records: Sequence[Record], config: Config) -
             )
     if not fits:
         raise InputError(
-            f"rollout.max_prompt_tokens = {limit}: no prompt of {config.data.path} fits. Raise it."
+            f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
         )
     return fits
 
