@@ -17,7 +17,7 @@ HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
 Keep = Callable[[list[Record], str], list[Record]]
 
 
-def open_split(config: Config, reader: Reader, keep: Keep) -> tuple[Source, list[Record]]:
+def open_split(config: Config, reader: Reader, keep: Keep) -> tuple[Source | Mixture, list[Record]]:
     """Training records and held-out records; never one in both.
 
     Held out are the records of `data.eval_path`; without it the built-in test problems if built-in
@@ -39,15 +39,16 @@ def open_split(config: Config, reader: Reader, keep: Keep) -> tuple[Source, list
     key = "data.mixture" if data.mixture else "data.path"
     opened = [open_source(config, reader, keep, one, path, key=key) for one, path, _ in sources]
     train = opened[0]
-    if data.mixture:
-        train = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
+    mixture = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
     if data.eval_path:
         own = "jsonl" if data.mixture else data.source
         others = open_source(config, reader, keep, own, data.eval_path, key="data.eval_path")
-        return train, [others[i] for i in range(min(held_out, len(others)))]
+        return mixture if data.mixture else train, [
+            others[i] for i in range(min(held_out, len(others)))
+        ]
     if any(one == "problems" for one, _, _ in sources):
         test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
-        return train, [test[i] for i in range(held_out)]
+        return mixture if data.mixture else train, [test[i] for i in range(held_out)]
     if data.mixture:
         raise InputError(
             f'data.mixture = "{data.mixture}": nothing is held out of a mixture of files. '

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import transformers
 
 CUTS = (re.compile(r"(?=\n\S)"), re.compile(r"(?<=\n)(?=\S)"))
 PROBES = (
@@ -89,7 +88,9 @@ class TokenCache:
 
 def _backend(tokenizer: Any) -> Callable[[str], np.ndarray]:
     """The shortest way to a tokenizer's ids: past transformers' Python, where there is one."""
-    if isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
+
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
         backend = tokenizer.backend_tokenizer
 
         def ask(text: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import Reader
 from cotjax.data.opening import open_split
 from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
@@ -134,7 +135,7 @@ def head_logprobs(
     )
 
 
-def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:
+def open_records(config: Config, student: Student) -> tuple[Source | Mixture, list[Record]]:
     """Training records and held-out records, whose prompts fit; never one in both.
 
     Raises:
