@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-CUTS = (re.compile(r"(?=\n\S)"), re.compile(r"(?<=\n)(?=\S)"))
+# Before the newline: white space before a digit is one piece for those that split digits first.
+CUTS = (
+    re.compile(r"(?=\n[^\s\d])|(?<!\s)(?=\n\d)"),
+    re.compile(r"(?<=\n)(?=\S)"),
+)
 PROBES = (
     "Question: How many?\nStep 1: 48/2 = 24.\nStep 2: so\n\n24\nAnswer: 24",
     "a \n\n\n b.\n#### 7\n<|mask|>\n- x)\n\t\\[ 6 \\times 7 \\]\n'll\n以下\n[步骤] é\r\nz\n",

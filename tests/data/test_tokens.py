@@ -14,6 +14,7 @@ from cotjax.models.load import load_tokenizer, resolve
 
 GPT2 = r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 QWEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DIGITS_FIRST = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N}|$)|\s+(?!\S)|\s+"
 WHOLE = r"[\s\S]+"  # merges run over line ends
 
 LINES = ["Step 1: 4+4=8.", "", " ", "8\t", "[MASK]", "a  b", "Answer: 8", "以下", ".", "e\u0301"]
@@ -41,11 +42,13 @@ def train(pattern):
     )
 
 
-@pytest.fixture(scope="module", params=["tiny", "gpt2", "qwen", "whole"])
+@pytest.fixture(scope="module", params=["tiny", "gpt2", "smollm2", "qwen", "whole"])
 def tokenizer(request):
     if request.param == "tiny":
         return load_tokenizer(resolve("tiny"))
-    return train({"gpt2": GPT2, "qwen": QWEN, "whole": WHOLE}[request.param])
+    return train(
+        {"gpt2": GPT2, "smollm2": DIGITS_FIRST, "qwen": QWEN, "whole": WHOLE}[request.param]
+    )
 
 
 @pytest.fixture(scope="module")
