@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-# Before the newline: white space before a digit is one piece for those that split digits first.
+# The newline at which a text is cut, and whether it begins a piece or ends one. Where it begins
+# one, white space before a digit stays whole for tokenizers that split digits off first.
 CUTS = (
-    re.compile(r"(?=\n[^\s\d])|(?<!\s)(?=\n\d)"),
-    re.compile(r"(?<=\n)(?=\S)"),
+    (re.compile(r"\n(?:(?=[^\s\d])|(?<!\s\n)(?=\d))"), True),
+    (re.compile(r"\n(?=\S)"), False),
 )
 PROBES = (
     "Question: How many?\nStep 1: 48/2 = 24.\nStep 2: so\n\n24\nAnswer: 24",
@@ -23,6 +24,19 @@ PROBES = (
 )
 VERIFIED = 256  # texts that are also tokenised whole and compared, after which cuts are trusted
 CAPACITY = 2**18  # lines held, about 100 MB
+
+
+Cut = tuple[re.Pattern[str], bool]
+
+
+def _pieces(text: str, cut: Cut | None) -> list[str]:
+    if cut is None:
+        return [text]
+    pattern, begins = cut
+    pieces = pattern.split(text)
+    if begins:
+        return pieces[:1] + ["\n" + piece for piece in pieces[1:]]
+    return [piece + "\n" for piece in pieces[:-1]] + pieces[-1:]
 
 
 class TokenCache:
@@ -50,7 +64,7 @@ class TokenCache:
         """
         if add_special_tokens:
             raise ValueError("add_special_tokens = True: a cache of lines cannot add any.")
-        pieces = [text] if self._cut is None else self._cut.split(text)
+        pieces = _pieces(text, self._cut)
         known = self._lines
         try:
             ids = [known[piece] for piece in pieces]
@@ -73,9 +87,9 @@ class TokenCache:
                 self._lines[piece] = self._ask(piece)
         return [self._lines[piece] for piece in pieces]
 
-    def _holds(self, cut: re.Pattern[str]) -> Callable[[str], bool]:
+    def _holds(self, cut: Cut) -> Callable[[str], bool]:
         def holds(text: str) -> bool:
-            joined = np.concatenate([self._ask(piece) for piece in cut.split(text)])
+            joined = np.concatenate([self._ask(piece) for piece in _pieces(text, cut)])
             return np.array_equal(joined, self._ask(text))
 
         return holds
