@@ -62,6 +62,7 @@ AxisSize = Annotated[
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 StageName = Literal["sft", "grpo"]
+SourceName = Literal["problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
@@ -71,14 +72,23 @@ Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 class DataConfig:
     """Where questions, rationales and answers come from."""
 
-    source: Literal["problems", "jsonl"] = "problems"  # Built-in word problems, or a file.
-    path: str = ""  # Training records, one JSON object a line (source "jsonl").
+    source: SourceName = "problems"  # Built-in word problems, a file, TFDS or reasoning-gym.
+    path: str = ""  # Training records: file, TFDS folder, or the name of a reasoning-gym data set.
+    mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
+    layout: Literal["auto", "gsm8k", "bridge", "failures", "gym"] = "auto"  # Keys of a row.
+    split: str = "train"  # Which split of a TFDS data set.
+    size: Count = 1000  # How many problems reasoning-gym makes.
+    keep_calculator: bool = False  # Leave GSM8K's <<48/2=24>> marks in the steps.
+    filter_teacher: bool = True  # Refuse rationales that end in another answer than the gold one.
     eval_path: str = ""  # Held-out records; empty = the last eval.problems records of data.path.
     min_steps: Count = 2  # Easiest built-in problem, in reasoning steps.
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
+    workers: Natural = 0  # Processes that prepare batches; 0 = a thread of this process.
+    templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
 
 
 @dataclass(frozen=True)
@@ -319,13 +329,7 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"data.max_steps = {data.max_steps}: below data.min_steps = {data.min_steps}. "
             f"Set data.max_steps >= {data.min_steps}."
         )
-    if data.source == "jsonl" and not data.path:
-        yield 'data.path = "": data.source = "jsonl" reads a file. Set data.path to a .jsonl file.'
-    if data.source == "problems" and (data.path or data.eval_path):
-        yield (
-            f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
-            '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
-        )
+    yield from _source_disagreements(data)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
         yield (
@@ -348,6 +352,25 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"policy.micro_batch = {micro}: does not divide rollout.prompts = {prompts}. "
             f"Set policy.micro_batch to a divisor of {prompts}, or to 0."
         )
+
+
+def _source_disagreements(data: DataConfig) -> Iterator[str]:
+    if data.mixture:
+        if data.path:
+            yield (
+                f'data.path = "{data.path}": data.mixture names its own paths. Leave data.path or '
+                "data.mixture empty."
+            )
+        return
+    if data.source == "problems" and (data.path or data.eval_path):
+        yield (
+            f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
+            '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
+        )
+    if data.source != "problems" and not data.path:
+        names = {"tfds": "the folder of its version", "reasoning_gym": "a data set's name"}
+        name = names.get(data.source, f"a .{data.source} file")
+        yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'
 
 
 def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

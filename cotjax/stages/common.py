@@ -1,7 +1,7 @@
 """What every stage wires in the same way: the student, its problems, its judged completions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
-from cotjax.cot import completion_reward, gold_answer
+from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rationale
 from cotjax.data.encode import encode_prompts
-from cotjax.data.jsonl import read_records
-from cotjax.data.problems import ProblemSource
-from cotjax.data.prompts import make_prompt
+from cotjax.data.layouts import Reader
+from cotjax.data.opening import open_split
+from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
@@ -44,7 +45,7 @@ class Student:
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
-      prompt: question to prompt text.
+      prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
     """
 
@@ -54,7 +55,7 @@ class Student:
     tokenizer: Any
     eos_id: int
     pad_id: int
-    prompt: Callable[[str], str]
+    prompts: Prompts
     notes: tuple[str, ...]
 
     @property
@@ -93,7 +94,7 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        make_prompt(loaded.tokenizer, config.data.prompt),
+        make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
     )
 
@@ -134,35 +135,29 @@ def head_logprobs(
     )
 
 
-def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:
+def open_records(config: Config, student: Student) -> tuple[Source | Mixture, list[Record]]:
     """Training records and held-out records, whose prompts fit; never one in both.
 
     Raises:
       InputError: a file that cannot be read, a prompt that is too long, or too few records to
         hold any out.
     """
-    data, held_out = config.data, config.eval.problems
-    if data.source == "problems":
-        shape = (data.min_steps, data.max_steps)
-        test = ProblemSource("test", HELD_OUT_SEED, *shape)
-        train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
-        return train, [test[i] for i in range(held_out)]
-    records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
-    records = check_prompts(student, records, config)
-    if data.eval_path:
-        others = read_records(
-            data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
-        )
-        return records, check_prompts(student, others[:held_out], config)
-    if len(records) <= held_out:
-        raise InputError(
-            f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
-            f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
-        )
-    return records[:-held_out], records[-held_out:]
+    reader = Reader(
+        gold_answer,
+        parse_rationale,
+        answers_equal,
+        layout=config.data.layout,
+        keep_calculator=config.data.keep_calculator,
+        filter_teacher=config.data.filter_teacher,
+    )
+    return open_split(
+        config, reader, lambda records, path: check_prompts(student, records, config, path)
+    )
 
 
-def check_prompts(student: Student, records: Sequence[Record], config: Config) -> list[Record]:
+def check_prompts(
+    student: Student, records: Sequence[Record], config: Config, path: str
+) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
 
     Raises:
@@ -170,9 +165,8 @@ def check_prompts(student: Student, records: Sequence[Record], config: Config) -
     """
     limit, fits = config.rollout.max_prompt_tokens, []
     for record in records:
-        size = len(
-            student.tokenizer.encode(student.prompt(record.question), add_special_tokens=False)
-        )
+        prompt = student.prompts.solve(record.question)
+        size = len(student.tokenizer.encode(prompt, add_special_tokens=False))
         if size <= limit:
             fits.append(record)
         elif config.data.on_bad_record == "error":
@@ -182,7 +176,7 @@ def check_prompts(student: Student, records: Sequence[Record], config: Config) -
             )
     if not fits:
         raise InputError(
-            f"rollout.max_prompt_tokens = {limit}: no prompt of {config.data.path} fits. Raise it."
+            f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
         )
     return fits
 
@@ -206,10 +200,13 @@ def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientT
 
 
 def prompt_batch(
-    student: Student, ids: Sequence[int], records: Sequence[Record], max_length: int
+    student: Student,
+    ids: Sequence[int],
+    records: Sequence[Record],
+    texts: Sequence[str],
+    max_length: int,
 ) -> PromptBatch:
-    """Records as a left-padded batch; `ids` decide the random numbers."""
-    texts = [student.prompt(record.question) for record in records]
+    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers."""
     names = [record.id for record in records]
     return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
 
@@ -284,8 +281,9 @@ def evaluate(
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+        texts = [student.prompts.solve(record.question) for record in full]
         batch = prompt_batch(
-            student, range(start, start + size), full, config.rollout.max_prompt_tokens
+            student, range(start, start + size), full, texts, config.rollout.max_prompt_tokens
         )
         rollout = generate(
             student.policy, params, parallel.shard(mesh, batch), key, settings=settings

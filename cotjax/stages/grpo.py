@@ -6,7 +6,7 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from cotjax.config import Config, PolicyConfig
 from cotjax.core.masking import token_sum_count
 from cotjax.core.presets import Objective, make_objective, policy_advantage, policy_loss
 from cotjax.data.pipeline import prompt_batches
+from cotjax.data.prompts import Prompts
+from cotjax.data.tokens import TokenCache
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Step
 from cotjax.models.lora import join_adapter
@@ -82,16 +84,24 @@ class GRPOStage:
             lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
             static_argnums=0,
         )
-        self.data = prompt_batches(train, self.encode, seed=config.seed, batch_size=rollout.prompts)
+        self.data = prompt_batches(
+            train,
+            self.prompt(),
+            TokenCache(self.student.tokenizer),
+            seed=config.seed,
+            batch_size=rollout.prompts,
+            max_length=rollout.max_prompt_tokens,
+            widths=config.data.prompt_widths,
+            workers=config.data.workers,
+        )
 
     def open_student(self) -> common.Student:
         """The student that the config names."""
         return common.open_student(self.config, self.mesh)
 
-    def encode(self, ids: list[int], records: list[Record]) -> PromptBatch:
-        """Records as prompts; `ids` decide the random numbers of their completions."""
-        limit = self.config.rollout.max_prompt_tokens
-        return common.prompt_batch(self.student, ids, records, limit)
+    def prompt(self) -> Callable[[Record, np.random.Generator], str]:
+        """What the student is given for a record; holds no model, as it travels to workers."""
+        return Solve(self.student.prompts)
 
     def next_step(self, params: Any, step: int) -> Step:
         """Samples, rewards and scores the groups of one step."""
@@ -163,6 +173,18 @@ class GRPOStage:
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
         return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solve:
+    """The question alone, which leaves a record's generator nothing to draw."""
+
+    prompts: Prompts
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> str:
+        """The prompt's text."""
+        del rng
+        return self.prompts.solve(record.question)
 
 
 class Frozen(NamedTuple):

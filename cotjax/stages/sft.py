@@ -1,5 +1,7 @@
 """Supervised fine-tuning: cross-entropy on the rationale and answer, given the question."""
 
+import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -11,6 +13,8 @@ from cotjax.config import Config
 from cotjax.cot import Rationale, render_rationale
 from cotjax.data.encode import encode_supervised
 from cotjax.data.pipeline import supervised_batches
+from cotjax.data.prompts import Prompts
+from cotjax.data.tokens import TokenCache
 from cotjax.interfaces import Record, Step, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
@@ -18,6 +22,27 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import init_state, make_update
+
+
+@dataclasses.dataclass(frozen=True)
+class Encode:
+    """A record to a supervised example; holds no model, so that it travels to worker processes."""
+
+    tokens: TokenCache
+    prompts: Prompts
+    max_length: int
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The question as prompt, the rationale as target."""
+        del rng  # nothing is masked or shuffled here
+        rationale = Rationale(steps=record.steps, answer=record.answer)
+        return encode_supervised(
+            self.tokens,
+            self.prompts.solve(record.question),
+            render_rationale(rationale),
+            max_length=self.max_length,
+            name=record.id,
+        )
 
 
 class SupervisedStage:
@@ -38,21 +63,19 @@ class SupervisedStage:
         self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
-            self._encode,
+            Encode(
+                TokenCache(self.student.tokenizer), self.student.prompts, config.sft.sequence_length
+            ),
             seed=config.seed,
             batch_size=config.sft.batch_size,
             sequence_length=config.sft.sequence_length,
+            workers=config.data.workers,
+            place=self._place,
         )
 
-    def _encode(self, record: Record) -> dict[str, np.ndarray]:
-        rationale = Rationale(steps=record.steps, answer=record.answer)
-        return encode_supervised(
-            self.student.tokenizer,
-            self.student.prompt(record.question),
-            render_rationale(rationale),
-            max_length=self.config.sft.sequence_length,
-            name=record.id,
-        )
+    def _place(self, batch: TokenBatch) -> tuple[TokenBatch, float]:
+        """The batch on the devices, and the share of its places that hold a token."""
+        return parallel.shard(self.mesh, batch), float(np.mean(np.asarray(batch.segment) > 0))
 
     def _loss(
         self, params: Any, base: Any, micro: tuple[TokenBatch, Any]
@@ -68,13 +91,14 @@ class SupervisedStage:
     def next_step(self, params: Any, step: int) -> Step:
         """A packed batch and the key of its dropout; `params` do not matter."""
         del params
-        batch = next(self.data)
-        used = float((batch.segment > 0).mean())
-        metrics = {"batch_tokens": batch.tokens.size, "used": used}
+        began = time.perf_counter()
+        batch, used = next(self.data)
+        waited = time.perf_counter() - began
+        metrics = {"batch_tokens": batch.tokens.size, "used": used, "data_wait_s": waited}
         key = None
         if self.config.lora.rank and self.config.lora.dropout:
             key = parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
-        return Step([(parallel.shard(self.mesh, batch), key)], metrics, [])
+        return Step([(batch, key)], metrics, [])
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
