@@ -48,9 +48,7 @@ class Formats:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def gated(
-    activation: str, gate: Float[Array, "*N M"], up: Float[Array, "*N M"]
-) -> Float[Array, "*N M"]:
+def gated(activation: str, gate: Array, up: Array) -> Array:
     """activation(gate) · up, whose backward pass remembers `gate` and `up` and nothing else.
 
     Both gradients are written out before the matrix products that read them, twice each: a
@@ -151,6 +149,7 @@ class Block(nnx.Module):
         h = project("out", mixed.reshape(*h.shape[:2], -1))
         x = x + (h if self.attention_post_norm is None else self.attention_post_norm(h))
         h = self.mlp_norm(x)
-        h = gated(self.shape.activation, project("gate", h), project("up", h))
-        h = project("down", h)
+        gate, up = project("gate", h), project("up", h)
+        inner: Float[Array, "B S M"] = gated(self.shape.activation, gate, up)
+        h = project("down", inner)
         return x + (h if self.mlp_post_norm is None else self.mlp_post_norm(h)), cache
