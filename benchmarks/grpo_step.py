@@ -32,7 +32,9 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
-from cotjax.interfaces import PromptBatch  # noqa: E402
+from cotjax.data.problems import ProblemSource  # noqa: E402
+from cotjax.data.prompts import make_prompts  # noqa: E402
+from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
@@ -70,6 +72,7 @@ class BenchmarkStage(GRPOStage):
         self._shape = shape
         super().__init__(config, make_mesh(config.mesh.data))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
+        self.data = RandomPrompts(shape)
 
     def open_student(self) -> common.Student:
         """Random weights of the shape; the built-in tokenizer."""
@@ -90,17 +93,26 @@ class BenchmarkStage(GRPOStage):
             tokenizer.tokenizer,
             tokenizer.eos_id,
             tokenizer.pad_id,
-            str,
+            make_prompts(tokenizer.tokenizer, "plain"),
             (),
         )
 
-    def encode(self, ids: list[int], records: list) -> PromptBatch:
-        """Full-length prompts of random tokens."""
-        del records
-        draw = np.random.default_rng(ids[0])
-        size = (len(ids), self._shape.prompt_tokens)
-        tokens = draw.integers(2, 400, size, dtype=np.int32)
-        return PromptBatch(tokens, np.ones(size, bool), np.asarray(ids, np.int32))
+
+class RandomPrompts:
+    """An endless stream of full-length prompts of random tokens, each with a built-in problem."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape, self._step, self._problems = shape, 0, ProblemSource("train", 0, 2, 6)
+
+    def __iter__(self) -> "RandomPrompts":
+        return self
+
+    def __next__(self) -> tuple[PromptBatch, list[Record]]:
+        size = (self._shape.prompts, self._shape.prompt_tokens)
+        tokens = np.random.default_rng(self._step).integers(2, 400, size, dtype=np.int32)
+        ids = np.arange(size[0], dtype=np.int32) + self._step * size[0]
+        self._step += 1
+        return PromptBatch(tokens, np.ones(size, bool), ids), [self._problems[int(i)] for i in ids]
 
 
 def make_config(shape: Shape, dtype: str) -> configs.Config:
@@ -111,7 +123,6 @@ def make_config(shape: Shape, dtype: str) -> configs.Config:
         "rollout.max-prompt-tokens": shape.prompt_tokens,
         "rollout.max-new-tokens": shape.new_tokens,
         "policy.kl-coefficient": 0.04,
-        "policy.micro-batch": 0,
         "model.param-dtype": dtype,
         "model.compute-dtype": dtype,
     }
@@ -203,7 +214,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         state, work = step(state, number)
         whole.append(time.perf_counter() - began)
 
-    prompts = shard(stage.mesh, stage.encode(list(range(shape.prompts)), []))
+    prompts = shard(stage.mesh, next(RandomPrompts(shape))[0])
     key = jax.random.key(1)
     rollout_s = seconds(
         lambda: generate(stage.student.policy, state.params, prompts, key, settings=stage.sampling),
