@@ -61,11 +61,22 @@ AxisSize = Annotated[
 ]
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
-StageName = Literal["sft", "grpo"]
+StageName = Literal["sft", "grpo", "distill"]
 SourceName = Literal["problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
+Divergence = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+    "sequence",
+]
+Change = Literal["constant", "linear", "cosine"]
+Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,56 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """What the teachers say about a text, and how far the student is from it."""
+
+    teachers: tuple[str, ...] = ()  # Weak to strong: run folders, model folders or .gguf files.
+    teacher_dtype: Dtype = "float32"  # Number format of the teachers; bfloat16 suits TPUs and GPUs.
+    store: str = ""  # Folder that python -m cotjax.teach wrote; empty = the teachers run beside.
+    top_k: Count = 16  # Logits that a store keeps per position.
+    store_dtype: Literal["float16", "uint8"] = "float16"  # Format of a store's log-probabilities.
+    tail: Literal["bucket", "renormalise", "drop"] = "bucket"  # What a store left out, in the loss.
+    divergence: Divergence = "forward_kl"  # "sequence" = cross-entropy on the teacher's own text.
+    beta: Share = 0.5  # Weight of the teacher in jensen_shannon.
+    skew: ShareBelow1 = 0.1  # Share of the other side in the two skew divergences.
+    temperature: Positive = 1.0  # Divides the logits of teachers and student, at the start.
+    temperature_end: Positive = 1.0  # The same at the end, unless temperature_schedule = constant.
+    temperature_schedule: Change = "constant"  # How the temperature goes from start to end.
+    scale_by_temperature: bool = False  # Multiply the divergence by the temperature's square.
+    alpha: Share = 0.0  # Share of cross-entropy on the data's text in the loss, at the start.
+    alpha_end: Share = 0.0  # The same at the end, unless alpha_schedule = constant.
+    alpha_schedule: Change = "constant"  # How that share goes from start to end.
+    on_policy: Share = 0.0  # Share of steps on texts that the student has just written.
+    on_policy_loss: Literal["divergence", "policy_gradient"] = "divergence"  # Of those steps.
+    coefficient: NotNegative = 0.0  # Weight of the teachers beside GRPO's loss; 0 = none.
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """The order of the data, and which teacher teaches when."""
+
+    examples: Natural = 4096  # Records taken from the source, to be ordered; 0 = all.
+    difficulty: Signal | Literal["rank_fusion"] = "cot_steps"  # What makes a record hard.
+    signals: tuple[Signal, ...] = ("cot_steps", "student_loss")  # What rank_fusion fuses.
+    samples: Count = 4  # Completions per record behind pass_rate.
+    rescore: bool = False  # Measure student_loss or pass_rate again at the start of each bucket.
+    buckets: Count = 4  # Parts of equal size, from easy to hard, one after the other.
+    direction: Literal["easy_first", "hard_first", "shuffled"] = "easy_first"  # Order of the data.
+    pacing: Literal["contiguous", "cumulative"] = "contiguous"  # One bucket, or all up to it.
+    replay: ShareBelow1 = 0.0  # Share of examples drawn from earlier buckets.
+    schedule: Literal["step", "linear", "cosine", "adaptive", "fixed"] = "step"  # Of teachers.
+    mixing: Literal["probability", "logit"] = "probability"  # Where two teachers are averaged.
+    weights: tuple[float, ...] = ()  # Of the teachers, for schedule "fixed"; they sum to 1.
+    check_every: Count = 10  # Steps between the measurements of schedule "adaptive".
+    patience: Count = 3  # Measurements without progress before the next teacher takes over.
+    min_progress: ShareBelow1 = 0.02  # What counts as progress, as a share of the held-out loss.
+    pass_rate: ShareAbove0 = 1.0  # The next teacher also takes over above this pass rate; 1 = not.
+    handover: Count = 10  # Steps over which "adaptive" passes from one teacher to the next.
+    monitor: Count = 32  # Records kept out of training for those measurements.
+    skill_problems: Natural = 32  # Problems on which the order of teachers is checked; 0 = not.
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """The evaluation before, during and after training: greedy, then sampled."""
 
@@ -226,6 +287,8 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -239,6 +302,11 @@ DEFAULTS: dict[str, Config] = {
         model=ModelConfig(init="random"),
         optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50),
         checkpoint=CheckpointConfig(every=500),
+    ),
+    "distill": Config(
+        stage="distill",
+        steps=200,
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10),
     ),
 }
 
@@ -330,6 +398,7 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"Set data.max_steps >= {data.min_steps}."
         )
     yield from _source_disagreements(data)
+    yield from _teaching(config)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
         yield (
@@ -371,6 +440,60 @@ def _source_disagreements(data: DataConfig) -> Iterator[str]:
         names = {"tfds": "the folder of its version", "reasoning_gym": "a data set's name"}
         name = names.get(data.source, f"a .{data.source} file")
         yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'
+
+
+def _teaching(config: Config) -> Iterator[str]:
+    """What is wrong with the teachers, if any teach."""
+    distill, curriculum = config.distill, config.curriculum
+    weights, number = curriculum.weights, len(distill.teachers)
+    if config.stage != "distill" and not distill.coefficient:
+        return
+    if distill.store and distill.temperature_schedule != "constant":
+        yield (
+            f'distill.temperature_schedule = "{distill.temperature_schedule}": a store has one '
+            'temperature. Set distill.temperature_schedule = "constant", or distill.store empty.'
+        )
+    if distill.store and curriculum.rescore:
+        yield (
+            "curriculum.rescore = true: which teacher is asked about which example would only be "
+            "known while training. Set curriculum.rescore = false, or distill.store empty."
+        )
+    if distill.divergence == "sequence" and (distill.alpha or distill.alpha_end):
+        yield (
+            f'distill.alpha = {distill.alpha}: divergence = "sequence" has no other text. '
+            "Set distill.alpha = 0 and distill.alpha_end = 0."
+        )
+    if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
+        yield (
+            f"curriculum.weights has {len(weights)} numbers for {number} teachers and schedule = "
+            f'"{curriculum.schedule}": "fixed" needs one weight per teacher, the others need none.'
+        )
+    if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
+        yield (
+            f"curriculum.weights = {list(weights)}: they sum to {sum(weights):g}. "
+            "Set weights >= 0 that sum to 1."
+        )
+    if curriculum.examples and curriculum.buckets > curriculum.examples:
+        yield (
+            f"curriculum.buckets = {curriculum.buckets}: more stages than examples "
+            f"(curriculum.examples = {curriculum.examples}). Set fewer buckets or more examples."
+        )
+    if distill.store and (distill.on_policy or distill.coefficient):
+        yield (
+            f'distill.store = "{distill.store}": a store holds what teachers say about the data\'s '
+            "texts, and the student writes others. Set distill.store empty, or "
+            "distill.on_policy = 0 and distill.coefficient = 0."
+        )
+    if distill.store and distill.divergence != "forward_kl":
+        yield (
+            f'distill.divergence = "{distill.divergence}": a store of top logits gives the forward '
+            'KL. Set distill.divergence = "forward_kl", or distill.store empty.'
+        )
+    if distill.divergence == "sequence" and distill.on_policy:
+        yield (
+            f'distill.on_policy = {distill.on_policy}: divergence = "sequence" learns the '
+            "teacher's texts, not the student's. Set distill.on_policy = 0."
+        )
 
 
 def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -415,6 +538,10 @@ _NEEDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def _typed(key: str, value: Any, hint: Any, path: str) -> Any:
     """Returns `value` if it is what the key needs; a whole number may stand for a float."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{path}: {key} = {json.dumps(value, default=str)}: needs a list.")
+        return tuple(_typed(key, one, typing.get_args(hint)[0], path) for one in value)
     choices: list[Any] = []
     types: list[type] = []
     for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):

@@ -17,6 +17,8 @@ LAYERS = {
     "stages": 2,
     **dict.fromkeys(["train", "evaluate", "plan", "export", "report"], 3),
 }
+# Files in stages/ that are no stage, but what stages are made of.
+HELPERS = {"common", "course", "difficulty", "lessons", "teachers"}
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {
     "core": {"jax", "numpy", "jaxtyping"},
@@ -63,8 +65,8 @@ def complaint(importer, imported):
     if there not in LAYERS:
         return f"{imported} is in no layer"
     if here == there == "stages":
-        # The package lists its stages, and every stage may use what they have in common.
-        allowed = importer == "cotjax.stages" or imported == "cotjax.stages.common"
+        # The package lists its stages, and every stage may use what is no stage itself.
+        allowed = importer == "cotjax.stages" or imported.rpartition(".")[2] in HELPERS
         return None if allowed else f"{importer}: a stage may not import {imported}"
     if here == "core" and there != "core":
         return f"{importer}: core may not import {imported}"

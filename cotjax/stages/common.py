@@ -263,18 +263,52 @@ def evaluate(
     Returns:
       the numbers of `summarize`, and one completions.jsonl row per greedy completion.
     """
-    # All evaluations of all runs draw with the same key, so differences are the model's.
-    key = jax.random.key(HELD_OUT_SEED)
-    group = 1 + config.eval.samples
     settings = Sampling(
-        group_size=group,
+        group_size=1 + config.eval.samples,
         max_new_tokens=config.eval.max_new_tokens,
         eos_id=student.eos_id,
         pad_id=student.pad_id,
         temperature=config.eval.temperature,
         greedy_first=True,
     )
-    size = max(config.eval.batch_size // group, 1)
+    judged = complete(
+        student,
+        config,
+        mesh,
+        params,
+        records,
+        settings=settings,
+        completions=config.eval.batch_size,
+    )
+    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
+    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
+    return summarize(greedy, sampled), rows
+
+
+def complete(
+    student: Student,
+    config: Config,
+    mesh: Mesh,
+    params: Any,
+    records: Sequence[Record],
+    *,
+    settings: Sampling,
+    completions: int,
+) -> list[list[Completion]]:
+    """Judged completions of records; B lists of `settings.group_size`.
+
+    Args:
+      student: who writes.
+      config: of the run.
+      mesh: of the run.
+      params: what is trained of the student.
+      records: the problems.
+      settings: how to sample.
+      completions: how many are decoded at once; a multiple of the group, or the next below it.
+    """
+    # All evaluations of all runs draw with the same key, so differences are the model's.
+    key = jax.random.key(HELD_OUT_SEED)
+    size = max(completions // settings.group_size, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     params = parallel.for_rollout(mesh, join_adapter(params, student.base))
     judged: list[list[Completion]] = []
@@ -289,6 +323,4 @@ def evaluate(
             student.policy, params, parallel.shard(mesh, batch), key, settings=settings
         )
         judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
-    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
-    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
-    return summarize(greedy, sampled), rows
+    return judged

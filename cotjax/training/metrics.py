@@ -140,6 +140,13 @@ SFT_COLUMNS = (
     Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
     _SPEED,
 )
+DISTILL_COLUMNS = (
+    Column("loss", "nats", "loss", "{:.4f}", 8),
+    Column("distance", "nats", "divergence", "{:.4f}", 8),
+    Column("stage", "", "data_stage", "{:.0f}", 5),
+    Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
+    _SPEED,
+)
 
 
 class StepTable:

@@ -1,0 +1,330 @@
+"""Distillation: examples from easy to hard, teachers from weak to strong, mixed by a schedule.
+
+examples of the stage -> rows -> hidden states of the teachers in use -> divergence -> update
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import Rationale, render_rationale
+from cotjax.data.bucketed import Example, Span, pack
+from cotjax.data.encode import encode_supervised
+from cotjax.errors import InputError
+from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.models.lora import join_adapter
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.rollout.engine import Sampling, generate
+from cotjax.stages import common
+from cotjax.stages.course import Course, change
+from cotjax.stages.difficulty import Difficulty
+from cotjax.stages.lessons import Lesson, Listening
+from cotjax.stages.teachers import Teachers, skill_notes
+from cotjax.training.metrics import DISTILL_COLUMNS
+from cotjax.training.update import init_state, make_update
+
+AHEAD = 8  # steps before its first use that a teacher begins to load
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What an update takes.
+
+    Attributes:
+      batch: rows of the data's or the student's text.
+      lesson: what the teachers say about them.
+      alpha: share of cross-entropy in the loss.
+      own: 1 if the student wrote the text, else 0.
+      dropout_key: None without dropout.
+    """
+
+    batch: TokenBatch
+    lesson: Lesson
+    alpha: Array
+    own: Array
+    dropout_key: Any
+
+
+class DistillStage:
+    """See the module docstring; `cotjax.interfaces.Stage` says what the members do."""
+
+    columns = DISTILL_COLUMNS
+    inner_updates = 1
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        check_divides(mesh, config.sft.batch_size, "sft.batch_size")
+        self.config, self.mesh = config, mesh
+        self.student = common.open_student(config, mesh)
+        source, self.held_out = common.open_records(config, self.student)
+        self.records, self.monitor = _share_out(source, config)
+        difficulty = Difficulty(config, mesh, self.student, self.records, self._encode)
+        self.data = Course(config, len(self.records), self._encode, difficulty)
+        self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=self.data.slots())
+        self.notes = (*self.student.notes, *self._check_skill())
+        optimizer = common.make_optimizer(config.optimizer, config.steps)
+        # The update reuses the state's buffers; difficulty may be measured with the first ones.
+        self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)
+        policy = self.student.policy
+        rows = len(policy.unembed(self.student.reference))
+        self.listening = Listening(
+            config.distill,
+            config.curriculum,
+            vocab_size=self.teachers.vocab_size,
+            chunk_size=max(common.LOGITS_AT_ONCE * policy.batch_devices // rows, 1),
+        )
+        self.update = make_update(self._loss, optimizer, self.state, self.student.base)
+        self.held_out_loss = jax.jit(self._held_out_loss)
+        self.root = jax.random.key(config.seed)
+        distill, steps = config.distill, config.steps
+        self.alpha = change(distill.alpha_schedule, distill.alpha, distill.alpha_end, steps)
+        self.temperature = change(
+            distill.temperature_schedule, distill.temperature, distill.temperature_end, steps
+        )
+
+    def _encode(self, index: int) -> Example:
+        return self._encode_record(self.records[index])
+
+    def _encode_record(self, record: Record) -> Example:
+        rationale = Rationale(steps=record.steps, answer=record.answer)
+        return encode_supervised(
+            self.student.tokenizer,
+            self.student.prompt(record.question),
+            render_rationale(rationale),
+            max_length=self.config.sft.sequence_length,
+            name=record.id,
+        )
+
+    def _check_skill(self) -> tuple[str, ...]:
+        """Measures every teacher, and warns if they are not in the order weak to strong."""
+        problems = self.monitor[: self.config.curriculum.skill_problems]
+        if len(self.teachers.names) < 2 or not problems:
+            return ()
+        accuracy = []
+        for index in range(len(self.teachers.names)):
+            teacher = self.teachers[index]
+            student = dataclasses.replace(teacher.student, base={})
+            numbers, _ = common.evaluate(
+                student, self._one_sample(), self.mesh, teacher.params, problems
+            )
+            accuracy.append(numbers["accuracy"])
+            self.teachers.keep_only(())
+        return skill_notes(self.teachers.names, accuracy, len(problems))
+
+    def _one_sample(self) -> Config:
+        """The config with as little sampling beside greedy decoding as there is."""
+        return dataclasses.replace(
+            self.config, eval=dataclasses.replace(self.config.eval, samples=1)
+        )
+
+    # The loss.
+
+    def _loss(
+        self, params: Any, base: Any, work: Work
+    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        policy, params = self.student.policy, join_adapter(params, base)
+        batch, distill = work.batch, self.config.distill
+        mask = batch.weight > 0
+        count = mask.sum()
+        hidden = policy.rows(params, batch, dropout_key=work.dropout_key)
+        divergence = self._distance(policy.unembed(params, whole=True), hidden, work, mask).sum()
+        metrics = {"divergence": (divergence, count)}
+        if not (distill.alpha or distill.alpha_schedule != "constant"):
+            return divergence, count, metrics
+
+        def cross_entropy(hidden: Array) -> Array:
+            return -common.head_logprobs(policy, params, hidden, batch.targets, mask)[0].sum()
+
+        data = jax.lax.cond(work.alpha > 0, cross_entropy, lambda _: jnp.zeros(()), hidden)
+        loss = (1 - work.alpha) * divergence + work.alpha * data
+        return loss, count, metrics | {"cross_entropy": (data, count)}
+
+    def _distance(self, unembed: Array, hidden: Array, work: Work, mask: Array) -> Array:
+        """What the teachers say against each token, nats."""
+
+        def divergence(hidden: Array, unembed: Array) -> Array:
+            return self.listening.divergence(work.lesson, hidden, unembed, mask)
+
+        def policy_gradient(hidden: Array, unembed: Array) -> Array:
+            return self.listening.policy_gradient(
+                work.lesson, hidden, unembed, work.batch.targets, mask
+            )
+
+        distill = self.config.distill
+        if not distill.on_policy or distill.on_policy_loss == "divergence":
+            return divergence(hidden, unembed)
+        return jax.lax.cond(work.own > 0, policy_gradient, divergence, hidden, unembed)
+
+    def _held_out_loss(self, params: Any, base: Any, work: Work) -> Array:
+        policy, params = self.student.policy, join_adapter(params, base)
+        hidden, mask = policy.rows(params, work.batch), work.batch.weight > 0
+        unembed = policy.unembed(params, whole=True)
+        return self.listening.divergence(work.lesson, hidden, unembed, mask).sum() / mask.sum()
+
+    # A step.
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """Rows of the stage's examples, and what the teachers in use say about them."""
+        waited = time.perf_counter()
+        self.data.prepare(params, step)
+        observed, alarm = self._observe(params, step)
+        own = _is_turn(step, self.config.distill.on_policy)
+        batch, spans = self._own_rows(params, step) if own else self.data.next_rows(step)
+        used = float((batch.segment > 0).mean())
+        ready = time.perf_counter()
+        weights = self.data.weights(step)
+        placed = parallel.shard(self.mesh, batch)
+        lesson = self._lesson(placed, weights, self.temperature(step))
+        self.teachers.keep_only(soon := self.data.soon(step, AHEAD))
+        self.teachers.prefetch(soon)
+        alpha = 0.0 if own else self.alpha(step)
+        metrics = {
+            "batch_tokens": batch.tokens.size,
+            "used": used,
+            "examples": len(spans),
+            "data_stage": self.data.stage_at(step) + 1,
+            "data_wait_s": ready - waited,
+            "temperature": self.temperature(step),
+            "alpha": alpha,
+            "own_text": float(own),
+        }
+        metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
+        work = self._work(placed, lesson, alpha=alpha, own=own, dropout_key=self._dropout_key(step))
+        return Step([work], metrics | observed, [], alarm)
+
+    def _work(
+        self, batch: TokenBatch, lesson: Lesson, *, alpha: float, own: bool, dropout_key: Any
+    ) -> Work:
+        share, flag = (parallel.replicate(self.mesh, np.float32(x)) for x in (alpha, own))
+        return Work(batch, lesson, share, flag, dropout_key)
+
+    def _dropout_key(self, step: int) -> Any:
+        if not (self.config.lora.rank and self.config.lora.dropout):
+            return None
+        return parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
+
+    def _lesson(self, batch: TokenBatch, weights: Any, temperature: float) -> Lesson:
+        slots = self.teachers.in_slots(weights)
+        hidden = {k: self.teachers.hidden(k, batch) for k, weight in slots if weight > 0}
+        numbers = np.array([weight for _, weight in slots], np.float32), np.float32(temperature)
+        weight, temper = parallel.replicate(self.mesh, numbers)
+        return Lesson(
+            weight=weight,
+            temperature=temper,
+            hidden=tuple(hidden[k] for k, _ in slots),
+            head=tuple(self.teachers[k].head for k, _ in slots),
+        )
+
+    def _own_rows(self, params: Any, step: int) -> tuple[TokenBatch, list[Span]]:
+        """Rows of what the student now writes for the stage's questions."""
+        rollout = self.config.rollout
+        indices = self.data.take(step, rollout.prompts)
+        records = [self.records[i] for i in indices]
+        prompts = common.prompt_batch(self.student, indices, records, rollout.max_prompt_tokens)
+        settings = Sampling(
+            group_size=1,
+            max_new_tokens=rollout.max_new_tokens,
+            eos_id=self.student.eos_id,
+            pad_id=self.student.pad_id,
+            temperature=rollout.temperature,
+            top_k=rollout.top_k,
+            top_p=rollout.top_p,
+            min_p=rollout.min_p,
+        )
+        written = generate(
+            self.student.policy,
+            parallel.for_rollout(self.mesh, join_adapter(params, self.student.base)),
+            parallel.shard(self.mesh, prompts),
+            jax.random.fold_in(self.root, step),
+            settings=settings,
+        )
+        tokens, mask = np.asarray(written.tokens)[:, 0], np.asarray(written.mask)[:, 0]
+        examples = [
+            (index, _row(prompt[seen], own[counts]))
+            for index, prompt, seen, own, counts in zip(
+                indices, prompts.tokens, prompts.mask, tokens, mask, strict=True
+            )
+        ]
+        return pack(examples, self.config.sft.batch_size, self.config.sft.sequence_length)
+
+    def _observe(self, params: Any, step: int) -> tuple[dict[str, float], str]:
+        """Lets the adaptive schedule look at the student; metrics, and a sentence if it acts."""
+        curriculum = self.config.curriculum
+        if curriculum.schedule != "adaptive" or not step or step % curriculum.check_every:
+            return {}, ""
+        current = self.data.handover.teacher
+        weights = np.eye(len(self.teachers.names))[current]
+        examples = [(i, self._encode_record(record)) for i, record in enumerate(self.monitor)]
+        batch, _ = pack(examples, self.config.sft.batch_size, self.config.sft.sequence_length)
+        placed = parallel.shard(self.mesh, batch)
+        lesson = self._lesson(placed, weights, self.temperature(step))
+        work = self._work(placed, lesson, alpha=0.0, own=False, dropout_key=None)
+        loss = float(self.held_out_loss(params, self.student.base, work))
+        passed = 0.0
+        if curriculum.pass_rate < 1:
+            numbers, _ = common.evaluate(
+                self.student, self._one_sample(), self.mesh, params, self.monitor
+            )
+            passed = numbers["accuracy"]
+        metrics = {"held_out_divergence": loss}
+        if curriculum.pass_rate < 1:
+            metrics["held_out_pass_rate"] = passed
+        cause = self.data.observe(step, loss, passed)
+        if not cause:
+            return metrics, ""
+        names, now = self.teachers.names, self.data.handover.teacher
+        words = {
+            "plateau": f"the held-out loss against it no longer falls ({loss:.4f} nats)",
+            "pass_rate": f"the student solves {passed:.1%} of the held-out problems",
+        }
+        sentence = f"{names[current]} hands over to {names[now]}: {words[cause]}"
+        return metrics | {f"handover_by_{cause}": 1.0}, sentence
+
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Accuracy on the held-out problems."""
+        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+def _share_out(source: Any, config: Config) -> tuple[list[Record], list[Record]]:
+    """Examples to learn from, and records to watch the student by.
+
+    Raises:
+      InputError: fewer examples than stages.
+    """
+    curriculum = config.curriculum
+    count = len(source) - curriculum.monitor
+    if curriculum.examples:
+        count = min(count, curriculum.examples)
+    if count < curriculum.buckets:
+        raise InputError(
+            f"curriculum.buckets = {curriculum.buckets}: more stages than the {max(count, 0)} "
+            f"examples that are left beside curriculum.monitor = {curriculum.monitor}. Set fewer "
+            "buckets or give more records."
+        )
+    records = [source[i] for i in range(count + curriculum.monitor)]
+    return records[:count], records[count:]
+
+
+def _is_turn(step: int, share: float) -> bool:
+    """Whether a step belongs to a share of all steps, spread evenly.
+
+    Example:
+      >>> [_is_turn(step, 0.5) for step in range(4)]
+      [False, True, False, True]
+    """
+    return int((step + 1) * share + 1e-9) > int(step * share + 1e-9)
+
+
+def _row(prompt: np.ndarray, completion: np.ndarray) -> Example:
+    """The student's own text as an example; the loss falls on what it wrote."""
+    row = np.concatenate([prompt, completion]).astype(np.int32)
+    weight = (np.arange(1, len(row)) >= len(prompt)).astype(np.float32)
+    return {"tokens": row[:-1], "targets": row[1:], "weight": weight}

@@ -1,0 +1,158 @@
+"""What teachers say about a batch, and the loss of a student that listens.
+
+loss = Σ_tokens [(1 − α) · divergence + α · cross-entropy] / number of tokens
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from cotjax.config import CurriculumConfig, DistillConfig
+from cotjax.core.chunked import chunked_divergence, chunked_topk_forward_kl
+from cotjax.core.distillation import distillation_advantage
+from cotjax.core.logprobs import chunked_token_logprobs
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """The teachers in use, N at once; what changes from step to step is an array.
+
+    A teacher is either hidden states with an unembedding, or what a store kept of its logits.
+
+    Attributes:
+      weight: [N], sums to 1.
+      temperature: of teachers and student.
+      hidden: N arrays [*B, T, D].
+      head: N unembeddings [V, D].
+      topk_logp: N arrays [*B, T, K]; empty if the teachers run beside.
+      topk_ids: N arrays [*B, T, K].
+    """
+
+    weight: Float[Array, " N"]
+    temperature: Float[Array, ""]
+    hidden: tuple[Float[Array, "*B T D"], ...] = ()
+    head: tuple[Float[Array, "V D"], ...] = ()
+    topk_logp: tuple[Float[Array, "*B T K"], ...] = ()
+    topk_ids: tuple[Int[Array, "*B T K"], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """How a student listens; static.
+
+    Attributes:
+      distill: which divergence, and its settings.
+      curriculum: where teachers are mixed.
+      vocab_size: tokens that all models have in common.
+      chunk_size: how many tokens' worth of logits may exist at once.
+    """
+
+    distill: DistillConfig
+    curriculum: CurriculumConfig
+    vocab_size: int
+    chunk_size: int
+
+    def divergence(
+        self,
+        lesson: Lesson,
+        hidden: Float[Array, "*B T D"],
+        unembed: Float[Array, "V D"],
+        mask: Bool[Array, "*B T"],
+    ) -> Float[Array, "*B T"]:
+        """Per-token divergence of the student from the lesson's mixture, nats."""
+        shared: Any = {
+            "chunk_size": self.chunk_size,
+            "temperature": lesson.temperature,
+            "scale_by_temperature": self.distill.scale_by_temperature,
+            "mask": mask,
+            "vocab_size": self.vocab_size,
+        }
+        if not lesson.topk_logp:
+            kind: Any = self.distill.divergence
+            return chunked_divergence(
+                kind,
+                lesson.hidden,
+                lesson.head,
+                hidden,
+                unembed,
+                beta=self.distill.beta,
+                alpha=self.distill.skew,
+                teacher_weight=lesson.weight,
+                space=self.curriculum.mixing,
+                **shared,
+            )
+        total = jnp.zeros(mask.shape, jnp.float32)
+        for weight, logp, ids in zip(lesson.weight, lesson.topk_logp, lesson.topk_ids, strict=True):
+
+            def from_store(logp: Array, ids: Array) -> Array:
+                return chunked_topk_forward_kl(
+                    logp, ids, hidden, unembed, tail=self.distill.tail, **shared
+                )
+
+            nothing = lambda logp, ids: jnp.zeros(mask.shape, jnp.float32)  # noqa: E731
+            total += weight * jax.lax.cond(weight > 0, from_store, nothing, logp, ids)
+        return total
+
+    def teacher_logprobs(
+        self, lesson: Lesson, tokens: Int[Array, "*B T"], mask: Bool[Array, "*B T"]
+    ) -> Float[Array, "*B T"]:
+        """Log-probabilities of tokens under the lesson's mixture, nats."""
+        if self.curriculum.mixing == "logit":
+            # Σ w_k h_k·u_k is one product of what is side by side.
+            parts = zip(lesson.weight, lesson.hidden, strict=True)
+            side_by_side = jnp.concatenate([w.astype(h.dtype) * h for w, h in parts], axis=-1)
+            heads = jnp.concatenate(lesson.head, axis=-1)
+            return self._logprobs(side_by_side, heads, tokens, mask, lesson.temperature)
+        scores = []
+        for weight, hidden, head in zip(lesson.weight, lesson.hidden, lesson.head, strict=True):
+
+            def of_one(hidden: Array, head: Array) -> Array:
+                return self._logprobs(hidden, head, tokens, mask, lesson.temperature)
+
+            nothing = lambda hidden, head: jnp.zeros(mask.shape, jnp.float32)  # noqa: E731
+            logp = jax.lax.cond(weight > 0, of_one, nothing, hidden, head)
+            scores.append(jnp.where(weight > 0, jnp.log(weight) + logp, -jnp.inf))
+        return jnp.where(mask, jax.nn.logsumexp(jnp.stack(scores), axis=0), 0)
+
+    def advantage(
+        self,
+        lesson: Lesson,
+        logp: Float[Array, "*B T"],
+        tokens: Int[Array, "*B T"],
+        mask: Bool[Array, "*B T"],
+    ) -> Float[Array, "*B T"]:
+        """The gap log p − log q at the student's own tokens; see `distillation_advantage`.
+
+        Args:
+          lesson: the teachers in use.
+          logp: the student's log-probabilities, at the lesson's temperature.
+          tokens: that it wrote.
+          mask: True = counts.
+        """
+        return distillation_advantage(self.teacher_logprobs(lesson, tokens, mask), logp)
+
+    def policy_gradient(
+        self,
+        lesson: Lesson,
+        hidden: Float[Array, "*B T D"],
+        unembed: Float[Array, "V D"],
+        tokens: Int[Array, "*B T"],
+        mask: Bool[Array, "*B T"],
+    ) -> Float[Array, "*B T"]:
+        """−Â log q of the student's own tokens; its gradient is the reverse KL's, sampled."""
+        logp = self._logprobs(hidden, unembed[: self.vocab_size], tokens, mask, lesson.temperature)
+        return -self.advantage(lesson, logp, tokens, mask) * logp
+
+    def _logprobs(
+        self, hidden: Array, unembed: Array, tokens: Array, mask: Array, temperature: Array
+    ) -> Array:
+        # Dividing the hidden states divides the logits, by a temperature that may be traced.
+        hidden = hidden / temperature.astype(hidden.dtype)
+        return chunked_token_logprobs(
+            hidden, unembed, tokens, chunk_size=self.chunk_size, mask=mask
+        )[0]

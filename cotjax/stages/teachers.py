@@ -1,0 +1,233 @@
+"""Frozen teachers: opened without their weights, loaded when they are needed, dropped afterwards.
+
+Every shape and tokenizer is checked before anything is computed. Hidden states come from one
+compiled program per architecture, and only for teachers that are in use.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax import config as configs
+from cotjax.config import Config, LoraConfig
+from cotjax.errors import InputError
+from cotjax.interfaces import TokenBatch
+from cotjax.models.load import LoadedStudent, load_student
+from cotjax.models.lora import join_adapter
+from cotjax.models.policy import Policy
+from cotjax.models.vocabulary import common_size
+from cotjax.parallel import sharding as parallel
+from cotjax.stages import common
+from cotjax.training.checkpoint import find_run, restore_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A teacher on the mesh.
+
+    Attributes:
+      student: the same model in the form in which stages hold a student, for sampling.
+      params: all parameters, an adapter's among them.
+      head: [V, D] unembedding of the common vocabulary, with zero columns up to the widest
+        teacher's D, on every device.
+    """
+
+    student: common.Student
+    params: Any
+    head: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a teacher before its weights are read.
+
+    Attributes:
+      name: as the config has it.
+      run: the run folder that holds its parameters; None for a model.
+      config: with which it is opened as a student would be.
+      width: D of its hidden states.
+      size: bytes of its parameters.
+      tokenizer: its own.
+    """
+
+    name: str
+    run: pathlib.Path | None
+    config: Config
+    width: int
+    size: int
+    tokenizer: Any
+
+
+def plan_teacher(name: str, config: Config) -> Plan:
+    """Looks at a teacher's shape and tokenizer.
+
+    Args:
+      name: a run folder, or a model as `model.path` takes it.
+      config: of the run that it teaches.
+
+    Raises:
+      InputError: neither is there.
+    """
+    run = find_run(pathlib.Path(name))
+    path, init, lora = name, "pretrained", LoraConfig()
+    if run:
+        own = configs.load(["--config", str(run / "config.toml")])
+        path, lora = own.model.path, own.lora
+        init = own.model.init if lora.rank else "random"  # its checkpoint holds every parameter
+    dtype = config.distill.teacher_dtype
+    model = dataclasses.replace(
+        config.model, path=path, init=init, param_dtype=dtype, compute_dtype=dtype, remat="none"
+    )
+    opened = dataclasses.replace(config, model=model, lora=lora)
+    try:
+        shell = _shell(path, dtype)
+    except InputError as error:
+        raise InputError(f'distill.teachers: "{name}": {error}') from error
+    leaves = jax.tree.leaves(Policy.split(shell.model)[1])
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return Plan(name, run, opened, shell.model.shape.hidden_size, size, shell.tokenizer)
+
+
+def _shell(path: str, dtype: str) -> LoadedStudent:
+    return load_student(path, init="abstract", param_dtype=dtype, compute_dtype=dtype, seed=0)
+
+
+class Teachers:
+    """All teachers of a run, weak to strong; only those in use are in memory.
+
+    Args:
+      config: of the run.
+      mesh: of the run; teachers are split over it as students are.
+      tokenizer: the student's.
+      slots: how many are in use at once.
+      compare: their logits are compared with the student's, so that tokenizers must agree.
+
+    Raises:
+      InputError: a teacher that is not there, has another tokenizer, or does not fit.
+    """
+
+    def __init__(
+        self, config: Config, mesh: Mesh, tokenizer: Any, *, slots: int, compare: bool = True
+    ) -> None:
+        self.names = config.distill.teachers
+        if not self.names:
+            raise InputError(
+                "distill.teachers = []: nobody teaches. Set distill.teachers to run folders, "
+                "model folders or .gguf files, weak to strong."
+            )
+        self.plans = [plan_teacher(name, config) for name in self.names]
+        self._mesh, self._slots = mesh, slots
+        self.width = max(plan.width for plan in self.plans)
+        self.vocab_size = 0
+        if compare:
+            student = f"the student {config.model.path}"
+            self.vocab_size = min(
+                common_size(plan.tokenizer, tokenizer, names=(f"teacher {plan.name}", student))
+                for plan in self.plans
+            )
+        _check_memory(self.plans, slots, mesh)
+        self._loading: dict[int, Future[Teacher]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
+        self._hidden = jax.jit(
+            self._padded_rows, static_argnums=0, out_shardings=parallel.batched(mesh)
+        )
+        self.calls = [0] * len(self.plans)  # forward passes of each teacher so far
+
+    def __getitem__(self, index: int) -> Teacher:
+        """A teacher, which is loaded first if it has to be."""
+        self.prefetch([index])
+        return self._loading[index].result()
+
+    def prefetch(self, wanted: Iterable[int]) -> None:
+        """Begins to load teachers in the background."""
+        for index in wanted:
+            if index not in self._loading:
+                self._loading[index] = self._thread.submit(self._load, self.plans[index])
+
+    def keep_only(self, wanted: Iterable[int]) -> None:
+        """Drops the others' parameters."""
+        for index in set(self._loading) - set(wanted):
+            del self._loading[index]
+
+    @property
+    def resident(self) -> set[int]:
+        """The teachers that are in memory or on their way."""
+        return set(self._loading)
+
+    def in_slots(self, weights: Sequence[float]) -> list[tuple[int, float]]:
+        """(teacher, weight) for every slot; a slot without use has a used teacher and weight 0."""
+        used = [(k, float(w)) for k, w in enumerate(weights) if w > 0]
+        return (used + [(used[0][0], 0.0)] * self._slots)[: self._slots]
+
+    def hidden(self, index: int, batch: TokenBatch) -> Array:
+        """Last hidden states [B, S, D] of a teacher, with zero columns up to the widest's D."""
+        teacher = self[index]
+        self.calls[index] += 1
+        return self._hidden(teacher.student.policy, teacher.params, batch)
+
+    def _padded_rows(self, policy: Policy, params: Any, batch: TokenBatch) -> Array:
+        hidden = policy.rows(params, batch)
+        return jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, self.width - hidden.shape[-1])])
+
+    def _load(self, plan: Plan) -> Teacher:
+        student = common.open_student(plan.config, self._mesh)
+        params = student.params
+        if plan.run:
+            _, params = restore_params(plan.run, params)
+        params = join_adapter(params, student.base)
+        head = student.policy.unembed(params)
+        rows = self.vocab_size or len(head)
+        head = jnp.pad(head[:rows], ((0, 0), (0, self.width - head.shape[1])))
+        return Teacher(student, params, parallel.replicate(self._mesh, head))
+
+
+def _check_memory(plans: Sequence[Plan], slots: int, mesh: Mesh) -> None:
+    """Refuses teachers that are larger than a device, beside the one that is being loaded."""
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    sizes = sorted((plan.size for plan in plans), reverse=True)[: slots + 1]
+    limit = _free_bytes(mesh.devices.flat[0])
+    if limit and sum(sizes) / parts > limit:
+        largest = max(plans, key=lambda plan: plan.size)
+        raise InputError(
+            f"distill.teachers: {len(sizes)} at once need {sum(sizes) / parts / 2**30:.1f} GiB per "
+            f'device, which has {limit / 2**30:.1f} free; the largest is "{largest.name}", '
+            f"{largest.size / 2**30:.1f} GiB. Raise mesh.fsdp, set distill.teacher_dtype = "
+            '"bfloat16", or write a store with python -m cotjax.teach.'
+        )
+
+
+def _free_bytes(device: Any) -> float:
+    """Memory of a device that is not in use; 0 if nobody knows."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    names = os.sysconf_names if device.platform == "cpu" else {}
+    if "SC_AVPHYS_PAGES" not in names:
+        return 0
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def skill_notes(names: Sequence[str], accuracy: Sequence[float], problems: int) -> tuple[str, ...]:
+    """A warning if the teachers are not ordered from weak to strong, with what was measured.
+
+    Example:
+      >>> skill_notes(["a", "b"], [0.9, 0.5], 32)
+      ('distill.teachers are not in the order weak to strong: on 32 problems a solves 90.0%, ...',)
+    """
+    if all(np.diff(accuracy) >= 0):
+        return ()
+    measured = ", ".join(
+        f"{name} solves {share:.1%}" for name, share in zip(names, accuracy, strict=True)
+    )
+    return (
+        f"distill.teachers are not in the order weak to strong: on {problems} problems {measured}.",
+    )
