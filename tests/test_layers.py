@@ -1,7 +1,7 @@
 """The import rule: lower layers never import higher ones, and siblings never meet.
 
 L0  core, config, interfaces, errors, pages    L1  cot data models parallel rollout training
-L2  stages, which wire L1               L3  train, evaluate, plan, export, report
+L2  stages, which wire L1               L3  train, evaluate, plan, export, report, teach
 """
 
 import ast
@@ -15,10 +15,10 @@ LAYERS = {
     **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
-    **dict.fromkeys(["train", "evaluate", "plan", "export", "report"], 3),
+    **dict.fromkeys(["train", "evaluate", "plan", "export", "report", "teach"], 3),
 }
 # Files in stages/ that are no stage, but what stages are made of.
-HELPERS = {"common", "course", "difficulty", "lessons", "teachers"}
+HELPERS = {"classroom", "common", "course", "difficulty", "lessons", "speaking", "teachers"}
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {
     "core": {"jax", "numpy", "jaxtyping"},

@@ -162,7 +162,7 @@ def pack(
     Returns:
       the rows on the host, and where each example lies.
     """
-    batch = {key: np.zeros((rows, length), np.int32) for key in _INTEGERS}
+    batch: dict[str, Any] = {key: np.zeros((rows, length), np.int32) for key in _INTEGERS}
     batch["weight"] = np.zeros((rows, length), np.float32)
     free, spans, number = [length] * rows, [], [0] * rows
     for index, example in examples:
@@ -177,8 +177,7 @@ def pack(
             batch["segment"][inside] = number[row]
             batch["positions"][inside] = np.arange(size)
             spans.append(span)
-    arrays: dict[str, Any] = batch
-    return TokenBatch(**arrays), spans
+    return TokenBatch(**batch), spans
 
 
 _INTEGERS = ("tokens", "targets", "segment", "positions")

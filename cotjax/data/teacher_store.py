@@ -16,8 +16,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import array_record.python.array_record_module as array_record
 import numpy as np
-from array_record.python import array_record_module as array_record
 
 from cotjax.errors import InputError
 

@@ -4,8 +4,9 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -29,6 +30,7 @@ class Chart:
 
 CHARTS = (
     Chart("loss", "Loss", "nats/token", "{:.3f}"),
+    Chart("divergence", "Distance from the teachers", "nats/token", "{:.3f}"),
     Chart("accuracy", "Accuracy", "", "{:.1%}"),
     Chart("sampled_accuracy", "Accuracy, sampled", "", "{:.1%}"),
     Chart("reward", "Reward", "", "{:.2f}"),
@@ -51,6 +53,7 @@ MORE = (
     Chart("data_wait", "Wait for data, share of a step", "", "{:.2%}"),
     Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
 )
+_WEIGHT = re.compile(r"teacher_\d+")  # the share of one teacher, weak to strong
 HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch
 
 
@@ -58,8 +61,10 @@ def curves(run: Run) -> str:
     """HTML of one figure per metric; what is not in `CHARTS` is folded away."""
     known = {chart.metric for chart in CHARTS + MORE}
     lines = [line for line in run.metrics if line["kind"] == "train"]
-    others = sorted({name for line in lines for name in line} - known - {"step", "kind"})
-    figures = "".join(_figure(run, chart) for chart in CHARTS)
+    names = {name for line in lines for name in line}
+    weights = sorted(filter(_WEIGHT.fullmatch, names), key=lambda name: int(name[8:]))
+    others = sorted(names - known - {"step", "kind", *weights})
+    figures = "".join(_figure(run, chart) for chart in CHARTS) + _weights(run, weights)
     more = "".join(
         _figure(run, chart)
         for chart in [*MORE, *(Chart(name, name, "", "{:.3g}") for name in others)]
@@ -126,11 +131,49 @@ def _figure(run: Run, chart: Chart) -> str:
     means = smooth(usual[1], _width(len(usual[1]))) if usual[1] else []
     shown = means if means else held_out[1]
     ends = " → ".join(chart.form.format(shown[end]) for end in (0, -1)).replace("-", "−")
+    intervals = _intervals(run, chart)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*train, color=_ACCENT, linewidth=0.7, alpha=0.35)
+        axes.plot(usual[0], means, color=_ACCENT, linewidth=1.6)
+        axes.plot(*held_out, color=_MARK, linewidth=0.8, marker="o", markersize=3.5)
+        axes.vlines(*intervals, color=_MARK, linewidth=1.2, alpha=0.6)
+        axes.set_xlim(0, 1.02 * max([*train[0], *held_out[0], 1]))
+        axes.set_ylim(*_limits(usual[1] + means + held_out[1] + intervals[1] + intervals[2]))
+        _calm(axes, percent="%" in chart.form)
+
+    return _framed(chart.title, chart.unit, ends, draw)
+
+
+def _framed(title: str, unit: str, ends: str, draw: Callable[[Axes], None]) -> str:
     return (
-        f"<figure><figcaption>{html.escape(chart.title)} "
-        f'<span class="unit">{chart.unit}</span><span class="ends">{ends}</span></figcaption>'
-        f"{_svg(chart, train, (usual[0], means), held_out, _intervals(run, chart))}</figure>"
+        f"<figure><figcaption>{html.escape(title)} "
+        f'<span class="unit">{unit}</span><span class="ends">{html.escape(ends)}</span>'
+        f"</figcaption>{_svg(title, draw)}</figure>"
     )
+
+
+def _weights(run: Run, metrics: Sequence[str]) -> str:
+    """The teachers' weights one above the other, the strongest darkest and on top."""
+    if not metrics:
+        return ""
+    series = [run.series(metric, "train") for metric in metrics]
+    steps, height = series[0][0], np.zeros(len(series[0][0]))
+    names = [Path(name).name for name in run.config.get("distill", {}).get("teachers", metrics)]
+    ends = " → ".join(dict.fromkeys((names[0], names[-1])))
+
+    def draw(axes: Axes) -> None:
+        bottom = height
+        for k, (_, weight) in enumerate(series):
+            top = bottom + np.array(weight)
+            shade = (k + 1) / len(series)
+            axes.fill_between(steps, bottom, top, color=_ACCENT, alpha=0.75 * shade, linewidth=0)
+            bottom = top
+        axes.set_xlim(0, 1.02 * max([*steps, 1]))
+        axes.set_ylim(0, 1)
+        _calm(axes, percent=True)
+
+    return _framed("Teacher weights", "", ends, draw)
 
 
 def _intervals(run: Run, chart: Chart) -> tuple[list[int], list[float], list[float]]:
@@ -146,27 +189,10 @@ _VARIABLES = {_ACCENT: "accent", _MARK: "mark", _MUTED: "muted", _LINE: "line"}
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "cotjax", "font.size": 8}
 
 
-def _svg(
-    chart: Chart,
-    train: Series,
-    means: Series,
-    held_out: Series,
-    intervals: tuple[list[int], list[float], list[float]],
-) -> str:
+def _svg(title: str, draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.7, 1.9))
-        axes = figure.add_axes((0.13, 0.17, 0.84, 0.77))
-        axes.plot(*train, color=_ACCENT, linewidth=0.7, alpha=0.35)
-        axes.plot(*means, color=_ACCENT, linewidth=1.6)
-        axes.plot(*held_out, color=_MARK, linewidth=0.8, marker="o", markersize=3.5)
-        axes.vlines(*intervals, color=_MARK, linewidth=1.2, alpha=0.6)
-        axes.set_xlim(0, 1.02 * max([*train[0], *held_out[0], 1]))
-        axes.set_ylim(
-            *_limits(
-                without_outliers(train)[1] + means[1] + held_out[1] + intervals[1] + intervals[2]
-            )
-        )
-        _calm(axes, percent="%" in chart.form)
+        draw(figure.add_axes((0.13, 0.17, 0.84, 0.77)))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
@@ -176,7 +202,7 @@ def _svg(
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # several figures share one page
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    label = html.escape(f"{chart.title} by step")
+    label = html.escape(f"{title} by step")
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 

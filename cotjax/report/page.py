@@ -69,6 +69,15 @@ _FACTS = {
             "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
         ),
     ),
+    "distill": (
+        ("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),
+        ("Teachers", "{distill[teachers]}, schedule {curriculum[schedule]}"),
+        ("Loss", "{distill[divergence]}, temperature {distill[temperature]:g}"),
+        (
+            "Curriculum",
+            "{curriculum[buckets]} buckets by {curriculum[difficulty]}, {curriculum[direction]}",
+        ),
+    ),
     "sft": (("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),),
 }
 

@@ -169,6 +169,19 @@ class Course:
             used.add(state.teacher + 1)
         return used
 
+    def pairs(self) -> set[tuple[int, int]]:
+        """(bucket, teacher) that can meet in this course, both from 0."""
+        curriculum, found = self._config.curriculum, set()
+        for step in range(self._config.steps):
+            stage = self.stage_at(step)
+            pools = self.rows.pools[0 if curriculum.replay else stage : stage + 1]
+            used = np.flatnonzero(self.weights(step))
+            if curriculum.schedule == "adaptive":
+                used = np.arange(self._teachers)
+            buckets = np.unique(self.bucket[np.concatenate(pools)])
+            found |= {(int(bucket), int(teacher)) for bucket in buckets for teacher in used}
+        return found
+
     def observe(self, step: int, loss: float, pass_rate: float) -> Cause:
         """Lets the adaptive schedule see the student; the cause of a hand-over that begins."""
         curriculum = self._config.curriculum

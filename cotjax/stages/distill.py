@@ -4,6 +4,7 @@ examples of the stage -> rows -> hidden states of the teachers in use -> diverge
 """
 
 import dataclasses
+import pathlib
 import time
 from typing import Any
 
@@ -14,18 +15,16 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, render_rationale
 from cotjax.data.bucketed import Example, Span, pack
-from cotjax.data.encode import encode_supervised
-from cotjax.errors import InputError
-from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.data.teacher_store import TeacherStore
+from cotjax.interfaces import Step, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import Sampling, generate
 from cotjax.stages import common
-from cotjax.stages.course import Course, change
-from cotjax.stages.difficulty import Difficulty
+from cotjax.stages.classroom import Classroom
+from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, Listening
 from cotjax.stages.teachers import Teachers, skill_notes
 from cotjax.training.metrics import DISTILL_COLUMNS
@@ -63,11 +62,8 @@ class DistillStage:
     def __init__(self, config: Config, mesh: Mesh) -> None:
         check_divides(mesh, config.sft.batch_size, "sft.batch_size")
         self.config, self.mesh = config, mesh
-        self.student = common.open_student(config, mesh)
-        source, self.held_out = common.open_records(config, self.student)
-        self.records, self.monitor = _share_out(source, config)
-        difficulty = Difficulty(config, mesh, self.student, self.records, self._encode)
-        self.data = Course(config, len(self.records), self._encode, difficulty)
+        self.room = Classroom(config, mesh)
+        self.student, self.data = self.room.student, self.room.course
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=self.data.slots())
         self.notes = (*self.student.notes, *self._check_skill())
         optimizer = common.make_optimizer(config.optimizer, config.steps)
@@ -81,6 +77,7 @@ class DistillStage:
             vocab_size=self.teachers.vocab_size,
             chunk_size=max(common.LOGITS_AT_ONCE * policy.batch_devices // rows, 1),
         )
+        self.store: TeacherStore | None = None
         self.update = make_update(self._loss, optimizer, self.state, self.student.base)
         self.held_out_loss = jax.jit(self._held_out_loss)
         self.root = jax.random.key(config.seed)
@@ -90,23 +87,10 @@ class DistillStage:
             distill.temperature_schedule, distill.temperature, distill.temperature_end, steps
         )
 
-    def _encode(self, index: int) -> Example:
-        return self._encode_record(self.records[index])
-
-    def _encode_record(self, record: Record) -> Example:
-        rationale = Rationale(steps=record.steps, answer=record.answer)
-        return encode_supervised(
-            self.student.tokenizer,
-            self.student.prompt(record.question),
-            render_rationale(rationale),
-            max_length=self.config.sft.sequence_length,
-            name=record.id,
-        )
-
     def _check_skill(self) -> tuple[str, ...]:
         """Measures every teacher, and warns if they are not in the order weak to strong."""
-        problems = self.monitor[: self.config.curriculum.skill_problems]
-        if len(self.teachers.names) < 2 or not problems:
+        problems = self.room.monitor[: self.config.curriculum.skill_problems]
+        if len(self.teachers.names) < 2 or not problems or self.config.distill.store:
             return ()
         accuracy = []
         for index in range(len(self.teachers.names)):
@@ -175,6 +159,10 @@ class DistillStage:
         """Rows of the stage's examples, and what the teachers in use say about them."""
         waited = time.perf_counter()
         self.data.prepare(params, step)
+        if self.config.distill.store and self.store is None:
+            expected = self.room.manifest(self.teachers)
+            folder = pathlib.Path(self.config.distill.store)
+            self.store = TeacherStore(folder, expected, sorted(self.data.pairs()))
         observed, alarm = self._observe(params, step)
         own = _is_turn(step, self.config.distill.on_policy)
         batch, spans = self._own_rows(params, step) if own else self.data.next_rows(step)
@@ -182,9 +170,13 @@ class DistillStage:
         ready = time.perf_counter()
         weights = self.data.weights(step)
         placed = parallel.shard(self.mesh, batch)
-        lesson = self._lesson(placed, weights, self.temperature(step))
-        self.teachers.keep_only(soon := self.data.soon(step, AHEAD))
-        self.teachers.prefetch(soon)
+        if self.config.distill.store:
+            lesson = self._read(batch, spans, weights)
+            ready = time.perf_counter()
+        else:
+            lesson = self._lesson(placed, weights, self.temperature(step))
+            self.teachers.keep_only(soon := self.data.soon(step, AHEAD))
+            self.teachers.prefetch(soon)
         alpha = 0.0 if own else self.alpha(step)
         metrics = {
             "batch_tokens": batch.tokens.size,
@@ -214,8 +206,7 @@ class DistillStage:
     def _lesson(self, batch: TokenBatch, weights: Any, temperature: float) -> Lesson:
         slots = self.teachers.in_slots(weights)
         hidden = {k: self.teachers.hidden(k, batch) for k, weight in slots if weight > 0}
-        numbers = np.array([weight for _, weight in slots], np.float32), np.float32(temperature)
-        weight, temper = parallel.replicate(self.mesh, numbers)
+        weight, temper = self._numbers(slots, temperature)
         return Lesson(
             weight=weight,
             temperature=temper,
@@ -223,11 +214,37 @@ class DistillStage:
             head=tuple(self.teachers[k].head for k, _ in slots),
         )
 
+    def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> Lesson:
+        """What the store holds of the teachers in use."""
+        assert self.store is not None, "it is opened before the first step"
+        shape = (*batch.tokens.shape, self.config.distill.top_k)
+        slots, spoken = self.teachers.in_slots(weights), {}
+        for teacher in {k for k, weight in slots if weight > 0}:
+            ids, logp = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
+            for span in spans:
+                said = self.store.read(teacher, span.example)
+                columns = span.start + np.flatnonzero(
+                    batch.weight[span.row, span.start : span.stop] > 0
+                )
+                ids[span.row, columns], logp[span.row, columns] = said.ids, said.logp
+            spoken[teacher] = parallel.shard(self.mesh, (logp, ids))
+        weight, temper = self._numbers(slots, self.config.distill.temperature)
+        return Lesson(
+            weight=weight,
+            temperature=temper,
+            topk_logp=tuple(spoken[k][0] for k, _ in slots),
+            topk_ids=tuple(spoken[k][1] for k, _ in slots),
+        )
+
+    def _numbers(self, slots: list[tuple[int, float]], temperature: float) -> tuple[Array, Array]:
+        weight = np.array([weight for _, weight in slots], np.float32)
+        return parallel.replicate(self.mesh, (weight, np.float32(temperature)))
+
     def _own_rows(self, params: Any, step: int) -> tuple[TokenBatch, list[Span]]:
         """Rows of what the student now writes for the stage's questions."""
         rollout = self.config.rollout
         indices = self.data.take(step, rollout.prompts)
-        records = [self.records[i] for i in indices]
+        records = [self.room.records[i] for i in indices]
         prompts = common.prompt_batch(self.student, indices, records, rollout.max_prompt_tokens)
         settings = Sampling(
             group_size=1,
@@ -262,7 +279,9 @@ class DistillStage:
             return {}, ""
         current = self.data.handover.teacher
         weights = np.eye(len(self.teachers.names))[current]
-        examples = [(i, self._encode_record(record)) for i, record in enumerate(self.monitor)]
+        examples = [
+            (i, self.room.encode_record(record)) for i, record in enumerate(self.room.monitor)
+        ]
         batch, _ = pack(examples, self.config.sft.batch_size, self.config.sft.sequence_length)
         placed = parallel.shard(self.mesh, batch)
         lesson = self._lesson(placed, weights, self.temperature(step))
@@ -271,7 +290,7 @@ class DistillStage:
         passed = 0.0
         if curriculum.pass_rate < 1:
             numbers, _ = common.evaluate(
-                self.student, self._one_sample(), self.mesh, params, self.monitor
+                self.student, self._one_sample(), self.mesh, params, self.room.monitor
             )
             passed = numbers["accuracy"]
         metrics = {"held_out_divergence": loss}
@@ -290,27 +309,7 @@ class DistillStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
-
-
-def _share_out(source: Any, config: Config) -> tuple[list[Record], list[Record]]:
-    """Examples to learn from, and records to watch the student by.
-
-    Raises:
-      InputError: fewer examples than stages.
-    """
-    curriculum = config.curriculum
-    count = len(source) - curriculum.monitor
-    if curriculum.examples:
-        count = min(count, curriculum.examples)
-    if count < curriculum.buckets:
-        raise InputError(
-            f"curriculum.buckets = {curriculum.buckets}: more stages than the {max(count, 0)} "
-            f"examples that are left beside curriculum.monitor = {curriculum.monitor}. Set fewer "
-            "buckets or give more records."
-        )
-    records = [source[i] for i in range(count + curriculum.monitor)]
-    return records[:count], records[count:]
+        return common.evaluate(self.student, self.config, self.mesh, params, self.room.held_out)
 
 
 def _is_turn(step: int, share: float) -> bool:

@@ -5,6 +5,7 @@ compiled program per architecture, and only for teachers that are in use.
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -21,13 +22,15 @@ from cotjax import config as configs
 from cotjax.config import Config, LoraConfig
 from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
-from cotjax.models.load import LoadedStudent, load_student
+from cotjax.models.load import LoadedStudent, load_student, resolve
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.vocabulary import common_size
 from cotjax.parallel import sharding as parallel
 from cotjax.stages import common
 from cotjax.training.checkpoint import find_run, restore_params
+
+ENDS = 2**16  # bytes at each end of a file that tell one set of weights from another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Plan:
       width: D of its hidden states.
       size: bytes of its parameters.
       tokenizer: its own.
+      source: the folder or file of its weights.
     """
 
     name: str
@@ -65,6 +69,21 @@ class Plan:
     width: int
     size: int
     tokenizer: Any
+    source: pathlib.Path
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of its files: names, sizes, and the bytes at both ends of each."""
+        digest = hashlib.sha256()
+        files = [self.source] if self.source.is_file() else sorted(self.source.rglob("*"))
+        for file in files:
+            if file.is_file() and (self.run is None or "checkpoints" in file.parts):
+                name = file.relative_to(self.source).as_posix()
+                digest.update(f"{name} {file.stat().st_size}".encode())
+                with file.open("rb") as content:
+                    digest.update(content.read(ENDS))
+                    content.seek(max(file.stat().st_size - ENDS, 0))
+                    digest.update(content.read(ENDS))
+        return digest.hexdigest()[:16]
 
 
 def plan_teacher(name: str, config: Config) -> Plan:
@@ -94,7 +113,8 @@ def plan_teacher(name: str, config: Config) -> Plan:
         raise InputError(f'distill.teachers: "{name}": {error}') from error
     leaves = jax.tree.leaves(Policy.split(shell.model)[1])
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return Plan(name, run, opened, shell.model.shape.hidden_size, size, shell.tokenizer)
+    width, source = shell.model.shape.hidden_size, run if run else resolve(path)
+    return Plan(name, run, opened, width, size, shell.tokenizer, source)
 
 
 def _shell(path: str, dtype: str) -> LoadedStudent:

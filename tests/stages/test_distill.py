@@ -168,7 +168,7 @@ def test_a_teacher_with_another_tokenizer(folder):
         huggingface.save(make_model(SHAPES["weak"]), other, tokenizer=tokenizer)
         table = json.loads((other / "tokenizer.json").read_text())
         vocab = table["model"]["vocab"]
-        vocab["Answer"], vocab["She"] = vocab["She"], vocab["Answer"]
+        vocab["Answer"], vocab["ĠShe"] = vocab["ĠShe"], vocab["Answer"]
         (other / "tokenizer.json").write_text(json.dumps(table))
     with pytest.raises(InputError, match="different tokenizers") as refused:
         open_stage(folder, names=("other",))
@@ -260,3 +260,42 @@ def test_pass_rate_and_rank_fusion_order_examples(folder):
     stage = open_stage(folder, *fused, "--curriculum.samples=4")
     stage.data.prepare(stage.state.params, 0)
     assert sorted(stage.data.bucket.tolist()) == [0] * 8 + [1] * 8
+
+
+# What teachers said, from a store.
+
+
+def write(folder, out, *more):
+    flags = [f"--output={folder}", "--curriculum.monitor=4", "--curriculum.buckets=2", "--steps=8"]
+    student = [f"--model.path={folder / 'student'}", "--data.source=jsonl"]
+    student += [f"--data.path={folder / 'sevens.jsonl'}", "--eval.problems=4", "--mesh.data=1"]
+    student += ["--seed=3", "--rollout.max-prompt-tokens=32"]
+    student += ["--sft.batch-size=2", "--sft.sequence-length=48"]
+    return teach([str(x) for x in ("--out", out, *student, *flags, *more)])
+
+
+def teach(argv):
+    from cotjax.teach import main
+
+    return main(argv)
+
+
+def test_a_store_of_all_logits_gives_the_live_loss(folder, capsys):
+    make_config(folder)  # the student and its data
+    both = [*teachers(folder, "weak", "strong"), "--distill.top-k=421"]
+    store = folder / "whole"
+    assert write(folder, store, *both) == 0
+    said = capsys.readouterr().out
+    assert "2 shards" in said and "K = 421" in said
+    assert {path.stem[:5] for path in store.glob("*.json")} - {"manif"} == {"t0-b0", "t1-b1"}
+    assert write(folder, store, *both) == 0
+    assert "complete already" in capsys.readouterr().out
+    live, stored = (
+        run(open_stage(folder, "--distill.top-k=421", *more), stop=5)[1]
+        for more in ((), (f"--distill.store={store}",))
+    )
+    for one, other in zip(live, stored, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=3e-3)
+        assert other["teacher_2"] == one["teacher_2"]
+    with pytest.raises(InputError, match="was made with top_k = 421, this run has 16"):
+        run(open_stage(folder, f"--distill.store={store}"), stop=1)

@@ -1,0 +1,169 @@
+"""Teachers write down what they say: the top-K store of a run's examples."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from cotjax.config import Config
+from cotjax.data.bucketed import pack
+from cotjax.data.teacher_store import Said, StoreWriter, decode_logp, encode_logp, shard_name
+from cotjax.parallel import sharding as parallel
+from cotjax.stages import common
+from cotjax.stages.classroom import Classroom
+from cotjax.stages.teachers import Teachers
+
+SHARD_EXAMPLES = 1024
+
+
+@functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
+def top_logprobs(
+    hidden: Float[Array, "B S D"],
+    head: Float[Array, "V D"],
+    temperature: float,
+    *,
+    k: int,
+    chunk_size: int,
+) -> tuple[Float[Array, "B S K"], Int[Array, "B S K"], Float[Array, "B S"], Float[Array, "B S"]]:
+    """The K likeliest tokens of each position, without all logits at once.
+
+    Returns:
+      log-probabilities over the whole vocabulary, ids, the logarithm of the other tokens' mass, and
+      Σ p log p of the other tokens, all in nats.
+    """
+    rows, length, _ = hidden.shape
+    chunk = max(1, min(length, chunk_size // rows))
+
+    def one(hidden: Array) -> tuple[Array, ...]:
+        z = jnp.einsum("bcd,vd->bcv", hidden, head, preferred_element_type=jnp.float32)
+        logp = jax.nn.log_softmax(z / temperature, axis=-1)
+        top, ids = lax.top_k(logp, k)
+        others = jnp.put_along_axis(logp, ids, -jnp.inf, axis=-1, inplace=False)
+        log_rest = jax.nn.logsumexp(others, axis=-1)
+        plogp = jnp.where(jnp.isneginf(others), 0, jnp.exp(others) * others).sum(axis=-1)
+        return top, ids, log_rest, plogp
+
+    padded = jnp.pad(hidden, ((0, 0), (0, -length % chunk), (0, 0)))
+    chunks = jnp.moveaxis(padded.reshape(rows, -1, chunk, padded.shape[-1]), 1, 0)
+    parts = lax.map(one, chunks)
+    whole = (jnp.moveaxis(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length] for x in parts)
+    top, ids, log_rest, plogp = whole
+    return top, ids, log_rest, plogp
+
+
+def kl_of_store(
+    top: np.ndarray, log_rest: np.ndarray, plogp: np.ndarray, *, others: int, dtype: Any
+) -> np.ndarray:
+    """KL of the whole teacher from what a store says of it, per position, nats.
+
+    The store's distribution has the rounded top tokens, and spreads the rest's mass evenly over the
+    `others` tokens.
+    """
+    top, log_rest = top.astype(np.float64), log_rest.astype(np.float64)
+    rounded = decode_logp(encode_logp(top, dtype)).astype(np.float64)
+    rest = np.exp(log_rest.astype(np.float16).astype(np.float64))
+    rounded += np.log(np.maximum(1 - rest, 1e-6) / np.exp(rounded).sum(axis=-1))[:, None]
+    inside = (np.exp(top) * (top - rounded)).sum(axis=-1)
+    even = np.log(np.maximum(rest, 1e-12) / max(others, 1))
+    return inside + plogp - np.exp(log_rest) * even
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a store holds in the end.
+
+    Attributes:
+      shards: written or found.
+      positions: counted tokens.
+      bytes: of all shards.
+      kl: mean KL of the teachers from what is stored, nats per position.
+      forward_s: seconds of the teachers' forward passes, with the choice of the top.
+      seconds: of everything that this process wrote.
+    """
+
+    shards: int
+    positions: int
+    bytes: int
+    kl: float
+    forward_s: float
+    seconds: float
+
+
+def write_store(config: Config, mesh: Mesh, folder: Path) -> Written:
+    """Writes what the schedule's teachers say about the examples of the buckets they teach.
+
+    A shard is a part of a bucket and a teacher; processes share them out, and those that are there
+    stay.
+
+    Raises:
+      InputError: as `Classroom` and `Teachers`, or another store in the folder.
+    """
+    room = Classroom(config, mesh)
+    teachers = Teachers(config, mesh, room.student.tokenizer, slots=1)
+    room.course.prepare(room.student.params, 0)
+    writer = StoreWriter(folder, room.manifest(teachers))
+    began, entries, spent = time.perf_counter(), [], [0.0]
+    number = 0
+    for bucket, teacher in sorted(room.course.pairs(), key=lambda pair: pair[::-1]):
+        examples = np.flatnonzero(room.course.bucket == bucket)
+        for part, start in enumerate(range(0, len(examples), SHARD_EXAMPLES)):
+            number += 1
+            name = shard_name(teacher, bucket, part)
+            if writer.has(name) or number % jax.process_count() != jax.process_index():
+                continue
+            teachers.keep_only([teacher])
+            numbers = {"kl": 0.0}
+            said = _speak(
+                room, teachers, teacher, examples[start : start + SHARD_EXAMPLES], numbers, spent
+            )
+            entries.append(writer.write(name, said, numbers))
+    positions = sum(entry["positions"] for entry in entries)
+    return Written(
+        shards=len(entries),
+        positions=positions,
+        bytes=sum(entry["bytes"] for entry in entries),
+        kl=sum(entry["kl"] for entry in entries) / max(positions, 1),
+        forward_s=spent[0],
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _speak(
+    room: Classroom,
+    teachers: Teachers,
+    teacher: int,
+    examples: np.ndarray,
+    numbers: dict[str, float],
+    spent: list[float],
+) -> Iterator[tuple[int, Said]]:
+    """What a teacher says about each example; adds to `numbers` and to the seconds `spent`."""
+    config, head = room.config, teachers[teacher].head
+    size, k = config.sft, config.distill.top_k
+    chunk = max(common.LOGITS_AT_ONCE * room.student.policy.batch_devices // len(head), 1)
+    left = [(int(i), room.encode(int(i))) for i in examples]
+    while left:
+        batch, spans = pack(left, size.batch_size, size.sequence_length)
+        began = time.perf_counter()
+        hidden = teachers.hidden(teacher, parallel.shard(room.mesh, batch))
+        parts = top_logprobs(hidden, head, config.distill.temperature, k=k, chunk_size=chunk)
+        top, ids, log_rest, plogp = (np.asarray(part) for part in parts)
+        spent[0] += time.perf_counter() - began
+        for span in spans:
+            inside = span.row, slice(span.start, span.stop)
+            which = batch.weight[inside] > 0
+            own = [part[inside][which] for part in (ids, top, log_rest, plogp)]
+            numbers["kl"] += float(
+                kl_of_store(*own[1:], others=len(head) - k, dtype=config.distill.store_dtype).sum()
+            )
+            yield span.example, Said(*own[:3])
+        done = {span.example for span in spans}
+        left = [(index, example) for index, example in left if index not in done]
