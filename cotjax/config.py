@@ -73,7 +73,6 @@ Divergence = Literal[
     "skew_forward_kl",
     "skew_reverse_kl",
     "total_variation",
-    "sequence",
 ]
 Change = Literal["constant", "linear", "cosine"]
 Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
@@ -200,7 +199,7 @@ class DistillConfig:
     top_k: Count = 16  # Logits that a store keeps per position.
     store_dtype: Literal["float16", "uint8"] = "float16"  # Format of a store's log-probabilities.
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"  # What a store left out, in the loss.
-    divergence: Divergence = "forward_kl"  # "sequence" = cross-entropy on the teacher's own text.
+    divergence: Divergence = "forward_kl"  # Between the teachers' tokens and the student's.
     beta: Share = 0.5  # Weight of the teacher in jensen_shannon.
     skew: ShareBelow1 = 0.1  # Share of the other side in the two skew divergences.
     temperature: Positive = 1.0  # Divides the logits of teachers and student, at the start.
@@ -212,7 +211,6 @@ class DistillConfig:
     alpha_schedule: Change = "constant"  # How that share goes from start to end.
     on_policy: Share = 0.0  # Share of steps on texts that the student has just written.
     on_policy_loss: Literal["divergence", "policy_gradient"] = "divergence"  # Of those steps.
-    coefficient: NotNegative = 0.0  # Weight of the teachers beside GRPO's loss; 0 = none.
 
 
 @dataclass(frozen=True)
@@ -446,7 +444,7 @@ def _teaching(config: Config) -> Iterator[str]:
     """What is wrong with the teachers, if any teach."""
     distill, curriculum = config.distill, config.curriculum
     weights, number = curriculum.weights, len(distill.teachers)
-    if config.stage != "distill" and not distill.coefficient:
+    if config.stage != "distill":
         return
     if distill.store and distill.temperature_schedule != "constant":
         yield (
@@ -457,11 +455,6 @@ def _teaching(config: Config) -> Iterator[str]:
         yield (
             "curriculum.rescore = true: which teacher is asked about which example would only be "
             "known while training. Set curriculum.rescore = false, or distill.store empty."
-        )
-    if distill.divergence == "sequence" and (distill.alpha or distill.alpha_end):
-        yield (
-            f'distill.alpha = {distill.alpha}: divergence = "sequence" has no other text. '
-            "Set distill.alpha = 0 and distill.alpha_end = 0."
         )
     if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
         yield (
@@ -478,21 +471,15 @@ def _teaching(config: Config) -> Iterator[str]:
             f"curriculum.buckets = {curriculum.buckets}: more stages than examples "
             f"(curriculum.examples = {curriculum.examples}). Set fewer buckets or more examples."
         )
-    if distill.store and (distill.on_policy or distill.coefficient):
+    if distill.store and distill.on_policy:
         yield (
             f'distill.store = "{distill.store}": a store holds what teachers say about the data\'s '
-            "texts, and the student writes others. Set distill.store empty, or "
-            "distill.on_policy = 0 and distill.coefficient = 0."
+            "texts, and the student writes others. Set distill.store empty or distill.on_policy = 0."
         )
     if distill.store and distill.divergence != "forward_kl":
         yield (
             f'distill.divergence = "{distill.divergence}": a store of top logits gives the forward '
             'KL. Set distill.divergence = "forward_kl", or distill.store empty.'
-        )
-    if distill.divergence == "sequence" and distill.on_policy:
-        yield (
-            f'distill.on_policy = {distill.on_policy}: divergence = "sequence" learns the '
-            "teacher's texts, not the student's. Set distill.on_policy = 0."
         )
 
 

@@ -31,7 +31,7 @@ def said(length, k=16, vocab_size=50_000, seed=0):
     return Said(ids, top, np.log1p(-np.exp(top).sum(axis=-1)))
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float16", 5e-3), ("uint8", 4e-2)])
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 5e-3), ("uint8", 8e-2)])
 @pytest.mark.parametrize("vocab_size", [50_000, 151_936])
 def test_a_record_comes_back_and_is_small(dtype, error, vocab_size):
     one = said(7, vocab_size=vocab_size)
