@@ -474,7 +474,7 @@ def _teaching(config: Config) -> Iterator[str]:
     if distill.store and distill.on_policy:
         yield (
             f'distill.store = "{distill.store}": a store holds what teachers say about the data\'s '
-            "texts, and the student writes others. Set distill.store empty or distill.on_policy = 0."
+            "texts, and the student writes others. Empty distill.store, or distill.on_policy = 0."
         )
     if distill.store and distill.divergence != "forward_kl":
         yield (
