@@ -85,7 +85,7 @@ def encode_logp(logp: np.ndarray, dtype: StoreDtype) -> np.ndarray:
 
     Example:
       >>> decode_logp(encode_logp(np.array([0.0, -0.5, -30.0]), "uint8")).round(3)
-      array([  0.   ,  -0.499, -24.   ], dtype=float32)
+      array([ -0.   ,  -0.505, -24.   ], dtype=float32)
     """
     if dtype == "float16":
         return logp.astype(np.float16)
