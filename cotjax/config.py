@@ -446,6 +446,11 @@ def _teaching(config: Config) -> Iterator[str]:
     weights, number = curriculum.weights, len(distill.teachers)
     if config.stage != "distill":
         return
+    if config.data.mixture:
+        yield (
+            f"data.mixture = {config.data.mixture}: a curriculum puts the records of one source in "
+            "order. Set data.source and data.path, and leave data.mixture empty."
+        )
     if distill.store and distill.temperature_schedule != "constant":
         yield (
             f'distill.temperature_schedule = "{distill.temperature_schedule}": a store has one '

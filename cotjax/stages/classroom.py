@@ -56,7 +56,7 @@ class Classroom:
             text = render_rationale(Rationale(steps=record.steps, answer=record.answer))
         return encode_supervised(
             self.student.tokenizer,
-            self.student.prompt(record.question),
+            self.student.prompts.solve(record.question),
             text,
             max_length=self.config.sft.sequence_length,
             name=record.id,
@@ -70,7 +70,7 @@ class Classroom:
             example = self.encode(index)
             data.update(example["tokens"].astype("<i4").tobytes())
             data.update(example["weight"].astype("<f4").tobytes())
-        template = self.student.prompt("2+2?")
+        template = self.student.prompts.solve("2+2?")
         return Manifest(
             tokenizer=tokenizer_hash(self.student.tokenizer),
             template=hashlib.sha256(template.encode()).hexdigest()[:16],

@@ -245,7 +245,10 @@ class DistillStage:
         rollout = self.config.rollout
         indices = self.data.take(step, rollout.prompts)
         records = [self.room.records[i] for i in indices]
-        prompts = common.prompt_batch(self.student, indices, records, rollout.max_prompt_tokens)
+        texts = [self.student.prompts.solve(record.question) for record in records]
+        prompts = common.prompt_batch(
+            self.student, indices, records, texts, rollout.max_prompt_tokens
+        )
         settings = Sampling(
             group_size=1,
             max_new_tokens=rollout.max_new_tokens,
