@@ -30,8 +30,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
+from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
+from cotjax.data.curriculum import CurriculumStream  # noqa: E402
+from cotjax.data.pipeline import prompt_batches  # noqa: E402
+from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
@@ -40,7 +44,7 @@ from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import placement, shard, shard_params  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
-from cotjax.stages.grpo import GRPOStage  # noqa: E402
+from cotjax.stages.groups import GroupStage  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,44 +67,56 @@ SHAPES = {
 }
 
 
-class BenchmarkStage(GRPOStage):
+def open_stage(config: configs.Config, shape: Shape) -> GroupStage:
     """The trainer's stage with a student of random weights that never writes the end token."""
+    mesh = make_mesh(config.mesh.data)
+    student = open_student(config, mesh, shape)
+    records, held_out = common.open_records(config, student)
 
-    def __init__(self, config: configs.Config, shape: Shape) -> None:
-        self._shape = shape
-        super().__init__(config, make_mesh(config.mesh.data))
-        self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
-
-    def open_student(self) -> common.Student:
-        """Random weights of the shape; the built-in tokenizer."""
-        tokenizer = load_student(
-            "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
-        )
-        formats = {
-            "param_dtype": jnp.dtype(self.config.model.param_dtype),
-            "dtype": jnp.dtype(self.config.model.compute_dtype),
-        }
-        model = Transformer(self._shape.model, rngs=nnx.Rngs(0), **formats)
-        policy, params = Policy.split(model)
-        policy = dataclasses.replace(policy, placement=placement(self.mesh))
-        return common.Student(
-            policy,
-            shard_params(self.mesh, params),
-            {},
-            tokenizer.tokenizer,
-            tokenizer.eos_id,
-            tokenizer.pad_id,
-            str,
-            (),
-        )
-
-    def encode(self, ids: list[int], records: list) -> PromptBatch:
-        """Full-length prompts of random tokens."""
+    def encode(ids: list[int], records: list) -> PromptBatch:
         del records
-        draw = np.random.default_rng(ids[0])
-        size = (len(ids), self._shape.prompt_tokens)
-        tokens = draw.integers(2, 400, size, dtype=np.int32)
-        return PromptBatch(tokens, np.ones(size, bool), np.asarray(ids, np.int32))
+        return random_prompts(ids, shape)
+
+    data = CurriculumStream(
+        [lambda: prompt_batches(records, encode, seed=0, batch_size=shape.prompts)],
+        threshold=1.0,
+        window=1,
+        patience=0,
+    )
+    stage = GroupStage(config, mesh, student, held_out, data=data)
+    stage.sampling = dataclasses.replace(stage.sampling, eos_id=-1)
+    return stage
+
+
+def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
+    """Random weights of the shape; the built-in tokenizer."""
+    tokenizer = load_student(
+        "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+    )
+    formats = {
+        "param_dtype": jnp.dtype(config.model.param_dtype),
+        "dtype": jnp.dtype(config.model.compute_dtype),
+    }
+    model = Transformer(shape.model, rngs=nnx.Rngs(0), **formats)
+    policy, params = Policy.split(model)
+    return common.Student(
+        dataclasses.replace(policy, placement=placement(mesh)),
+        shard_params(mesh, params),
+        {},
+        tokenizer.tokenizer,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+        make_prompts(tokenizer.tokenizer, "plain"),
+        (),
+    )
+
+
+def random_prompts(ids: list[int], shape: Shape) -> PromptBatch:
+    """Full-length prompts of random tokens."""
+    draw = np.random.default_rng(ids[0])
+    size = (len(ids), shape.prompt_tokens)
+    tokens = draw.integers(2, 400, size, dtype=np.int32)
+    return PromptBatch(tokens, np.ones(size, bool), np.asarray(ids, np.int32))
 
 
 def make_config(shape: Shape, dtype: str) -> configs.Config:
@@ -186,7 +202,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     """All numbers of a shape."""
     use_cpu_cores()
     shape = SHAPES[name]
-    stage = BenchmarkStage(make_config(shape, dtype), shape)
+    stage = open_stage(make_config(shape, dtype), shape)
     state = stage.state
 
     def step(state, number):
@@ -203,7 +219,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         state, work = step(state, number)
         whole.append(time.perf_counter() - began)
 
-    prompts = shard(stage.mesh, stage.encode(list(range(shape.prompts)), []))
+    prompts = shard(stage.mesh, random_prompts(list(range(shape.prompts)), shape))
     key = jax.random.key(1)
     rollout_s = seconds(
         lambda: generate(stage.student.policy, state.params, prompts, key, settings=stage.sampling),

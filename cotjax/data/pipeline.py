@@ -21,7 +21,7 @@ def _stream(source: Source, seed: int) -> grain.MapDataset:
 
 def supervised_batches(
     source: Source,
-    encode: Callable[[Record], dict[str, np.ndarray]],
+    encode: Callable[[Record, np.random.Generator], dict[str, np.ndarray]],
     *,
     seed: int,
     batch_size: int,
@@ -31,7 +31,8 @@ def supervised_batches(
 
     Args:
       source: records.
-      encode: a record to `tokens`, `targets`, `weight` arrays of one length.
+      encode: a record to `tokens`, `targets`, `weight` arrays of one length; its generator
+        depends on seed, epoch and index alone.
       seed: of the order.
       batch_size: B, rows.
       sequence_length: S, tokens a row.
@@ -39,7 +40,7 @@ def supervised_batches(
     Returns:
       an iterator of `TokenBatch` [B, S].
     """
-    examples = _stream(source, seed).map(encode).to_iter_dataset()
+    examples = _stream(source, seed).random_map(encode).to_iter_dataset()
     packed = FirstFitPackIterDataset(
         examples,
         length_struct={key: sequence_length for key in ("tokens", "targets", "weight")},

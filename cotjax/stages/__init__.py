@@ -6,7 +6,11 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.interfaces import Stage
-from cotjax.stages.grpo import GRPOStage
-from cotjax.stages.sft import SupervisedStage
+from cotjax.stages import grpo, reconstruct, rewrite, sft
 
-STAGES: dict[str, Callable[[Config, Mesh], Stage]] = {"grpo": GRPOStage, "sft": SupervisedStage}
+STAGES: dict[str, Callable[[Config, Mesh], Stage]] = {
+    "grpo": grpo.open_stage,
+    "reconstruct": reconstruct.open_stage,
+    "rewrite": rewrite.RewriteStage,
+    "sft": sft.open_stage,
+}

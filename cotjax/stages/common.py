@@ -14,18 +14,19 @@ from jax.sharding import Mesh
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.cot import completion_reward, gold_answer
+from cotjax.data.curriculum import Part
 from cotjax.data.encode import encode_prompts
 from cotjax.data.jsonl import read_records
 from cotjax.data.problems import ProblemSource
-from cotjax.data.prompts import make_prompt
+from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
-from cotjax.models.load import load_student
-from cotjax.models.lora import Lora, attach, join_adapter
+from cotjax.models.lora import attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
+from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize
 
 HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
@@ -44,7 +45,7 @@ class Student:
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
-      prompt: question to prompt text.
+      prompts: what it is asked, as text.
       notes: what a reader of the run should know.
     """
 
@@ -54,7 +55,7 @@ class Student:
     tokenizer: Any
     eos_id: int
     pad_id: int
-    prompt: Callable[[str], str]
+    prompts: Prompts
     notes: tuple[str, ...]
 
     @property
@@ -67,14 +68,11 @@ def open_student(config: Config, mesh: Mesh) -> Student:
     """Loads the student that the config names.
 
     Raises:
-      InputError: see `load_student`.
+      InputError: see `open_model`.
     """
     model = config.model
-    loaded = load_student(
-        model.path,
-        init=model.init,
-        param_dtype=jnp.dtype(model.param_dtype),
-        compute_dtype=jnp.dtype(model.compute_dtype),
+    loaded = open_model(
+        model,
         seed=config.seed,
         place=lambda shapes: parallel.param_shardings(mesh, shapes),
         accumulate_dtype=jnp.dtype(model.accumulate_dtype),
@@ -93,7 +91,7 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        make_prompt(loaded.tokenizer, config.data.prompt),
+        make_prompts(loaded.tokenizer, config.data.prompt),
         loaded.notes,
     )
 
@@ -111,12 +109,6 @@ def attach_adapter(
     lora = open_lora(config)
     policy, adapter = attach(policy, params, lora, jax.random.key(config.seed))
     return policy, parallel.shard_params(mesh, adapter), params
-
-
-def open_lora(config: Config) -> Lora:
-    """The adapter's settings; `lora.rank` is not 0."""
-    settings = config.lora
-    return Lora(settings.rank, settings.alpha, settings.dropout, (settings.targets,))
 
 
 def head_logprobs(
@@ -146,23 +138,51 @@ def open_records(config: Config, student: Student) -> tuple[Source, list[Record]
         shape = (data.min_steps, data.max_steps)
         test = ProblemSource("test", HELD_OUT_SEED, *shape)
         train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
-        return train, [test[i] for i in range(held_out)]
+        return _own_part(config, train), [test[i] for i in range(held_out)]
     records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
     records = check_prompts(student, records, config)
     if data.eval_path:
         others = read_records(
             data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
         )
-        return records, check_prompts(student, others[:held_out], config)
+        return _own_part(config, records), check_prompts(student, others[:held_out], config)
     if len(records) <= held_out:
         raise InputError(
             f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
             f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
         )
-    return records[:-held_out], records[-held_out:]
+    return _own_part(config, records[:-held_out]), records[-held_out:]
 
 
-def check_prompts(student: Student, records: Sequence[Record], config: Config) -> list[Record]:
+def _own_part(config: Config, train: Source) -> Source:
+    """The records from data.start to data.stop, the rest is for other stages."""
+    start, stop = config.data.start, config.data.stop
+    if not (start or stop):
+        return train
+    indices = range(len(train))[start : stop or None]
+    if not indices:
+        raise InputError(
+            f"data.start = {start}, data.stop = {stop}: none of {len(train)} training records. "
+            f"Set data.start < {len(train)} and data.stop above it, or 0."
+        )
+    return Part(train, indices)
+
+
+# A record to the text of its prompt.
+PromptText = Callable[[Student, Record], str]
+
+
+def solve_prompt(student: Student, record: Record) -> str:
+    """The question alone, as every evaluation asks it."""
+    return student.prompts.solve(record.question)
+
+
+def check_prompts(
+    student: Student,
+    records: Sequence[Record],
+    config: Config,
+    text: PromptText = solve_prompt,
+) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
 
     Raises:
@@ -170,9 +190,7 @@ def check_prompts(student: Student, records: Sequence[Record], config: Config) -
     """
     limit, fits = config.rollout.max_prompt_tokens, []
     for record in records:
-        size = len(
-            student.tokenizer.encode(student.prompt(record.question), add_special_tokens=False)
-        )
+        size = len(student.tokenizer.encode(text(student, record), add_special_tokens=False))
         if size <= limit:
             fits.append(record)
         elif config.data.on_bad_record == "error":
@@ -206,16 +224,43 @@ def make_optimizer(config: OptimizerConfig, num_updates: int) -> optax.GradientT
 
 
 def prompt_batch(
-    student: Student, ids: Sequence[int], records: Sequence[Record], max_length: int
+    student: Student,
+    ids: Sequence[int],
+    records: Sequence[Record],
+    texts: Sequence[str],
+    max_length: int,
 ) -> PromptBatch:
-    """Records as a left-padded batch; `ids` decide the random numbers."""
-    texts = [student.prompt(record.question) for record in records]
+    """Prompts as a left-padded batch; `ids` decide the random numbers, records name errors."""
     names = [record.id for record in records]
     return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
 
 
+# (config, record, completion, its tokens without the end) to a reward and its named parts.
+RewardFn = Callable[[Config, Record, str, int], tuple[float, dict[str, float]]]
+
+
+def solve_reward(
+    config: Config, record: Record, text: str, tokens: int
+) -> tuple[float, dict[str, float]]:
+    """The reward of a completion, and of every evaluation."""
+    reward = config.reward
+    return completion_reward(
+        text,
+        gold=record.answer,
+        teacher_steps=record.difficulty,
+        words_per_step=reward.length_per_step,
+        monotone=reward.monotone,
+        unit=reward.unit,
+        length=tokens if reward.unit == "tokens" else None,
+    )
+
+
 def judge(
-    student: Student, config: Config, records: Sequence[Record], rollout: Rollout
+    student: Student,
+    config: Config,
+    records: Sequence[Record],
+    rollout: Rollout,
+    reward: RewardFn = solve_reward,
 ) -> list[list[Completion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G."""
     lengths = rollout.mask.sum(axis=-1)
@@ -230,16 +275,8 @@ def judge(
         group = []
         for size, ended in zip(sizes, ends, strict=True):
             text = next(texts)
-            reward, parts = completion_reward(
-                text,
-                gold=record.answer,
-                teacher_steps=record.difficulty,
-                words_per_step=config.reward.length_per_step,
-                monotone=config.reward.monotone,
-                unit=config.reward.unit,
-                length=int(size - ended) if config.reward.unit == "tokens" else None,
-            )
-            group.append(Completion(text, int(size), bool(ended), reward, parts))
+            earned, parts = reward(config, record, text, int(size - ended))
+            group.append(Completion(text, int(size), bool(ended), earned, parts))
         judged.append(group)
     return judged
 
@@ -277,6 +314,7 @@ def evaluate(
         temperature=config.eval.temperature,
         greedy_first=True,
     )
+    width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
     size = max(config.eval.batch_size // group, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     params = parallel.for_rollout(mesh, join_adapter(params, student.base))
@@ -284,9 +322,8 @@ def evaluate(
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
-        batch = prompt_batch(
-            student, range(start, start + size), full, config.rollout.max_prompt_tokens
-        )
+        texts = [solve_prompt(student, record) for record in full]
+        batch = prompt_batch(student, range(start, start + size), full, texts, width)
         rollout = generate(
             student.policy, params, parallel.shard(mesh, batch), key, settings=settings
         )

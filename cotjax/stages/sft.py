@@ -1,81 +1,21 @@
 """Supervised fine-tuning: cross-entropy on the rationale and answer, given the question."""
 
-from typing import Any
-
-import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, render_rationale
-from cotjax.data.encode import encode_supervised
-from cotjax.data.pipeline import supervised_batches
-from cotjax.interfaces import Record, Step, TokenBatch
-from cotjax.models.lora import join_adapter
-from cotjax.parallel import sharding as parallel
-from cotjax.parallel.mesh import check_divides
+from cotjax.interfaces import Record
 from cotjax.stages import common
-from cotjax.training.metrics import SFT_COLUMNS
-from cotjax.training.update import init_state, make_update
+from cotjax.stages.supervised import SupervisedStage, encode_solution
 
 
-class SupervisedStage:
-    """See the module docstring; `cotjax.interfaces.Stage` says what the members do."""
+def open_stage(config: Config, mesh: Mesh) -> SupervisedStage:
+    """Questions as prompts, whole solutions as targets."""
+    student = common.open_student(config, mesh)
+    train, held_out = common.open_records(config, student)
 
-    columns = SFT_COLUMNS
-    inner_updates = 1
+    def encode(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        del rng
+        return encode_solution(student, config, record, common.solve_prompt(student, record))
 
-    def __init__(self, config: Config, mesh: Mesh) -> None:
-        check_divides(mesh, config.sft.batch_size, "sft.batch_size")
-        self.config, self.mesh = config, mesh
-        self.student = common.open_student(config, mesh)
-        self.notes = self.student.notes
-        train, self.held_out = common.open_records(config, self.student)
-        optimizer = common.make_optimizer(config.optimizer, config.steps)
-        self.state = init_state(self.student.params, optimizer)
-        self.update = make_update(self._loss, optimizer, self.state, self.student.base)
-        self.root = jax.random.key(config.seed)
-        self.data = supervised_batches(
-            train,
-            self._encode,
-            seed=config.seed,
-            batch_size=config.sft.batch_size,
-            sequence_length=config.sft.sequence_length,
-        )
-
-    def _encode(self, record: Record) -> dict[str, np.ndarray]:
-        rationale = Rationale(steps=record.steps, answer=record.answer)
-        return encode_supervised(
-            self.student.tokenizer,
-            self.student.prompt(record.question),
-            render_rationale(rationale),
-            max_length=self.config.sft.sequence_length,
-            name=record.id,
-        )
-
-    def _loss(
-        self, params: Any, base: Any, micro: tuple[TokenBatch, Any]
-    ) -> tuple[Array, Array, dict[str, Any]]:
-        batch, dropout_key = micro
-        policy, params = self.student.policy, join_adapter(params, base)
-        mask = batch.weight > 0
-        hidden = policy.rows(params, batch, dropout_key=dropout_key)
-        logp, entropy = common.head_logprobs(policy, params, hidden, batch.targets, mask)
-        count = mask.sum()
-        return -logp.sum(), count, {"entropy": (entropy.sum(), count)}
-
-    def next_step(self, params: Any, step: int) -> Step:
-        """A packed batch and the key of its dropout; `params` do not matter."""
-        del params
-        batch = next(self.data)
-        used = float((batch.segment > 0).mean())
-        metrics = {"batch_tokens": batch.tokens.size, "used": used}
-        key = None
-        if self.config.lora.rank and self.config.lora.dropout:
-            key = parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
-        return Step([(parallel.shard(self.mesh, batch), key)], metrics, [])
-
-    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+    return SupervisedStage(config, mesh, student, train, held_out, encode)

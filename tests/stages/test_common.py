@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cotjax.data.prompts import Prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Rollout
 from cotjax.models.load import load_tokenizer, resolve
@@ -23,7 +24,7 @@ STUDENT = common.Student(
     tokenizer=TOKENIZER,
     eos_id=END,
     pad_id=PAD,
-    prompt=lambda question: f"{question}\n",
+    prompts=Prompts(lambda instruction, question, steps: f"{question}\n"),
     notes=(),
 )
 
