@@ -33,7 +33,7 @@ from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
-from cotjax.data.curriculum import CurriculumStream  # noqa: E402
+from cotjax.data.levels import CurriculumStream  # noqa: E402
 from cotjax.data.pipeline import prompt_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch  # noqa: E402
@@ -73,12 +73,12 @@ def open_stage(config: configs.Config, shape: Shape) -> GroupStage:
     student = open_student(config, mesh, shape)
     records, held_out = common.open_records(config, student)
 
-    def encode(ids: list[int], records: list) -> PromptBatch:
-        del records
+    def encode(ids: list[int], records: list, texts: list[str]) -> PromptBatch:
+        del records, texts
         return random_prompts(ids, shape)
 
     data = CurriculumStream(
-        [lambda: prompt_batches(records, encode, seed=0, batch_size=shape.prompts)],
+        [lambda: prompt_batches(records, lambda *_: "", encode, seed=0, batch_size=shape.prompts)],
         threshold=1.0,
         window=1,
         patience=0,

@@ -79,6 +79,7 @@ class DataConfig:
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
     start: Natural = 0  # Training records before this one are left to other stages.
     stop: Natural = 0  # So are those from this one on; 0 = the end.
 
@@ -160,6 +161,7 @@ class MaskConfig:
     )
     share_start: Share = 0.5  # Masked share of the steps on the first level ("share").
     share_end: Share = 1.0  # On the last; where all are masked, the question stands alone.
+    token: str = "[MASK]"  # What stands for what is hidden.
     mode: Literal["scattered", "contiguous"] = "scattered"  # Which steps are masked.
     granularity: Literal["step", "equation", "number"] = "step"  # What of a masked step is hidden.
     keep_first: bool = False  # Never mask the first step.
@@ -185,6 +187,7 @@ class ReconstructConfig:
 
     mask_probability: Share = 0.7  # Chance that a prompt's steps are masked.
     mask_count: Count = 1  # Steps masked then; all of them if there are fewer.
+    token: str = "[MASK]"  # What stands for what is hidden.
     mode: Literal["scattered", "contiguous"] = "scattered"  # Which steps are masked.
     granularity: Literal["step", "equation", "number"] = "step"  # What of a masked step is hidden.
     keep_first: bool = False  # Never mask the first step.
@@ -316,16 +319,17 @@ TABLES: dict[str, dict[str, Any]] = {
         "checkpoint": {"every": 500},
     },
     "reconstruct": {
-        "steps": 80,
+        "steps": 200,
         "reconstruct": {"solve_share": 0.3},
         "sft": {"batch_size": 16, "sequence_length": 512},
-        "optimizer": {"learning_rate": 5e-4, "schedule": "linear", "warmup_steps": 10},
-        "checkpoint": {"every": 20},
+        "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10},
+        "checkpoint": {"every": 50},
     },
     "rewrite": {
         "steps": 20,
         "rollout": {"max_prompt_tokens": 320},
         "sft": {"sequence_length": 256},
+        "mining": {"max_new_tokens": 256},
         "checkpoint": {"every": 10},
     },
 }

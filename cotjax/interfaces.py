@@ -23,6 +23,8 @@ class Record:
       answer: the gold answer, a number as text.
       steps: the teacher's steps, without `Step k:` markers.
       difficulty: number of steps of the solution.
+      thinking: what the teacher wrote before the steps; empty if nothing.
+      teacher: name of whoever wrote the rationale; empty if it is the data's own.
     """
 
     id: str
@@ -30,6 +32,8 @@ class Record:
     answer: str
     steps: tuple[str, ...]
     difficulty: int
+    thinking: str = ""
+    teacher: str = ""
 
 
 class Source(Protocol):

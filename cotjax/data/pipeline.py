@@ -31,8 +31,8 @@ def supervised_batches(
 
     Args:
       source: records.
-      encode: a record to `tokens`, `targets`, `weight` arrays of one length; its generator
-        depends on seed, epoch and index alone.
+      encode: a record to `tokens`, `targets`, `weight` arrays of one length. Its generator depends
+        on seed, epoch and place in the epoch alone.
       seed: of the order.
       batch_size: B, rows.
       sequence_length: S, tokens a row.
@@ -62,7 +62,8 @@ def _to_token_batch(packed: dict[str, Any]) -> TokenBatch:
 
 def prompt_batches(
     source: Source,
-    encode: Callable[[list[int], list[Record]], PromptBatch],
+    prompt: Callable[[Record, np.random.Generator], str],
+    encode: Callable[[list[int], list[Record], list[str]], PromptBatch],
     *,
     seed: int,
     batch_size: int,
@@ -71,7 +72,9 @@ def prompt_batches(
 
     Args:
       source: records.
-      encode: stream indices and records of one batch to a `PromptBatch`.
+      prompt: a record to its prompt's text. Its generator depends on seed, epoch and place in the
+        epoch alone.
+      encode: stream indices, records and texts of one batch to a `PromptBatch`.
       seed: of the order.
       batch_size: B, prompts.
 
@@ -79,10 +82,16 @@ def prompt_batches(
       an iterator of (PromptBatch, list of B records).
     """
 
-    def gather(numbered: Sequence[tuple[int, Record]]) -> tuple[PromptBatch, list[Record]]:
-        ids, records = [i for i, _ in numbered], [record for _, record in numbered]
-        return encode(ids, records), records
+    def draw(record: Record, rng: np.random.Generator) -> tuple[Record, str]:
+        return record, prompt(record, rng)
 
-    stream = _stream(source, seed).map_with_index(lambda index, record: (index, record))
+    def gather(
+        numbered: Sequence[tuple[int, tuple[Record, str]]],
+    ) -> tuple[PromptBatch, list[Record]]:
+        ids = [i for i, _ in numbered]
+        records = [record for _, (record, _) in numbered]
+        return encode(ids, records, [text for _, (_, text) in numbered]), records
+
+    stream = _stream(source, seed).random_map(draw).map_with_index(lambda i, drawn: (i, drawn))
     batches = stream.batch(batch_size, drop_remainder=True, batch_fn=gather)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))

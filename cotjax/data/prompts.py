@@ -1,100 +1,142 @@
-"""How a question becomes the text that the student is given."""
+"""How a question becomes the text that the student is given, for each task of the curriculum.
+
+The texts are data: TOML files in `cotjax/assets/prompts`, or the user's own.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import pathlib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from cotjax.errors import InputError
 
 PromptStyle = Literal["auto", "plain", "chat"]
+FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "prompts"
 
-MASK = "[MASK]"
-INSTRUCTION = (
-    'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
-    'then the result on the last line as "Answer: <number>".\n\n'
-)
-
-
-def plain_prompt(question: str) -> str:
-    r"""For a student that was trained on this very layout.
-
-    Example:
-      >>> plain_prompt("How many?")
-      'Question: How many?\n'
-    """
-    return f"Question: {question}\n"
-
-
-REWRITE = (
-    "Below is a problem with a long solution. Write a much shorter solution with the same result. "
-)
-RECONSTRUCT = (
-    "Below is a problem with the steps of its solution, out of order and with parts hidden as "
-    f"{MASK}. Write the complete solution in order. "
-)
-COMPLETE = (
-    "Below is a problem with the steps of its solution, some hidden as "
-    f"{MASK}. Write the complete solution. "
-)
+# What each text of a template file must have a place for.
+PLACES: dict[str, tuple[str, ...]] = {
+    "step": ("step",),
+    "solve": ("question",),
+    "reconstruct": ("question", "steps"),
+    "complete": ("question", "steps"),
+    "rewrite": ("question", "rationale"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """What a student is asked, as text.
+    """Question to prompt text, one method per task.
 
     Attributes:
-      layout: (instruction, question, steps) to prompt text.
+      texts: the template of each key of `PLACES`.
+      wrap: what the tokenizer's chat template puts around a message; nothing for plain text.
     """
 
-    layout: Callable[[str, str, Sequence[str]], str]
+    texts: Mapping[str, str]
+    wrap: Callable[[str], str]
 
     def solve(self, question: str) -> str:
-        """The question alone."""
-        return self.layout("", question, ())
+        """Asks for a solution; training and evaluation share this prompt."""
+        return self.wrap(_fill(self.texts["solve"], question=question))
 
     def reconstruct(self, question: str, steps: Sequence[str]) -> str:
-        """The question and its steps, shuffled and masked."""
-        return self.layout(RECONSTRUCT, question, steps)
+        """Asks to order shuffled steps, of which some may be mask texts.
+
+        Args:
+          question: the problem.
+          steps: without markers, in the order to be shown.
+        """
+        return self._with_steps("reconstruct", question, steps)
 
     def complete(self, question: str, steps: Sequence[str]) -> str:
-        """The question and its steps in order, some masked."""
-        return self.layout(COMPLETE, question, steps)
+        """Asks to write what is missing of ordered steps, of which some are mask texts."""
+        return self._with_steps("complete", question, steps)
 
-    def rewrite(self, question: str, rationale: Sequence[str]) -> str:
-        """The question and all of its steps."""
-        return self.layout(REWRITE, question, rationale)
+    def rewrite(self, question: str, rationale: str) -> str:
+        """Asks for a shorter version of a correct solution."""
+        text = _fill(self.texts["rewrite"], question=question, rationale=rationale)
+        return self.wrap(text)
+
+    def _with_steps(self, task: str, question: str, steps: Sequence[str]) -> str:
+        before, after = self.texts["step"].split("{step}")
+        listed = "\n".join([before + step + after for step in steps])
+        return self.wrap(_fill(self.texts[task], question=question, steps=listed))
 
 
-def _plain(instruction: str, question: str, steps: Sequence[str]) -> str:
-    ask = {RECONSTRUCT: "Order:", COMPLETE: "Given:", REWRITE: "Shorter:"}.get(instruction)
-    given = "" if ask is None else "".join(f"{line}\n" for line in (ask, *steps))
-    return plain_prompt(question) + given
-
-
-def make_prompts(tokenizer: Any, style: PromptStyle) -> Prompts:
-    """The prompts of a run.
+def make_prompts(tokenizer: Any, style: PromptStyle, templates: str = "english") -> Prompts:
+    r"""The prompts of a run.
 
     Args:
       tokenizer: a transformers tokenizer.
-      style: `plain` is the built-in student's layout, `chat` the tokenizer's chat template with
-        the instruction in front of the question, `auto` is `chat` if there is a template.
+      style: `plain` is bare text, `chat` the tokenizer's chat template around one message of the
+        user, `auto` is `chat` if there is a template.
+      templates: name of a file in `cotjax/assets/prompts`, or path of a TOML file like them.
 
     Raises:
-      InputError: `chat` without a chat template.
+      InputError: `chat` without a chat template, or a template file that cannot serve.
     """
     if style == "auto":
         style = "plain" if tokenizer.chat_template is None else "chat"
-    if style == "plain":
-        return Prompts(_plain)
-    if tokenizer.chat_template is None:
+    if style == "chat" and tokenizer.chat_template is None:
         raise InputError(
             'data.prompt = "chat": the tokenizer has no chat template. Set data.prompt = "plain".'
         )
+    wrap = _chat(tokenizer) if style == "chat" else str
+    return Prompts(_read_texts(templates, style), wrap)
 
-    def chat(instruction: str, question: str, steps: Sequence[str]) -> str:
-        given = "".join(f"\n{line}" for line in steps)
-        content = instruction + INSTRUCTION + question + (f"\n\nSteps:{given}" if steps else "")
+
+def _chat(tokenizer: Any) -> Callable[[str], str]:
+    def render(content: str) -> str:
         message = {"role": "user", "content": content}
         return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
-    return Prompts(chat)
+    # Rendering takes longer than all else about an example, so what surrounds a message is
+    # rendered once, if the template leaves the message as it is.
+    before, _, after = render("[message]").partition("[message]")
+    probe = "\n one {{ two }}\n\n three \n"
+    if before + probe + after != render(probe):
+        return render
+    return _Around(before, after)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Around:
+    before: str
+    after: str
+
+    def __call__(self, content: str) -> str:
+        return self.before + content + self.after
+
+
+def _read_texts(templates: str, style: str) -> dict[str, str]:
+    path = FOLDER / f"{templates}.toml"
+    if not path.is_file():
+        path = pathlib.Path(templates)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        known = ", ".join(f'"{file.stem}"' for file in sorted(FOLDER.glob("*.toml")))
+        raise InputError(
+            f'data.templates = "{templates}": cannot be read ({error}). Set data.templates to '
+            f"{known} or a TOML file like those in {FOLDER}."
+        ) from error
+    own = table.get(style, {})
+    table |= own if isinstance(own, dict) else {}
+    for key, places in PLACES.items():
+        for place in places:
+            if not isinstance(table.get(key), str) or table[key].count(f"{{{place}}}") != 1:
+                raise InputError(
+                    f'{path}: "{key}" needs a text with {{{place}}} in it once, for {style} '
+                    f"prompts. Write it there or in [{style}], as {FOLDER / 'english.toml'} does."
+                )
+    return {key: table[key] for key in PLACES}
+
+
+_PLACE = re.compile(r"\{(question|steps|rationale)\}")
+
+
+def _fill(template: str, **values: str) -> str:
+    """Puts values in their places in one pass, so that braces in a value are only text."""
+    return _PLACE.sub(lambda place: values.get(place[1], place[0]), template)

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.cot import completion_reward, gold_answer
-from cotjax.data.curriculum import Part
 from cotjax.data.encode import encode_prompts
 from cotjax.data.jsonl import read_records
+from cotjax.data.levels import Part
 from cotjax.data.problems import ProblemSource
 from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.errors import InputError
@@ -91,7 +91,7 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        make_prompts(loaded.tokenizer, config.data.prompt),
+        make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
     )
 

@@ -18,7 +18,7 @@ from cotjax.config import Config
 from cotjax.core.presets import policy_advantage
 from cotjax.cot import cot_difficulty
 from cotjax.cot.steps import Rationale
-from cotjax.data.curriculum import CurriculumStream, make_levels
+from cotjax.data.levels import CurriculumStream, make_levels
 from cotjax.data.pipeline import prompt_batches
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Source, Step
@@ -69,15 +69,16 @@ def prompt_stream(
     def stream(level: int, source: Source) -> Any:
         progress = level / (len(sources) - 1) if level else float(len(sources) == 1)
 
-        def encode(ids: list[int], records: list[Record]) -> PromptBatch:
-            texts = [
-                prompt(record, np.random.default_rng((config.seed, level, number)), progress)
-                for number, record in zip(ids, records, strict=True)
-            ]
+        def encode(ids: list[int], records: list[Record], texts: list[str]) -> PromptBatch:
             return common.prompt_batch(student, ids, records, texts, limit)
 
-        seed = config.seed + level * 2**20  # every level in an order of its own
-        return prompt_batches(source, encode, seed=seed, batch_size=config.rollout.prompts)
+        return prompt_batches(
+            source,
+            lambda record, rng: prompt(record, rng, progress),
+            encode,
+            seed=config.seed + level * 2**20,  # every level in an order of its own
+            batch_size=config.rollout.prompts,
+        )
 
     levels = [functools.partial(stream, level, source) for level, source in enumerate(sources)]
     return CurriculumStream(
@@ -114,12 +115,16 @@ class Sampled:
         """[B] True where rewards differ: equal ones have zero advantage."""
         return np.ptp(self.reward, axis=1) > 0
 
-    def take(self, rows: Sequence[int]) -> "Sampled":
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Sampled":
         """Some groups, in the order of `rows`."""
         index = np.asarray(rows, int)
         arrays = jax.tree.map(lambda leaf: leaf[index], (self.prompts, self.rollout))
+        prompts, rollout = arrays
         return Sampled(
-            *arrays, [self.records[row] for row in rows], [self.judged[row] for row in rows]
+            prompts,
+            rollout,
+            [self.records[row] for row in rows],
+            [self.judged[row] for row in rows],
         )
 
     def join(self, other: "Sampled") -> "Sampled":

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import Rationale, completion_mask_count, mask_steps
-from cotjax.data.prompts import MASK, Prompts
+from cotjax.data.prompts import Prompts
 from cotjax.interfaces import Record
 from cotjax.stages import common
 from cotjax.stages.groups import GroupStage, prompt_stream
@@ -64,7 +64,7 @@ def masked_prompt(
         granularity=mask.granularity,
         keep_first=mask.keep_first,
         keep_last=mask.keep_last,
-        mask_token=MASK,
+        mask_token=mask.token,
     )
     if not chosen:  # no step holds what is to be hidden, so the prompt would show everything
         return prompts.solve(record.question)

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
-from cotjax.data.prompts import MASK
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.stages import common
@@ -57,7 +56,7 @@ def encode_masked(
         granularity=settings.granularity,
         keep_first=settings.keep_first,
         keep_last=settings.keep_last,
-        mask_token=MASK,
+        mask_token=settings.token,
     )
     if rng.random() < settings.shuffle_probability:
         masked, _ = shuffle_steps(masked, rng=rng)

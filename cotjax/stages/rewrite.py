@@ -21,8 +21,8 @@ from cotjax.cot import (
     render_rationale,
     rewrite_reward,
 )
-from cotjax.data.curriculum import CurriculumStream
 from cotjax.data.encode import encode_supervised
+from cotjax.data.levels import CurriculumStream
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
@@ -216,7 +216,7 @@ class Accepted:
 
 def rewrite_prompt(student: common.Student, record: Record) -> str:
     """The question and the teacher's steps, to be shortened."""
-    return student.prompts.rewrite(record.question, record.steps)
+    return student.prompts.rewrite(record.question, _solution(record))
 
 
 def _solution(record: Record) -> str:

@@ -25,7 +25,7 @@ class Numbers:
         return Record(f"n/{index}", str(index), str(index), (), 1)
 
 
-def encode_row(record):
+def encode_row(record, rng=None):
     number = int(record.question)
     size = 1 + number % 5
     return {
@@ -35,7 +35,12 @@ def encode_row(record):
     }
 
 
-def encode_batch(ids, records):
+def draw(record, rng):
+    return f"{record.question}/{rng.random()}"
+
+
+def encode_batch(ids, records, texts):
+    assert [text.split("/")[0] for text in texts] == [record.question for record in records]
     tokens = np.array([[int(record.question)] for record in records], np.int32)
     return PromptBatch(tokens, np.ones_like(tokens, bool), np.asarray(ids, np.int32))
 
@@ -47,7 +52,7 @@ def rows(seed=0, size=20):
 
 
 def prompts(seed=0, size=20, batch_size=4):
-    return prompt_batches(Numbers(size), encode_batch, seed=seed, batch_size=batch_size)
+    return prompt_batches(Numbers(size), draw, encode_batch, seed=seed, batch_size=batch_size)
 
 
 def examples(batch):

@@ -1,10 +1,13 @@
-"""The prompt's layout: the built-in student's own, or the tokenizer's chat template."""
+"""Prompt texts: the built-in student's layout, chat templates, and other wordings."""
 
 import copy
+import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cotjax.data.prompts import INSTRUCTION, make_prompts
+from cotjax.data.prompts import FOLDER, PLACES, make_prompts
 from cotjax.errors import InputError
 from cotjax.models.load import load_tokenizer, resolve
 
@@ -12,6 +15,7 @@ TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +23,15 @@ def plain():
     return load_tokenizer(resolve("tiny"))
 
 
+def with_template(tokenizer, template):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
 def chatty(plain):
-    tokenizer = copy.deepcopy(plain)
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+    return with_template(plain, TEMPLATE)
 
 
 def test_plain_is_the_built_in_layout(plain, chatty):
@@ -33,16 +41,91 @@ def test_plain_is_the_built_in_layout(plain, chatty):
 
 def test_chat_is_the_template_with_the_instruction_in_front(chatty):
     shown = make_prompts(chatty, "chat").solve("How many?")
-    assert shown == f"[user] {INSTRUCTION}How many?[assistant]"
+    assert shown == (
+        '[user] Solve the problem step by step. Write each step on a line of its own as "Step 1: '
+        '...", then the result on the last line as "Answer: <number>".\n\nHow many?[assistant]'
+    )
 
 
 def test_auto_is_chat_where_there_is_a_template(plain, chatty):
     for tokenizer, style in ((plain, "plain"), (chatty, "chat")):
-        assert make_prompts(tokenizer, "auto").solve("?") == make_prompts(tokenizer, style).solve(
-            "?"
-        )
+        auto, named = make_prompts(tokenizer, "auto"), make_prompts(tokenizer, style)
+        assert auto.solve("?") == named.solve("?")
 
 
 def test_chat_without_a_template_names_the_fix(plain):
     with pytest.raises(InputError, match='data.prompt = "chat": .* Set data.prompt = "plain"'):
         make_prompts(plain, "chat")
+
+
+@pytest.mark.parametrize("trim", ["", " | trim"])
+@given(content=st.text(min_size=1))
+def test_a_message_is_wrapped_as_the_template_would(plain, trim, content):
+    tokenizer = with_template(plain, TEMPLATE.replace("m['content']", f"m['content']{trim}"))
+    message = [{"role": "user", "content": content}]
+    expected = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert make_prompts(tokenizer, "chat").wrap(content) == expected
+
+
+def test_the_templates_of_a_run_travel_to_worker_processes(chatty):
+    prompts = make_prompts(chatty, "chat")
+    assert pickle.loads(pickle.dumps(prompts)).solve("?") == prompts.solve("?")
+
+
+@pytest.mark.parametrize("style", ["plain", "chat"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_shows_what_it_is_about_in_order(chatty, name, style):
+    prompts = make_prompts(chatty, style, name)
+    question = "How {steps} many {question}?"
+    steps = (r"a \frac{1}{2} {rationale}", "<|mask|>", "3=3")
+    shown = [prompts.reconstruct(question, steps), prompts.complete(question, steps)]
+    shown += [prompts.rewrite(question, "\n".join(steps))]
+    for text in shown:
+        assert text.count(question) == 1
+        rest = text.split(question)[1]
+        places = [rest.index(step) for step in steps]
+        assert places == sorted(places) and all(rest.count(step) == 1 for step in steps)
+    assert len({*shown, prompts.solve(question)}) == 4
+
+
+def test_bridge_is_worded_as_released(plain):
+    prompts = make_prompts(plain, "plain", "bridge")
+    assert prompts.reconstruct("Question?", ("b", "<MASK>")) == (
+        "Question: Question?\n\n以下步骤顺序错误且有缺失，请补充并重新排列：\n"
+        "[步骤] b\n[步骤] <MASK>"
+        "\n\n正确完整的推理过程：\n"
+    )
+    assert prompts.complete("Question?", ("[MASKED]",)) == (
+        "Question: Question?\n\n以下步骤有缺失，请补充完整：\n"
+        "[步骤] [MASKED]\n\n正确完整的推理过程：\n"
+    )
+
+
+def test_a_file_of_ones_own(plain, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text((FOLDER / "english.toml").read_text().replace("Question:", "Q:"))
+    assert make_prompts(plain, "plain", str(path)).solve("How many?") == "Q: How many?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "No such file"),
+        ("[plain", "cannot be read"),
+        ("[plain]", '"step" needs a text with {step} in it once, for plain prompts'),
+        ("plain = 3", '"step" needs a text with {step} in it once'),
+        *(
+            ("\n".join(f'{k} = "{{step}}{{question}}{{steps}}{{rationale}}"' for k in PLACES)
+             .replace(f"{{{place}}}", times * f"{{{place}}}"), f"with {{{place}}} in it once")
+            for place in ("step", "question", "steps", "rationale") for times in (0, 2)
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_serve_is_named_with_the_fix(plain, tmp_path, text, complaint):
+    path = tmp_path / "bad.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError) as error:
+        make_prompts(plain, "plain", str(path))
+    assert complaint in str(error.value) and str(path) in str(error.value)
+    assert "english" in str(error.value)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.data.prompts import Prompts
+from cotjax.data.prompts import make_prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Rollout
 from cotjax.models.load import load_tokenizer, resolve
@@ -24,7 +24,7 @@ STUDENT = common.Student(
     tokenizer=TOKENIZER,
     eos_id=END,
     pad_id=PAD,
-    prompts=Prompts(lambda instruction, question, steps: f"{question}\n"),
+    prompts=make_prompts(TOKENIZER, "plain"),
     notes=(),
 )
 
