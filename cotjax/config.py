@@ -156,9 +156,7 @@ class PolicyConfig:
 class MaskConfig:
     """What a policy stage's prompt shows of the teacher's steps."""
 
-    rule: Literal["question", "bridge", "share"] = (
-        "question"  # No steps, BRIDGE's half, or a share.
-    )
+    rule: Literal["question", "bridge", "share"] = "question"  # Hide all, half, or a share.
     share_start: Share = 0.5  # Masked share of the steps on the first level ("share").
     share_end: Share = 1.0  # On the last; where all are masked, the question stands alone.
     token: str = "[MASK]"  # What stands for what is hidden.
@@ -169,10 +167,10 @@ class MaskConfig:
 
 
 @dataclass(frozen=True)
-class CurriculumConfig:
+class LevelsConfig:
     """Levels from easy to hard, advanced by success; a level keeps what came before it."""
 
-    levels: Count = 1  # Buckets of equal size; 1 = all problems from the beginning.
+    count: Count = 1  # Buckets of equal size; 1 = all problems from the beginning.
     signal: Literal["cot_steps", "cot_tokens", "cot_operations"] = "cot_steps"  # What is hard.
     pool: Count = 4096  # Records that are ordered; a longer source is cut there.
     cumulative: bool = True  # A level holds the easier buckets too, or its own alone.
@@ -267,6 +265,25 @@ class MeshConfig:
     tensor: AxisSize = 1  # Devices that split each layer: heads, MLP columns, vocabulary.
 
 
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who writes rationales, for python -m cotjax.rationales."""
+
+    kind: Literal["data", "model", "server"] = "data"  # The data, model.path, or teacher.url.
+    url: str = ""  # Address of an OpenAI-compatible server, up to and with /v1.
+    model: str = "default"  # The name that the server knows.
+    key_variable: str = "TEACHER_API_KEY"  # Environment variable that holds the key, if any.
+    questions: Count = 1000  # Training records that it is asked for.
+    attempts: Count = 1  # Answers per question; the first right one is kept.
+    temperature: NotNegative = 0.7  # Of the answers; a model's first one is greedy.
+    max_new_tokens: Count = 512  # Longest answer, in tokens.
+    cache: str = "runs/teacher_cache.jsonl"  # Where a server's answers are kept.
+    timeout: Positive = 120.0  # Seconds until a request is given up.
+    retries: Natural = 5  # Further requests after one that failed.
+    backoff: Positive = 1.0  # Seconds before the first of them; doubles each time.
+    per_minute: Natural = 0  # Requests started a minute; 0 = no limit.
+
+
 # A stage's own settings inside a bridge, nested as in a file.
 Table = Annotated[dict[str, Any], tyro.conf.Suppress]
 
@@ -298,12 +315,13 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    levels: LevelsConfig = field(default_factory=LevelsConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)
     mining: MiningConfig = field(default_factory=MiningConfig)
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -319,9 +337,9 @@ TABLES: dict[str, dict[str, Any]] = {
         "checkpoint": {"every": 500},
     },
     "reconstruct": {
-        "steps": 200,
+        "steps": 150,
         "reconstruct": {"solve_share": 0.3},
-        "sft": {"batch_size": 16, "sequence_length": 512},
+        "sft": {"batch_size": 16, "sequence_length": 576},
         "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10},
         "checkpoint": {"every": 50},
     },
@@ -337,7 +355,7 @@ MASKED_GRPO = {
     "steps": 60,
     "rollout": {"max_prompt_tokens": 288},
     "mask": {"rule": "share"},
-    "curriculum": {"levels": 3, "patience": 15},
+    "levels": {"count": 3, "patience": 15},
     "checkpoint": {"every": 20},
 }
 BRIDGE_STAGES = ("reconstruct", "grpo", "rewrite")

@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
-    **dict.fromkeys(["train", "evaluate", "plan", "export", "report"], 3),
+    **dict.fromkeys(["train", "evaluate", "plan", "export", "report", "rationales"], 3),
 }
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {

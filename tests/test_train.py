@@ -30,12 +30,17 @@ STAGES = {
     "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
     "reconstruct": (
         SupervisedStage,
-        ["--stage=reconstruct", "--sft.sequence-length=64", "--optimizer.warmup-steps=0"],
+        ["--stage=reconstruct", "--sft.sequence-length=96", "--optimizer.warmup-steps=0"],
     ),
     "rewrite": (
         RewriteStage,
         [
-            *("--stage=rewrite", "--rollout.max-prompt-tokens=40", "--rewrite.replay-batch=2"),
+            *(
+                "--stage=rewrite",
+                "--rollout.max-prompt-tokens=64",
+                "--rewrite.replay-batch=2",
+                "--sft.sequence-length=64",
+            ),
             *("--mining.questions=6", "--mining.max-new-tokens=8", "--mining.batch-size=8"),
         ],
     ),

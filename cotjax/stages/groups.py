@@ -46,7 +46,7 @@ def prompt_stream(
     Raises:
       InputError: fewer records than levels.
     """
-    settings, limit = config.curriculum, config.rollout.max_prompt_tokens
+    settings, limit = config.levels, config.rollout.max_prompt_tokens
 
     def difficulty(record: Record) -> float:
         return cot_difficulty(Rationale(steps=record.steps), signal=settings.signal)
@@ -55,15 +55,15 @@ def prompt_stream(
         sources = make_levels(
             train,
             difficulty,
-            num_levels=settings.levels,
+            num_levels=settings.count,
             pool=settings.pool,
             cumulative=settings.cumulative,
             seed=config.seed,
         )
     except ValueError as error:
         raise InputError(
-            f"curriculum.levels = {settings.levels}: a bucket would be empty ({error}). "
-            f"Set curriculum.levels <= {min(settings.pool, len(train))}."
+            f"levels.count = {settings.count}: a bucket would be empty ({error}). "
+            f"Set levels.count <= {min(settings.pool, len(train))}."
         ) from error
 
     def stream(level: int, source: Source) -> Any:

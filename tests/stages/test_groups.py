@@ -1,4 +1,4 @@
-"""Dynamic sampling, overlong completions, levels: what a policy stage does besides the plain step."""
+"""Dynamic sampling, overlong completions, levels: what policy stages add to the plain step."""
 
 import dataclasses
 
@@ -98,15 +98,15 @@ def test_reward_falls_by_one_over_the_buffer(folder):
 
 
 def test_success_opens_the_next_level_of_the_stream(folder):
-    flags = "--curriculum.levels=2", "--curriculum.window=1", "--curriculum.threshold=0"
-    stage = open_stage(folder, *flags, "--mask.rule=share", "--rollout.max-prompt-tokens=48")
+    flags = "--levels.count=2", "--levels.window=1", "--levels.threshold=0"
+    stage = open_stage(folder, *flags, "--mask.rule=share", "--rollout.max-prompt-tokens=64")
     levels = [stage.next_step(stage.state.params, step).metrics["level"] for step in range(3)]
     assert levels == [0, 1, 1]
 
 
 def test_more_levels_than_records_is_refused(folder):
-    with pytest.raises(InputError, match="curriculum.levels = 21: a bucket would be empty"):
-        open_stage(folder, "--curriculum.levels=21")
+    with pytest.raises(InputError, match="levels.count = 21: a bucket would be empty"):
+        open_stage(folder, "--levels.count=21")
 
 
 def test_alarms_of_a_step_name_the_accident(folder, monkeypatch):
