@@ -353,7 +353,7 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 MASKED_GRPO = {
     "steps": 60,
-    "rollout": {"max_prompt_tokens": 288},
+    "rollout": {"max_prompt_tokens": 320},
     "mask": {"rule": "share"},
     "levels": {"count": 3, "patience": 15},
     "checkpoint": {"every": 20},
