@@ -33,10 +33,8 @@ from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
-from cotjax.data.levels import CurriculumStream  # noqa: E402
-from cotjax.data.pipeline import prompt_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
-from cotjax.interfaces import PromptBatch  # noqa: E402
+from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
@@ -73,17 +71,8 @@ def open_stage(config: configs.Config, shape: Shape) -> GroupStage:
     student = open_student(config, mesh, shape)
     records, held_out = common.open_records(config, student)
 
-    def encode(ids: list[int], records: list, texts: list[str]) -> PromptBatch:
-        del records, texts
-        return random_prompts(ids, shape)
-
-    data = CurriculumStream(
-        [lambda: prompt_batches(records, lambda *_: "", encode, seed=0, batch_size=shape.prompts)],
-        threshold=1.0,
-        window=1,
-        patience=0,
-    )
-    stage = GroupStage(config, mesh, student, held_out, data=data)
+    own = [records[i] for i in range(shape.prompts)]
+    stage = GroupStage(config, mesh, student, held_out, data=RandomPrompts(shape, own))
     stage.sampling = dataclasses.replace(stage.sampling, eos_id=-1)
     return stage
 
@@ -109,6 +98,23 @@ def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Stu
         make_prompts(tokenizer.tokenizer, "plain"),
         (),
     )
+
+
+@dataclasses.dataclass
+class RandomPrompts:
+    """Data of one level: random prompts with the same records, for ever."""
+
+    shape: Shape
+    records: list[Record]
+    num_levels: int = 1
+    drawn: int = 0
+
+    def __next__(self) -> tuple[PromptBatch, list[Record]]:
+        """The next batch."""
+        self.drawn += self.shape.prompts
+        return random_prompts(
+            list(range(self.drawn, self.drawn + self.shape.prompts)), self.shape
+        ), self.records
 
 
 def random_prompts(ids: list[int], shape: Shape) -> PromptBatch:
@@ -200,8 +206,8 @@ def _matrix_parameters(model: Architecture) -> int:
 
 def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     """All numbers of a shape."""
-    use_cpu_cores()
     shape = SHAPES[name]
+    use_cpu_cores(4 * _matrix_parameters(shape.model))
     stage = open_stage(make_config(shape, dtype), shape)
     state = stage.state
 

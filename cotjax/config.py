@@ -62,6 +62,7 @@ AxisSize = Annotated[
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 StageName = Literal["sft", "grpo", "reconstruct", "rewrite", "bridge"]
+SourceName = Literal["problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
@@ -71,14 +72,22 @@ Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 class DataConfig:
     """Where questions, rationales and answers come from."""
 
-    source: Literal["problems", "jsonl"] = "problems"  # Built-in word problems, or a file.
-    path: str = ""  # Training records, one JSON object a line (source "jsonl").
+    source: SourceName = "problems"  # Built-in word problems, a file, TFDS or reasoning-gym.
+    path: str = ""  # Training records: file, TFDS folder, or the name of a reasoning-gym data set.
+    mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
+    layout: Literal["auto", "gsm8k", "bridge", "failures", "gym"] = "auto"  # Keys of a row.
+    split: str = "train"  # Which split of a TFDS data set.
+    size: Count = 1000  # How many problems reasoning-gym makes.
+    keep_calculator: bool = False  # Leave GSM8K's <<48/2=24>> marks in the steps.
+    filter_teacher: bool = True  # Refuse rationales that end in another answer than the gold one.
     eval_path: str = ""  # Held-out records; empty = the last eval.problems records of data.path.
     min_steps: Count = 2  # Easiest built-in problem, in reasoning steps.
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
+    workers: Natural = 0  # Processes that prepare batches; 0 = a thread of this process.
     templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
     start: Natural = 0  # Training records before this one are left to other stages.
     stop: Natural = 0  # So are those from this one on; 0 = the end.
@@ -119,6 +128,8 @@ class RolloutConfig:
     top_k: Natural = 0  # Sample among the k likeliest tokens; 0 = all.
     top_p: ShareAbove0 = 1.0  # Sample among the likeliest tokens of this total probability.
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.
+    rows: Natural = 0  # Completions decoded at once; others wait for a free slot; 0 = all at once.
+    share: Natural = 0  # Completions of a prompt that share a slot's cache; 0 = prompt's all.
 
 
 @dataclass(frozen=True)
@@ -347,7 +358,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "steps": 20,
         "rollout": {"max_prompt_tokens": 320},
         "sft": {"sequence_length": 256},
-        "mining": {"max_new_tokens": 256},
+        "mining": {"questions": 1024, "max_new_tokens": 256},
+        "optimizer": {"learning_rate": 3e-5},
         "checkpoint": {"every": 10},
     },
 }
@@ -355,7 +367,7 @@ MASKED_GRPO = {
     "steps": 60,
     "rollout": {"max_prompt_tokens": 320},
     "mask": {"rule": "share"},
-    "levels": {"count": 3, "patience": 15},
+    "levels": {"count": 3, "patience": 10},
     "checkpoint": {"every": 20},
 }
 BRIDGE_STAGES = ("reconstruct", "grpo", "rewrite")
@@ -473,18 +485,18 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"data.max_steps = {data.max_steps}: below data.min_steps = {data.min_steps}. "
             f"Set data.max_steps >= {data.min_steps}."
         )
-    if data.source == "jsonl" and not data.path:
-        yield 'data.path = "": data.source = "jsonl" reads a file. Set data.path to a .jsonl file.'
-    if data.source == "problems" and (data.path or data.eval_path):
-        yield (
-            f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
-            '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
-        )
+    yield from _source_disagreements(data)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
         yield (
             f"mesh.{' = mesh.'.join(open_axes)} = -1: only one axis can take the devices that are "
             f"left. Set mesh.{open_axes[0]} >= 1."
+        )
+    group, share = config.rollout.group_size, config.rollout.share
+    if share and group % share:
+        yield (
+            f"rollout.share = {share}: does not divide rollout.group_size = {group}. "
+            f"Set rollout.share to a divisor of {group}, or to 0."
         )
     if config.policy.dual_clip != "auto" and 0 < config.policy.dual_clip <= 1:
         yield (
@@ -496,6 +508,25 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"policy.micro_batch = {micro}: does not divide rollout.prompts = {prompts}. "
             f"Set policy.micro_batch to a divisor of {prompts}, or to 0."
         )
+
+
+def _source_disagreements(data: DataConfig) -> Iterator[str]:
+    if data.mixture:
+        if data.path:
+            yield (
+                f'data.path = "{data.path}": data.mixture names its own paths. Leave data.path or '
+                "data.mixture empty."
+            )
+        return
+    if data.source == "problems" and (data.path or data.eval_path):
+        yield (
+            f'data.path = "{data.path}", data.eval_path = "{data.eval_path}": data.source = '
+            '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
+        )
+    if data.source != "problems" and not data.path:
+        names = {"tfds": "the folder of its version", "reasoning_gym": "a data set's name"}
+        name = names.get(data.source, f"a .{data.source} file")
+        yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'
 
 
 def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

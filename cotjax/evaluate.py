@@ -52,13 +52,14 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.stages import common
+    from cotjax.stages.opening import model_bytes
     from cotjax.training.checkpoint import find_run, restore_params
 
     folder = pathlib.Path(checkpoint)
     run = find_run(folder)
     config = _config(run, checkpoint, argv)
 
-    use_cpu_cores()
+    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = common.open_student(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)

@@ -5,6 +5,7 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 """
 
 import dataclasses
+import enum
 import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -109,6 +110,15 @@ class PromptBatch:
     ids: Int[Array, " B"]
 
 
+class End(enum.IntEnum):
+    """Why a completion ended."""
+
+    LENGTH = 0  # the token limit
+    EOS = 1  # the end token, or another that stops
+    STOP = 2  # a stop string
+    NONFINITE = 3  # a logit that is NaN or infinite; the token before it is the last
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:
@@ -119,13 +129,20 @@ class Rollout:
       mask: [B, G, T] True = counts; the EOS counts, padding does not, even when pad id = EOS id.
       logp: [B, G, T] the sampler's log-probability under the full distribution at the sampling
         temperature, nats; 0 outside the mask.
-      ended: [B, G] True when the row produced EOS; False when it ran into the token limit.
+      entropy: [B, G, T] of that distribution, nats; 0 outside the mask.
+      end: [B, G] why each ended, an `End`.
     """
 
     tokens: Int[Array, "B G T"]
     mask: Bool[Array, "B G T"]
     logp: Float[Array, "B G T"]
-    ended: Bool[Array, "B G"]
+    entropy: Float[Array, "B G T"]
+    end: Int[Array, "B G"]
+
+    @property
+    def ended(self) -> Bool[Array, "B G"]:
+        """[B, G] True where the completion was finished, by an end token or a stop string."""
+        return (self.end == End.EOS) | (self.end == End.STOP)
 
 
 @jax.tree_util.register_dataclass

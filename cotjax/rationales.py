@@ -54,10 +54,11 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
       InputError: a wrong setting, or a teacher that cannot be asked.
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.stages.opening import model_bytes
     from cotjax.stages.rationales import TEACHERS, collect
 
     config = configs.load([*argv])
-    use_cpu_cores()
+    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     with TEACHERS[config.teacher.kind](config, mesh) as teacher:
         rows, counts = collect(teacher)

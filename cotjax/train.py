@@ -95,10 +95,11 @@ def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.stages import STAGES
+    from cotjax.stages.opening import model_bytes
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
 
-    use_cpu_cores()
+    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = STAGES[config.stage](config, mesh)
     config = stage.config

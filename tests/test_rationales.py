@@ -11,8 +11,9 @@ import urllib.request
 import pytest
 
 from cotjax import rationales
-from cotjax.cot import gold_answer
-from cotjax.data.jsonl import read_records
+from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.data.layouts import Reader
+from cotjax.data.sources import read_records
 from tests.data.test_chat_server import good, serve
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
 
@@ -65,7 +66,7 @@ def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path):
     first = rows[0]
     assert first["answer"] == "7*1 =7\nso 7\n#### 7"
     assert first["thinking"] == "Thinking." and first["teacher"] == "big"
-    record = read_records(str(out), gold_answer)[0]
+    record = read_records(str(out), Reader(gold_answer, parse_rationale, answers_equal))[0]
     assert record.steps == ("7*1 =7", "so 7") and record.answer == "7"
 
 

@@ -7,7 +7,7 @@ A supervised example, prompt tokens p, target tokens t, and the end token e:
     weight   0  0  1  1  1
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,13 +22,9 @@ class Tokenizer(Protocol):
     eos_token_id: int
     pad_token_id: int
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Text to ids."""
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        """Text to ids, a list or an array [n]."""
         ...
-
-
-# A prompt's text is made once, by the stage; everything here takes finished strings.
-Encode = Callable[[str, str], dict[str, np.ndarray]]
 
 
 def encode_supervised(
@@ -52,14 +48,18 @@ def encode_supervised(
       InputError: the example is longer than `max_length`.
     """
     before = tokenizer.encode(prompt, add_special_tokens=False)
-    after = [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id]
-    row = np.asarray(before + after, np.int32)
+    after = tokenizer.encode(target, add_special_tokens=False)
+    row = np.empty(len(before) + len(after) + 1, np.int32)
+    row[: len(before)] = before
+    row[len(before) : -1] = after
+    row[-1] = tokenizer.eos_token_id
     if len(row) - 1 > max_length:
         raise InputError(
             f"{name}: the example has {len(row) - 1} tokens, the row {max_length}. "
             f"Set sft.sequence_length >= {len(row) - 1} or remove the record."
         )
-    weight = (np.arange(1, len(row)) >= len(before)).astype(np.float32)
+    weight = np.ones(len(row) - 1, np.float32)
+    weight[: max(len(before) - 1, 0)] = 0
     return {"tokens": row[:-1], "targets": row[1:], "weight": weight}
 
 
@@ -83,16 +83,28 @@ def encode_prompts(
     Raises:
       InputError: a prompt is longer than `max_length`.
     """
-    tokens = np.full((len(prompts), max_length), tokenizer.pad_token_id, np.int32)
-    mask = np.zeros((len(prompts), max_length), bool)
-    for row, (prompt, name) in enumerate(zip(prompts, names, strict=True)):
-        encoded = tokenizer.encode(prompt, add_special_tokens=False)
-        if len(encoded) > max_length:
+    rows = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+    return pad_prompts(rows, ids, width=max_length, pad_id=tokenizer.pad_token_id, names=names)
+
+
+def pad_prompts(
+    rows: Sequence[Sequence[int]],
+    ids: Sequence[int],
+    *,
+    width: int,
+    pad_id: int,
+    names: Sequence[str],
+) -> PromptBatch:
+    """Rows of ids as one left-padded batch of a width; see `encode_prompts`."""
+    tokens = np.full((len(rows), width), pad_id, np.int32)
+    mask = np.zeros((len(rows), width), bool)
+    for index, (row, name) in enumerate(zip(rows, names, strict=True)):
+        if len(row) > width:
             raise InputError(
-                f"{name}: the prompt has {len(encoded)} tokens, the limit is {max_length}. "
-                f"Set rollout.max_prompt_tokens >= {len(encoded)} or remove the record."
+                f"{name}: the prompt has {len(row)} tokens, the limit is {width}. "
+                f"Set rollout.max_prompt_tokens >= {len(row)} or remove the record."
             )
-        tokens[row, max_length - len(encoded) :] = encoded
-        mask[row, max_length - len(encoded) :] = True
+        tokens[index, width - len(row) :] = row
+        mask[index, width - len(row) :] = True
     host: Any = (tokens, mask, np.asarray(ids, np.int32))
     return PromptBatch(*host)

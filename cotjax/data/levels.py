@@ -1,4 +1,4 @@
-"""A curriculum of prompts: levels from easy to hard, each a stream; success opens the next."""
+"""Levels of a curriculum: each a stream of batches from easy to hard; success opens the next."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,26 +7,22 @@ from typing import Any
 import numpy as np
 
 from cotjax.core.curriculum import assign_buckets
+from cotjax.data.curriculum import Curriculum, Subset
+from cotjax.data.sources import Mixture
 from cotjax.interfaces import Record, Source
 
 
-class CurriculumStream:
+class LevelStream:
     """An iterator over the current level's stream, which `report` may move to the next level.
 
     Where it stands (level, position in it, successes seen) is its state, so that a resumed run
     advances where an unbroken one did.
 
     Args:
-      levels: makes the stream of each level, easiest first; each with `get_state`, `set_state`.
+      levels: makes the stream of each level, easiest first; with `get_state`, `set_state`, `close`.
       threshold: mean success of the last `window` reports that opens the next level.
       window: reports in that mean; a level holds at least as many.
       patience: reports after which the next level opens anyway; 0 = never.
-
-    Example:
-      >>> stream = CurriculumStream([lambda: iter("abc"), lambda: iter("xyz")],
-      ...                           threshold=0.5, window=1, patience=0)
-      >>> next(stream), stream.report(0.4), next(stream), stream.report(0.9), next(stream)
-      ('a', False, 'b', True, 'x')
     """
 
     def __init__(
@@ -48,7 +44,7 @@ class CurriculumStream:
         """How many there are."""
         return len(self._levels)
 
-    def __iter__(self) -> "CurriculumStream":
+    def __iter__(self) -> "LevelStream":
         """Itself."""
         return self
 
@@ -69,6 +65,7 @@ class CurriculumStream:
         return True
 
     def _enter(self, level: int) -> None:
+        self._stream.close()
         self.level, self._reports = level, 0
         self._seen.clear()
         self._stream = self._levels[level]()
@@ -90,26 +87,6 @@ class CurriculumStream:
         self._stream.set_state(state["position"])
 
 
-class Part:
-    """Some records of a source, by index.
-
-    Args:
-      source: all of them.
-      indices: which, in order.
-    """
-
-    def __init__(self, source: Source, indices: Sequence[int] | range) -> None:
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self._indices)
-
-    def __getitem__(self, index: int, /) -> Record:
-        """The record at a place of this part."""
-        return self._source[int(self._indices[index])]
-
-
 def make_levels(
     source: Source,
     difficulty: Callable[[Record], float],
@@ -118,13 +95,13 @@ def make_levels(
     pool: int,
     cumulative: bool,
     seed: int,
-) -> list[Source]:
+) -> list[Source | Mixture]:
     """The records of each level.
 
     Args:
       source: all records.
       difficulty: of a record; greater is harder.
-      num_levels: buckets of nearly equal size; one is the source itself.
+      num_levels: buckets of nearly equal size.
       pool: how many records of the source are ordered.
       cumulative: a level holds the buckets before its own too.
       seed: orders records of equal difficulty.
@@ -132,10 +109,9 @@ def make_levels(
     Raises:
       ValueError: fewer records than levels.
     """
-    if num_levels == 1:
-        return [source]
-    size = min(pool, len(source))
-    values = np.array([difficulty(source[index]) for index in range(size)])
-    bucket = assign_buckets(values, num_buckets=num_levels, seed=seed)
-    chosen = (bucket <= level if cumulative else bucket == level for level in range(num_levels))
-    return [Part(source, np.flatnonzero(which)) for which in chosen]  # pyright: ignore
+    ordered = Subset(source, np.arange(min(pool, len(source))))
+    values = np.array([difficulty(ordered[index]) for index in range(len(ordered))])
+    buckets = assign_buckets(values, num_buckets=num_levels, seed=seed)
+    mode = "cumulative" if cumulative else "contiguous"
+    curriculum = Curriculum(ordered, buckets, mode)
+    return [curriculum.stage(level) for level in range(num_levels)]

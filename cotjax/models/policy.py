@@ -10,6 +10,7 @@ when the vocabulary is large.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -143,42 +144,59 @@ class Policy:
         first = jnp.broadcast_to(last_of_prompt, (batch, group, 1, own.shape[-1]))
         return self._own_tokens(jnp.concatenate([first, own[:, :, :-1]], axis=2))
 
+    @property
+    def lanes(self) -> int:
+        """Over how many groups of devices a batch is split."""
+        if self.placement is None:
+            return 1
+        return math.prod(self.placement.mesh.shape[axis] for axis in self.placement.batch)
+
     def prefill(
-        self,
-        params: Any,
-        prompt: Int[Array, "B P"],
-        prompt_mask: Bool[Array, "B P"],
-        *,
-        group_size: int,
-        max_new_tokens: int,
+        self, params: Any, prompt: Int[Array, "B P"], prompt_mask: Bool[Array, "B P"]
     ) -> tuple[Float[Array, "B D"], list[Any]]:
-        """The hidden state that predicts the first new token, and one cache per layer."""
+        """The hidden state that predicts the first new token, and one prompt cache per layer."""
         hidden, stacked = self._run(
             params,
             prompt,
             prompt_positions(prompt_mask),
             Causal(prompt_mask.astype(jnp.int32), keep_cache=True, placement=self.placement),
         )
-        caches: list[Any] = []
-        for i in range(len(stacked[0])):
-            key, value = stacked[0][i], stacked[1][i]
-            batch, heads, width, _ = key.shape
-            blocks = []
-            for size in _block_sizes(max_new_tokens):
-                own_key = jnp.zeros((batch, heads, group_size, width, size), key.dtype)
-                blocks.append((own_key, jnp.matrix_transpose(own_key)))
-            caches.append((key, value, blocks))
-        return hidden[:, -1], caches
+        return hidden[:, -1], [(stacked[0][i], stacked[1][i]) for i in range(len(stacked[0]))]
+
+    def own_caches(
+        self, prompt_caches: list[Any], *, rows: int, group: int, max_new_tokens: int
+    ) -> list[Any]:
+        """Empty caches for the completions' own tokens, in blocks, one list per layer."""
+        caches = []
+        for key, _ in prompt_caches:
+            _, heads, width, _ = key.shape
+            shapes = [(rows, heads, group, width, n) for n in _block_sizes(max_new_tokens)]
+            keys = [jnp.zeros(shape, key.dtype) for shape in shapes]
+            caches.append([(own, jnp.matrix_transpose(own)) for own in keys])
+        return caches
 
     def decode(
         self,
         params: Any,
         tokens: Int[Array, "B G"],
         prompt_mask: Bool[Array, "B P"],
-        index: Int[Array, ""],
-        caches: list[Any],
+        filled: Int[Array, " B"],
+        clock: Int[Array, ""],
+        caches: tuple[list[Any], list[Any]],
     ) -> tuple[Float[Array, "B G D"], list[Any]]:
-        """The hidden states after token number `index` of every completion."""
-        positions = jnp.broadcast_to(prompt_mask.sum(-1)[:, None] + index, tokens.shape)
-        attend = DecodeShared(prompt_mask, index)
-        return self._run(params, tokens, positions, attend, caches)
+        """The hidden states after one more token of every completion, and their own caches.
+
+        Args:
+          params: the decoder's.
+          tokens: [B, G].
+          prompt_mask: [B, P].
+          filled: [B] tokens that each completion's own cache holds already.
+          clock: scalar, the column of the own caches that this token takes; the columns before it,
+            cyclically, hold the tokens before it.
+          caches: the prompts', as `prefill` gives them, and the completions' own.
+        """
+        positions = jnp.broadcast_to((prompt_mask.sum(-1) + filled)[:, None], tokens.shape)
+        attend = DecodeShared(prompt_mask, filled, clock)
+        both = [(*prompt, own) for prompt, own in zip(*caches, strict=True)]
+        hidden, both = self._run(params, tokens, positions, attend, both)
+        return hidden, [own for *_, own in both]

@@ -29,8 +29,11 @@ class Scoring:
         self, query: Float[Array, "*N Q D"], key: Float[Array, "*N D S"]
     ) -> Float[Array, "*N Q S"]:
         """Scores in float32."""
-        scores = self.product(query, key).astype(jnp.float32)
-        scores = scores * (self.scale or query.shape[-1] ** -0.5)
+        return self.of_products(self.product(query, key), query.shape[-1])
+
+    def of_products(self, products: Float[Array, "*N Q S"], width: int) -> Float[Array, "*N Q S"]:
+        """Scores in float32 from q·k, given D."""
+        scores = products.astype(jnp.float32) * (self.scale or width**-0.5)
         return self.softcap * jnp.tanh(scores / self.softcap) if self.softcap else scores
 
     def product(self, a: Float[Array, "*N I J"], b: Float[Array, "*N J L"]) -> Array:

@@ -48,6 +48,7 @@ MORE = (
     Chart("clip_fraction", "Clipped tokens", "", "{:.2%}"),
     Chart("rollout_s", "Rollout time", "s", "{:.2f}"),
     Chart("update_s", "Update time", "s", "{:.2f}"),
+    Chart("data_wait", "Wait for data, share of a step", "", "{:.2%}"),
     Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
 )
 HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch

@@ -57,6 +57,7 @@ def _settings(run: Run) -> str:
 _DATA = {
     "problems": "built-in problems of {data[min_steps]}–{data[max_steps]} steps",
     "jsonl": "{data[path]}",
+    "mixture": "{data[mixture]}",
 }
 _FACTS = {
     "grpo": (
@@ -82,6 +83,10 @@ _FACTS["reconstruct"] = (
 _FACTS["rewrite"] = _FACTS["grpo"]
 
 
+def _source(data: dict[str, Any]) -> str:
+    return "mixture" if data.get("mixture") else data.get("source", "")
+
+
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
@@ -93,7 +98,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "Time", _duration(run.result["seconds"])
     forms = [
         ("Student", "{model[path]}, {model[init]}"),
-        ("Data", _DATA.get(config.get("data", {}).get("source", ""), "{data[source]}")),
+        ("Data", _DATA.get(_source(config.get("data", {})), "{data[source]} {data[path]}")),
         *_FACTS.get(config.get("stage", ""), ()),
         ("Optimizer", "AdamW, {optimizer[schedule]}, peak {optimizer[learning_rate]:g}"),
         ("Seed", "{seed}"),

@@ -1,6 +1,16 @@
-"""The sampler: prefill each prompt once, then decode its G completions side by side.
+"""The sampler: prefill each prompt once, then decode blocks of its completions side by side.
 
-One compiled program per shape. The loop ends as soon as every row has ended.
+Work is cut into jobs, a job being R completions of one prompt, which share its cache. S slots
+decode a job each. With a slot for every job, each prompt's cache lies where prefill left it
+(static mode); with fewer slots, whichever ends takes the next job inside the compiled loop
+(refill), so that short completions do not wait for long ones. Near the end, when no job waits and
+most slots are idle, the few that live move into a narrower loop.
+
+All rows write the same column of a ring of T columns at the same time: a row that has n tokens
+sees the n columns before that one, whenever it began.
+
+A mesh that splits the batch over L devices has L lanes, each with jobs, slots and a queue of its
+own: nothing but the question whether anyone is still alive crosses devices.
 """
 
 import dataclasses
@@ -9,31 +19,42 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.core.sampling import sample
-from cotjax.interfaces import PromptBatch, Rollout
+from cotjax.interfaces import End, PromptBatch, Rollout
+
+NARROW = 4  # the last loop has a quarter of the slots
 
 
 class Decoder(Protocol):
     """What the engine needs of a model; `cotjax.models.policy.Policy` has it. Hashable."""
 
+    @property
+    def lanes(self) -> int:
+        """Over how many groups of devices the batch is split."""
+        ...
+
     def prefill(
-        self,
-        params: Any,
-        prompt: Array,
-        prompt_mask: Array,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-    ) -> tuple[Float[Array, "B D"], list[Any]]:
-        """Hidden state that predicts the first token, and the caches."""
+        self, params: Any, prompt: Array, prompt_mask: Array
+    ) -> tuple[Float[Array, "B D"], Any]:
+        """Hidden state that predicts the first token, and the prompts' caches."""
+        ...
+
+    def own_caches(self, prompt_caches: Any, *, rows: int, group: int, max_new_tokens: int) -> Any:
+        """Empty caches for the completions of `rows` prompts, `group` each."""
         ...
 
     def decode(
-        self, params: Any, tokens: Array, prompt_mask: Array, index: Array, caches: list[Any]
-    ) -> tuple[Float[Array, "B G D"], list[Any]]:
-        """Hidden states after one more token, and the caches."""
+        self,
+        params: Any,
+        tokens: Int[Array, "B R"],
+        prompt_mask: Bool[Array, "B P"],
+        filled: Int[Array, " B"],
+        clock: Int[Array, ""],
+        caches: tuple[Any, Any],
+    ) -> tuple[Float[Array, "B R D"], Any]:
+        """Hidden states after token number `filled` of every completion, and their own caches."""
         ...
 
     def unembed(self, params: Any) -> Float[Array, "V D"]:
@@ -47,7 +68,7 @@ class Sampling:
 
     Attributes:
       group_size: G, completions per prompt.
-      max_new_tokens: T; a row that reaches it has `ended` False.
+      max_new_tokens: T; a row that reaches it ends for its length.
       eos_id: ends a row; counts as part of it.
       pad_id: what stands after the end.
       temperature: 0 is greedy.
@@ -55,6 +76,10 @@ class Sampling:
       top_k: 0 keeps all.
       top_p: 1 keeps all.
       min_p: 0 keeps all.
+      stop_ids: further tokens that end a row, as `eos_id` does.
+      rows: completions decoded at once; 0 = all, which needs no refill.
+      share: R, completions of one prompt in a slot, a divisor of G; 0 = G. Refill wastes least at
+        1, where a slot holds a copy of its prompt's cache for every completion.
     """
 
     group_size: int
@@ -66,6 +91,59 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     greedy_first: bool = False
+    stop_ids: tuple[int, ...] = ()
+    rows: int = 0
+    share: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many of what; all per lane.
+
+    Attributes:
+      lanes: L.
+      prompts: prompts of a lane.
+      share: R.
+      parts: jobs per prompt.
+      slots: S, jobs that decode at once.
+    """
+
+    lanes: int
+    prompts: int
+    share: int
+    parts: int
+    slots: int
+
+    @property
+    def jobs(self) -> int:
+        """J, jobs of a lane; the number J itself stands for no job."""
+        return self.prompts * self.parts
+
+    @property
+    def refill(self) -> bool:
+        """Whether jobs wait for slots."""
+        return self.slots < self.jobs
+
+    @property
+    def in_place(self) -> bool:
+        """Whether slot b decodes all completions of prompt b."""
+        return self.parts == 1 and not self.refill
+
+
+def make_plan(num_prompts: int, lanes: int, settings: Sampling) -> Plan:
+    """Divides prompts and rows over lanes.
+
+    Raises:
+      ValueError: a share that does not divide the group, or prompts that do not divide over lanes.
+    """
+    share = settings.share or settings.group_size
+    if settings.group_size % share:
+        raise ValueError(f"share = {share} does not divide group_size = {settings.group_size}.")
+    if num_prompts % lanes:
+        raise ValueError(f"{num_prompts} prompts do not divide over {lanes} lanes.")
+    prompts, parts = num_prompts // lanes, settings.group_size // share
+    wanted = max(settings.rows // (share * lanes), 1) if settings.rows else prompts * parts
+    return Plan(lanes, prompts, share, parts, min(wanted, prompts * parts))
 
 
 def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:
@@ -75,9 +153,49 @@ def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:
     return each(by_prompt, jnp.arange(group_size))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Slots:
+    """What decodes.
+
+    Attributes:
+      job: [L, S] J = idle.
+      filled: [L, S] tokens that its completions have; the last of them is not in the cache yet.
+      live: [L, S, R] rows that go on.
+      matched: [L, S, R] state of the stop strings' automaton.
+      token: [L, S, R] the last one.
+      caches: the prompts' and the rows' own; leaves [L·S, …].
+    """
+
+    job: Int[Array, "L S"]
+    filled: Int[Array, "L S"]
+    live: Bool[Array, "L S R"]
+    matched: Int[Array, "L S R"]
+    token: Int[Array, "L S R"]
+    caches: tuple[Any, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """Results; N = J·R completions of a lane, a prompt's side by side."""
+
+    tokens: Int[Array, "L N T"]
+    logp: Float[Array, "L N T"]
+    entropy: Float[Array, "L N T"]
+    length: Int[Array, "L N"]
+    end: Int[Array, "L N"]
+
+
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
 def generate(
-    model: Decoder, params: Any, batch: PromptBatch, key: Array, *, settings: Sampling
+    model: Decoder,
+    params: Any,
+    batch: PromptBatch,
+    key: Array,
+    *,
+    settings: Sampling,
+    stop_table: Int[Array, "A V"] | None = None,
 ) -> Rollout:
     """Samples G completions for each prompt.
 
@@ -87,28 +205,167 @@ def generate(
       batch: left-padded prompts [B, P].
       key: of this step; see `row_keys`.
       settings: how to sample; static, so a new value compiles anew.
+      stop_table: automaton of stop strings, see `rollout.stops`; None: there are none.
 
     Returns:
       `Rollout` [B, G, T].
-    """
-    shape = (batch.tokens.shape[0], settings.group_size, settings.max_new_tokens)
-    keys = row_keys(key, batch.ids, settings.group_size)
-    unembed = model.unembed(params)
-    hidden, caches = model.prefill(
-        params,
-        batch.tokens,
-        batch.mask,
-        group_size=settings.group_size,
-        max_new_tokens=settings.max_new_tokens,
-    )
-    hidden = jnp.broadcast_to(hidden[:, None], (*shape[:2], hidden.shape[-1]))
 
-    def draw(index: Array, hidden: Array, ended: Array, rollout: Rollout) -> tuple[Array, Rollout]:
-        """Chooses token number `index` of every row and writes it down."""
-        logits = jnp.einsum("bgd,vd->bgv", hidden, unembed, preferred_element_type=jnp.float32)
-        now = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, index)
+    Raises:
+      ValueError: see `make_plan`.
+    """
+    plan = make_plan(len(batch.tokens), model.lanes, settings)
+    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    return engine.run()
+
+
+class _Engine:
+    """One call of `generate`, while it is traced."""
+
+    def __init__(self, model, params, batch, key, settings, plan, stop_table):
+        self.model, self.params, self.settings, self.plan = model, params, settings, plan
+        self.stop_table, self.unembed = stop_table, model.unembed(params)
+        lanes = (plan.lanes, plan.prompts)
+        self.mask = batch.mask.reshape(*lanes, -1)
+        self.keys = row_keys(key, batch.ids, settings.group_size)
+        self.keys = self.keys.reshape(plan.lanes, plan.jobs, plan.share)
+        hidden, self.prompts = model.prefill(params, batch.tokens, batch.mask)
+        self.first_hidden = hidden.reshape(*lanes, -1)
+
+    def run(self) -> Rollout:
+        """Decodes all jobs."""
+        plan, settings = self.plan, self.settings
+        slots, written = self._begin()
+        hidden = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
+        hidden = jnp.broadcast_to(hidden, (*slots.token.shape, hidden.shape[-1]))
+        queue = jnp.full(plan.lanes, plan.slots, jnp.int32)
+        slots, queue, written = self._advance(hidden, slots, queue, written)
+        state = (jnp.int32(0), slots, queue, written)
+        narrow = plan.slots // NARROW if plan.refill else 0
+        if narrow:
+            state = jax.lax.while_loop(functools.partial(self._crowded, narrow), self._step, state)
+            state = (state[0], self._narrowed(state[1], narrow), *state[2:])
+        *_, written = jax.lax.while_loop(lambda s: s[1].live.any(), self._step, state)
+
+        shape = (plan.lanes * plan.prompts, settings.group_size)
+        length = written.length.reshape(shape)
+        mask = jnp.arange(settings.max_new_tokens) < length[..., None]
+        return Rollout(
+            tokens=written.tokens.reshape(mask.shape),
+            mask=mask,
+            logp=written.logp.reshape(mask.shape),
+            entropy=written.entropy.reshape(mask.shape),
+            end=written.end.reshape(shape),
+        )
+
+    def _begin(self) -> tuple[_Slots, _Written]:
+        """The first jobs in their slots, nothing drawn."""
+        plan, length = self.plan, self.settings.max_new_tokens
+        rows = (plan.lanes, plan.slots, plan.share)
+        job = jnp.broadcast_to(jnp.arange(plan.slots, dtype=jnp.int32), rows[:2])
+        prompts = self.prompts
+        if not plan.in_place:
+            take = functools.partial(self._take_prompts, job=job)
+            prompts = jax.tree.map(lambda leaf: take(leaf).reshape(-1, *leaf.shape[1:]), prompts)
+        own = self.model.own_caches(
+            prompts, rows=rows[0] * rows[1], group=plan.share, max_new_tokens=length
+        )
+        nothing = jnp.zeros(rows, jnp.int32)
+        slots = _Slots(
+            job, jnp.zeros_like(job), ~nothing.astype(bool), nothing, nothing, (prompts, own)
+        )
+        count = (plan.lanes, plan.jobs * plan.share)
+        return slots, _Written(
+            tokens=jnp.full((*count, length), self.settings.pad_id, jnp.int32),
+            logp=jnp.zeros((*count, length), jnp.float32),
+            entropy=jnp.zeros((*count, length), jnp.float32),
+            length=jnp.zeros(count, jnp.int32),
+            end=jnp.full(count, End.LENGTH, jnp.int32),
+        )
+
+    def _crowded(self, narrow: int, state: tuple[Any, ...]) -> Array:
+        """Whether jobs wait, or more slots live than the narrower loop has."""
+        _, slots, queue, _ = state
+        alive = slots.live.any(axis=-1).sum(axis=-1)
+        return ((queue < self.plan.jobs) | (alive > narrow)).any()
+
+    def _narrowed(self, slots: _Slots, narrow: int) -> _Slots:
+        """The slots that live, in `narrow` places."""
+        order = jnp.argsort(~slots.live.any(axis=-1), axis=-1, stable=True)[:, :narrow]
+
+        def pick(leaf: Array) -> Array:
+            shape = leaf.shape
+            leaf = (
+                leaf if shape[:2] == slots.job.shape else leaf.reshape(*slots.job.shape, *shape[1:])
+            )
+            index = order.reshape(*order.shape, *(1,) * (leaf.ndim - 2))
+            leaf = jnp.take_along_axis(leaf, index, axis=1)
+            return leaf if shape[:2] == slots.job.shape else leaf.reshape(-1, *shape[1:])
+
+        return jax.tree.map(pick, slots)
+
+    def _step(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """One more token for every row."""
+        clock, slots, queue, written = state
+        flat = (-1, self.plan.share)
+        hidden, own = self.model.decode(
+            self.params,
+            slots.token.reshape(flat),
+            self._of_prompt(self.mask, slots.job).reshape(flat[0], self.mask.shape[-1]),
+            slots.filled.reshape(-1) - 1,
+            clock % self.settings.max_new_tokens,
+            slots.caches,
+        )
+        hidden = hidden.reshape(*slots.token.shape, -1)
+        if self.plan.refill:  # a slot that has just begun draws its first token
+            first = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
+            hidden = jnp.where((slots.filled == 0)[..., None, None], first, hidden)
+        slots = dataclasses.replace(slots, caches=(slots.caches[0], own))
+        return clock + 1, *self._advance(hidden, slots, queue, written)
+
+    def _advance(
+        self, hidden: Array, slots: _Slots, queue: Array, written: _Written
+    ) -> tuple[_Slots, Array, _Written]:
+        """Draws a token for every row, writes it down, and hands ended slots their next job."""
+        plan, settings = self.plan, self.settings
+        token, logp, entropy = self._draw(hidden, slots)
+        finite = jnp.isfinite(logp) & jnp.isfinite(entropy)
+        end = jnp.where(finite, End.LENGTH, End.NONFINITE)
+        matched = slots.matched
+        if self.stop_table is not None:
+            matched = self.stop_table[matched, token].astype(jnp.int32)
+            end = jnp.where(finite & (matched == len(self.stop_table) - 1), End.STOP, end)
+        for stop_id in (settings.eos_id, *settings.stop_ids):
+            end = jnp.where(finite & (token == stop_id), End.EOS, end)
+
+        row = slots.job[..., None] * plan.share + jnp.arange(plan.share)
+        row = jnp.where(slots.live, row, plan.jobs * plan.share)  # out of bounds: dropped
+        column = jnp.where(finite, slots.filled[..., None], settings.max_new_tokens)
+        written = _Written(
+            tokens=_put(written.tokens, token, row, column),
+            logp=_put(written.logp, logp, row, column),
+            entropy=_put(written.entropy, entropy, row, column),
+            length=_put(written.length, slots.filled[..., None] + finite, row),
+            end=_put(written.end, end, row),
+        )
+        filled = slots.filled + 1
+        live = slots.live & (end == End.LENGTH) & (filled < settings.max_new_tokens)[..., None]
+        slots = dataclasses.replace(slots, filled=filled, live=live, matched=matched, token=token)
+        if not plan.refill:
+            return slots, queue, written
+        return *self._refill(slots, queue), written
+
+    def _draw(self, hidden: Array, slots: _Slots) -> tuple[Array, Array, Array]:
+        """Token number `filled` of every row, its log-probability, the entropy; [L, S, R] each."""
+        settings, plan = self.settings, self.plan
+        logits = jnp.einsum(
+            "lsrd,vd->lsrv", hidden, self.unembed, preferred_element_type=jnp.float32
+        )
+        at = jnp.minimum(slots.job, plan.jobs - 1)[..., None]
+        keys = jnp.take_along_axis(self.keys, at, axis=1)
+        index = jnp.broadcast_to(slots.filled[..., None], keys.shape)
+        now = jax.vmap(jax.random.fold_in)(keys.reshape(-1), index.reshape(-1))
         token = sample(
-            now,
+            now.reshape(keys.shape),
             logits,
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -116,37 +373,79 @@ def generate(
             min_p=settings.min_p,
         )
         if settings.greedy_first:
-            likeliest = sample(now[:, 0], logits[:, 0], temperature=0.0)
-            token = token.at[:, 0].set(likeliest)
+            likeliest = sample(now[0], logits[:, :, 0], temperature=0.0)
+            chosen = jnp.where(slots.job % plan.parts == 0, likeliest, token[:, :, 0])
+            token = token.at[:, :, 0].set(chosen)
         tempered = logits / (settings.temperature or 1.0)
+        peak = tempered.max(axis=-1, keepdims=True)
+        weights = jnp.exp(tempered - peak)
+        total = weights.sum(axis=-1)
+        norm = peak[..., 0] + jnp.log(total)
         chosen = jnp.take_along_axis(tempered, token[..., None], axis=-1)[..., 0]
-        logp = chosen - jax.nn.logsumexp(tempered, axis=-1)
-        token = jnp.where(ended, settings.pad_id, token)
-        rollout = Rollout(
-            tokens=rollout.tokens.at[:, :, index].set(token),
-            mask=rollout.mask.at[:, :, index].set(~ended),
-            logp=rollout.logp.at[:, :, index].set(jnp.where(ended, 0.0, logp)),
-            ended=ended | (token == settings.eos_id),
+        # As a product of matrices: as a sum of products a CPU takes five times as long.
+        mean = jnp.einsum("...v,...v->...", weights, tempered) / total
+        return token, chosen - norm, norm - mean
+
+    def _refill(self, slots: _Slots, queue: Array) -> tuple[_Slots, Array]:
+        """Slots whose rows have all ended take the next jobs of their lane."""
+        jobs = self.plan.jobs
+        free = ~slots.live.any(axis=-1) & (slots.job < jobs)
+        job = queue[:, None] + jnp.cumsum(free, axis=-1, dtype=jnp.int32) - 1
+        job = jnp.where(free, jnp.minimum(job, jobs), slots.job)
+        queue = jnp.minimum(queue + free.sum(axis=-1, dtype=jnp.int32), jobs)
+        begins = free & (job < jobs)
+        prompts, own = slots.caches
+        slots = dataclasses.replace(
+            slots,
+            job=job,
+            filled=jnp.where(free, 0, slots.filled),
+            live=slots.live | begins[..., None],
+            matched=jnp.where(free[..., None], 0, slots.matched),
+            caches=(self._copy_prompts(prompts, job, begins), own),
         )
-        return token, rollout
+        return slots, queue
 
-    def unfinished(state: tuple[Any, ...]) -> Array:
-        index, _, _, rollout = state
-        return (index < settings.max_new_tokens) & ~rollout.ended.all()
+    def _copy_prompts(self, caches: Any, job: Array, begins: Array) -> Any:
+        """Puts the prompts' caches into slots that begin, one slot of each lane at a time."""
 
-    def advance(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        index, token, caches, rollout = state
-        hidden, caches = model.decode(params, token, batch.mask, index - 1, caches)
-        token, rollout = draw(index, hidden, rollout.ended, rollout)
-        return index + 1, token, caches, rollout
+        def copy(_: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+            todo, caches = state
+            slot = jnp.where(todo.any(axis=-1), todo.argmax(axis=-1), todo.shape[1])
+            now = jnp.take_along_axis(job, jnp.minimum(slot, todo.shape[1] - 1)[:, None], axis=1)
 
-    rollout = Rollout(
-        tokens=jnp.full(shape, settings.pad_id, jnp.int32),
-        mask=jnp.zeros(shape, bool),
-        logp=jnp.zeros(shape, jnp.float32),
-        ended=jnp.zeros(shape[:2], bool),
-    )
-    token, rollout = draw(jnp.int32(0), hidden, rollout.ended, rollout)
-    state = (jnp.int32(1), token, caches, rollout)
-    *_, rollout = jax.lax.while_loop(unfinished, advance, state)
-    return rollout
+            def put(cache: Array, source: Array) -> Array:
+                new = self._take_prompts(source, now)[:, 0]
+                return _put(cache.reshape(*todo.shape, *cache.shape[1:]), new, slot).reshape(
+                    cache.shape
+                )
+
+            return _put(todo, False, slot), jax.tree.map(put, caches, self.prompts)
+
+        most = begins.sum(axis=-1).max()
+        return jax.lax.fori_loop(0, most, copy, (begins, caches))[1]
+
+    def _take_prompts(self, leaf: Array, job: Int[Array, "L S"]) -> Array:
+        """[L, S, …] of leaves [L·prompts, …]."""
+        return self._of_prompt(leaf.reshape(*self.mask.shape[:2], *leaf.shape[1:]), job)
+
+    def _of_prompt(self, values: Array, job: Int[Array, "L S"]) -> Array:
+        """[L, S, …] of [L, prompts, …]: each job's prompt's; of idle slots, the last prompt's."""
+        if self.plan.in_place:
+            return values
+        prompt = jnp.minimum(job // self.plan.parts, self.plan.prompts - 1)
+        index = prompt.reshape(*prompt.shape, *(1,) * (values.ndim - 2))
+        return jnp.take_along_axis(values, index, axis=1)
+
+
+def _put(array: Array, values: Any, *index: Array) -> Array:
+    """array[lane, *index[lane]] = values[lane] for every lane; indices out of bounds are dropped.
+
+    Mapped over lanes, not indexed by them: that tells a compiler that no lane reaches into another.
+    """
+
+    def put(array: Array, values: Array, *index: Array) -> Array:
+        return array.at[index].set(values, mode="drop")
+
+    if not isinstance(values, jax.Array):
+        values = jnp.full(index[0].shape, values)
+    return jax.vmap(put)(array, values, *index)

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
-from cotjax.cot import completion_reward, gold_answer
+from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rationale
+from cotjax.data.curriculum import Subset
 from cotjax.data.encode import encode_prompts
-from cotjax.data.jsonl import read_records
-from cotjax.data.levels import Part
-from cotjax.data.problems import ProblemSource
+from cotjax.data.layouts import Reader
+from cotjax.data.opening import open_split
 from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
 from cotjax.models.lora import attach, join_adapter
@@ -45,7 +46,7 @@ class Student:
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
-      prompts: what it is asked, as text.
+      prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
     """
 
@@ -126,46 +127,54 @@ def head_logprobs(
     )
 
 
-def open_records(config: Config, student: Student) -> tuple[Source, list[Record]]:
+def open_records(config: Config, student: Student) -> tuple[Source | Mixture, list[Record]]:
     """Training records and held-out records, whose prompts fit; never one in both.
 
     Raises:
       InputError: a file that cannot be read, a prompt that is too long, or too few records to
         hold any out.
     """
-    data, held_out = config.data, config.eval.problems
-    if data.source == "problems":
-        shape = (data.min_steps, data.max_steps)
-        test = ProblemSource("test", HELD_OUT_SEED, *shape)
-        train = ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
-        return _own_part(config, train), [test[i] for i in range(held_out)]
-    records = read_records(data.path, gold_answer, on_bad_record=data.on_bad_record)
-    records = check_prompts(student, records, config)
-    if data.eval_path:
-        others = read_records(
-            data.eval_path, gold_answer, key="data.eval_path", on_bad_record=data.on_bad_record
-        )
-        return _own_part(config, records), check_prompts(student, others[:held_out], config)
-    if len(records) <= held_out:
-        raise InputError(
-            f'data.path = "{data.path}": {len(records)} records, and the last eval.problems = '
-            f"{held_out} are held out. Set eval.problems < {len(records)} or data.eval_path."
-        )
-    return _own_part(config, records[:-held_out]), records[-held_out:]
+    reader = Reader(
+        gold_answer,
+        parse_rationale,
+        answers_equal,
+        layout=config.data.layout,
+        keep_calculator=config.data.keep_calculator,
+        filter_teacher=config.data.filter_teacher,
+    )
+    train, held_out = open_split(
+        config, reader, lambda records, path: check_prompts(student, records, config, path)
+    )
+    return own_part(config, train), held_out
 
 
-def _own_part(config: Config, train: Source) -> Source:
-    """The records from data.start to data.stop, the rest is for other stages."""
+def own_part(config: Config, train: Source | Mixture) -> Source | Mixture:
+    """The records from data.start to data.stop; the others are for other stages."""
     start, stop = config.data.start, config.data.stop
     if not (start or stop):
         return train
-    indices = range(len(train))[start : stop or None]
-    if not indices:
+    train = in_order(train, f"data.start = {start}, data.stop = {stop}", "both to 0")
+    indices = np.arange(len(train))[start : stop or None]
+    if not len(indices):
         raise InputError(
             f"data.start = {start}, data.stop = {stop}: none of {len(train)} training records. "
             f"Set data.start < {len(train)} and data.stop above it, or 0."
         )
-    return Part(train, indices)
+    part = Subset(train, indices)
+    return [part[i] for i in range(len(part))] if isinstance(train, list) else part
+
+
+def in_order(train: Source | Mixture, setting: str, instead: str) -> Source:
+    """The records of a source that has an order.
+
+    Raises:
+      InputError: a mixture, for which a setting has no meaning; says what to set instead.
+    """
+    if isinstance(train, Mixture):
+        raise InputError(
+            f"{setting}: the parts of data.mixture have no order among each other. Set {instead}."
+        )
+    return train
 
 
 # A record to the text of its prompt.
@@ -181,6 +190,7 @@ def check_prompts(
     student: Student,
     records: Sequence[Record],
     config: Config,
+    path: str,
     text: PromptText = solve_prompt,
 ) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
@@ -200,7 +210,7 @@ def check_prompts(
             )
     if not fits:
         raise InputError(
-            f"rollout.max_prompt_tokens = {limit}: no prompt of {config.data.path} fits. Raise it."
+            f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
         )
     return fits
 
@@ -230,7 +240,7 @@ def prompt_batch(
     texts: Sequence[str],
     max_length: int,
 ) -> PromptBatch:
-    """Prompts as a left-padded batch; `ids` decide the random numbers, records name errors."""
+    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers."""
     names = [record.id for record in records]
     return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
 

@@ -18,8 +18,10 @@ from cotjax.config import Config
 from cotjax.core.presets import policy_advantage
 from cotjax.cot import cot_difficulty
 from cotjax.cot.steps import Rationale
-from cotjax.data.levels import CurriculumStream, make_levels
+from cotjax.data.levels import LevelStream, make_levels
 from cotjax.data.pipeline import prompt_batches
+from cotjax.data.sources import Mixture
+from cotjax.data.tokens import TokenCache
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Source, Step
 from cotjax.models.lora import join_adapter
@@ -34,25 +36,60 @@ from cotjax.training.update import init_state, make_update
 
 SHORTEST_BUCKET = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
-# (record, random source, progress 0–1) to the text of its prompt.
-PromptFn = Callable[[Record, np.random.Generator, float], str]
+# A record to its prompt's text; holds no model, as it travels to workers.
+PromptFn = Callable[[Record, np.random.Generator], str]
 
 
 def prompt_stream(
-    config: Config, student: common.Student, train: Source, prompt: PromptFn
-) -> CurriculumStream:
-    """The prompts of a run, level by level; with one level, progress is 1.
+    config: Config,
+    student: common.Student,
+    train: Source | Mixture,
+    prompt: Callable[[float], PromptFn],
+) -> LevelStream:
+    """The prompts of a run, level by level.
+
+    Args:
+      config: of the run.
+      student: its tokenizer is used.
+      train: records.
+      prompt: a level's progress to what it asks: 0 for the first of several, 1 for the last.
 
     Raises:
-      InputError: fewer records than levels.
+      InputError: fewer records than levels, or levels of a mixture.
     """
-    settings, limit = config.levels, config.rollout.max_prompt_tokens
+    settings, rollout = config.levels, config.rollout
+    sources = _levels(config, train) if settings.count > 1 else [train]
+    tokens = TokenCache(student.tokenizer)
+
+    def stream(level: int) -> Any:
+        return prompt_batches(
+            sources[level],
+            prompt(level / (len(sources) - 1) if len(sources) > 1 else 1.0),
+            tokens,
+            seed=config.seed + level * 2**20,  # every level in an order of its own
+            batch_size=rollout.prompts,
+            max_length=rollout.max_prompt_tokens,
+            widths=config.data.prompt_widths,
+            workers=config.data.workers,
+        )
+
+    return LevelStream(
+        [functools.partial(stream, level) for level in range(len(sources))],
+        threshold=settings.threshold,
+        window=settings.window,
+        patience=settings.patience,
+    )
+
+
+def _levels(config: Config, train: Source | Mixture) -> list[Source | Mixture]:
+    settings = config.levels
+    train = common.in_order(train, f"levels.count = {settings.count}", "levels.count = 1")
 
     def difficulty(record: Record) -> float:
         return cot_difficulty(Rationale(steps=record.steps), signal=settings.signal)
 
     try:
-        sources = make_levels(
+        return make_levels(
             train,
             difficulty,
             num_levels=settings.count,
@@ -65,28 +102,6 @@ def prompt_stream(
             f"levels.count = {settings.count}: a bucket would be empty ({error}). "
             f"Set levels.count <= {min(settings.pool, len(train))}."
         ) from error
-
-    def stream(level: int, source: Source) -> Any:
-        progress = level / (len(sources) - 1) if level else float(len(sources) == 1)
-
-        def encode(ids: list[int], records: list[Record], texts: list[str]) -> PromptBatch:
-            return common.prompt_batch(student, ids, records, texts, limit)
-
-        return prompt_batches(
-            source,
-            lambda record, rng: prompt(record, rng, progress),
-            encode,
-            seed=config.seed + level * 2**20,  # every level in an order of its own
-            batch_size=config.rollout.prompts,
-        )
-
-    levels = [functools.partial(stream, level, source) for level, source in enumerate(sources)]
-    return CurriculumStream(
-        levels,
-        threshold=settings.threshold,
-        window=settings.window,
-        patience=settings.patience,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +198,8 @@ class GroupStage:
             top_k=rollout.top_k,
             top_p=rollout.top_p,
             min_p=rollout.min_p,
+            rows=rollout.rows,
+            share=rollout.share,
         )
         self.root = jax.random.key(config.seed)
         per_step = updates if updates else policy.inner_updates

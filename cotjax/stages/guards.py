@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cotjax.cot import Rationale, answers_equal, extract_answer, render_rationale
-from cotjax.interfaces import PromptBatch, Record, Rollout
+from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.training.evaluation import Completion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
@@ -117,7 +117,7 @@ def _solution(record: Record) -> str:
 def end_check(rollout: Rollout, eos_id: int) -> tuple[str, ...]:
     """Finds completions whose end token does not count, as when padding is masked by its id.
 
-    The last counted token of a completion that ended is the end token, and it is counted once;
+    A completion that an end token ended counts it, once, and others count none;
     with pad id = EOS id a mask made by comparing ids would drop it, and a student that never
     learns to stop is the consequence.
 
@@ -126,7 +126,7 @@ def end_check(rollout: Rollout, eos_id: int) -> tuple[str, ...]:
       eos_id: of the student.
     """
     ends = ((np.asarray(rollout.tokens) == eos_id) & np.asarray(rollout.mask)).sum(axis=-1)
-    wrong = int((ends != np.asarray(rollout.ended)).sum())
+    wrong = int((ends != (np.asarray(rollout.end) == End.EOS)).sum())
     if not wrong:
         return ()
     return (

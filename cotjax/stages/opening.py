@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
-from cotjax.models.load import LoadedStudent, load_student
+from cotjax.models.load import LoadedStudent, load_student, weight_bytes
 from cotjax.models.lora import Lora, attach, join_adapter, merge
 from cotjax.models.policy import Policy
 from cotjax.models.weights import Place
@@ -79,3 +79,15 @@ def open_model(
     return dataclasses.replace(
         loaded, model=policy.bind(params), source=str(run), notes=tuple(notes)
     )
+
+
+def model_bytes(path: str) -> int:
+    """Size of a model's weights on disk; a run's is that of the model that it began from.
+
+    Raises:
+      InputError: nothing is there.
+    """
+    run = find_run(Path(path), "model.path") if path else None
+    if run is None:
+        return weight_bytes(path)
+    return model_bytes(configs.load(["--config", str(run / "config.toml")]).model.path)

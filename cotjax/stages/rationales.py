@@ -6,8 +6,9 @@ kept. What a run was given it never asks for again.
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
@@ -38,11 +39,14 @@ class Teacher(Protocol):
 
     Attributes:
       name: written beside every rationale.
-      report: further counts for the reader.
     """
 
     name: str
-    report: dict[str, int]
+
+    @property
+    def report(self) -> Mapping[str, int]:
+        """Further counts for the reader."""
+        ...
 
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
         """Each record with its texts, best first; None if there was no answer."""
@@ -77,21 +81,23 @@ def collect(teacher: Teacher) -> tuple[list[dict[str, Any]], dict[str, int]]:
                 "thinking": usable.thinking,
             }
         )
-    return rows, counts | teacher.report
+    return rows, {**counts, **teacher.report}
 
 
 def _records(config: Config, student: common.Student) -> list[Record]:
     train, _ = common.open_records(config, student)
-    return [train[index] for index in range(min(config.teacher.questions, len(train)))]
+    count = config.teacher.questions
+    train = common.in_order(train, f"teacher.questions = {count}", "data.mixture to nothing")
+    return [train[index] for index in range(min(count, len(train)))]
 
 
 class DataTeacher:
     """The data's own solutions."""
 
     name = "data"
+    report: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
-        self.report: dict[str, int] = {}
         self._records = _records(config, common.open_student(config, mesh))
 
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
@@ -103,8 +109,9 @@ class DataTeacher:
 class ModelTeacher:
     """A model on this machine, by the rollout engine; the first attempt is greedy."""
 
+    report: Mapping[str, int] = MappingProxyType({})
+
     def __init__(self, config: Config, mesh: Mesh) -> None:
-        self.report: dict[str, int] = {}
         self.name = config.model.path
         self._config, self._mesh = config, mesh
         self._student = common.open_student(config, mesh)
@@ -164,7 +171,7 @@ class ServerTeacher:
         self._damaged = cache.damaged
 
     @property
-    def report(self) -> dict[str, int]:
+    def report(self) -> Mapping[str, int]:
         """What the cache gave, what it had lost, and how often the server was asked."""
         return {
             "cached": self._server.cached,

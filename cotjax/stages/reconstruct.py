@@ -4,17 +4,18 @@ With probability 0.7 one step becomes the mask token, then the steps are shuffle
 the whole rationale, its answer and the end. The loss is cross-entropy on the target's tokens.
 """
 
-import functools
+import dataclasses
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, ReconstructConfig
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.stages import common
-from cotjax.stages.supervised import SupervisedStage, encode_solution
+from cotjax.stages.supervised import Solution, SupervisedStage, open_solution
 
 
 def open_stage(config: Config, mesh: Mesh) -> SupervisedStage:
@@ -36,53 +37,58 @@ def open_stage(config: Config, mesh: Mesh) -> SupervisedStage:
         if len(usable) < len(train):
             notes = (f"Left out {len(train) - len(usable)} records without a step.",)
         train = usable
-    encode = functools.partial(encode_masked, student, config)
+    encode = Reconstruction(open_solution(student, config), config.reconstruct, student.tokenizer)
     return SupervisedStage(config, mesh, student, train, held_out, encode, notes=notes)
 
 
-def encode_masked(
-    student: common.Student, config: Config, record: Record, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """A record as a row: its prompt masked and shuffled as the generator draws."""
-    settings = config.reconstruct
-    if rng.random() < settings.solve_share:
-        return encode_solution(student, config, record, common.solve_prompt(student, record))
-    masked, chosen = mask_steps(
-        Rationale(steps=record.steps),
-        rng=rng,
-        count=settings.mask_count,
-        probability=settings.mask_probability,
-        mode=settings.mode,
-        granularity=settings.granularity,
-        keep_first=settings.keep_first,
-        keep_last=settings.keep_last,
-        mask_token=settings.token,
-    )
-    if rng.random() < settings.shuffle_probability:
-        masked, _ = shuffle_steps(masked, rng=rng)
-    prompt = student.prompts.reconstruct(record.question, masked.steps)
-    row = encode_solution(student, config, record, prompt)
-    if settings.masked_weight != 1 and chosen:
-        row["weight"] *= _emphasis(
-            student, record, chosen, settings.masked_weight, len(row["weight"])
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """A record to a row, its prompt masked and shuffled as the generator draws; holds no model.
+
+    Attributes:
+      solution: encodes the target.
+      settings: of the config.
+      tokenizer: says where in the target a token stands.
+    """
+
+    solution: Solution
+    settings: ReconstructConfig
+    tokenizer: Any
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The row."""
+        settings, prompts = self.settings, self.solution.prompts
+        if rng.random() < settings.solve_share:
+            return self.solution(record, rng)
+        masked, chosen = mask_steps(
+            Rationale(steps=record.steps),
+            rng=rng,
+            count=settings.mask_count,
+            probability=settings.mask_probability,
+            mode=settings.mode,
+            granularity=settings.granularity,
+            keep_first=settings.keep_first,
+            keep_last=settings.keep_last,
+            mask_token=settings.token,
         )
-    return row
+        if rng.random() < settings.shuffle_probability:
+            masked, _ = shuffle_steps(masked, rng=rng)
+        row = self.solution.encode(record, prompts.reconstruct(record.question, masked.steps))
+        if settings.masked_weight != 1 and chosen:
+            row["weight"] *= self._emphasis(record, chosen, len(row["weight"]))
+        return row
 
-
-def _emphasis(
-    student: common.Student, record: Record, chosen: tuple[int, ...], weight: float, length: int
-) -> np.ndarray:
-    """[S] `weight` on the tokens of chosen steps, 1 elsewhere; the target ends the row."""
-    target = render_rationale(Rationale(steps=record.steps, answer=record.answer))
-    ends = [
-        len(render_rationale(Rationale(steps=record.steps[:k])))
-        for k in range(len(record.steps) + 1)
-    ]
-    spans = [(ends[index], ends[index + 1]) for index in chosen]
-    encoded = student.tokenizer(target, add_special_tokens=False, return_offsets_mapping=True)
-    factors = np.ones(length, np.float32)
-    first = length - len(encoded["input_ids"]) - 1  # behind the target comes the end token
-    for place, (begin, end) in enumerate(encoded["offset_mapping"], first):
-        if any(start < end and begin < stop for start, stop in spans):
-            factors[place] = weight
-    return factors
+    def _emphasis(self, record: Record, chosen: tuple[int, ...], length: int) -> np.ndarray:
+        """[S] the weight of masked steps' tokens, 1 elsewhere; the target ends the row."""
+        target = render_rationale(Rationale(steps=record.steps, answer=record.answer))
+        ends = [
+            len(render_rationale(Rationale(steps=record.steps[:size])))
+            for size in range(len(record.steps) + 1)
+        ]
+        encoded = self.tokenizer(target, add_special_tokens=False, return_offsets_mapping=True)
+        factors = np.ones(length, np.float32)
+        first = length - len(encoded["input_ids"]) - 1  # behind the target comes the end token
+        for place, (begin, end) in enumerate(encoded["offset_mapping"], first):
+            if any(ends[step] < end and begin < ends[step + 1] for step in chosen):
+                factors[place] = self.settings.masked_weight
+        return factors

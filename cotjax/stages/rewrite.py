@@ -6,6 +6,7 @@
 The replay is what makes the knowledge stick where no teacher's text is shown.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -22,7 +23,8 @@ from cotjax.cot import (
     rewrite_reward,
 )
 from cotjax.data.encode import encode_supervised
-from cotjax.data.levels import CurriculumStream
+from cotjax.data.levels import LevelStream
+from cotjax.data.prompts import Prompts
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
@@ -71,7 +73,9 @@ class RewriteStage:
         """
         said, failures = self.groups.prepare(folder), self.train
         if self.config.mining.questions:
-            found = mine(self.student, self.config, self.mesh, self.train, folder)
+            setting = f"mining.questions = {self.config.mining.questions}"
+            train = common.in_order(self.train, setting, "mining.questions = 0")
+            found = mine(self.student, self.config, self.mesh, train, folder)
             said, failures = (*said, str(found)), found.failures
         if isinstance(failures, list):
             usable = [record for record in failures if record.steps]
@@ -82,12 +86,14 @@ class RewriteStage:
                 )
             if len(usable) < len(failures):
                 said = (*said, f"Left out {len(failures) - len(usable)} without a rationale.")
-            failures = common.check_prompts(self.student, usable, self.config, rewrite_prompt)
+            failures = common.check_prompts(
+                self.student, usable, self.config, self.config.data.path, rewrite_prompt
+            )
         stream = prompt_stream(
             self.config,
             self.student,
             failures,
-            lambda record, rng, progress: rewrite_prompt(self.student, record),
+            lambda progress: RewritePrompt(self.student.prompts),
         )
         self.groups.data, self.data = stream, Accepted(stream)
         return said
@@ -172,7 +178,7 @@ class Accepted:
       stream: of the failures.
     """
 
-    def __init__(self, stream: CurriculumStream) -> None:
+    def __init__(self, stream: LevelStream) -> None:
         self._stream = stream
         self.rewrites: dict[str, dict[str, Any]] = {}
 
@@ -214,9 +220,25 @@ class Accepted:
         self.rewrites = {rewrite["id"]: rewrite for rewrite in state["rewrites"]}
 
 
+@dataclasses.dataclass(frozen=True)
+class RewritePrompt:
+    """The question and the teacher's steps, to be shortened; holds no model.
+
+    The answer's line is not shown: a student that copies it, and nothing else, would be right.
+    """
+
+    prompts: Prompts
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> str:
+        """The prompt's text."""
+        del rng  # everything is shown
+        steps = render_rationale(Rationale(steps=record.steps))
+        return self.prompts.rewrite(record.question, steps)
+
+
 def rewrite_prompt(student: common.Student, record: Record) -> str:
     """The question and the teacher's steps, to be shortened."""
-    return student.prompts.rewrite(record.question, _solution(record))
+    return RewritePrompt(student.prompts)(record, np.random.default_rng(0))
 
 
 def _solution(record: Record) -> str:

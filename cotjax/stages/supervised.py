@@ -1,6 +1,8 @@
 """Supervised stages: packed rows of (prompt, target), cross-entropy on the target's tokens."""
 
+import dataclasses
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,9 @@ from cotjax.config import Config
 from cotjax.cot import Rationale, render_rationale
 from cotjax.data.encode import encode_supervised
 from cotjax.data.pipeline import supervised_batches
+from cotjax.data.prompts import Prompts
+from cotjax.data.sources import Mixture
+from cotjax.data.tokens import TokenCache
 from cotjax.interfaces import Record, Source, Step, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
@@ -25,17 +30,33 @@ from cotjax.training.update import LossFn, init_state, make_update
 Encode = Callable[[Record, np.random.Generator], dict[str, np.ndarray]]
 
 
-def encode_solution(
-    student: common.Student, config: Config, record: Record, prompt: str
-) -> dict[str, np.ndarray]:
-    """A record's whole solution as the target of a prompt."""
-    return encode_supervised(
-        student.tokenizer,
-        prompt,
-        render_rationale(Rationale(steps=record.steps, answer=record.answer)),
-        max_length=config.sft.sequence_length,
-        name=record.id,
-    )
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """A record's whole solution as a target; holds no model, so that it travels to workers."""
+
+    tokens: TokenCache
+    prompts: Prompts
+    max_length: int
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The question as prompt."""
+        del rng  # nothing is masked or shuffled here
+        return self.encode(record, self.prompts.solve(record.question))
+
+    def encode(self, record: Record, prompt: str) -> dict[str, np.ndarray]:
+        """The solution as the target of a prompt."""
+        return encode_supervised(
+            self.tokens,
+            prompt,
+            render_rationale(Rationale(steps=record.steps, answer=record.answer)),
+            max_length=self.max_length,
+            name=record.id,
+        )
+
+
+def open_solution(student: common.Student, config: Config) -> Solution:
+    """How a run encodes its records."""
+    return Solution(TokenCache(student.tokenizer), student.prompts, config.sft.sequence_length)
 
 
 def make_loss(policy: Policy) -> LossFn:
@@ -76,7 +97,7 @@ class SupervisedStage:
         config: Config,
         mesh: Mesh,
         student: common.Student,
-        train: Source,
+        train: Source | Mixture,
         held_out: list[Record],
         encode: Encode,
         *,
@@ -95,7 +116,15 @@ class SupervisedStage:
             seed=config.seed,
             batch_size=config.sft.batch_size,
             sequence_length=config.sft.sequence_length,
+            workers=config.data.workers,
+            place=self._place,
         )
+
+    def _place(self, batch: TokenBatch) -> tuple[TokenBatch, float, tuple[str, ...]]:
+        """The batch on the devices, the share of its places that hold a token, and alarms."""
+        targets, weight, segment = map(np.asarray, (batch.targets, batch.weight, batch.segment))
+        found = guards.supervised_end_check(targets, weight, segment, self.student.eos_id)
+        return parallel.shard(self.mesh, batch), float((segment > 0).mean()), found
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the extractor on the held-out golds; the folder is not needed."""
@@ -105,16 +134,12 @@ class SupervisedStage:
     def next_step(self, params: Any, step: int) -> Step:
         """A packed batch and the key of its dropout; `params` do not matter."""
         del params
-        batch = next(self.data)
-        used = float((batch.segment > 0).mean())
-        metrics = {"batch_tokens": batch.tokens.size, "used": used}
-        alarm = " ".join(
-            guards.supervised_end_check(
-                batch.targets, batch.weight, batch.segment, self.student.eos_id
-            )
-        )
+        began = time.perf_counter()
+        batch, used, found = next(self.data)
+        waited = time.perf_counter() - began
+        metrics = {"batch_tokens": batch.tokens.size, "used": used, "data_wait_s": waited}
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
-        return Step([(parallel.shard(self.mesh, batch), key)], metrics, [], alarm)
+        return Step([(batch, key)], metrics, [], " ".join(found))
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

@@ -112,6 +112,8 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     learned = {name: float(s) / max(float(n), 1e-9) for name, (s, n) in pairs.items()}
     metrics = work.metrics | learned | {"update_s": ended - ready, "step_s": ended - began}
     metrics["update_tok_s"] = metrics["batch_tokens"] / metrics["update_s"]
+    if "data_wait_s" in metrics:
+        metrics["data_wait"] = metrics["data_wait_s"] / metrics["step_s"]
     return state, metrics, work
 
 

@@ -7,13 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.cot import gold_answer
-from cotjax.data.jsonl import read_records
+from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.data import sources
+from cotjax.data.layouts import Reader
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
 GOOD = '{"question": "How many?", "answer": "1+1 = <<1+1=2>>2\\n#### 2"}'
 FIX = ' Fix the line or set data.on_bad_record = "skip".'
+
+
+READER = Reader(gold_answer, parse_rationale, answers_equal)
+
+
+def read_records(path, **settings):
+    return sources.read_records(path, READER, **settings)
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def write(tmp_path):
 
 def refused(path, **settings):
     with pytest.raises(InputError) as error:
-        read_records(path, gold_answer, **settings)
+        read_records(path, **settings)
     return str(error.value)
 
 
@@ -39,7 +47,7 @@ def test_gsm8k_becomes_a_record(write):
         "#### 1,072"
     )
     path = write(json.dumps({"question": " How many clips? \n", "answer": answer, "other": 1}))
-    assert read_records(path, gold_answer) == [
+    assert read_records(path) == [
         Record(
             id="train.jsonl:1",
             question="How many clips?",
@@ -57,15 +65,13 @@ def test_gsm8k_becomes_a_record(write):
     ("gold", "canonical"), [("1,234", "1234"), ("-5", "-5"), ("$3.50", "3.5"), ("0", "0")]
 )
 def test_gold_numbers_are_read_as_they_are_written(write, gold, canonical):
-    (record,) = read_records(
-        write(json.dumps({"question": "?", "answer": f"x\n#### {gold}"})), gold_answer
-    )
+    (record,) = read_records(write(json.dumps({"question": "?", "answer": f"x\n#### {gold}"})))
     assert record.answer == canonical
 
 
 def test_records_keep_the_file_order_and_their_line_numbers(write):
     path = write(GOOD, "", GOOD, "  ", GOOD, "")
-    assert [r.id for r in read_records(path, gold_answer)] == [
+    assert [r.id for r in read_records(path)] == [
         "train.jsonl:1",
         "train.jsonl:3",
         "train.jsonl:5",
@@ -76,7 +82,7 @@ def test_a_line_ends_where_json_lines_end(write):
     # A raw line separator (U+2028) or next-line character may stand inside a JSON string.
     question = "one\u2028two\x85three\x0cfour"
     row = json.dumps({"question": question, "answer": "#### 1"}, ensure_ascii=False)
-    (record,) = read_records(write(row + "\r"), gold_answer)
+    (record,) = read_records(write(row + "\r"))
     assert record.question == question
 
 
@@ -102,7 +108,7 @@ def test_an_unusable_line_is_named_with_its_number(write, line, complaint):
     path = write(GOOD, "", line, GOOD)
     message = refused(path)
     assert message.startswith(f"train.jsonl:3: {complaint}") and message.endswith(FIX)
-    kept = read_records(path, gold_answer, on_bad_record="skip")
+    kept = read_records(path, on_bad_record="skip")
     assert [record.id for record in kept] == ["train.jsonl:1", "train.jsonl:4"]
 
 
@@ -110,7 +116,7 @@ def test_an_unusable_line_is_named_with_its_number(write, line, complaint):
 def test_no_line_crashes(tmp_path_factory, line):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(f"{GOOD}\n{line}".encode())
-    assert len(read_records(str(path), gold_answer, on_bad_record="skip")) == 1
+    assert len(read_records(str(path), on_bad_record="skip")) == 1
 
 
 @pytest.mark.parametrize("lines", [[], ["", "  "], ["no", "JSON"]])
@@ -135,4 +141,4 @@ def test_every_gold_of_gsm8k_is_recovered():
     path = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
     if not path.exists():
         pytest.skip("no gsm8k/test.jsonl: this test reads the published data set")
-    assert len(read_records(str(path), gold_answer)) == 1319
+    assert len(read_records(str(path))) == 1319

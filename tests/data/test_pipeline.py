@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from cotjax.data.curriculum import Curriculum
 from cotjax.data.pipeline import prompt_batches, supervised_batches
-from cotjax.interfaces import PromptBatch, Record
+from cotjax.data.sources import Mixture
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
 
 LENGTH = 12
 
@@ -39,10 +42,14 @@ def draw(record, rng):
     return f"{record.question}/{rng.random()}"
 
 
-def encode_batch(ids, records, texts):
-    assert [text.split("/")[0] for text in texts] == [record.question for record in records]
-    tokens = np.array([[int(record.question)] for record in records], np.int32)
-    return PromptBatch(tokens, np.ones_like(tokens, bool), np.asarray(ids, np.int32))
+class Digits:
+    """The number before the slash is one token; two-digit numbers are two."""
+
+    pad_token_id = eos_token_id = 99
+
+    def encode(self, text, *, add_special_tokens):
+        number = text.split("/")[0]
+        return [int(number)] * len(number)
 
 
 def rows(seed=0, size=20):
@@ -52,7 +59,9 @@ def rows(seed=0, size=20):
 
 
 def prompts(seed=0, size=20, batch_size=4):
-    return prompt_batches(Numbers(size), draw, encode_batch, seed=seed, batch_size=batch_size)
+    return prompt_batches(
+        Numbers(size), draw, Digits(), seed=seed, batch_size=batch_size, max_length=2
+    )
 
 
 def examples(batch):
@@ -104,7 +113,7 @@ def test_the_ids_of_prompts_never_repeat():
 
 def test_prompts_come_with_their_own_records():
     for batch, records in itertools.islice(prompts(), 6):
-        assert batch.tokens[:, 0].tolist() == [int(record.question) for record in records]
+        assert batch.tokens[:, -1].tolist() == [int(record.question) for record in records]
 
 
 def test_an_epoch_that_no_batch_divides_loses_no_record():
@@ -137,3 +146,211 @@ def test_a_restored_iterator_continues_as_if_nothing_had_happened(make, taken):
     next(second)
     second.set_state(state)
     assert all(same(next(second), batch) for batch in expected)
+
+
+# What depends on seed, epoch and place alone.
+
+
+def drawn(seed, size=20):
+    """(number, what its generator drew) of the first four epochs, ascending."""
+    texts = []
+
+    def note(record, rng):
+        texts.append((int(record.question), rng.random()))
+        return record.question
+
+    batches = prompt_batches(Numbers(size), note, Digits(), seed=seed, batch_size=4, max_length=2)
+    for _ in range(size):
+        next(batches)
+    batches.close()
+    return texts[: 4 * size]
+
+
+def test_a_record_draws_anew_each_epoch_and_the_same_in_each_run():
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len({number for _, number in drawn(0)}) == 80
+
+
+def test_shards_share_the_records_without_overlap_or_loss():
+    def ids(shard, batches):
+        stream = prompt_batches(
+            Numbers(20), draw, Digits(), seed=0, batch_size=2, max_length=2, shard=shard
+        )
+        return [i for batch, _ in itertools.islice(stream, batches) for i in batch.ids.tolist()]
+
+    parts = [ids((index, 3), 8) for index in range(3)]
+    assert len(set().union(*parts)) == 48
+    assert sorted(sum(parts, [])) == sorted(ids((0, 1), 24))
+
+
+def worker_rows(workers):
+    return supervised_batches(
+        Numbers(20), encode_row, seed=0, batch_size=4, sequence_length=LENGTH, workers=workers
+    )
+
+
+def test_workers_change_nothing_and_a_place_is_theirs_too():
+    here, there = worker_rows(0), worker_rows(2)
+    for _ in range(5):
+        assert same(next(here), next(there))
+    state = json.loads(json.dumps(there.get_state()))
+    there.close()
+    assert state == here.get_state()
+    here.set_state(state)
+    fresh = worker_rows(0)
+    fresh.set_state(state)
+    assert all(same(next(here), next(fresh)) for _ in range(5))
+
+
+def test_a_batch_is_placed_ahead_but_the_state_is_of_what_was_given():
+    placed = []
+    stream = supervised_batches(
+        Numbers(20), encode_row, seed=0, batch_size=4, sequence_length=LENGTH,
+        place=lambda batch: placed.append(batch) or len(placed),
+    )  # fmt: skip
+    assert [next(stream) for _ in range(3)] == [1, 2, 3]
+    state = stream.get_state()
+    expected = rows()
+    for _ in range(3):
+        next(expected)
+    assert state == expected.get_state()
+    stream.set_state(state)
+    next(stream)
+    stream.close()
+    assert len(placed) >= 5 and same(placed[-2], next(expected))
+
+
+def test_an_encoder_that_fails_fails_the_step_and_says_why():
+    def fail(record, rng):
+        raise InputError("too long")
+
+    for place in (None, lambda batch: batch):
+        stream = supervised_batches(
+            Numbers(20), fail, seed=0, batch_size=4, sequence_length=LENGTH, place=place
+        )
+        with pytest.raises(InputError, match="too long"):
+            next(stream)
+
+
+# Widths.
+
+
+def widths_of(count, batches=40, size=200):
+    stream = prompt_batches(
+        Numbers(size), draw, Digits(), seed=0, batch_size=4, max_length=4, widths=count
+    )
+    return [next(stream) for _ in range(batches)]
+
+
+def test_one_width_is_the_limit():
+    assert {batch.tokens.shape for batch, _ in widths_of(1)} == {(4, 4)}
+
+
+def test_several_widths_fit_each_batch_and_are_few():
+    batches = widths_of(2, batches=200)
+    assert {batch.tokens.shape[1] for batch, _ in batches} == {2, 4}
+    for batch, records in batches:
+        longest = max(len(record.question) for record in records)
+        assert batch.tokens.shape[1] == (2 if longest <= 2 else 4)
+        assert batch.mask.sum() == sum(len(record.question) for record in records)
+    asked = sorted(int(record.question) for _, records in batches for record in records)
+    assert asked == sorted(list(range(200)) * 4)  # each record still comes once an epoch
+
+
+def test_more_widths_than_tokens():
+    with pytest.raises(InputError, match="data.prompt_widths = 5: more than .* = 4"):
+        widths_of(5)
+
+
+# Mixtures and curricula.
+
+
+class Named(Numbers):
+    """Numbers from `start` on."""
+
+    def __init__(self, size, start):
+        super().__init__(size)
+        self.start = start
+
+    def __getitem__(self, index):
+        return super().__getitem__(self.start + index)
+
+
+def questions(stream, batches):
+    return [int(r.question) for _, some in itertools.islice(stream, batches) for r in some]
+
+
+def stream_of(source, seed=0):
+    return prompt_batches(source, draw, Digits(), seed=seed, batch_size=4, max_length=4)
+
+
+def test_a_mixture_draws_by_weight_and_each_source_in_epochs():
+    asked = questions(stream_of(Mixture((Named(10, 0), Named(30, 50)), (1.0, 3.0))), 40)
+    small = [number for number in asked if number < 50]
+    assert len(small) == 40 and sorted(small) == sorted(list(range(10)) * 4)
+    assert sorted(set(asked) - set(small)) == list(range(50, 80))
+    window = [sum(number < 50 for number in asked[i : i + 8]) for i in range(0, 160, 8)]
+    assert set(window) == {2}  # the weights hold in every stretch, not only in the mean
+
+
+BUCKETS = np.arange(20) // 5
+
+
+def test_a_bucket_is_drawn_from_alone_until_the_stage_advances():
+    stream = stream_of(Curriculum(Numbers(20), BUCKETS))
+    assert (stream.bucket, stream.num_buckets) == (0, 4)
+    assert set(questions(stream, 5)) == set(range(5))
+    stream.advance(2)
+    assert stream.bucket == 2 and set(questions(stream, 5)) == set(range(10, 15))
+    with pytest.raises(InputError, match="bucket 4: there are 0 to 3"):
+        stream.advance(4)
+
+
+def test_cumulative_stages_keep_what_came_before():
+    stream = stream_of(Curriculum(Numbers(20), BUCKETS, "cumulative"))
+    stream.advance(1)
+    assert sorted(questions(stream, 5)) == sorted(list(range(10)) * 2)
+
+
+def test_replay_draws_its_share_from_earlier_buckets():
+    stream = stream_of(Curriculum(Numbers(20), BUCKETS, replay=0.25))
+    assert set(questions(stream, 5)) == set(range(5))
+    stream.advance(2)
+    asked = questions(stream, 20)
+    assert sum(number < 10 for number in asked) == 20
+    assert set(asked) == set(range(15))
+
+
+@pytest.mark.parametrize("make", ["rows", "prompts"])
+def test_the_bucket_and_each_bucket_s_place_are_in_the_state(make):
+    def open_stream():
+        source = Curriculum(Numbers(20), BUCKETS)
+        if make == "prompts":
+            return stream_of(source)
+        return supervised_batches(source, encode_row, seed=0, batch_size=2, sequence_length=LENGTH)
+
+    first = open_stream()
+    start = [next(first) for _ in range(3)]
+    first.advance(1)
+    next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    expected = [next(first) for _ in range(3)]
+    first.advance(0)  # goes on where bucket 0 was left
+    expected += [next(first) for _ in range(3)]
+    second = open_stream()
+    second.set_state(state)
+    assert second.bucket == 1
+    found = [next(second) for _ in range(3)]
+    second.advance(0)
+    found += [next(second) for _ in range(3)]
+    assert all(map(same, expected, found))
+    unbroken = open_stream()
+    assert all(map(same, start + expected[3:], [next(unbroken) for _ in range(6)]))
+
+
+@pytest.mark.parametrize(
+    ("buckets", "replay"), [([0] * 19, 0), ([0] * 19 + [2], 0), (BUCKETS, 1.0), (BUCKETS, -0.1)]
+)
+def test_a_curriculum_that_cannot_serve_says_why(buckets, replay):
+    with pytest.raises(InputError, match="curriculum: "):
+        Curriculum(Numbers(20), np.asarray(buckets), replay=replay)

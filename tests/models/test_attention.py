@@ -129,7 +129,12 @@ def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring):
     scoring = SCORINGS[scoring]
     query, key, value = qkv(PROMPT + GROUP * OWN, num_kv)
     prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True)
-    decode = jax.jit(lambda index, *now: DecodeShared(PROMPT_MASK, index)(*now, scoring))
+
+    @jax.jit
+    def decode(index, *now):
+        filled, clock = jnp.full(BATCH, index), (index + 3) % OWN  # a ring begins anywhere
+        return DecodeShared(PROMPT_MASK, filled, clock)(*now, scoring)
+
     _, prompt = jax.jit(prefill.__call__)(*(x[:, :PROMPT] for x in (query, key, value)), None)
     blocks = []
     for size in (1, OWN - 3, 2):  # what is not written is not seen

@@ -177,14 +177,13 @@ def decoded(policy, params):
 
     @jax.jit
     def cached(params):
-        hidden, caches = policy.prefill(
-            params, PROMPTS, PROMPT_MASK, group_size=GROUP, max_new_tokens=OWN
-        )
+        hidden, prompts = policy.prefill(params, PROMPTS, PROMPT_MASK)
+        own = policy.own_caches(prompts, rows=BATCH, group=GROUP, max_new_tokens=OWN)
         outs = [jnp.broadcast_to(hidden[:, None], (BATCH, GROUP, hidden.shape[-1]))]
         for index in range(OWN - 1):
-            hidden, caches = policy.decode(
-                params, COMPLETIONS[:, :, index], PROMPT_MASK, jnp.int32(index), caches
-            )
+            filled, clock = jnp.full(BATCH, index), jnp.int32(index)
+            tokens = COMPLETIONS[:, :, index]
+            hidden, own = policy.decode(params, tokens, PROMPT_MASK, filled, clock, (prompts, own))
             outs.append(hidden)
         return jnp.stack(outs, axis=2)
 

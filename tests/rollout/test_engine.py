@@ -10,15 +10,14 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cotjax.core.logprobs import token_logprobs
-from cotjax.interfaces import PromptBatch
-from cotjax.rollout.engine import Sampling, generate, row_keys
+from cotjax.core.logprobs import entropy, token_logprobs
+from cotjax.interfaces import End, Placement, PromptBatch
+from cotjax.rollout.engine import Sampling, generate, make_plan, row_keys
 from tests.tiny import SHAPE, make_policy
 
 BATCH, PROMPT, GROUP, NEW = 8, 5, 4, 6
 SETTINGS = Sampling(GROUP, NEW, eos_id=0, pad_id=1, temperature=0.7)
 KEY = jax.random.key(7)
-NAMES = ("tokens", "mask", "logp", "ended")
 
 
 def make_prompts(seed=0):
@@ -64,7 +63,7 @@ def filtered():
 
 def assert_same_completions(one, other):
     """The same tokens and ends exactly; log-probabilities to float32."""
-    for name in ("tokens", "mask", "ended"):
+    for name in ("tokens", "mask", "end"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     np.testing.assert_allclose(one.logp, other.logp, atol=1e-5)
 
@@ -182,7 +181,7 @@ def test_padding_group_size_and_devices_change_nothing(rollout):
         settings=dataclasses.replace(SETTINGS, group_size=2),
     )
     assert len(pairs.tokens.sharding.device_set) == 8
-    first_two = type(rollout)(*(getattr(rollout, name)[:, :2] for name in NAMES))
+    first_two = jax.tree.map(lambda leaf: leaf[:, :2], rollout)
     assert_same_completions(jax.device_get(pairs), first_two)
 
 
@@ -203,12 +202,17 @@ class Countdown:
     def _hidden(self, tokens):
         return jax.nn.one_hot(jnp.maximum(tokens - 1, 0), 10)
 
-    def prefill(self, params, prompt, prompt_mask, *, group_size, max_new_tokens):
+    lanes = 1
+
+    def prefill(self, params, prompt, prompt_mask):
         return self._hidden(prompt[:, -1]), []
 
-    def decode(self, params, tokens, prompt_mask, index, caches):
-        jax.debug.callback(self.calls.add, index)
-        return self._hidden(tokens), caches
+    def own_caches(self, prompt_caches, *, rows, group, max_new_tokens):
+        return []
+
+    def decode(self, params, tokens, prompt_mask, filled, clock, caches):
+        jax.debug.callback(self.calls.add, clock)
+        return self._hidden(tokens), caches[1]
 
     def unembed(self, params):
         return 50 * jnp.eye(10)
@@ -239,3 +243,78 @@ def test_the_loop_ends_with_the_last_row(numbers, steps):
     lengths = np.asarray(rollout.mask.sum(axis=-1))
     np.testing.assert_array_equal(lengths, [[min(n, NEW)] * GROUP for n in numbers])
     assert rollout.ended.tolist() == [[n <= NEW] * GROUP for n in numbers]
+
+
+# Refill: slots take the next job when their rows have ended.
+
+
+REFILLS = {
+    "one row": dict(rows=1, share=1),
+    "rows of their own": dict(rows=8, share=1),
+    "a narrower tail": dict(rows=16, share=2),
+    "whole groups": dict(rows=8, share=4),
+    "a slot for every job": dict(rows=0, share=2),
+}
+
+
+@pytest.mark.parametrize("how", REFILLS)
+def test_a_completion_does_not_depend_on_its_slot(rollout, how):
+    settings = dataclasses.replace(SETTINGS, **REFILLS[how])
+    assert_same_completions(run(settings=settings), rollout)
+
+
+def test_refill_gives_greedy_and_sampled_completions_alike():
+    settings = dataclasses.replace(SETTINGS, greedy_first=True)
+    refilled = dataclasses.replace(settings, rows=8, share=2)
+    assert_same_completions(run(settings=refilled), run(settings=settings))
+
+
+def test_each_device_refills_its_own_slots(rollout):
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(4), ("data",))
+    policy = dataclasses.replace(POLICY, placement=Placement(mesh, ("data",), "data"))
+    both = [jax.device_put(PARAMS, NamedSharding(mesh, P())),
+            jax.device_put(PROMPTS, NamedSharding(mesh, P("data")))]  # fmt: skip
+    settings = dataclasses.replace(SETTINGS, rows=8, share=1)
+    refilled = generate(policy, *both, KEY, settings=settings)
+    assert make_plan(BATCH, policy.lanes, settings).slots == 2
+    assert_same_completions(jax.device_get(refilled), rollout)
+
+
+def test_a_share_that_does_not_divide_the_group_is_refused():
+    with pytest.raises(ValueError, match="share = 3 does not divide group_size = 4"):
+        run(settings=dataclasses.replace(SETTINGS, share=3))
+
+
+# Entropy, and why a row ended.
+
+
+def test_entropy_is_that_of_the_full_distribution(filtered):
+    hidden = POLICY.completions(PARAMS, PROMPTS.tokens, PROMPTS.mask, filtered.tokens)
+    expected = entropy(hidden @ POLICY.unembed(PARAMS).T, temperature=SETTINGS.temperature)
+    np.testing.assert_allclose(filtered.entropy, np.where(filtered.mask, expected, 0), atol=1e-5)
+
+
+def test_other_tokens_stop_too(rollout):
+    stop = int(rollout.tokens[0, 0, 0])
+    stopped = run(settings=dataclasses.replace(SETTINGS, stop_ids=(stop,)))
+    assert stopped.mask[0, 0].sum() == 1 and stopped.end[0, 0] == End.EOS
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_a_nan_ends_its_row_and_no_other(rollout, rows):
+    """The token whose successor has no finite logits is the last; other rows stay as they are."""
+    poison = int(rollout.tokens[1, 1, 1])
+    embed = np.asarray(PARAMS["embed"]["embedding"]).copy()
+    embed[poison] = np.nan
+    assert poison not in PROMPTS.tokens
+    ill = PARAMS | {"embed": {"embedding": embed}}
+    settings = dataclasses.replace(SETTINGS, rows=rows, share=1 if rows else 0)
+    found = jax.device_get(generate(POLICY, ill, PROMPTS, KEY, settings=settings))
+    seen = (rollout.tokens == poison) & rollout.mask
+    first = np.where(seen.any(-1), seen.argmax(-1), NEW)
+    reached = first < rollout.mask.sum(-1) - 1
+    assert reached[1, 1] and not reached.all()
+    np.testing.assert_array_equal(found.end == End.NONFINITE, reached)
+    np.testing.assert_array_equal(found.mask.sum(-1)[reached], first[reached] + 1)
+    np.testing.assert_array_equal(found.tokens[~reached], rollout.tokens[~reached])
+    assert np.isfinite(found.logp).all() and np.isfinite(found.entropy).all()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,7 +150,8 @@ def make_rollout(*texts, size=24):
     for i, text in enumerate(texts):
         row = TOKENIZER.encode(text.removesuffix("…")) + [END] * bool(ended[0, i])
         tokens[0, i, : len(row)], mask[0, i, : len(row)] = row, True
-    return Rollout(tokens, mask, np.zeros(tokens.shape), ended)  # pyright: ignore
+    zero = np.zeros(tokens.shape)
+    return Rollout(tokens, mask, zero, zero, ended.astype(int))  # pyright: ignore
 
 
 GOOD = "Step 1: 7*1=7\nAnswer: 7"
@@ -209,8 +211,7 @@ def calls(monkeypatch):
         rows = [make_rollout(*["Answer: 7" if one else "Answer: 8…"] * settings.group_size)
                 for one in odd]  # fmt: skip
         calls.append((settings, batch.tokens.shape[0]))
-        return Rollout(*(np.concatenate([getattr(row, name) for row in rows])
-                         for name in ("tokens", "mask", "logp", "ended")))  # fmt: skip
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 
     monkeypatch.setattr(common, "generate", generate)
     return calls

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cotjax.cot import Rationale, render_rationale
-from cotjax.interfaces import PromptBatch, Record, Rollout
+from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.stages import guards
 from cotjax.training.evaluation import Completion
@@ -118,7 +118,8 @@ def rollout(mask_by_id=False):
     mask = np.array([[[1, 1, 1, 0], [1, 1, 1, 1]]], bool)
     if mask_by_id:
         mask = tokens != END
-    host = tokens, mask, np.zeros(tokens.shape), np.array([[True, False]])
+    zero = np.zeros(tokens.shape)
+    host = tokens, mask, zero, zero, np.array([[End.EOS, End.LENGTH]])
     return Rollout(*host)  # pyright: ignore[reportArgumentType]
 
 
@@ -145,7 +146,8 @@ def drawn(same):
     tokens = rng.integers(2, 400, (2, 3, 12))
     if same:
         tokens[:] = tokens[:, :1]
-    host = tokens, np.ones(tokens.shape, bool), np.zeros(tokens.shape), np.zeros((2, 3), bool)
+    zero = np.zeros(tokens.shape)
+    host = tokens, np.ones(tokens.shape, bool), zero, zero, np.zeros((2, 3), int)
     return Rollout(*host)  # pyright: ignore[reportArgumentType]
 
 

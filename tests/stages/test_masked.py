@@ -11,7 +11,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import guards, reconstruct
-from cotjax.stages.grpo import mask_count, masked_prompt
+from cotjax.stages.grpo import MaskedPrompt
+from cotjax.stages.supervised import open_solution
 from tests.stages.test_common import STUDENT
 from tests.tiny import make_config
 
@@ -25,8 +26,8 @@ def make(*flags):
 
 
 def prompt(config, record=RECORD, seed=0, progress=1.0):
-    rng = np.random.default_rng(seed)
-    return masked_prompt(config, STUDENT.prompts, record, rng, progress)
+    made = MaskedPrompt(config.mask, STUDENT.prompts, progress)
+    return made(record, np.random.default_rng(seed))
 
 
 def shorter(size):
@@ -54,7 +55,8 @@ def test_the_released_rule_masks_its_number_of_steps_in_order(size):
 
 def test_the_masked_share_grows_with_progress_up_to_the_question_alone():
     config = make("--mask.rule=share", "--mask.share-start=0.25", "--mask.share-end=1")
-    assert [mask_count(config, 6, progress) for progress in (0, 0.5, 1)] == [2, 4, 6]
+    counts = [MaskedPrompt(config.mask, STUDENT.prompts, x).count(6) for x in (0, 0.5, 1)]
+    assert counts == [2, 4, 6]
     assert prompt(config, progress=0).count("[MASK]") == 2
     assert prompt(config, progress=1) == SOLVE
 
@@ -84,7 +86,10 @@ def row(folder, *flags, record=RECORD, seed=0):
     """(prompt, target, the target's weights) of an encoded record."""
     config = make_config(folder, "--stage=reconstruct", "--reconstruct.solve-share=0",
                          "--sft.sequence-length=256", *flags)  # fmt: skip
-    encoded = reconstruct.encode_masked(STUDENT, config, record, np.random.default_rng(seed))
+    encode = reconstruct.Reconstruction(
+        open_solution(STUDENT, config), config.reconstruct, STUDENT.tokenizer
+    )
+    encoded = encode(record, np.random.default_rng(seed))
     counted = encoded["weight"] > 0
     decode = STUDENT.tokenizer.decode
     shown = decode(encoded["tokens"][: np.argmax(counted) + 1])

@@ -16,7 +16,7 @@ from cotjax.training.loop import LoopSettings, fit
 from cotjax.training.metrics import SFT_COLUMNS, StepTable
 from cotjax.training.update import TrainState
 
-TIMES = {"step_s", "update_s", "update_tok_s"}
+TIMES = {"step_s", "update_s", "update_tok_s", "data_wait"}
 
 
 class Stop(Exception):
@@ -56,7 +56,12 @@ class Sums:
         number = next(self.data)
         return Step(
             jnp.float32(number),
-            {"batch_tokens": 10, "number": float(number), "w_before": float(params["w"])},
+            {
+                "batch_tokens": 10,
+                "number": float(number),
+                "w_before": float(params["w"]),
+                "data_wait_s": 1e-9,
+            },
             [{"id": f"n/{number}", "step_asked": step}],
         )
 
@@ -119,6 +124,12 @@ def wait_for_checkpoints(monkeypatch):
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     return folder, *run(folder)
+
+
+def test_the_wait_for_data_is_a_share_of_the_step(unbroken):
+    trained = [line for line in lines(unbroken[0] / "metrics.jsonl") if line["kind"] == "train"]
+    for line in trained:
+        assert line["data_wait"] == pytest.approx(line["data_wait_s"] / line["step_s"])
 
 
 def test_every_step_updates_and_every_number_is_written_once(unbroken):

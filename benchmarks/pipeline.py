@@ -1,0 +1,79 @@
+"""CPU time per supervised example: masking, shuffling, tokens and packing, cold and warm.
+
+`python benchmarks/pipeline.py --data PATH/train.jsonl [--model smollm2-135m]`
+
+Cold is the first epoch, in which every line is tokenised; warm are those that follow. CPU time,
+not wall time, so that other programs on the machine do not count.
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np  # noqa: E402
+
+from cotjax.cot import (  # noqa: E402
+    Rationale,
+    answers_equal,
+    gold_answer,
+    mask_steps,
+    parse_rationale,
+    render_rationale,
+    shuffle_steps,
+)
+from cotjax.data.encode import encode_supervised  # noqa: E402
+from cotjax.data.layouts import Reader  # noqa: E402
+from cotjax.data.pipeline import EXAMPLES_PACKED, supervised_batches  # noqa: E402
+from cotjax.data.prompts import make_prompts  # noqa: E402
+from cotjax.data.sources import read_records  # noqa: E402
+from cotjax.data.tokens import TokenCache  # noqa: E402
+from cotjax.models import gguf  # noqa: E402
+from cotjax.models.load import load_tokenizer, resolve  # noqa: E402
+
+ROWS, LENGTH = 32, 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="GSM8K's train.jsonl")
+    parser.add_argument("--model", default="smollm2-135m", help="whose tokenizer")
+    parser.add_argument("--epochs", type=int, default=3, help="warm epochs")
+    arguments = parser.parse_args()
+    path = resolve(arguments.model)
+    tokenizer = gguf.File(path).tokenizer() if path.is_file() else load_tokenizer(path)
+    prompts = make_prompts(tokenizer, "auto")
+    tokens = TokenCache(tokenizer)
+
+    def encode(record, rng):
+        rationale = Rationale(steps=record.steps, answer=record.answer)
+        masked, _ = mask_steps(rationale, rng=rng, probability=0.7)
+        shuffled, _ = shuffle_steps(masked, rng=rng)
+        prompt = prompts.reconstruct(record.question, shuffled.steps)
+        target = render_rationale(rationale)
+        return encode_supervised(tokens, prompt, target, max_length=LENGTH, name=record.id)
+
+    records = read_records(arguments.data, Reader(gold_answer, parse_rationale, answers_equal))
+    stream = supervised_batches(records, encode, seed=0, batch_size=ROWS, sequence_length=LENGTH)
+    for name, epochs in (("cold", 1), ("warm", arguments.epochs)):
+        examples = tokens_seen = places = 0
+        began, wall = time.process_time(), time.perf_counter()
+        while examples < epochs * len(records):
+            batch = next(stream)
+            examples += int(np.asarray(batch.segment).max(axis=1).sum())
+            tokens_seen += int((np.asarray(batch.segment) > 0).sum())
+            places += batch.tokens.size
+        seconds = time.process_time() - began
+        print(
+            f"{name}: {examples / seconds:,.0f} examples/s/core, {seconds / examples * 1e6:.1f} µs "
+            f"each ({examples} examples of {tokens_seen / examples:.0f} tokens, rows "
+            f"{tokens_seen / places:.1%} full, {time.perf_counter() - wall:.1f} s)"
+        )
+    stream.close()
+    print(f"blocks of {EXAMPLES_PACKED} examples, rows of {LENGTH} tokens")
+
+
+if __name__ == "__main__":
+    main()

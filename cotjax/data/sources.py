@@ -1,0 +1,218 @@
+"""Records by the name of where they come from, and mixtures of such sources by weight."""
+
+import dataclasses
+import importlib
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from cotjax.data.jsonl import json_rows
+from cotjax.data.layouts import Reader
+from cotjax.errors import InputError
+from cotjax.interfaces import Record, Source
+
+FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
+
+# Rows are (place, row): the place names the row in errors. A row that cannot even be decoded is
+# the InputError that says why.
+Rows = Iterable[tuple[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Sources that one stream draws from in proportion to their weights.
+
+    Attributes:
+      sources: at least one; each is shuffled and repeated on its own.
+      weights: > 0, one per source; only their ratios matter.
+    """
+
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses what nothing could be drawn from.
+
+        Raises:
+          InputError: no source, a weight that is not positive, or an empty source.
+        """
+        if not self.sources or len(self.sources) != len(self.weights):
+            raise InputError(
+                f"data.mixture: {len(self.sources)} sources, {len(self.weights)} weights. "
+                "Set data.mixture to entries such as problems=1, jsonl:train.jsonl=3."
+            )
+        for number, (source, weight) in enumerate(zip(self.sources, self.weights, strict=True), 1):
+            if not 0 < weight < float("inf") or not len(source):
+                raise InputError(
+                    f"data.mixture: source {number} has weight {weight:g} and {len(source)} "
+                    "records, so nothing is drawn from it. Set its weight > 0 or remove it."
+                )
+
+    def __len__(self) -> int:
+        """Number of records in all sources."""
+        return sum(len(source) for source in self.sources)
+
+
+def parse_mixture(text: str) -> list[tuple[str, str, float]]:
+    """Entries `source[:path]=weight`, separated by commas, as (source, path, weight).
+
+    Example:
+      >>> parse_mixture("problems=1, jsonl:train.jsonl=3")
+      [('problems', '', 1.0), ('jsonl', 'train.jsonl', 3.0)]
+
+    Raises:
+      InputError: an entry of another form, or a weight that is not positive.
+    """
+    entries = []
+    for entry in text.split(","):
+        name, _, weight = entry.strip().rpartition("=")
+        source, _, path = name.partition(":")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = float("nan")
+        if not source or not 0 < number < float("inf"):
+            raise InputError(
+                f'data.mixture = "{text}": "{entry.strip()}" needs a source and a weight > 0. '
+                "Write entries such as problems=1, jsonl:train.jsonl=3."
+            )
+        entries.append((source.strip(), path.strip(), number))
+    return entries
+
+
+def read_records(
+    path: str,
+    reader: Reader,
+    *,
+    source: FileSource = "jsonl",
+    split: str = "train",
+    size: int = 1000,
+    seed: int = 0,
+    key: str = "data.path",
+    on_bad_record: Literal["error", "skip"] = "error",
+) -> list[Record]:
+    """All records of a source, in its order.
+
+    Args:
+      path: of the file or folder; for reasoning_gym the name of one of its data sets.
+      reader: how a row becomes a record.
+      source: the format.
+      split: which part of a TFDS data set.
+      size: how many problems reasoning-gym makes.
+      seed: of those problems.
+      key: the config key that named the path, for errors.
+      on_bad_record: stop at an unusable row, or leave it out and say how many were.
+
+    Returns:
+      at least one record; ids are `<file name>:<place>`, the place in a text file being its line.
+
+    Raises:
+      InputError: no file, nothing in it, a missing package, or an unusable row (with its place).
+    """
+    rows = {
+        "jsonl": lambda: json_rows(path, key),
+        "parquet": lambda: _parquet(path, key),
+        "array_record": lambda: _array_record(path, key),
+        "tfds": lambda: _tfds(path, split, key),
+        "reasoning_gym": lambda: _gym(path, size, seed, key),
+    }[source]()
+    unit = {"jsonl": "line"}.get(source, "row")
+    records: list[Record] = []
+    refused: list[InputError] = []
+    for name, row in rows:
+        try:
+            if isinstance(row, InputError):
+                raise row
+            records.append(reader.record(row, name))
+        except InputError as error:
+            if on_bad_record == "error":
+                raise InputError(
+                    f'{error} Fix the {unit} or set data.on_bad_record = "skip".'
+                ) from error
+            refused.append(error)
+    if not records:
+        raise InputError(
+            f'{key} = "{path}": no usable record in {len(refused)} {unit}s. Name a .jsonl file '
+            'with "question" and "answer" on each line, or see data.layout.'
+        )
+    if refused:
+        print(
+            f"{key}: {len(refused)} of {len(refused) + len(records)} records skipped, the first: "
+            f"{refused[0]}",
+            file=sys.stderr,
+        )
+    return records
+
+
+def _need(package: str, extra: str, key: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{key}: reading this source needs a package ({error}). "
+            f'Run pip install "cotjax[{extra}]".'
+        ) from error
+
+
+def _opened(path: str, key: str, what: str, read: Callable[[], Any]) -> Any:
+    """What `read` gives; whatever a library raises about a file becomes one kind of error."""
+    try:
+        if not pathlib.Path(path).exists():
+            raise FileNotFoundError("No such file or directory")
+        return read()
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f'{key} = "{path}": cannot be read ({reason[0]}). Set {key} to {what}.'
+        ) from error
+
+
+def _numbered(path: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    name = pathlib.Path(path).name
+    return ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
+
+
+def _parquet(path: str, key: str) -> Rows:
+    parquet = _need("pyarrow.parquet", "parquet", key)
+    read = lambda: parquet.read_table(path).to_pylist()  # noqa: E731
+    return _numbered(path, _opened(path, key, "a .parquet file", read))
+
+
+def _array_record(path: str, key: str) -> Rows:
+    """Each entry is a JSON object in UTF-8."""
+    from grain.sources import ArrayRecordDataSource
+
+    def read() -> list[bytes]:
+        entries: Any = ArrayRecordDataSource([path])
+        return [entries[index] for index in range(len(entries))]
+
+    lines = _opened(path, key, "an ArrayRecord file", read)
+    return json_rows(path, key, lines=[line.decode("utf-8", "replace") for line in lines])
+
+
+def _tfds(path: str, split: str, key: str) -> Rows:
+    tfds = _need("tensorflow_datasets", "tfds", key)
+    what = f'a folder that TFDS wrote as array_record, with the split data.split = "{split}"'
+
+    def read() -> Sequence[Any]:
+        return tfds.builder_from_directory(path).as_data_source(split)
+
+    rows = _opened(path, key, what, read)
+    return _numbered(path, ({name: _text(x) for name, x in row.items()} for row in rows))
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _gym(path: str, size: int, seed: int, key: str) -> Rows:
+    gym = _need("reasoning_gym", "reasoning-gym", key)
+    try:
+        rows = gym.create_dataset(path, size=size, seed=seed)
+    except ValueError as error:
+        raise InputError(
+            f'{key} = "{path}": {error}. Set {key} to the name of a reasoning-gym data set, such '
+            'as "chain_sum".'
+        ) from error
+    return _numbered(path, rows)

@@ -1,0 +1,238 @@
+"""Every source gives the same records, names what it cannot read, and mixes by weight."""
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cotjax.config import load
+from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.data.layouts import Reader
+from cotjax.data.opening import open_split
+from cotjax.data.problems import ProblemSource
+from cotjax.data.sources import Mixture, parse_mixture, read_records
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+
+READER = Reader(gold_answer, parse_rationale, answers_equal)
+ROWS = [
+    {"question": f"{i} and 1?", "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+    for i in range(6)
+]
+BRIDGE = {
+    "input": "Question: How many?",
+    "target": "Thinking…\nFirst, add.\n\nStep 1: Add \\[ 1+1 = 2 \\]\nStep 2: so 2\n\nAnswer: 2",
+}
+FAILURE = {
+    "idx": 3,
+    "question": "How many?",
+    "gold_answer": "2",
+    "teacher_cot": BRIDGE["target"],
+    "response": "Step 1: 3\n\nFinal Answer: 3",
+}
+
+
+def needs(package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: its extra names it")
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_array(path, rows):
+    path.write_text(json.dumps(rows, indent=1))
+
+
+def write_parquet(path, rows):
+    needs("pyarrow")
+    from pyarrow import Table, parquet
+
+    parquet.write_table(Table.from_pylist(rows), path)
+
+
+def write_array_record(path, rows):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for row in rows:
+        writer.write(json.dumps(row).encode())
+    writer.close()
+
+
+def write_tfds(path, rows):
+    needs("tensorflow_datasets")
+    needs("importlib_resources")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds
+
+        class Tiny(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                texts = {"question": tfds.features.Text(), "answer": tfds.features.Text()}
+                features = tfds.features.FeaturesDict(texts)
+                return tfds.core.DatasetInfo(
+                    builder=self, features=features, disable_shuffling=True
+                )
+
+            def _split_generators(self, dl_manager):
+                return {"train": enumerate(rows)}
+
+            def _generate_examples(self):
+                raise NotImplementedError
+
+        Tiny(data_dir=path, file_format="array_record").download_and_prepare()
+
+
+WRITERS = {
+    "jsonl": ("jsonl", write_jsonl, "{}"),
+    "array": ("jsonl", write_array, "{}"),
+    "parquet": ("parquet", write_parquet, "{}"),
+    "array_record": ("array_record", write_array_record, "{}"),
+    "tfds": ("tfds", write_tfds, "{}/tiny/1.0.0"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_same_records(tmp_path, kind):
+    source, write, name = WRITERS[kind]
+    write(tmp_path / "data", ROWS)
+    records = read_records(name.format(tmp_path / "data"), READER, source=source)
+    assert [(r.question, r.answer, r.steps) for r in records] == [
+        (f"{i} and 1?", str(i + 1), (f"{i}+1 = {i + 1}",)) for i in range(6)
+    ]
+    assert len({record.id for record in records}) == 6 and records[2].id.endswith(":3")
+
+
+@pytest.mark.parametrize("source", ["parquet", "array_record", "tfds"])
+def test_a_file_that_is_not_of_the_format_is_named_with_the_fix(tmp_path, source):
+    needs({"parquet": "pyarrow", "array_record": "grain", "tfds": "tensorflow_datasets"}[source])
+    path = tmp_path / "data"
+    for _ in range(2):  # missing, then of another format
+        with pytest.raises(InputError) as error:
+            read_records(str(path), READER, source=source)
+        assert f'data.path = "{path}": cannot be read' in str(error.value)
+        assert "Set data.path to a" in str(error.value)
+        path.write_text("neither")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
+    with pytest.raises(InputError, match=r"pip install \"cotjax\[reasoning-gym\]\""):
+        read_records("chain_sum", READER, source="reasoning_gym")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_reasoning_gym_makes_its_problems_from_the_seed():
+    needs("reasoning_gym")
+    gym = Reader(gold_answer, parse_rationale, answers_equal, layout="gym")
+    make = lambda seed: read_records(  # noqa: E731
+        "chain_sum", gym, source="reasoning_gym", size=5, seed=seed
+    )
+    assert make(0) == make(0) != make(1) and len(make(0)) == 5
+    assert all(record.answer.lstrip("-").isdigit() for record in make(0))
+    with pytest.raises(InputError, match='data.path = "no_such": .* reasoning-gym data set'):
+        read_records("no_such", gym, source="reasoning_gym")
+
+
+# Layouts.
+
+
+def record_of(row, **settings):
+    reader = Reader(gold_answer, parse_rationale, answers_equal, **settings)
+    return reader.record(row, "file:1")
+
+
+@pytest.mark.parametrize("row", [BRIDGE, FAILURE], ids=["bridge", "failures"])
+def test_rationales_become_thinking_steps_and_answer(row):
+    assert record_of(row) == Record(
+        "file:1", "How many?", "2", ("Add \\[ 1+1 = 2 \\]", "so 2"), 2, thinking="First, add."
+    )
+
+
+def test_calculator_marks_go_or_stay():
+    assert record_of(ROWS[1]).steps == ("1+1 = 2",)
+    assert record_of(ROWS[1], keep_calculator=True).steps == ("1+1 = <<1+1=2>>2",)
+
+
+def test_a_teacher_that_is_wrong_is_refused_unless_told_otherwise():
+    wrong = FAILURE | {"gold_answer": "3"}
+    with pytest.raises(InputError, match="rationale's answer is 2, the gold answer 3"):
+        record_of(wrong)
+    assert record_of(wrong, filter_teacher=False).answer == "3"
+    assert record_of(FAILURE | {"gold_answer": "2.00"}).answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (BRIDGE | {"target": "no answer"}, 'file:1: "target" has no line "Answer: <number>"'),
+        (FAILURE | {"gold_answer": "two"}, 'file:1: "gold_answer" = "two" is no number'),
+        (FAILURE | {"teacher_cot": "Answer: 2"}, "file:1: the rationale has no steps"),
+        (FAILURE | {"gold_answer": 2}, 'file:1: needs a text under "gold_answer"'),
+    ],
+)
+def test_a_row_that_cannot_serve_says_why(row, complaint):
+    with pytest.raises(InputError, match=complaint):
+        record_of(row)
+
+
+def test_what_is_skipped_is_counted(tmp_path, capsys):
+    write_jsonl(tmp_path / "rows.jsonl", [FAILURE, FAILURE | {"gold_answer": "3"}, FAILURE])
+    kept = read_records(str(tmp_path / "rows.jsonl"), READER, on_bad_record="skip")
+    assert [record.id for record in kept] == ["rows.jsonl:1", "rows.jsonl:3"]
+    assert "data.path: 1 of 3 records skipped, the first: rows.jsonl:2" in capsys.readouterr().err
+
+
+def test_the_published_failures_are_read():
+    path = Path(__file__).parents[3] / "shared" / "data" / "bridge" / "stage3_error_samples.json"
+    if not path.exists():
+        pytest.skip("no bridge/stage3_error_samples.json: this test reads the published file")
+    records = read_records(str(path), READER, on_bad_record="skip")
+    assert len(records) >= 560 and min(len(record.steps) for record in records) >= 1
+    assert all(record.thinking for record in records[:3])
+
+
+# Mixtures.
+
+
+@pytest.mark.parametrize("text", ["", "problems", "problems=0", "problems=-1", "=1", "problems=x"])
+def test_a_mixture_entry_needs_a_source_and_a_weight(text):
+    with pytest.raises(InputError, match="needs a source and a weight > 0"):
+        parse_mixture(text)
+
+
+@pytest.mark.parametrize("weights", [(0.0,), (1.0, 1.0), (float("inf"),), (float("nan"),)])
+def test_nothing_to_draw_is_an_error(weights):
+    with pytest.raises(InputError, match="data.mixture"):
+        Mixture((ProblemSource("train", 0, 2, 3),), weights)
+    with pytest.raises(InputError, match="data.mixture"):
+        Mixture(((),), (1.0,))
+    with pytest.raises(InputError, match="data.mixture"):
+        Mixture((), ())
+
+
+def split(*flags):
+    return open_split(load([*flags, "--eval.problems=2"]), READER, lambda records, path: records)
+
+
+def test_a_run_opens_its_mixture(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, ROWS)
+    train, held_out = split(f"--data.mixture=problems=1, jsonl:{path}=3")
+    assert isinstance(train, Mixture) and train.weights == (1, 3) and len(train.sources[1]) == 6
+    assert [record.id for record in held_out] == ["problems/test/0/0", "problems/test/0/1"]
+    _, held_out = split(f"--data.mixture=jsonl:{path}=3", f"--data.eval-path={path}")
+    assert [record.id for record in held_out] == ["rows.jsonl:1", "rows.jsonl:2"]
+    with pytest.raises(InputError, match="Set data.eval_path"):
+        split(f"--data.mixture=jsonl:{path}=3")
+    with pytest.raises(InputError, match='source "nowhere" is unknown'):
+        split("--data.mixture=nowhere:x=3")
+    with pytest.raises(InputError, match="Leave data.path or data.mixture empty"):
+        split("--data.mixture=problems=3", "--data.path=x")
