@@ -33,6 +33,7 @@ from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
+from cotjax.data.problems import ProblemSource  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
@@ -65,16 +66,14 @@ SHAPES = {
 }
 
 
-def open_stage(config: configs.Config, shape: Shape) -> GroupStage:
+class BenchmarkStage(GroupStage):
     """The trainer's stage with a student of random weights that never writes the end token."""
-    mesh = make_mesh(config.mesh.data)
-    student = open_student(config, mesh, shape)
-    records, held_out = common.open_records(config, student)
 
-    own = [records[i] for i in range(shape.prompts)]
-    stage = GroupStage(config, mesh, student, held_out, data=RandomPrompts(shape, own))
-    stage.sampling = dataclasses.replace(stage.sampling, eos_id=-1)
-    return stage
+    def __init__(self, config: configs.Config, shape: Shape) -> None:
+        mesh = make_mesh(config.mesh.data)
+        student = open_student(config, mesh, shape)
+        super().__init__(config, mesh, student, [], data=RandomPrompts(shape))
+        self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
 
 
 def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
@@ -88,8 +87,9 @@ def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Stu
     }
     model = Transformer(shape.model, rngs=nnx.Rngs(0), **formats)
     policy, params = Policy.split(model)
+    policy = dataclasses.replace(policy, placement=placement(mesh))
     return common.Student(
-        dataclasses.replace(policy, placement=placement(mesh)),
+        policy,
         shard_params(mesh, params),
         {},
         tokenizer.tokenizer,
@@ -100,29 +100,23 @@ def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Stu
     )
 
 
-@dataclasses.dataclass
 class RandomPrompts:
-    """Data of one level: random prompts with the same records, for ever."""
+    """An endless stream of full-length prompts of random tokens, each with a built-in problem."""
 
-    shape: Shape
-    records: list[Record]
-    num_levels: int = 1
-    drawn: int = 0
+    num_levels = 1
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape, self._step, self._problems = shape, 0, ProblemSource("train", 0, 2, 6)
+
+    def __iter__(self) -> "RandomPrompts":
+        return self
 
     def __next__(self) -> tuple[PromptBatch, list[Record]]:
-        """The next batch."""
-        self.drawn += self.shape.prompts
-        return random_prompts(
-            list(range(self.drawn, self.drawn + self.shape.prompts)), self.shape
-        ), self.records
-
-
-def random_prompts(ids: list[int], shape: Shape) -> PromptBatch:
-    """Full-length prompts of random tokens."""
-    draw = np.random.default_rng(ids[0])
-    size = (len(ids), shape.prompt_tokens)
-    tokens = draw.integers(2, 400, size, dtype=np.int32)
-    return PromptBatch(tokens, np.ones(size, bool), np.asarray(ids, np.int32))
+        size = (self._shape.prompts, self._shape.prompt_tokens)
+        tokens = np.random.default_rng(self._step).integers(2, 400, size, dtype=np.int32)
+        ids = np.arange(size[0], dtype=np.int32) + self._step * size[0]
+        self._step += 1
+        return PromptBatch(tokens, np.ones(size, bool), ids), [self._problems[int(i)] for i in ids]
 
 
 def make_config(shape: Shape, dtype: str) -> configs.Config:
@@ -133,7 +127,6 @@ def make_config(shape: Shape, dtype: str) -> configs.Config:
         "rollout.max-prompt-tokens": shape.prompt_tokens,
         "rollout.max-new-tokens": shape.new_tokens,
         "policy.kl-coefficient": 0.04,
-        "policy.micro-batch": 0,
         "model.param-dtype": dtype,
         "model.compute-dtype": dtype,
     }
@@ -208,7 +201,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
     """All numbers of a shape."""
     shape = SHAPES[name]
     use_cpu_cores(4 * _matrix_parameters(shape.model))
-    stage = open_stage(make_config(shape, dtype), shape)
+    stage = BenchmarkStage(make_config(shape, dtype), shape)
     state = stage.state
 
     def step(state, number):
@@ -225,7 +218,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         state, work = step(state, number)
         whole.append(time.perf_counter() - began)
 
-    prompts = shard(stage.mesh, random_prompts(list(range(shape.prompts)), shape))
+    prompts = shard(stage.mesh, next(RandomPrompts(shape))[0])
     key = jax.random.key(1)
     rollout_s = seconds(
         lambda: generate(stage.student.policy, state.params, prompts, key, settings=stage.sampling),

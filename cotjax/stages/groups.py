@@ -271,7 +271,7 @@ class GroupStage:
         found = (
             *guards.leak_guard(texts, sampled.records, shows_steps=self.shows_steps),
             *guards.no_signal(sampled.judged),
-            *guards.end_check(rollout, student.eos_id),
+            *guards.end_check(rollout, self.sampling.eos_id),
             *guards.repeated_seed(prompts, rollout),
         )
         return " ".join(found)
