@@ -13,7 +13,7 @@ from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.training.evaluation import Completion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
-SHORT = 8  # tokens; equal completions of fewer may be chance
+SURE = 2.0  # nats a completion; below, equal completions are a sure student's, not an accident
 
 
 def leak_guard(
@@ -152,8 +152,9 @@ def supervised_end_check(
 def repeated_seed(prompts: PromptBatch, rollout: Rollout) -> tuple[str, ...]:
     """Finds completions that were drawn with the same random numbers.
 
-    That is: most groups hold one completion several times over, all of them equal and longer than
-    `SHORT` tokens; or two prompts of a batch have one id, which decides their random numbers.
+    That is: in most groups all completions are equal although the sampler's entropy, summed over
+    a completion's tokens, is at least `SURE`; or two prompts of a batch have one id, which decides
+    their random numbers.
 
     Args:
       prompts: on the host.
@@ -165,12 +166,13 @@ def repeated_seed(prompts: PromptBatch, rollout: Rollout) -> tuple[str, ...]:
             f"repeated seed: {len(ids)} prompts have {len(np.unique(ids))} different ids, and the "
             "id decides the random numbers. Give every prompt of a step its own."
         )
-    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
-    equal = (tokens == tokens[:, :1]).all(axis=(1, 2)) & (mask.sum(-1).min(-1) > SHORT)
+    tokens = np.asarray(rollout.tokens)
+    unsure = np.asarray(rollout.entropy).sum(axis=-1).min(axis=-1) >= SURE
+    equal = (tokens == tokens[:, :1]).all(axis=(1, 2)) & unsure
     if equal.sum() >= SHARE * len(equal):
         found.append(
             f"repeated seed: in {int(equal.sum())} of {len(equal)} groups all completions are the "
-            "same text. Either every completion draws with the same key, or the student has no "
-            "entropy left: compare the entropy."
+            "same text, although the student was unsure. Every completion must draw with a key of "
+            "its own."
         )
     return tuple(found)

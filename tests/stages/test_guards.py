@@ -141,13 +141,14 @@ def test_a_supervised_row_without_its_end_is_named():
 # Seeds.
 
 
-def drawn(same):
+def drawn(same, nats=9.0):
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, 400, (2, 3, 12))
     if same:
         tokens[:] = tokens[:, :1]
     zero = np.zeros(tokens.shape)
-    host = tokens, np.ones(tokens.shape, bool), zero, zero, np.zeros((2, 3), int)
+    entropy = zero + nats / tokens.shape[-1]
+    host = tokens, np.ones(tokens.shape, bool), zero, entropy, np.zeros((2, 3), int)
     return Rollout(*host)  # pyright: ignore[reportArgumentType]
 
 
@@ -158,6 +159,7 @@ def asked(*ids):
 
 def test_one_key_for_all_completions_is_named():
     assert guards.repeated_seed(asked(0, 1), drawn(same=False)) == ()
+    assert guards.repeated_seed(asked(0, 1), drawn(same=True, nats=1.0)) == ()  # a sure student
     (said,) = guards.repeated_seed(asked(0, 1), drawn(same=True))
     assert said.startswith("repeated seed: in 2 of 2 groups")
 
