@@ -30,6 +30,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
+from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
 from cotjax.data.problems import ProblemSource  # noqa: E402
@@ -42,7 +43,7 @@ from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import placement, shard, shard_params  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
-from cotjax.stages.grpo import GRPOStage  # noqa: E402
+from cotjax.stages.groups import GroupStage  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,41 +66,44 @@ SHAPES = {
 }
 
 
-class BenchmarkStage(GRPOStage):
+class BenchmarkStage(GroupStage):
     """The trainer's stage with a student of random weights that never writes the end token."""
 
     def __init__(self, config: configs.Config, shape: Shape) -> None:
-        self._shape = shape
-        super().__init__(config, make_mesh(config.mesh.data))
+        mesh = make_mesh(config.mesh.data)
+        student = open_student(config, mesh, shape)
+        super().__init__(config, mesh, student, [], data=RandomPrompts(shape))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
-        self.data = RandomPrompts(shape)
 
-    def open_student(self) -> common.Student:
-        """Random weights of the shape; the built-in tokenizer."""
-        tokenizer = load_student(
-            "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
-        )
-        formats = {
-            "param_dtype": jnp.dtype(self.config.model.param_dtype),
-            "dtype": jnp.dtype(self.config.model.compute_dtype),
-        }
-        model = Transformer(self._shape.model, rngs=nnx.Rngs(0), **formats)
-        policy, params = Policy.split(model)
-        policy = dataclasses.replace(policy, placement=placement(self.mesh))
-        return common.Student(
-            policy,
-            shard_params(self.mesh, params),
-            {},
-            tokenizer.tokenizer,
-            tokenizer.eos_id,
-            tokenizer.pad_id,
-            make_prompts(tokenizer.tokenizer, "plain"),
-            (),
-        )
+
+def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
+    """Random weights of the shape; the built-in tokenizer."""
+    tokenizer = load_student(
+        "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+    )
+    formats = {
+        "param_dtype": jnp.dtype(config.model.param_dtype),
+        "dtype": jnp.dtype(config.model.compute_dtype),
+    }
+    model = Transformer(shape.model, rngs=nnx.Rngs(0), **formats)
+    policy, params = Policy.split(model)
+    policy = dataclasses.replace(policy, placement=placement(mesh))
+    return common.Student(
+        policy,
+        shard_params(mesh, params),
+        {},
+        tokenizer.tokenizer,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+        make_prompts(tokenizer.tokenizer, "plain"),
+        (),
+    )
 
 
 class RandomPrompts:
     """An endless stream of full-length prompts of random tokens, each with a built-in problem."""
+
+    num_levels = 1
 
     def __init__(self, shape: Shape) -> None:
         self._shape, self._step, self._problems = shape, 0, ProblemSource("train", 0, 2, 6)

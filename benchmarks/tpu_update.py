@@ -41,7 +41,7 @@ from cotjax.models.transformer import Transformer  # noqa: E402
 from cotjax.parallel.mesh import batch_devices, make_mesh  # noqa: E402
 from cotjax.parallel.sharding import batched, param_shardings, placement  # noqa: E402
 from cotjax.stages.common import make_optimizer, open_lora  # noqa: E402
-from cotjax.stages.grpo import Frozen, make_loss, open_objective  # noqa: E402
+from cotjax.stages.objective import Frozen, make_loss, open_objective  # noqa: E402
 from cotjax.training.update import init_state, make_update  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

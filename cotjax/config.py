@@ -61,7 +61,7 @@ AxisSize = Annotated[
 ]
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
-StageName = Literal["sft", "grpo", "distill"]
+StageName = Literal["sft", "grpo", "reconstruct", "rewrite", "bridge", "distill"]
 SourceName = Literal["problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
@@ -99,13 +99,15 @@ class DataConfig:
     prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
     workers: Natural = 0  # Processes that prepare batches; 0 = a thread of this process.
     templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
+    start: Natural = 0  # Training records before this one are left to other stages.
+    stop: Natural = 0  # So are those from this one on; 0 = the end.
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The student and its number formats."""
 
-    path: str = "tiny"  # "tiny" (built in), "smollm2-135m", a Hugging Face folder or a .gguf file.
+    path: str = "tiny"  # "tiny", "smollm2-135m", a Hugging Face folder, a .gguf file, a run folder.
     init: Literal["pretrained", "random"] = "pretrained"  # The path's weights, or only its shape.
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
@@ -166,6 +168,71 @@ class PolicyConfig:
     entropy_bonus: NotNegative | Auto = "auto"  # Weight of the entropy, which lowers the loss.
     inner_updates: Count = 1  # Optimizer updates per batch of completions.
     micro_batch: Natural = 2  # Prompts per device and pass, like lengths together; 0 = all.
+    refill: Natural = 0  # Extra rollouts a step to replace groups of equal rewards; 0 = keep those.
+    overlong: Literal["keep", "mask"] = "keep"  # mask = cut-off completions teach nothing.
+    overlong_buffer: Natural = 0  # Tokens before the limit over which reward falls by 1; 0 = off.
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """What a policy stage's prompt shows of the teacher's steps."""
+
+    rule: Literal["question", "bridge", "share"] = "question"  # Hide all, half, or a share.
+    share_start: Share = 0.5  # Masked share of the steps on the first level ("share").
+    share_end: Share = 1.0  # On the last; where all are masked, the question stands alone.
+    token: str = "[MASK]"  # What stands for what is hidden.
+    mode: Literal["scattered", "contiguous"] = "scattered"  # Which steps are masked.
+    granularity: Literal["step", "equation", "number"] = "step"  # What of a masked step is hidden.
+    keep_first: bool = False  # Never mask the first step.
+    keep_last: bool = False  # Never mask the last step.
+
+
+@dataclass(frozen=True)
+class LevelsConfig:
+    """Levels from easy to hard, advanced by success; a level keeps what came before it."""
+
+    count: Count = 1  # Buckets of equal size; 1 = all problems from the beginning.
+    signal: Literal["cot_steps", "cot_tokens", "cot_operations"] = "cot_steps"  # What is hard.
+    pool: Count = 4096  # Records that are ordered; a longer source is cut there.
+    cumulative: bool = True  # A level holds the easier buckets too, or its own alone.
+    threshold: Share = 0.7  # Mean accuracy of the last steps that opens the next level.
+    window: Count = 4  # Steps of that mean.
+    patience: Natural = 0  # Steps after which the next level opens anyway; 0 = never.
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """Supervised prompts of shuffled, masked steps; the defaults are BRIDGE's."""
+
+    mask_probability: Share = 0.7  # Chance that a prompt's steps are masked.
+    mask_count: Count = 1  # Steps masked then; all of them if there are fewer.
+    token: str = "[MASK]"  # What stands for what is hidden.
+    mode: Literal["scattered", "contiguous"] = "scattered"  # Which steps are masked.
+    granularity: Literal["step", "equation", "number"] = "step"  # What of a masked step is hidden.
+    keep_first: bool = False  # Never mask the first step.
+    keep_last: bool = False  # Never mask the last step.
+    shuffle_probability: Share = 1.0  # Chance that the steps are shuffled.
+    masked_weight: Positive = 1.0  # Weight of a masked step's tokens; others count 1.
+    solve_share: Share = 0.0  # Share of prompts that are the question alone.
+
+
+@dataclass(frozen=True)
+class RewriteConfig:
+    """Shorter solutions to the problems that the student fails."""
+
+    internalize: bool = True  # Replay accepted rewrites as targets of the question alone.
+    replay_batch: Count = 16  # Accepted rewrites replayed after each step.
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """Which problems are persistent failures: no attempt right, and one that ended."""
+
+    questions: Natural = 512  # Training records tried; 0 = every record is a failure.
+    attempts: Count = 4  # Per question; the first is greedy.
+    max_new_tokens: Count = 512  # Longest attempt, in tokens.
+    temperature: Positive = 0.7  # Of the other attempts.
+    batch_size: Count = 256  # Attempts decoded at once.
 
 
 @dataclass(frozen=True)
@@ -245,6 +312,7 @@ class EvalConfig:
     problems: Count = 256  # Held-out problems.
     samples: Count = 4  # Sampled completions per problem.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
+    max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 320  # Completions decoded at once, greedy and sampled together.
@@ -268,6 +336,38 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """Who writes rationales, for python -m cotjax.rationales."""
+
+    kind: Literal["data", "model", "server"] = "data"  # The data, model.path, or teacher.url.
+    url: str = ""  # Address of an OpenAI-compatible server, up to and with /v1.
+    model: str = "default"  # The name that the server knows.
+    key_variable: str = "TEACHER_API_KEY"  # Environment variable that holds the key, if any.
+    questions: Count = 1000  # Training records that it is asked for.
+    attempts: Count = 1  # Answers per question; the first right one is kept.
+    temperature: NotNegative = 0.7  # Of the answers; a model's first one is greedy.
+    max_new_tokens: Count = 512  # Longest answer, in tokens.
+    cache: str = "runs/teacher_cache.jsonl"  # Where a server's answers are kept.
+    timeout: Positive = 120.0  # Seconds until a request is given up.
+    retries: Natural = 5  # Further requests after one that failed.
+    backoff: Positive = 1.0  # Seconds before the first of them; doubles each time.
+    per_minute: Natural = 0  # Requests started a minute; 0 = no limit.
+
+
+# A stage's own settings inside a bridge, nested as in a file.
+Table = Annotated[dict[str, Any], tyro.conf.Suppress]
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """What each stage of a bridge sets otherwise than the bridge; written in a file."""
+
+    reconstruct: Table = field(default_factory=dict)
+    grpo: Table = field(default_factory=dict)
+    rewrite: Table = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Config:
     """A run: its stage and every setting that a stage reads."""
 
@@ -284,29 +384,68 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    levels: LevelsConfig = field(default_factory=LevelsConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    rewrite: RewriteConfig = field(default_factory=RewriteConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
-DEFAULTS: dict[str, Config] = {
-    "grpo": Config(stage="grpo"),
-    "sft": Config(
-        stage="sft",
-        steps=1000,
-        model=ModelConfig(init="random"),
-        optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50),
-        checkpoint=CheckpointConfig(every=500),
-    ),
-    "distill": Config(
-        stage="distill",
-        steps=200,
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10),
-    ),
+# What a stage sets otherwise than `Config`; a bridge's stages start from the same tables.
+TABLES: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "sft": {
+        "steps": 1000,
+        "model": {"init": "random"},
+        "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50},
+        "checkpoint": {"every": 500},
+    },
+    "reconstruct": {
+        "steps": 150,
+        "reconstruct": {"solve_share": 0.3},
+        "sft": {"batch_size": 16, "sequence_length": 576},
+        "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10},
+        "checkpoint": {"every": 50},
+    },
+    "rewrite": {
+        "steps": 20,
+        "rollout": {"max_prompt_tokens": 320},
+        "sft": {"sequence_length": 256},
+        "mining": {"questions": 1024, "max_new_tokens": 256},
+        "optimizer": {"learning_rate": 3e-5},
+        "checkpoint": {"every": 10},
+    },
+    "distill": {
+        "steps": 200,
+        "optimizer": {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 10},
+    },
 }
+MASKED_GRPO = {
+    "steps": 60,
+    "rollout": {"max_prompt_tokens": 320},
+    "mask": {"rule": "share"},
+    "levels": {"count": 3, "patience": 10},
+    "checkpoint": {"every": 20},
+}
+BRIDGE_STAGES = ("reconstruct", "grpo", "rewrite")
+
+
+def _defaults() -> dict[str, Config]:
+    stages = {
+        name: _merge(Config(stage=typing.cast(StageName, name)), table, "")
+        for name, table in TABLES.items()
+    }
+    tables = {name: TABLES[name] for name in BRIDGE_STAGES} | {"grpo": MASKED_GRPO}
+    bridge = Config(stage="bridge", eval=EvalConfig(max_prompt_tokens=80))
+    return stages | {"bridge": dataclasses.replace(bridge, bridge=BridgeConfig(**tables))}
 
 
 @dataclass(frozen=True)
@@ -355,6 +494,22 @@ def load(argv: Sequence[str] | None = None) -> Config:
         return config
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return dataclasses.replace(config, name=f"{config.stage}-{time}")
+
+
+def stage_config(config: Config, stage: str) -> Config:
+    """A stage's config inside a bridge: the bridge's, with the stage's own table over it.
+
+    Raises:
+      InputError: the table has an unknown key or a wrong value; the key begins with `bridge.`.
+    """
+    prefix = f"bridge.{stage}"
+    plain = dataclasses.replace(config, stage=stage, bridge=BridgeConfig())
+    merged = _merge(plain, getattr(config.bridge, stage), prefix)
+    try:
+        validate(merged)
+    except InputError as error:
+        raise InputError(f"[{prefix}] {error}") from error
+    return merged
 
 
 def to_toml(config: Config) -> str:
@@ -516,13 +671,29 @@ def _merge(base: Any, table: dict[str, Any], path: str, prefix: str = "") -> Any
         key = prefix + name
         if name not in hints:
             raise InputError(f'{path}: unknown key "{key}". Did you mean "{_nearest(key)}"?')
-        if not dataclasses.is_dataclass(hints[name]):
+        if hints[name] is _TABLE:
+            changes[name] = _deep(getattr(base, name), value)
+        elif not dataclasses.is_dataclass(hints[name]):
             changes[name] = _typed(key, value, hints[name], path)
         elif isinstance(value, dict):
             changes[name] = _merge(getattr(base, name), value, path, f"{key}.")
         else:
             raise InputError(f"{path}: {key} = {json.dumps(value)}: needs a section [{key}].")
     return dataclasses.replace(base, **changes)
+
+
+_TABLE = typing.get_type_hints(BridgeConfig)["grpo"]  # the type without its annotation
+
+
+def _deep(base: dict[str, Any], over: Any) -> dict[str, Any]:
+    """One nested table over another."""
+    if not isinstance(over, dict):
+        raise InputError(f"[bridge]: {json.dumps(over, default=str)}: needs a section per stage.")
+    both = {
+        key: _deep(base[key], value) if isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
 
 
 _NEEDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
@@ -561,3 +732,6 @@ def _nearest(key: str) -> str:
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     return max((known for known, _, _ in _settings(Config())), key=likeness)
+
+
+DEFAULTS = _defaults()

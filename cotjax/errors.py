@@ -7,3 +7,7 @@ class InputError(Exception):
     The message names what was wrong with its value, what is needed, and the key or line to
     change. Command-line entry points print it alone and exit with status 2.
     """
+
+
+class NothingToDo(InputError):
+    """A stage has no work, as when no problem is a persistent failure; a bridge goes on."""

@@ -50,16 +50,16 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    from cotjax.models.load import weight_bytes
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.stages import common
+    from cotjax.stages.opening import model_bytes
     from cotjax.training.checkpoint import find_run, restore_params
 
     folder = pathlib.Path(checkpoint)
     run = find_run(folder)
     config = _config(run, checkpoint, argv)
 
-    use_cpu_cores(weight_bytes(config.model.path))
+    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = common.open_student(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)

@@ -4,6 +4,7 @@ transformers and vLLM load and generate from it; `--model.path DIR` continues fr
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -69,11 +70,10 @@ def export(
     import jax
 
     from cotjax.models import huggingface
-    from cotjax.models.load import load_student
     from cotjax.models.lora import attach, join_adapter, merge
     from cotjax.models.peft import save_peft
     from cotjax.models.policy import Policy
-    from cotjax.stages.common import open_lora
+    from cotjax.stages.opening import open_lora, open_model
     from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
@@ -84,12 +84,11 @@ def export(
             f"--adapter: {checkpoint} has none, it was trained with lora.rank = 0. Drop --adapter."
         )
     whole = bool(run) and not has_adapter  # the checkpoint holds every parameter
-    student = load_student(
-        model.path if run else checkpoint,
+    student = open_model(
+        dataclasses.replace(model, path=model.path if run else checkpoint),
         init="abstract" if whole else (model.init if run else "pretrained"),
-        param_dtype=model.param_dtype,
-        compute_dtype=model.compute_dtype,
         seed=config.seed,
+        place=None,
     )
     policy, params = Policy.split(student.model)
     if not run:

@@ -6,6 +6,7 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 
 import dataclasses
 import enum
+import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -209,6 +210,14 @@ class Stage(Protocol):
     update: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
     inner_updates: int
     data: Any
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """What comes before the first step; `data` is there after it. Sentences for the reader.
+
+        Args:
+          folder: the run folder, where costly results may be kept for a resumed run.
+        """
+        ...
 
     def next_step(self, params: Any, step: int) -> Step:
         """The batch of step `step` (0 is the first)."""

@@ -19,7 +19,7 @@ from rich.console import Console  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
 from cotjax.config import Config  # noqa: E402
-from cotjax.errors import InputError  # noqa: E402
+from cotjax.errors import InputError, NothingToDo  # noqa: E402
 from cotjax.pages import use_large_pages  # noqa: E402
 
 
@@ -34,34 +34,79 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: Config) -> pathlib.Path:
-    """Trains as the config says.
+    """Trains as the config says: one stage, or all of a bridge in order.
 
     Returns:
       the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
-      result.json and report.html.
+      result.json and report.html; a bridge's holds one such folder per stage.
 
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
+    if config.stage == "bridge":
+        return run_bridge(config, folder)
+    return run_stage(config, folder, began=STARTED)
+
+
+def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
+    """Runs the stages one after the other; those that have ended are not run again."""
+    from cotjax.report import write_report
+    from cotjax.stages.bridge import plan
+
+    console = _console()
+    stages = plan(config)
+    _write_config(folder, config)
+    results: list[dict[str, Any]] = []
+    for stage in stages:
+        own = folder / stage.name
+        if not (own / "result.json").is_file():
+            console.rule(f"{stage.name}, from {stage.model.path}", style="dim")
+            try:
+                run_stage(stage, own, began=time.monotonic() if results else STARTED)
+            except NothingToDo as error:
+                console.print(f"{stage.name} is left out: {error}", style="yellow")
+                continue
+        results.append(json.loads((own / "result.json").read_text("utf-8")))
+    rows = [{"name": "base", **results[0]["before"]}]
+    rows += [{"name": result["name"], **result["after"]} for result in results]
+    result = {
+        "before": rows[0],
+        "after": rows[-1],
+        "stages": rows,
+        "steps": sum(result["steps"] for result in results),
+        "seconds": round(sum(result["seconds"] for result in results), 1),
+        "seed": config.seed,
+        "stage": config.stage,
+        "name": config.name,
+    }
+    _write_result(folder, result)
+    _print_stages(console, rows)
+    report = write_report(folder)
+    console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
+    return folder
+
+
+def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
+    """Runs one stage in its folder; `began` is when its clock started."""
+    console = _console()
     # The heavy imports come after the config is known to be right.
-    from cotjax.models.load import weight_bytes
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.stages import STAGES
+    from cotjax.stages.opening import model_bytes
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
 
-    use_cpu_cores(weight_bytes(config.model.path))
+    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = STAGES[config.stage](config, mesh)
     config = stage.config
     if not config.resume:
         _write_config(folder, config)
     console.print(configs.to_toml(config))
-    for note in stage.notes:
+    for note in (*stage.notes, *stage.prepare(folder)):
         console.print(f"note: {note}")
     settings = LoopSettings(
         steps=config.steps,
@@ -74,17 +119,29 @@ def run(config: Config) -> pathlib.Path:
     result = fit(stage, folder, settings, table, console)
     if config.resume:  # settings that do not fit the checkpoint must not replace those that do
         _write_config(folder, config)
-    result |= {"seconds": round(time.monotonic() - STARTED, 1), "seed": config.seed}
+    result |= {"seconds": round(time.monotonic() - began, 1), "seed": config.seed}
     result |= {"stage": config.stage, "name": config.name}
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _write_result(folder, result)
     _say_goodbye(console, folder, write_report(folder), result)
     return folder
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def _write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
+    """In one piece: a bridge takes a stage with a result for ended."""
+    temporary = folder / "result.json.tmp"
+    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "result.json")
 
 
 def _check_folder(folder: pathlib.Path, resume: bool) -> None:
     try:
         begun = (folder / "config.toml").is_file()
-        taken = folder.exists() and any(folder.iterdir())
+        rest = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        taken = bool(rest - {"config.toml.tmp"})
     except OSError as error:  # a file in its place, a folder of somebody else, a name too long
         raise InputError(
             f"{folder}: cannot be a run folder ({error.strerror}). "
@@ -101,7 +158,9 @@ def _write_config(folder: pathlib.Path, config: Config) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Without `resume`, so that the file repeats the run.
         text = configs.to_toml(dataclasses.replace(config, resume=False))
-        (folder / "config.toml").write_text(text, encoding="utf-8")
+        temporary = folder / "config.toml.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / "config.toml")  # in one piece: it marks a run as begun
     except OSError as error:
         raise InputError(
             f'output = "{config.output}": cannot write {folder} ({error.strerror}). '
@@ -131,6 +190,29 @@ def _say_goodbye(
             cells = (form.format(numbers[name]).rjust(8) for numbers in (before, after))
             console.print(f"{name.ljust(21)}" + " ".join(cells))
     console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
+
+
+_NUMBERS = (
+    ("accuracy", "greedy", "{:.1%}"),
+    ("sampled_accuracy", "sampled", "{:.1%}"),
+    ("tokens", "tokens", "{:.1f}"),
+    ("sampled_tokens", "sampled tokens", "{:.1f}"),
+    ("truncated", "truncated", "{:.1%}"),
+)
+
+
+def _print_stages(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Held-out numbers of the base and after each stage."""
+    shown = [number for number in _NUMBERS if number[0] in rows[0]]
+    heads = [title.rjust(max(len(title), 8)) for _, title, _ in shown]
+    console.print("\n" + "Held-out problems".ljust(20) + "  ".join(heads), style="bold")
+    for row in rows:
+        cells = [
+            form.format(row[name]).rjust(len(head))
+            for (name, _, form), head in zip(shown, heads, strict=True)
+        ]
+        interval = f"  ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})"
+        console.print(row["name"].ljust(20) + "  ".join(cells) + interval)
 
 
 def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:

@@ -6,19 +6,20 @@ L2  stages, which wire L1               L3  train, evaluate, plan, export, repor
 
 import ast
 import sys
+import typing
 from pathlib import Path
 
 import pytest
+
+from cotjax.config import StageName
 
 PACKAGE = Path(__file__).parents[1] / "cotjax"
 LAYERS = {
     **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
-    **dict.fromkeys(["train", "evaluate", "plan", "export", "report", "teach"], 3),
+    **dict.fromkeys(["train", "evaluate", "plan", "export", "report", "teach", "rationales"], 3),
 }
-# Files in stages/ that are no stage, but what stages are made of.
-HELPERS = {"classroom", "common", "course", "difficulty", "lessons", "speaking", "teachers"}
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {
     "core": {"jax", "numpy", "jaxtyping"},
@@ -65,8 +66,8 @@ def complaint(importer, imported):
     if there not in LAYERS:
         return f"{imported} is in no layer"
     if here == there == "stages":
-        # The package lists its stages, and every stage may use what is no stage itself.
-        allowed = importer == "cotjax.stages" or imported.rpartition(".")[2] in HELPERS
+        # The package lists its stages, and every stage may use what they have in common.
+        allowed = importer == "cotjax.stages" or imported.split(".")[-1] not in STAGE_FILES
         return None if allowed else f"{importer}: a stage may not import {imported}"
     if here == "core" and there != "core":
         return f"{importer}: core may not import {imported}"
@@ -79,6 +80,8 @@ def complaint(importer, imported):
     return None
 
 
+# Files of cotjax/stages that are a stage; the others are what stages have in common.
+STAGE_FILES = {*typing.get_args(StageName)}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -17,21 +17,42 @@ import pytest
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
 from cotjax.stages import common
-from cotjax.stages.grpo import GRPOStage
-from cotjax.stages.sft import SupervisedStage
+from cotjax.stages.groups import GroupStage
+from cotjax.stages.rewrite import RewriteStage
+from cotjax.stages.supervised import SupervisedStage
 from cotjax.training.checkpoint import Checkpoints
 from tests.tiny import SHAPE, flags, keep_compiled_programs, write_sevens, write_student
 
 STEPS = 4
 STAGES = {
-    "grpo": (GRPOStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
-    "adapter": (GRPOStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
+    "grpo": (GroupStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
+    "adapter": (GroupStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
     "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
+    "reconstruct": (
+        SupervisedStage,
+        ["--stage=reconstruct", "--sft.sequence-length=96", "--optimizer.warmup-steps=0"],
+    ),
+    "rewrite": (
+        RewriteStage,
+        [
+            *(
+                "--stage=rewrite",
+                "--rollout.max-prompt-tokens=64",
+                "--rewrite.replay-batch=2",
+                "--sft.sequence-length=64",
+            ),
+            *("--mining.questions=6", "--mining.max-new-tokens=8", "--mining.batch-size=8"),
+        ],
+    ),
 }
 
 
 def config_stage(stage):
-    return "sft" if stage == "sft" else "grpo"
+    return "grpo" if stage == "adapter" else stage
+
+
+def made_of(stage):
+    return STAGES[stage][0]
 
 
 class World:
@@ -114,10 +135,11 @@ def contents(run):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_leaves_its_folder(world, stage):
     run, _ = world.run(stage)
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
         "report.html",
     }
+    assert (run / "mined.jsonl").exists() == (stage == "rewrite")
     config = tomllib.loads((run / "config.toml").read_text())
     assert (
         config["stage"] == config_stage(stage)
@@ -132,7 +154,7 @@ def test_a_run_leaves_its_folder(world, stage):
     rows = lines(run / "completions.jsonl")
     assert sum(row["kind"] == "before" for row in rows) == 4
     assert sum(row["kind"] == "after" for row in rows) == 4
-    assert any(row["kind"] == "train" for row in rows) == (stage != "sft")
+    assert any(row["kind"] == "train" for row in rows) == (made_of(stage) != SupervisedStage)
     assert f"<title>{stage}" in (run / "report.html").read_text("utf-8")
 
 
@@ -213,14 +235,14 @@ def test_stopping_and_resuming_equals_an_unbroken_run(world, stage, monkeypatch)
 KILLED = """
 import os, signal, sys
 from cotjax import train
-from cotjax.stages.grpo import GRPOStage
-original = GRPOStage.next_step
+from cotjax.stages.groups import GroupStage
+original = GroupStage.next_step
 def next_step(self, params, step):
     work = original(self, params, step)
     if step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return work
-GRPOStage.next_step = next_step
+GroupStage.next_step = next_step
 train.main(sys.argv[1:])
 """
 
@@ -274,17 +296,6 @@ def test_a_checkpoint_of_another_architecture(world, capsys, monkeypatch):
     said = refused(world, argv, capsys, monkeypatch)
     assert f"{run / 'checkpoints' / str(STEPS)}: not a checkpoint of this model" in said
     assert "Set model.path" in said
-    assert contents(run) == before
-
-
-def test_a_run_without_a_checkpoint(world, capsys, monkeypatch):
-    argv = world.flags("sft", "begun")
-    run = world.folder / "runs" / "begun"
-    run.mkdir(parents=True)
-    (run / "config.toml").write_text('stage = "sft"\n')
-    before = contents(run)
-    said = refused(world, [*argv, "--resume"], capsys, monkeypatch)
-    assert "has no checkpoint yet. Remove the folder" in said
     assert contents(run) == before
 
 

@@ -60,9 +60,12 @@ class Prompts:
         return self.wrap(text)
 
     def _with_steps(self, task: str, question: str, steps: Sequence[str]) -> str:
+        return self.wrap(_fill(self.texts[task], question=question, steps=self.listed(steps)))
+
+    def listed(self, steps: Sequence[str]) -> str:
+        """Steps as prompts list them, one `step` a line and none numbered."""
         before, after = self.texts["step"].split("{step}")
-        listed = "\n".join([before + step + after for step in steps])
-        return self.wrap(_fill(self.texts[task], question=question, steps=listed))
+        return "\n".join([before + step + after for step in steps])
 
 
 def make_prompts(tokenizer: Any, style: PromptStyle, templates: str = "english") -> Prompts:

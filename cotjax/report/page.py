@@ -31,13 +31,14 @@ def render(run: Run) -> str:
     facts = "".join(
         f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
     )
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in run.notes)
+    missing = () if "stages" in run.result else run.notes  # a bridge's files lie in its stages
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in missing)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title} · cotjax</title><style>{_STYLESHEET.read_text('utf-8')}</style></head>"
         f'<body><p class="quiet">cotjax · {stage}</p><h1>{title}</h1><dl>{facts}</dl>{notes}'
-        f"{_comparison(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
+        f"{_stages(run)}{_comparison(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
         "</body></html>\n"
     )
 
@@ -80,6 +81,15 @@ _FACTS = {
     ),
     "sft": (("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),),
 }
+_FACTS["reconstruct"] = (
+    *_FACTS["sft"],
+    (
+        "Prompts",
+        "{reconstruct[mask_count]} step masked with probability {reconstruct[mask_probability]}, "
+        "shuffled with {reconstruct[shuffle_probability]}",
+    ),
+)
+_FACTS["rewrite"] = _FACTS["grpo"]
 
 
 def _source(data: dict[str, Any]) -> str:
@@ -89,7 +99,10 @@ def _source(data: dict[str, Any]) -> str:
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
-    yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
+    if "stages" in run.result:  # a bridge counts the steps of all its stages
+        yield "Steps", f"{run.result['steps']:,}"
+    else:
+        yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
     if "seconds" in run.result:
         yield "Time", _duration(run.result["seconds"])
     forms = [
@@ -110,6 +123,24 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+# The stages of a bridge.
+
+
+def _stages(run: Run) -> str:
+    """A bridge's held-out numbers, base first; each name leads to its stage's page."""
+    stages = run.result.get("stages", [])
+    rows = [row for row in ROWS if all(row.key in stage for stage in stages)]
+    if not stages:
+        return ""
+    head = "".join(f"<th>{row.title}</th>" for row in rows)
+    body = ""
+    for stage in stages:
+        name = html.escape(stage["name"])
+        link = name if stage is stages[0] else f'<a href="{name}/report.html">{name}</a>'
+        body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
+    return f"<h2>Stages</h2><table><tr><th></th>{head}</tr>{body}</table>"
 
 
 # Before and after.

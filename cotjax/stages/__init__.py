@@ -6,12 +6,12 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.interfaces import Stage
-from cotjax.stages.distill import DistillStage
-from cotjax.stages.grpo import GRPOStage
-from cotjax.stages.sft import SupervisedStage
+from cotjax.stages import distill, grpo, reconstruct, rewrite, sft
 
 STAGES: dict[str, Callable[[Config, Mesh], Stage]] = {
-    "distill": DistillStage,
-    "grpo": GRPOStage,
-    "sft": SupervisedStage,
+    "distill": distill.DistillStage,
+    "grpo": grpo.open_stage,
+    "reconstruct": reconstruct.open_stage,
+    "rewrite": rewrite.RewriteStage,
+    "sft": sft.open_stage,
 }

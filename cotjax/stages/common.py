@@ -1,7 +1,7 @@
 """What every stage wires in the same way: the student, its problems, its judged completions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from cotjax.config import Config, OptimizerConfig
 from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rationale
+from cotjax.data.curriculum import Subset
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import Reader
 from cotjax.data.opening import open_split
@@ -21,12 +22,12 @@ from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Rollout, Source
-from cotjax.models.load import load_student
-from cotjax.models.lora import Lora, attach, join_adapter
+from cotjax.models.lora import attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
+from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize
 
 HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
@@ -68,14 +69,11 @@ def open_student(config: Config, mesh: Mesh) -> Student:
     """Loads the student that the config names.
 
     Raises:
-      InputError: see `load_student`.
+      InputError: see `open_model`.
     """
     model = config.model
-    loaded = load_student(
-        model.path,
-        init=model.init,
-        param_dtype=jnp.dtype(model.param_dtype),
-        compute_dtype=jnp.dtype(model.compute_dtype),
+    loaded = open_model(
+        model,
         seed=config.seed,
         place=lambda shapes: parallel.param_shardings(mesh, shapes),
         accumulate_dtype=jnp.dtype(model.accumulate_dtype),
@@ -114,12 +112,6 @@ def attach_adapter(
     return policy, parallel.shard_params(mesh, adapter), params
 
 
-def open_lora(config: Config) -> Lora:
-    """The adapter's settings; `lora.rank` is not 0."""
-    settings = config.lora
-    return Lora(settings.rank, settings.alpha, settings.dropout, (settings.targets,))
-
-
 def head_logprobs(
     policy: Policy, params: Any, hidden: Array, tokens: Array, mask: Array, temperature: float = 1.0
 ) -> tuple[Array, Array]:
@@ -150,13 +142,56 @@ def open_records(config: Config, student: Student) -> tuple[Source | Mixture, li
         keep_calculator=config.data.keep_calculator,
         filter_teacher=config.data.filter_teacher,
     )
-    return open_split(
+    train, held_out = open_split(
         config, reader, lambda records, path: check_prompts(student, records, config, path)
     )
+    return own_part(config, train), held_out
+
+
+def own_part(config: Config, train: Source | Mixture) -> Source | Mixture:
+    """The records from data.start to data.stop; the others are for other stages."""
+    start, stop = config.data.start, config.data.stop
+    if not (start or stop):
+        return train
+    train = in_order(train, f"data.start = {start}, data.stop = {stop}", "both to 0")
+    indices = np.arange(len(train))[start : stop or None]
+    if not len(indices):
+        raise InputError(
+            f"data.start = {start}, data.stop = {stop}: none of {len(train)} training records. "
+            f"Set data.start < {len(train)} and data.stop above it, or 0."
+        )
+    part = Subset(train, indices)
+    return [part[i] for i in range(len(part))] if isinstance(train, list) else part
+
+
+def in_order(train: Source | Mixture, setting: str, instead: str) -> Source:
+    """The records of a source that has an order.
+
+    Raises:
+      InputError: a mixture, for which a setting has no meaning; says what to set instead.
+    """
+    if isinstance(train, Mixture):
+        raise InputError(
+            f"{setting}: the parts of data.mixture have no order among each other. Set {instead}."
+        )
+    return train
+
+
+# A record to the text of its prompt.
+PromptText = Callable[[Student, Record], str]
+
+
+def solve_prompt(student: Student, record: Record) -> str:
+    """The question alone, as every evaluation asks it."""
+    return student.prompts.solve(record.question)
 
 
 def check_prompts(
-    student: Student, records: Sequence[Record], config: Config, path: str
+    student: Student,
+    records: Sequence[Record],
+    config: Config,
+    path: str,
+    text: PromptText = solve_prompt,
 ) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
 
@@ -165,8 +200,7 @@ def check_prompts(
     """
     limit, fits = config.rollout.max_prompt_tokens, []
     for record in records:
-        prompt = student.prompts.solve(record.question)
-        size = len(student.tokenizer.encode(prompt, add_special_tokens=False))
+        size = len(student.tokenizer.encode(text(student, record), add_special_tokens=False))
         if size <= limit:
             fits.append(record)
         elif config.data.on_bad_record == "error":
@@ -211,8 +245,32 @@ def prompt_batch(
     return encode_prompts(student.tokenizer, texts, ids, max_length=max_length, names=names)
 
 
+# (config, record, completion, its tokens without the end) to a reward and its named parts.
+RewardFn = Callable[[Config, Record, str, int], tuple[float, dict[str, float]]]
+
+
+def solve_reward(
+    config: Config, record: Record, text: str, tokens: int
+) -> tuple[float, dict[str, float]]:
+    """The reward of a completion, and of every evaluation."""
+    reward = config.reward
+    return completion_reward(
+        text,
+        gold=record.answer,
+        teacher_steps=record.difficulty,
+        words_per_step=reward.length_per_step,
+        monotone=reward.monotone,
+        unit=reward.unit,
+        length=tokens if reward.unit == "tokens" else None,
+    )
+
+
 def judge(
-    student: Student, config: Config, records: Sequence[Record], rollout: Rollout
+    student: Student,
+    config: Config,
+    records: Sequence[Record],
+    rollout: Rollout,
+    reward: RewardFn = solve_reward,
 ) -> list[list[Completion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G."""
     lengths = rollout.mask.sum(axis=-1)
@@ -227,16 +285,8 @@ def judge(
         group = []
         for size, ended in zip(sizes, ends, strict=True):
             text = next(texts)
-            reward, parts = completion_reward(
-                text,
-                gold=record.answer,
-                teacher_steps=record.difficulty,
-                words_per_step=config.reward.length_per_step,
-                monotone=config.reward.monotone,
-                unit=config.reward.unit,
-                length=int(size - ended) if config.reward.unit == "tokens" else None,
-            )
-            group.append(Completion(text, int(size), bool(ended), reward, parts))
+            earned, parts = reward(config, record, text, int(size - ended))
+            group.append(Completion(text, int(size), bool(ended), earned, parts))
         judged.append(group)
     return judged
 
@@ -308,6 +358,7 @@ def complete(
     """
     # All evaluations of all runs draw with the same key, so differences are the model's.
     key = jax.random.key(HELD_OUT_SEED)
+    width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
     size = max(completions // settings.group_size, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     params = parallel.for_rollout(mesh, join_adapter(params, student.base))
@@ -315,10 +366,8 @@ def complete(
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
-        texts = [student.prompts.solve(record.question) for record in full]
-        batch = prompt_batch(
-            student, range(start, start + size), full, texts, config.rollout.max_prompt_tokens
-        )
+        texts = [solve_prompt(student, record) for record in full]
+        batch = prompt_batch(student, range(start, start + size), full, texts, width)
         rollout = generate(
             student.policy, params, parallel.shard(mesh, batch), key, settings=settings
         )

@@ -28,7 +28,7 @@ class LoopSettings:
       eval_every: steps between evaluations; 0 is only before and after.
       checkpoint_every: steps between checkpoints; 0 is only at the end.
       keep: checkpoints kept.
-      resume: continue from the newest checkpoint.
+      resume: continue from the newest checkpoint; without one, from the beginning.
     """
 
     steps: int
@@ -54,16 +54,12 @@ def fit(
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
 
     Raises:
-      InputError: resume without a checkpoint, beyond the last step, or with one of another model.
+      InputError: resume beyond the last step, or with a checkpoint of another model.
     """
     checkpoints = Checkpoints(folder, keep=settings.keep)
     state, start = stage.state, 0
-    if settings.resume:
-        latest = checkpoints.latest()
-        if latest is None:
-            raise InputError(
-                f"--resume: {folder} has no checkpoint yet. Remove the folder and start anew."
-            )
+    latest = checkpoints.latest() if settings.resume else None
+    if latest is not None:
         if latest > settings.steps:
             raise InputError(
                 f"steps = {settings.steps}: {folder} has already taken {latest}. "

@@ -11,8 +11,9 @@ from cotjax.config import PolicyConfig
 from cotjax.core import OBJECTIVES, PRESETS
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common
-from cotjax.stages.grpo import GRPOStage, _bucket, _micro_batch, open_objective, resolved
+from cotjax.stages import common, grpo
+from cotjax.stages.groups import _bucket, _micro_batch
+from cotjax.stages.objective import open_objective, resolved
 from tests.tiny import keep_compiled_programs, make_config
 
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
 
 
 def open_stage(folder, *flags, devices=1):
-    return GRPOStage(make_config(folder, "--steps=3", *flags), make_mesh(devices))
+    return grpo.open_stage(make_config(folder, "--steps=3", *flags), make_mesh(devices))
 
 
 def copy(tree):

@@ -10,7 +10,7 @@ from cotjax.core.logprobs import token_logprobs
 from cotjax.cot import extract_answer, parse_rationale
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages.sft import SupervisedStage
+from cotjax.stages import sft
 from tests.tiny import keep_compiled_programs, make_config
 
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def stage(folder):
-    return SupervisedStage(make_config(folder, "--stage=sft", "--steps=12"), make_mesh(1))
+    return sft.open_stage(make_config(folder, "--stage=sft", "--steps=12"), make_mesh(1))
 
 
 def learn(stage, steps):
@@ -70,13 +70,13 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_targets(stage):
 
 def test_rows_that_devices_cannot_share(folder):
     with pytest.raises(InputError, match="sft.batch_size = 3: 2 devices cannot share it"):
-        SupervisedStage(make_config(folder, "--stage=sft", "--sft.batch-size=3"), make_mesh(2))
+        sft.open_stage(make_config(folder, "--stage=sft", "--sft.batch-size=3"), make_mesh(2))
 
 
 def test_an_adapter_learns_with_dropout_and_its_base_stays(folder):
     flags = "--stage=sft", "--steps=12", "--lora.rank=4", "--lora.alpha=16"
     flags += "--optimizer.warmup-steps=0", "--optimizer.learning-rate=0.03"
-    stage = SupervisedStage(make_config(folder, *flags), make_mesh(1))
+    stage = sft.open_stage(make_config(folder, *flags), make_mesh(1))
     base = jax.tree.map(np.array, stage.student.base)
     losses = learn(stage, 12)
     assert losses[-1] < losses[0]

@@ -213,12 +213,14 @@ def test_resuming_with_more_steps_goes_on(unbroken, tmp_path):
     assert steps[0] == steps[1]
 
 
-def test_resuming_before_the_first_checkpoint_names_the_fix(tmp_path):
-    with pytest.raises(InputError) as error:
-        run(tmp_path, resume=True)
-    assert str(error.value) == (
-        f"--resume: {tmp_path} has no checkpoint yet. Remove the folder and start anew."
-    )
+def test_resuming_before_the_first_checkpoint_begins_anew(unbroken, tmp_path):
+    with pytest.raises(Stop):
+        run(tmp_path, Sums(stop_at=1), checkpoint_every=0)
+    _, result, _ = run(tmp_path, resume=True)
+    folder, _, expected, _ = unbroken
+    assert result == expected
+    steps = [[m for m in written(where)[0] if m["kind"] == "train"] for where in (tmp_path, folder)]
+    assert steps[0] == steps[1]
 
 
 def test_resuming_beyond_the_last_step_names_the_fix(tmp_path):

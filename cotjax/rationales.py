@@ -1,0 +1,75 @@
+"""`python -m cotjax.rationales --out FILE.jsonl`: a teacher's solutions, kept where they are right.
+
+Every flag of `cotjax.train` may be given; those of the section [teacher] choose the teacher:
+
+    data     the solutions of the data itself
+    model    the student's own kind: model.path, by the rollout engine
+    server   any OpenAI-compatible server (teacher.url), whose answers are cached on disk
+
+The file has GSM8K's layout, so `--data.source=jsonl --data.path=FILE.jsonl` reads it.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cotjax import config as configs
+from cotjax.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the file and says what was kept; 0 if it worked, 1 if some are missing, 2 if not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cotjax.rationales",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="JSONL file to write")
+    known, rest = parser.parse_known_args(argv)
+    try:
+        counts = write_rationales(known.out, rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{known.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if counts["unanswered"]:
+        print(
+            "Some questions have no answer yet. The same command asks only for those; what was "
+            "answered is in teacher.cache.",
+            file=sys.stderr,
+        )
+    return 1 if counts["unanswered"] else 0
+
+
+def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, int]:
+    """Asks the teacher, filters by answer, and writes what is right.
+
+    Returns:
+      questions by what became of them: `kept`, `wrong`, `without steps`, `unanswered`; and
+      `cached` answers, `damaged` cache lines.
+
+    Raises:
+      InputError: a wrong setting, or a teacher that cannot be asked.
+    """
+    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.stages.opening import model_bytes
+    from cotjax.stages.rationales import TEACHERS, collect
+
+    config = configs.load([*argv])
+    use_cpu_cores(model_bytes(config.model.path))
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    with TEACHERS[config.teacher.kind](config, mesh) as teacher:
+        rows, counts = collect(teacher)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}).") from error
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Rationales from a teacher: asked, parsed, kept only where the answer is right.
+
+A teacher gives up to `teacher.attempts` texts per question; the first right one with steps is
+kept. What a run was given it never asks for again.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import Rationale, is_correct, parse_rationale, render_rationale
+from cotjax.data.answer_cache import AnswerCache
+from cotjax.data.chat_server import ChatServer, ServerFailed, ServerSettings
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.models.lora import join_adapter
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import batch_devices
+from cotjax.rollout.engine import Sampling, generate
+from cotjax.stages import common
+
+INSTRUCTION = (
+    'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
+    'then the result on the last line as "Answer: <number>".\n\n'
+)
+FAILURES_IN_A_ROW = 3  # a server that fails so often is down: stop, and keep what there is
+
+
+class Teacher(Protocol):
+    """Gives texts for records.
+
+    Attributes:
+      name: written beside every rationale.
+    """
+
+    name: str
+
+    @property
+    def report(self) -> Mapping[str, int]:
+        """Further counts for the reader."""
+        ...
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """Each record with its texts, best first; None if there was no answer."""
+        ...
+
+
+def collect(teacher: Teacher) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Filters a teacher's texts by answer.
+
+    Returns:
+      rows in GSM8K's layout (`question`, `answer`), with `teacher` and `thinking`; and counts.
+    """
+    counts = {"kept": 0, "wrong": 0, "without steps": 0, "unanswered": 0}
+    rows = []
+    for record, texts in teacher.solve():
+        if texts is None:
+            counts["unanswered"] += 1
+            continue
+        right = [text for text in texts if is_correct(text, record.answer)]
+        pieces = [parse_rationale(text) for text in right]
+        usable = next((one for one in pieces if one.steps), None)
+        if usable is None:
+            counts["without steps" if right else "wrong"] += 1
+            continue
+        counts["kept"] += 1
+        lines = [" ".join(step.split()) for step in usable.steps]
+        rows.append(
+            {
+                "question": record.question,
+                "answer": "\n".join([*lines, f"#### {record.answer}"]),
+                "teacher": teacher.name,
+                "thinking": usable.thinking,
+            }
+        )
+    return rows, {**counts, **teacher.report}
+
+
+def _records(config: Config, student: common.Student) -> list[Record]:
+    train, _ = common.open_records(config, student)
+    count = config.teacher.questions
+    train = common.in_order(train, f"teacher.questions = {count}", "data.mixture to nothing")
+    return [train[index] for index in range(min(count, len(train)))]
+
+
+class DataTeacher:
+    """The data's own solutions."""
+
+    name = "data"
+    report: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        self._records = _records(config, common.open_student(config, mesh))
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """The solutions as they stand."""
+        for record in self._records:
+            yield record, [render_rationale(Rationale(steps=record.steps, answer=record.answer))]
+
+
+class ModelTeacher:
+    """A model on this machine, by the rollout engine; the first attempt is greedy."""
+
+    report: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        self.name = config.model.path
+        self._config, self._mesh = config, mesh
+        self._student = common.open_student(config, mesh)
+        self._records = _records(config, self._student)
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """A batch of questions at a time, all attempts together."""
+        config, student = self._config, self._student
+        settings = Sampling(
+            group_size=config.teacher.attempts,
+            max_new_tokens=config.teacher.max_new_tokens,
+            eos_id=student.eos_id,
+            pad_id=student.pad_id,
+            temperature=config.teacher.temperature,
+            greedy_first=True,
+        )
+        params = parallel.for_rollout(self._mesh, join_adapter(student.params, student.base))
+        key = jax.random.key(config.seed)
+        size = max(config.eval.batch_size // config.teacher.attempts, 1)
+        size = -(-size // batch_devices(self._mesh)) * batch_devices(self._mesh)
+        for start in range(0, len(self._records), size):
+            chunk = self._records[start : start + size]
+            full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+            texts = [common.solve_prompt(student, record) for record in full]
+            width = config.rollout.max_prompt_tokens
+            batch = common.prompt_batch(student, range(start, start + size), full, texts, width)
+            rollout = generate(
+                student.policy, params, parallel.shard(self._mesh, batch), key, settings=settings
+            )
+            judged = common.judge(student, config, full, jax.tree.map(np.asarray, rollout))
+            for record, group in zip(chunk, judged, strict=False):
+                yield record, [one.text for one in group]
+
+
+class ServerTeacher:
+    """A server; a question that it fails is left unanswered, to be asked again another time."""
+
+    def __init__(self, config: Config, mesh: Mesh, cache: AnswerCache) -> None:
+        settings = config.teacher
+        self.name = settings.model
+        self._attempts = settings.attempts
+        self._records = _records(config, common.open_student(config, mesh))
+        self._server = ChatServer(
+            ServerSettings(
+                url=settings.url,
+                model=settings.model,
+                key_variable=settings.key_variable,
+                temperature=settings.temperature,
+                max_new_tokens=settings.max_new_tokens,
+                timeout=settings.timeout,
+                retries=settings.retries,
+                backoff=settings.backoff,
+                per_minute=settings.per_minute,
+            ),
+            cache,
+        )
+        self._damaged = cache.damaged
+
+    @property
+    def report(self) -> Mapping[str, int]:
+        """What the cache gave, what it had lost, and how often the server was asked."""
+        return {
+            "cached": self._server.cached,
+            "asked": self._server.asked,
+            "damaged": self._damaged,
+        }
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """Asks one by one, until one answer is right; so nothing is asked in vain."""
+        failed = 0
+        for record in self._records:
+            texts: list[str] | None = []
+            try:
+                for attempt in range(self._attempts):
+                    text = self._server.answer(INSTRUCTION + record.question, attempt=attempt)
+                    texts.append(text)
+                    if is_correct(text, record.answer):
+                        break
+                failed = 0
+            except ServerFailed as error:
+                failed += 1
+                if failed >= FAILURES_IN_A_ROW:
+                    raise InputError(
+                        f"teacher.url: the server failed {failed} questions in a row ({error}). "
+                        f"What it answered is in teacher.cache, and the same command goes on there."
+                    ) from error
+                texts = texts if texts else None
+            yield record, texts
+
+
+@contextlib.contextmanager
+def open_server(config: Config, mesh: Mesh) -> Iterator[Teacher]:
+    """A server's teacher; its cache is locked as long as it is open."""
+    if not config.teacher.url:
+        raise InputError(
+            'teacher.url = "": teacher.kind = "server" asks a server. Set teacher.url to its '
+            "address, such as http://localhost:8000/v1."
+        )
+    with AnswerCache(pathlib.Path(config.teacher.cache)) as cache:
+        yield ServerTeacher(config, mesh, cache)
+
+
+def _plain(make: Callable[[Config, Mesh], Teacher]) -> Callable[..., Any]:
+    return lambda config, mesh: contextlib.nullcontext(make(config, mesh))
+
+
+TEACHERS: dict[str, Callable[[Config, Mesh], AbstractContextManager[Teacher]]] = {
+    "data": _plain(DataTeacher),
+    "model": _plain(ModelTeacher),
+    "server": open_server,
+}

@@ -1,0 +1,153 @@
+"""Supervised stages: packed rows of (prompt, target), cross-entropy on the target's tokens."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import Rationale, render_rationale
+from cotjax.data.encode import encode_supervised
+from cotjax.data.pipeline import supervised_batches
+from cotjax.data.prompts import Prompts
+from cotjax.data.sources import Mixture
+from cotjax.data.tokens import TokenCache
+from cotjax.interfaces import Record, Source, Step, TokenBatch
+from cotjax.models.lora import join_adapter
+from cotjax.models.policy import Policy
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.stages import common, guards
+from cotjax.training.metrics import SFT_COLUMNS
+from cotjax.training.update import LossFn, init_state, make_update
+
+Encode = Callable[[Record, np.random.Generator], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """A record's whole solution as a target; holds no model, so that it travels to workers."""
+
+    tokens: TokenCache
+    prompts: Prompts
+    max_length: int
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The question as prompt."""
+        del rng  # nothing is masked or shuffled here
+        return self.encode(record, self.prompts.solve(record.question))
+
+    def encode(self, record: Record, prompt: str) -> dict[str, np.ndarray]:
+        """The solution as the target of a prompt."""
+        return encode_supervised(
+            self.tokens,
+            prompt,
+            render_rationale(Rationale(steps=record.steps, answer=record.answer)),
+            max_length=self.max_length,
+            name=record.id,
+        )
+
+
+def open_solution(student: common.Student, config: Config) -> Solution:
+    """How a run encodes its records."""
+    return Solution(TokenCache(student.tokenizer), student.prompts, config.sft.sequence_length)
+
+
+def make_loss(policy: Policy) -> LossFn:
+    """Cross-entropy of targets times their weight, over the number of targets that count."""
+
+    def loss(
+        params: Any, base: Any, micro: tuple[TokenBatch, Any]
+    ) -> tuple[Array, Array, dict[str, Any]]:
+        batch, dropout_key = micro
+        params = join_adapter(params, base)
+        mask = batch.weight > 0
+        hidden = policy.rows(params, batch, dropout_key=dropout_key)
+        logp, entropy = common.head_logprobs(policy, params, hidden, batch.targets, mask)
+        count = mask.sum()
+        return -(batch.weight * logp).sum(), count, {"entropy": (entropy.sum(), count)}
+
+    return loss
+
+
+class SupervisedStage:
+    """A supervised stage; `cotjax.interfaces.Stage` says what the members do.
+
+    Args:
+      config: of the run.
+      mesh: devices.
+      student: what learns.
+      train: records.
+      held_out: what it is evaluated on.
+      encode: a record to a row; see `supervised_batches`.
+      notes: what a reader should know.
+    """
+
+    columns = SFT_COLUMNS
+    inner_updates = 1
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        student: common.Student,
+        train: Source | Mixture,
+        held_out: list[Record],
+        encode: Encode,
+        *,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        check_divides(mesh, config.sft.batch_size, "sft.batch_size")
+        self.config, self.mesh, self.student = config, mesh, student
+        self.held_out, self.notes = held_out, (*student.notes, *notes)
+        optimizer = common.make_optimizer(config.optimizer, config.steps)
+        self.state = init_state(student.params, optimizer)
+        self.update = make_update(make_loss(student.policy), optimizer, self.state, student.base)
+        self.root = jax.random.key(config.seed)
+        self.data = supervised_batches(
+            train,
+            encode,
+            seed=config.seed,
+            batch_size=config.sft.batch_size,
+            sequence_length=config.sft.sequence_length,
+            workers=config.data.workers,
+            place=self._place,
+        )
+
+    def _place(self, batch: TokenBatch) -> tuple[TokenBatch, float, tuple[str, ...]]:
+        """The batch on the devices, the share of its places that hold a token, and alarms."""
+        targets, weight, segment = map(np.asarray, (batch.targets, batch.weight, batch.segment))
+        found = guards.supervised_end_check(targets, weight, segment, self.student.eos_id)
+        return parallel.shard(self.mesh, batch), float((segment > 0).mean()), found
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Checks the extractor on the held-out golds; the folder is not needed."""
+        del folder
+        return guards.gold_check(self.held_out)
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """A packed batch and the key of its dropout; `params` do not matter."""
+        del params
+        began = time.perf_counter()
+        batch, used, found = next(self.data)
+        waited = time.perf_counter() - began
+        metrics = {"batch_tokens": batch.tokens.size, "used": used, "data_wait_s": waited}
+        key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
+        return Step([(batch, key)], metrics, [], " ".join(found))
+
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Accuracy on the held-out problems."""
+        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+
+
+def dropout_key(config: Config, mesh: Mesh, key: Any) -> Any:
+    """The key of an adapter's dropout on every device; None without dropout."""
+    if config.lora.rank and config.lora.dropout:
+        return parallel.replicate(mesh, key)
+    return None
