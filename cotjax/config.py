@@ -113,6 +113,7 @@ class RolloutConfig:
     max_prompt_tokens: Count = 80  # Longest prompt, in tokens.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     temperature: Positive = 1.0  # Divides the logits before sampling.
+    stop: tuple[str, ...] = ()  # Texts that end a completion, also when evaluating.
     top_k: Natural = 0  # Sample among the k likeliest tokens; 0 = all.
     top_p: ShareAbove0 = 1.0  # Sample among the likeliest tokens of this total probability.
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.
@@ -392,6 +393,8 @@ _NEEDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def _typed(key: str, value: Any, hint: Any, path: str) -> Any:
     """Returns `value` if it is what the key needs; a whole number may stand for a float."""
+    if typing.get_origin(hint) is tuple:
+        return _strings(key, value, path)
     choices: list[Any] = []
     types: list[type] = []
     for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
@@ -409,6 +412,13 @@ def _typed(key: str, value: Any, hint: Any, path: str) -> Any:
     raise InputError(
         f"{path}: {key} = {shown} ({type(value).__name__}): needs {' or '.join(needs)}."
     )
+
+
+def _strings(key: str, value: Any, path: str) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    shown = json.dumps(value, default=str)
+    raise InputError(f'{path}: {key} = {shown}: needs a list of strings, as ["one", "two"].')
 
 
 def _nearest(key: str) -> str:

@@ -251,3 +251,17 @@ def test_every_number_has_a_range(key, hint):
 )
 def test_settings_that_disagree(argv, message):
     assert message in refused(argv)
+
+
+def test_stop_strings_are_a_list(toml):
+    path = toml('[rollout]\nstop = ["\\n\\n", "Question:"]\n')
+    config = load(["--config", path])
+    assert config.rollout.stop == ("\n\n", "Question:")
+    assert load(["--config", toml(to_toml(config))]).rollout.stop == config.rollout.stop
+    assert load(["--rollout.stop", "a", "b"]).rollout.stop == ("a", "b")
+
+
+@pytest.mark.parametrize("value", ['"Question:"', "[1]"])
+def test_stop_strings_that_are_no_list_of_strings(toml, value):
+    with pytest.raises(InputError, match="rollout.stop = .*needs a list of strings"):
+        load(["--config", toml(f"[rollout]\nstop = {value}\n")])

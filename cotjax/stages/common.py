@@ -19,13 +19,14 @@ from cotjax.data.jsonl import read_records
 from cotjax.data.problems import ProblemSource
 from cotjax.data.prompts import make_prompt
 from cotjax.errors import InputError
-from cotjax.interfaces import PromptBatch, Record, Rollout, Source
+from cotjax.interfaces import End, PromptBatch, Record, Rollout, Source
 from cotjax.models.load import load_student
 from cotjax.models.lora import Lora, attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.training.evaluation import Completion, summarize
 
 HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
@@ -46,6 +47,7 @@ class Student:
       pad_id: fills rows.
       prompt: question to prompt text.
       notes: what a reader of the run should know.
+      stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 
     policy: Policy
@@ -56,6 +58,7 @@ class Student:
     pad_id: int
     prompt: Callable[[str], str]
     notes: tuple[str, ...]
+    stop_table: Any = None
 
     @property
     def reference(self) -> Any:
@@ -95,7 +98,19 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.pad_id,
         make_prompt(loaded.tokenizer, config.data.prompt),
         loaded.notes,
+        open_stops(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
     )
+
+
+def open_stops(
+    tokenizer: Any, vocab_size: int, stops: Sequence[str], *, key: str = "rollout.stop"
+) -> Any:
+    """The automaton of stop strings, or None if there are none.
+
+    Raises:
+      InputError: see `rollout.stops.stop_table`.
+    """
+    return stop_table(token_bytes(tokenizer, vocab_size), stops, key=key) if stops else None
 
 
 def attach_adapter(
@@ -219,16 +234,17 @@ def judge(
 ) -> list[list[Completion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G."""
     lengths = rollout.mask.sum(axis=-1)
+    shown = lengths - (np.asarray(rollout.end) == End.EOS)  # without the end token
     flat = [
-        row[: length - ended]  # without the end token
-        for rows, sizes, ends in zip(rollout.tokens, lengths, rollout.ended, strict=True)
-        for row, length, ended in zip(rows, sizes, ends, strict=True)
+        row[:size]
+        for rows, sizes in zip(rollout.tokens, shown, strict=True)
+        for row, size in zip(rows, sizes, strict=True)
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
     judged = []
-    for record, sizes, ends in zip(records, lengths, rollout.ended, strict=True):
+    for record, *rows in zip(records, lengths, shown, rollout.end, strict=True):
         group = []
-        for size, ended in zip(sizes, ends, strict=True):
+        for size, own, end in zip(*rows, strict=True):
             text = next(texts)
             reward, parts = completion_reward(
                 text,
@@ -237,9 +253,9 @@ def judge(
                 words_per_step=config.reward.length_per_step,
                 monotone=config.reward.monotone,
                 unit=config.reward.unit,
-                length=int(size - ended) if config.reward.unit == "tokens" else None,
+                length=int(own) if config.reward.unit == "tokens" else None,
             )
-            group.append(Completion(text, int(size), bool(ended), reward, parts))
+            group.append(Completion(text, int(size), End(end), reward, parts))
         judged.append(group)
     return judged
 
@@ -254,7 +270,7 @@ def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
         "reward": completion.reward,
         "parts": completion.parts,
         "tokens": completion.tokens,
-        "end": "eos" if completion.ended else "length",
+        "end": End(completion.end).name.lower(),
     }
 
 
@@ -288,7 +304,12 @@ def evaluate(
             student, range(start, start + size), full, config.rollout.max_prompt_tokens
         )
         rollout = generate(
-            student.policy, params, parallel.shard(mesh, batch), key, settings=settings
+            student.policy,
+            params,
+            parallel.shard(mesh, batch),
+            key,
+            settings=settings,
+            stop_table=student.stop_table,
         )
         judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]

@@ -105,6 +105,7 @@ class GRPOStage:
             parallel.shard(self.mesh, prompts),
             key,
             settings=self.sampling,
+            stop_table=self.student.stop_table,
         )
         rollout = jax.tree.map(np.asarray, rollout)
         sampled = time.perf_counter()
