@@ -1,7 +1,7 @@
 """The import rule: lower layers never import higher ones, and siblings never meet.
 
 L0  core, config, interfaces, errors, pages    L1  cot data models parallel rollout training
-L2  stages, which wire L1               L3  train, evaluate, plan, export, report
+L2  stages, which wire L1               L3  train, evaluate, generate, export, report
 """
 
 import ast
@@ -15,7 +15,7 @@ LAYERS = {
     **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
-    **dict.fromkeys(["train", "evaluate", "plan", "export", "report"], 3),
+    **dict.fromkeys(["train", "evaluate", "generate", "plan", "export", "report"], 3),
 }
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {

@@ -103,7 +103,7 @@ def _over_tokens(byte_table: np.ndarray, words: Sequence[bytes]) -> Int[np.ndarr
     lengths = np.array([len(word) for word in words])
     for place in range(lengths.max(initial=0)):
         (longer,) = np.nonzero(lengths > place)
-        byte = np.array([words[index][place] for index in longer])
+        byte = np.array([words[index][place] for index in longer.tolist()])
         states[:, longer] = byte_table[states[:, longer], byte]
     return states
 
