@@ -135,6 +135,7 @@ class RolloutConfig:
     max_prompt_tokens: Count = 80  # Longest prompt, in tokens.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     temperature: Positive = 1.0  # Divides the logits before sampling.
+    stop: tuple[str, ...] = ()  # Texts that end a completion, also when evaluating.
     top_k: Natural = 0  # Sample among the k likeliest tokens; 0 = all.
     top_p: ShareAbove0 = 1.0  # Sample among the likeliest tokens of this total probability.
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.

@@ -11,6 +11,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -50,6 +51,20 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
+    from cotjax.stages import common
+
+    config, mesh, student, step, params = open_checkpoint(checkpoint, argv)
+    _, held_out = common.open_records(config, student)
+    numbers, _ = common.evaluate(student, config, mesh, params, held_out)
+    return {"step": step} | numbers
+
+
+def open_checkpoint(checkpoint: str, argv: Sequence[str] = ()) -> tuple[Config, Any, Any, int, Any]:
+    """(config, mesh, student, step, parameters) of a run, one of its checkpoints, or a model.
+
+    Raises:
+      InputError: no such checkpoint or model, or a wrong setting.
+    """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.stages import common
     from cotjax.stages.opening import model_bytes
@@ -58,14 +73,11 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     folder = pathlib.Path(checkpoint)
     run = find_run(folder)
     config = _config(run, checkpoint, argv)
-
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = common.open_student(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)
-    _, held_out = common.open_records(config, student)
-    numbers, _ = common.evaluate(student, config, mesh, params, held_out)
-    return {"step": step} | numbers
+    return config, mesh, student, step, params
 
 
 def _config(run: pathlib.Path | None, checkpoint: str, argv: Sequence[str]) -> Config:

@@ -257,3 +257,20 @@ def test_every_number_has_a_range(key, hint):
 )
 def test_settings_that_disagree(argv, message):
     assert message in refused(argv)
+
+
+def test_stop_strings_are_a_list(toml):
+    path = toml('[rollout]\nstop = ["\\n\\n", "Question:"]\n')
+    config = load(["--config", path])
+    assert config.rollout.stop == ("\n\n", "Question:")
+    assert load(["--config", toml(to_toml(config))]).rollout.stop == config.rollout.stop
+    assert load(["--rollout.stop", "a", "b"]).rollout.stop == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("value", "needs"),
+    [('"Question:"', '"Question:": needs a list'), ("[1]", r"1 \(int\): needs a string")],
+)
+def test_stop_strings_that_are_no_list_of_strings(toml, value, needs):
+    with pytest.raises(InputError, match=f"rollout.stop = {needs}"):
+        load(["--config", toml(f"[rollout]\nstop = {value}\n")])

@@ -1,7 +1,7 @@
 """The import rule: lower layers never import higher ones, and siblings never meet.
 
 L0  core, config, interfaces, errors, pages    L1  cot data models parallel rollout training
-L2  stages, which wire L1               L3  train, evaluate, plan, export, report, teach
+L2  stages, which wire L1                      L3  the command lines
 """
 
 import ast
@@ -18,7 +18,9 @@ LAYERS = {
     **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
-    **dict.fromkeys(["train", "evaluate", "plan", "export", "report", "teach", "rationales"], 3),
+    **dict.fromkeys(
+        ["train", "evaluate", "plan", "export", "report", "generate", "teach", "rationales"], 3
+    ),
 }
 # `import cotjax.core` must stay light, and `cotjax.cot` must run without JAX.
 THIRD_PARTY = {

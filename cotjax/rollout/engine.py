@@ -15,6 +15,7 @@ own: nothing but the question whether anyone is still alive crosses devices.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -218,6 +219,49 @@ def generate(
     return engine.run()
 
 
+def stream(
+    model: Decoder,
+    params: Any,
+    batch: PromptBatch,
+    key: Array,
+    *,
+    settings: Sampling,
+    stop_table: Int[Array, "A V"] | None = None,
+    chunk: int = 1,
+) -> Iterator[Rollout]:
+    """`generate` in pieces: the completions after one token, then after every `chunk` more.
+
+    The last rollout is that of `generate` with the same arguments.
+
+    Raises:
+      ValueError: see `make_plan`; also settings in which a prompt has no slot of its own.
+    """
+    if not make_plan(len(batch.tokens), model.lanes, settings).in_place:
+        raise ValueError("stream: every prompt needs a slot; leave rows and share at 0.")
+    same = {"settings": settings, "stop_table": stop_table}
+    state, rollout, live = _first_piece(model, params, batch, key, **same)
+    yield rollout
+    while live:
+        state, rollout, live = _next_piece(model, params, batch, key, state, chunk, **same)
+        yield rollout
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def _first_piece(model, params, batch, key, *, settings, stop_table):
+    plan = make_plan(len(batch.tokens), model.lanes, settings)
+    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    state = engine.start()
+    return state, engine.finish(state), state[1].live.any()
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="state")
+def _next_piece(model, params, batch, key, state, chunk, *, settings, stop_table):
+    plan = make_plan(len(batch.tokens), model.lanes, settings)
+    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    state = engine.some_steps(state, chunk)
+    return state, engine.finish(state), state[1].live.any()
+
+
 class _Engine:
     """One call of `generate`, while it is traced."""
 
@@ -228,24 +272,38 @@ class _Engine:
         self.mask = batch.mask.reshape(*lanes, -1)
         self.keys = row_keys(key, batch.ids, settings.group_size)
         self.keys = self.keys.reshape(plan.lanes, plan.jobs, plan.share)
-        hidden, self.prompts = model.prefill(params, batch.tokens, batch.mask)
-        self.first_hidden = hidden.reshape(*lanes, -1)
+        self.batch = batch
 
     def run(self) -> Rollout:
         """Decodes all jobs."""
-        plan, settings = self.plan, self.settings
-        slots, written = self._begin()
-        hidden = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
-        hidden = jnp.broadcast_to(hidden, (*slots.token.shape, hidden.shape[-1]))
-        queue = jnp.full(plan.lanes, plan.slots, jnp.int32)
-        slots, queue, written = self._advance(hidden, slots, queue, written)
-        state = (jnp.int32(0), slots, queue, written)
+        plan = self.plan
+        state = self.start()
         narrow = plan.slots // NARROW if plan.refill else 0
         if narrow:
             state = jax.lax.while_loop(functools.partial(self._crowded, narrow), self._step, state)
             state = (state[0], self._narrowed(state[1], narrow), *state[2:])
-        *_, written = jax.lax.while_loop(lambda s: s[1].live.any(), self._step, state)
+        return self.finish(jax.lax.while_loop(lambda s: s[1].live.any(), self._step, state))
 
+    def start(self) -> tuple[Any, ...]:
+        """Prefills the prompts and draws the first tokens: (clock, slots, queue, written)."""
+        plan, batch = self.plan, self.batch
+        hidden, self.prompts = self.model.prefill(self.params, batch.tokens, batch.mask)
+        self.first_hidden = hidden.reshape(plan.lanes, plan.prompts, -1)
+        slots, written = self._begin()
+        hidden = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
+        hidden = jnp.broadcast_to(hidden, (*slots.token.shape, hidden.shape[-1]))
+        queue = jnp.full(plan.lanes, plan.slots, jnp.int32)
+        return jnp.int32(0), *self._advance(hidden, slots, queue, written)
+
+    def some_steps(self, state: tuple[Any, ...], most: Int[Array, ""]) -> tuple[Any, ...]:
+        """At most `most` further tokens of every row, where each prompt has its slot."""
+        until = state[0] + most
+        return jax.lax.while_loop(lambda s: s[1].live.any() & (s[0] < until), self._step, state)
+
+    def finish(self, state: tuple[Any, ...]) -> Rollout:
+        """What has been written."""
+        *_, written = state
+        plan, settings = self.plan, self.settings
         shape = (plan.lanes * plan.prompts, settings.group_size)
         length = written.length.reshape(shape)
         mask = jnp.arange(settings.max_new_tokens) < length[..., None]

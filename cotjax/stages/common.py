@@ -21,12 +21,13 @@ from cotjax.data.opening import open_split
 from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
-from cotjax.interfaces import PromptBatch, Record, Rollout, Source
+from cotjax.interfaces import End, PromptBatch, Record, Rollout, Source
 from cotjax.models.lora import attach, join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize
 
@@ -48,6 +49,7 @@ class Student:
       pad_id: fills rows.
       prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
+      stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 
     policy: Policy
@@ -58,6 +60,7 @@ class Student:
     pad_id: int
     prompts: Prompts
     notes: tuple[str, ...]
+    stop_table: Any = None
 
     @property
     def reference(self) -> Any:
@@ -94,7 +97,19 @@ def open_student(config: Config, mesh: Mesh) -> Student:
         loaded.pad_id,
         make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
+        open_stops(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
     )
+
+
+def open_stops(
+    tokenizer: Any, vocab_size: int, stops: Sequence[str], *, key: str = "rollout.stop"
+) -> Any:
+    """The automaton of stop strings, or None if there are none.
+
+    Raises:
+      InputError: see `rollout.stops.stop_table`.
+    """
+    return stop_table(token_bytes(tokenizer, vocab_size), stops, key=key) if stops else None
 
 
 def attach_adapter(
@@ -274,19 +289,20 @@ def judge(
 ) -> list[list[Completion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G."""
     lengths = rollout.mask.sum(axis=-1)
+    shown = lengths - (np.asarray(rollout.end) == End.EOS)  # without the end token
     flat = [
-        row[: length - ended]  # without the end token
-        for rows, sizes, ends in zip(rollout.tokens, lengths, rollout.ended, strict=True)
-        for row, length, ended in zip(rows, sizes, ends, strict=True)
+        row[:size]
+        for rows, sizes in zip(rollout.tokens, shown, strict=True)
+        for row, size in zip(rows, sizes, strict=True)
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
     judged = []
-    for record, sizes, ends in zip(records, lengths, rollout.ended, strict=True):
+    for record, *rows in zip(records, lengths, shown, rollout.end, strict=True):
         group = []
-        for size, ended in zip(sizes, ends, strict=True):
+        for size, own, end in zip(*rows, strict=True):
             text = next(texts)
-            earned, parts = reward(config, record, text, int(size - ended))
-            group.append(Completion(text, int(size), bool(ended), earned, parts))
+            earned, parts = reward(config, record, text, int(own))
+            group.append(Completion(text, int(size), End(end), earned, parts))
         judged.append(group)
     return judged
 
@@ -301,7 +317,7 @@ def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
         "reward": completion.reward,
         "parts": completion.parts,
         "tokens": completion.tokens,
-        "end": "eos" if completion.ended else "length",
+        "end": End(completion.end).name.lower(),
     }
 
 
@@ -369,7 +385,12 @@ def complete(
         texts = [solve_prompt(student, record) for record in full]
         batch = prompt_batch(student, range(start, start + size), full, texts, width)
         rollout = generate(
-            student.policy, params, parallel.shard(mesh, batch), key, settings=settings
+            student.policy,
+            params,
+            parallel.shard(mesh, batch),
+            key,
+            settings=settings,
+            stop_table=student.stop_table,
         )
         judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
     return judged

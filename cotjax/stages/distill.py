@@ -265,6 +265,7 @@ class DistillStage:
             parallel.shard(self.mesh, prompts),
             jax.random.fold_in(self.root, step),
             settings=settings,
+            stop_table=self.student.stop_table,
         )
         tokens, mask = np.asarray(written.tokens)[:, 0], np.asarray(written.mask)[:, 0]
         examples = [

@@ -279,7 +279,14 @@ class GroupStage:
     def _sample(self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any) -> Sampled:
         prompts, records = batch
         placed = parallel.shard(self.mesh, prompts)
-        rollout = generate(self.student.policy, weights, placed, key, settings=self.sampling)
+        rollout = generate(
+            self.student.policy,
+            weights,
+            placed,
+            key,
+            settings=self.sampling,
+            stop_table=self.student.stop_table,
+        )
         rollout = jax.tree.map(np.asarray, rollout)
         judged = common.judge(self.student, self.config, records, rollout, self.reward)
         return Sampled(prompts, rollout, records, judged)

@@ -129,7 +129,14 @@ def _try(
     width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
     batch = common.prompt_batch(student, ids, records, texts, width)
     key = jax.random.fold_in(jax.random.key(config.seed), KEY)
-    rollout = generate(student.policy, params, parallel.shard(mesh, batch), key, settings=settings)
+    rollout = generate(
+        student.policy,
+        params,
+        parallel.shard(mesh, batch),
+        key,
+        settings=settings,
+        stop_table=student.stop_table,
+    )
     judged = common.judge(student, config, records, jax.tree.map(np.asarray, rollout))
     return judged[: len(numbers)]
 

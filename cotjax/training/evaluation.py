@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cotjax.interfaces import End
 from cotjax.training.metrics import wilson_interval
 
 
@@ -19,16 +20,21 @@ class Completion:
     Attributes:
       text: without the end token.
       tokens: its length, end token included.
-      ended: False if the token limit cut it off.
+      end: why it ended.
       reward: the run's reward.
       parts: the reward's named parts; `correct` and `well_formed` are 0 or 1.
     """
 
     text: str
     tokens: int
-    ended: bool
+    end: End
     reward: float
     parts: dict[str, float]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model finished it: an end token or a stop string, not the token limit."""
+        return self.end in (End.EOS, End.STOP)
 
 
 def summarize(greedy: Sequence[Completion], sampled: Sequence[Sequence[Completion]]) -> dict:

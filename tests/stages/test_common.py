@@ -10,7 +10,7 @@ import pytest
 
 from cotjax.data.prompts import make_prompts
 from cotjax.errors import InputError
-from cotjax.interfaces import Record, Rollout
+from cotjax.interfaces import End, Record, Rollout
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common
@@ -206,7 +206,7 @@ def test_the_length_is_measured_in_the_unit_of_the_config(folder, unit):
 def calls(monkeypatch):
     calls = []
 
-    def generate(policy, params, batch, key, *, settings):
+    def generate(policy, params, batch, key, *, settings, stop_table):
         odd = np.asarray(batch.ids) % 2 == 1
         rows = [make_rollout(*["Answer: 7" if one else "Answer: 8…"] * settings.group_size)
                 for one in odd]  # fmt: skip
@@ -242,3 +242,10 @@ def test_a_row_says_everything_about_a_completion(folder, calls):
     assert (right["end"], wrong["end"]) == ("eos", "length")
     assert right["tokens"] == wrong["tokens"] + 1
     assert right["parts"]["correct"] == 1
+
+
+def test_a_stop_string_stays_in_the_text_and_says_so(folder):
+    rollout = dataclasses.replace(make_rollout(GOOD + "…"), end=np.array([[End.STOP]]))  # pyright: ignore
+    ((one,),) = common.judge(STUDENT, make_config(folder), [RECORD], rollout)
+    assert one.text == GOOD and one.ended
+    assert common.completion_row(RECORD, one)["end"] == "stop"
