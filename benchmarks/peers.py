@@ -8,8 +8,9 @@ Each peer has an environment of its own (benchmarks/environments). All three get
 float32, random weights and prompts, completions of exactly T tokens, AdamW and β = 0.04. Every
 repeat starts each system once, one after the other, so that a slow minute touches all of them; the
 table has the medians over repeats. A ratio above 1 says that ours is better than the best peer:
-ours / peer for speeds, peer / ours for seconds and memory. For the peers the update is their step
-without its generation, for ours it is measured alone.
+ours / peer for speeds, peer / ours for seconds and memory. The update is, for all three, the step
+without its generation: rewards, the reference's scores, gradient and AdamW; its speed counts
+B·G·(P + T) tokens, although ours computes a group's prompt once.
 
 `--ragged`: 64 prompts × 8 completions whose lengths are geometric with a mean near 40, at most 256
 tokens. Useful tokens are those up to each row's end. Peers decode a batch until its longest row
@@ -87,6 +88,12 @@ def run(system: str, command: list[str]) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def same_update(numbers: dict, size: dict) -> dict:
+    """Ours with the peers' definition of the update: the whole step without its rollout."""
+    tokens = size["prompts"] * size["group"] * (size["prompt_tokens"] + size["new_tokens"])
+    return {**numbers, "update_tok_s": tokens / (numbers["step_s"] - numbers["rollout_s"])}
+
+
 def table(records: list[dict]) -> str:
     """Markdown: per shape and number the medians, and the ratio to the best peer.
 
@@ -131,7 +138,10 @@ def main() -> None:
         for number in range(args.repeats):
             for system, command in commands(name, args).items():
                 shown = "ragged" if args.ragged else name
-                record = {**run(system, command), "shape": shown, "system": system, "run": number}
+                numbers = run(system, command)
+                if system == "ours" and not args.ragged:
+                    numbers = same_update(numbers, sizes(name, steps=args.steps, ragged=False))
+                record = {**numbers, "shape": shown, "system": system, "run": number}
                 records.append(record)
                 print(json.dumps(record), file=sys.stderr, flush=True)
                 if args.out:

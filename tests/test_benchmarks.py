@@ -40,3 +40,9 @@ def test_ragged_sizes_differ_from_the_shape_only_in_prompts_and_length(peers):
     ragged = peers["sizes"]("tiny", steps=3, ragged=True)
     changed = {key: ragged[key] for key in static if static[key] != ragged[key]}
     assert changed == {"prompts": 64, "new_tokens": 256, "ragged": True}
+
+
+def test_our_update_is_the_step_without_its_rollout(peers):
+    size = {"prompts": 2, "group": 3, "prompt_tokens": 4, "new_tokens": 6}
+    numbers = {"step_s": 5.0, "rollout_s": 2.0, "update_tok_s": 99.0}
+    assert peers["same_update"](numbers, size) == {**numbers, "update_tok_s": 2 * 3 * (4 + 6) / 3}

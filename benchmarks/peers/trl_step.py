@@ -39,8 +39,6 @@ def make_model(size: dict) -> transformers.LlamaForCausalLM:
         head_dim=size["head_dim"],
         tie_word_embeddings=True,
         attn_implementation="sdpa",
-        pad_token_id=0,
-        bos_token_id=None,
         eos_token_id=None,
     )
     return transformers.LlamaForCausalLM(config).float()

@@ -31,7 +31,6 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner  # noqa: E402
 from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role  # noqa: E402
 from tunix.rl.rollout.base_rollout import RolloutConfig  # noqa: E402
 
-
 # A tokenizer whose text is the ids themselves; pad and end are ids that no model draws.
 NUMBERS = types.SimpleNamespace(
     encode=lambda text, **_: [int(word) for word in text.split()],
