@@ -22,7 +22,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import Sampling, generate
-from cotjax.stages import common
+from cotjax.stages import common, guards
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, Listening
@@ -310,6 +310,11 @@ class DistillStage:
         }
         sentence = f"{names[current]} hands over to {names[now]}: {words[cause]}"
         return metrics | {f"handover_by_{cause}": 1.0}, sentence
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Checks the extractor on the held-out golds; the folder is not needed."""
+        del folder
+        return guards.gold_check(self.held_out)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
