@@ -314,7 +314,7 @@ class DistillStage:
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the extractor on the held-out golds; the folder is not needed."""
         del folder
-        return guards.gold_check(self.held_out)
+        return guards.gold_check(self.room.held_out)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
