@@ -94,9 +94,9 @@ def lines(path):
 
 
 def without_times(path):
-    """The lines of metrics.jsonl without seconds and rates."""
+    """The lines of metrics.jsonl without seconds, rates and the share of a step spent waiting."""
     return [
-        {name: value for name, value in line.items() if not name.endswith("_s")}
+        {name: value for name, value in line.items() if not name.endswith(("_s", "data_wait"))}
         for line in lines(path / "metrics.jsonl")
     ]
 
