@@ -139,7 +139,12 @@ class ModelTeacher:
             width = config.rollout.max_prompt_tokens
             batch = common.prompt_batch(student, range(start, start + size), full, texts, width)
             rollout = generate(
-                student.policy, params, parallel.shard(self._mesh, batch), key, settings=settings
+                student.policy,
+                params,
+                parallel.shard(self._mesh, batch),
+                key,
+                settings=settings,
+                stop_table=student.stop_table,
             )
             judged = common.judge(student, config, full, jax.tree.map(np.asarray, rollout))
             for record, group in zip(chunk, judged, strict=False):
