@@ -1,7 +1,7 @@
 """What every stage wires in the same way: the student, its problems, its judged completions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rati
 from cotjax.data.curriculum import Subset
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import Reader
-from cotjax.data.opening import open_split
+from cotjax.data.opening import HELD_OUT_SEED, open_split
 from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.data.sources import Mixture
 from cotjax.errors import InputError
@@ -31,7 +31,6 @@ from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize
 
-HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
 LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
 
 
@@ -337,14 +336,9 @@ def evaluate(
         temperature=config.eval.temperature,
         greedy_first=True,
     )
-    judged = complete(
-        student,
-        config,
-        mesh,
-        params,
-        records,
-        settings=settings,
-        completions=config.eval.batch_size,
+    size = config.eval.batch_size
+    judged = list(
+        complete(student, config, mesh, params, records, settings=settings, completions=size)
     )
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
@@ -360,37 +354,35 @@ def complete(
     *,
     settings: Sampling,
     completions: int,
-) -> list[list[Completion]]:
-    """Judged completions of records; B lists of `settings.group_size`.
+    key: Array | None = None,
+    first: int = 0,
+) -> Iterator[list[Completion]]:
+    """Judged completions of records; `settings.group_size` for each, batch by batch.
 
     Args:
       student: who writes.
       config: of the run.
       mesh: of the run.
       params: what is trained of the student.
-      records: the problems.
+      records: the problems, each asked by its question alone.
       settings: how to sample.
       completions: how many are decoded at once; a multiple of the group, or the next below it.
+      key: of the random numbers; None: that of all evaluations of all runs, so that differences
+        are the model's.
+      first: number of the first record; with the key it decides the random numbers.
     """
-    # All evaluations of all runs draw with the same key, so differences are the model's.
-    key = jax.random.key(HELD_OUT_SEED)
     width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
+    key = jax.random.key(HELD_OUT_SEED) if key is None else key
     size = max(completions // settings.group_size, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     params = parallel.for_rollout(mesh, join_adapter(params, student.base))
-    judged: list[list[Completion]] = []
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
         texts = [solve_prompt(student, record) for record in full]
-        batch = prompt_batch(student, range(start, start + size), full, texts, width)
+        ids = range(first + start, first + start + size)
+        batch = parallel.shard(mesh, prompt_batch(student, ids, full, texts, width))
         rollout = generate(
-            student.policy,
-            params,
-            parallel.shard(mesh, batch),
-            key,
-            settings=settings,
-            stop_table=student.stop_table,
+            student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
         )
-        judged += judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
-    return judged
+        yield from judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]

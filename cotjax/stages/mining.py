@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.errors import NothingToDo
 from cotjax.interfaces import Record, Source
-from cotjax.models.lora import join_adapter
-from cotjax.parallel import sharding as parallel
-from cotjax.parallel.mesh import batch_devices
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import Sampling
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
 
@@ -77,15 +73,13 @@ def mine(
     path = folder / "mined.jsonl"
     count = min(config.mining.questions, len(train))
     known = _read(path)
-    params = parallel.for_rollout(mesh, join_adapter(student.params, student.base))
     size = max(config.mining.batch_size // config.mining.attempts, 1)
-    size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     with path.open("ab", buffering=0) as file:
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
             if all(number in known for number in numbers):
                 continue
-            tried = _try(student, config, mesh, params, train, numbers, size)
+            tried = _try(student, config, mesh, train, numbers)
             lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             known |= {line["index"]: line for line in lines}
@@ -106,15 +100,9 @@ def mine(
 
 
 def _try(
-    student: common.Student,
-    config: Config,
-    mesh: Mesh,
-    params: Any,
-    train: Source,
-    numbers: range,
-    size: int,
+    student: common.Student, config: Config, mesh: Mesh, train: Source, numbers: range
 ) -> list[list[Completion]]:
-    """The judged attempts at some questions; one shape, so one compiled program."""
+    """The judged attempts at some questions."""
     settings = Sampling(
         group_size=config.mining.attempts,
         max_new_tokens=config.mining.max_new_tokens,
@@ -123,22 +111,19 @@ def _try(
         temperature=config.mining.temperature,
         greedy_first=True,
     )
-    ids = range(numbers.start, numbers.start + size)
-    records = [train[min(number, numbers[-1])] for number in ids]
-    texts = [common.solve_prompt(student, record) for record in records]
-    width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
-    batch = common.prompt_batch(student, ids, records, texts, width)
-    key = jax.random.fold_in(jax.random.key(config.seed), KEY)
-    rollout = generate(
-        student.policy,
-        params,
-        parallel.shard(mesh, batch),
-        key,
-        settings=settings,
-        stop_table=student.stop_table,
+    return list(
+        common.complete(
+            student,
+            config,
+            mesh,
+            student.params,
+            [train[number] for number in numbers],
+            settings=settings,
+            completions=config.mining.batch_size,
+            key=jax.random.fold_in(jax.random.key(config.seed), KEY),
+            first=numbers.start,
+        )
     )
-    judged = common.judge(student, config, records, jax.tree.map(np.asarray, rollout))
-    return judged[: len(numbers)]
 
 
 def _line(number: int, record: Record, attempts: Sequence[Completion]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
@@ -21,10 +20,7 @@ from cotjax.data.answer_cache import AnswerCache
 from cotjax.data.chat_server import ChatServer, ServerFailed, ServerSettings
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.models.lora import join_adapter
-from cotjax.parallel import sharding as parallel
-from cotjax.parallel.mesh import batch_devices
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import Sampling
 from cotjax.stages import common
 
 INSTRUCTION = (
@@ -128,27 +124,18 @@ class ModelTeacher:
             temperature=config.teacher.temperature,
             greedy_first=True,
         )
-        params = parallel.for_rollout(self._mesh, join_adapter(student.params, student.base))
-        key = jax.random.key(config.seed)
-        size = max(config.eval.batch_size // config.teacher.attempts, 1)
-        size = -(-size // batch_devices(self._mesh)) * batch_devices(self._mesh)
-        for start in range(0, len(self._records), size):
-            chunk = self._records[start : start + size]
-            full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
-            texts = [common.solve_prompt(student, record) for record in full]
-            width = config.rollout.max_prompt_tokens
-            batch = common.prompt_batch(student, range(start, start + size), full, texts, width)
-            rollout = generate(
-                student.policy,
-                params,
-                parallel.shard(self._mesh, batch),
-                key,
-                settings=settings,
-                stop_table=student.stop_table,
-            )
-            judged = common.judge(student, config, full, jax.tree.map(np.asarray, rollout))
-            for record, group in zip(chunk, judged, strict=False):
-                yield record, [one.text for one in group]
+        answers = common.complete(
+            student,
+            config,
+            self._mesh,
+            student.params,
+            self._records,
+            settings=settings,
+            completions=config.eval.batch_size,
+            key=jax.random.key(config.seed),
+        )
+        for record, group in zip(self._records, answers, strict=True):
+            yield record, [one.text for one in group]
 
 
 class ServerTeacher:
