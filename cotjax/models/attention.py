@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
@@ -193,6 +194,7 @@ class DecodeShared:
       prompt_mask: [B, P].
       filled: [B] how many tokens the completions of each prompt already have in their own cache.
       clock: scalar, the column of the own cache where the new token goes, for all alike.
+      placement: on which mesh.
 
     The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], blocks), each block
     an own key [B, K, G, D, W] and value [B, K, G, W, D]; the blocks' columns together are a ring,
@@ -204,6 +206,7 @@ class DecodeShared:
     prompt_mask: Bool[Array, "B P"]
     filled: Int[Array, " B"]
     clock: Int[Array, ""]
+    placement: Placement | None = None
 
     def __call__(
         self, query: Array, key: Array, value: Array, cache: Any, scoring: Scoring = EVERYTHING
@@ -230,8 +233,8 @@ class DecodeShared:
         columns, start, written = sum(own.shape[-1] for own, _ in blocks), 0, []
         for own_key, own_value in blocks:
             at = self.clock - start
-            own_key = _write(own_key, new_key, at, axis=4)
-            own_value = _write(own_value, new_value, at, axis=3)
+            own_key = self._laid_out(_write(own_key, new_key, at, axis=4), (0, 1, 2, 4, 3))
+            own_value = self._laid_out(_write(own_value, new_value, at, axis=3), (0, 1, 2, 3, 4))
             written.append((own_key, own_value))
             age = (at - jnp.arange(own_key.shape[-1])) % columns
             seen = scoring.sees(age) & (age <= self.filled[:, None])
@@ -244,8 +247,18 @@ class DecodeShared:
             start += own_key.shape[-1]
         _, total, values = mixed
         out = jnp.moveaxis((values / total).astype(value.dtype), 2, 1)
-        out = jnp.where(finite.all(axis=(2, 3))[..., None, None, None], out, jnp.nan)
+        # Head by head, so that devices that split heads need not ask each other.
+        out = jnp.where(finite.all(axis=3)[..., None, None], out, jnp.nan)
         return out.reshape(batch, group, heads, width), (prompt_key, prompt_value, written)
+
+    def _laid_out(self, block: Array, order: tuple[int, ...]) -> Array:
+        """On a TPU, the axes of a cache in memory, the last one the fastest.
+
+        Left alone the compiler writes a column in one order and reads the block in another, which
+        copies the whole cache for every token.
+        """
+        on_tpu = self.placement and self.placement.mesh.devices.flat[0].platform == "tpu"
+        return with_layout_constraint(block, Layout(order)) if on_tpu else block
 
     def _seen_of_prompt(self, scoring: Scoring) -> Bool[Array, "B P"]:
         num_prompt = self.prompt_mask.shape[-1]

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement, TokenBatch
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+from cotjax.models.head import Head
 from cotjax.models.lora import Adapter, Lora, split_adapter
 from cotjax.models.transformer import Transformer
 
@@ -90,6 +91,16 @@ class Policy:
         if whole and self.placement:
             weight = jax.lax.with_sharding_constraint(weight, self.placement.whole())
         return weight
+
+    def head(self, params: Any) -> Head:
+        """For logits of whole rows, as sampling needs them; the matrix stays split by tokens."""
+        return Head(self.unembed(params), self.placement)
+
+    def keep(self, values: Float[Array, "L *N"]) -> Float[Array, "L *N"]:
+        """The same values, each lane's whole on all of its devices."""
+        if self.placement is None:
+            return values
+        return jax.lax.with_sharding_constraint(values, self.placement.split())
 
     def _own_tokens(self, hidden: Array) -> Array:
         """Splits tokens [B, …, T, D] over the devices that split heads, for a head without them."""
@@ -196,7 +207,7 @@ class Policy:
           caches: the prompts', as `prefill` gives them, and the completions' own.
         """
         positions = jnp.broadcast_to((prompt_mask.sum(-1) + filled)[:, None], tokens.shape)
-        attend = DecodeShared(prompt_mask, filled, clock)
+        attend = DecodeShared(prompt_mask, filled, clock, self.placement)
         both = [(*prompt, own) for prompt, own in zip(*caches, strict=True)]
         hidden, both = self._run(params, tokens, positions, attend, both)
         return hidden, [own for *_, own in both]

@@ -129,20 +129,44 @@ def shard(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _place(leaf, batched(mesh)), tree)
 
 
-def for_rollout(mesh: Mesh, params: Any) -> Any:
-    """The parameters as decoding wants them: whole but for the tensor axis.
-
-    Decoding reads every parameter for every token; gathered over `fsdp` once, they are read from
-    the device's own memory.
-    """
-    if mesh.shape["fsdp"] == 1:
-        return params
+def rollout_shardings(mesh: Mesh, params: Any) -> Any:
+    """Parameters as decoding wants them: whole but for the tensor axis."""
 
     def whole(sharding: NamedSharding) -> NamedSharding:
-        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
-        return NamedSharding(mesh, P(*axes))
+        return NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
 
-    return jax.device_put(params, jax.tree.map(whole, param_shardings(mesh, params)))
+    return jax.tree.map(whole, param_shardings(mesh, params))
+
+
+def rollout_formats(params: Any, dtype: Any) -> Any:
+    """The number format of each parameter while decoding.
+
+    Matrices and biases in that of the activations, to which every use would round them; a norm's
+    weight may count from 1 (Gemma), so it stays as it is.
+    """
+
+    def one(path: Any, leaf: Any) -> Any:
+        norm = jax.tree_util.keystr(path, simple=True, separator=".").endswith("norm.scale")
+        return leaf.dtype if norm else np.dtype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def for_rollout(mesh: Mesh, params: Any, dtype: Any) -> Any:
+    """The parameters as decoding wants them, laid out once.
+
+    Decoding reads every parameter for every token; gathered over `fsdp` and rounded to the format
+    of the activations once, they are read from the device's own memory and in that format.
+
+    Args:
+      mesh: the devices.
+      params: each split as its name says.
+      dtype: number format of the activations.
+    """
+    params = jax.tree.map(lambda leaf, to: leaf.astype(to), params, rollout_formats(params, dtype))
+    if mesh.shape["fsdp"] == 1:
+        return params
+    return jax.device_put(params, rollout_shardings(mesh, params))
 
 
 def shard_params(mesh: Mesh, params: Any) -> Any:

@@ -15,7 +15,7 @@ own: nothing but the question whether anyone is still alive crosses devices.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -58,8 +58,12 @@ class Decoder(Protocol):
         """Hidden states after token number `filled` of every completion, and their own caches."""
         ...
 
-    def unembed(self, params: Any) -> Float[Array, "V D"]:
-        """Logits = hidden @ unembed.T."""
+    def head(self, params: Any) -> Callable[[Float[Array, "L N D"]], Float[Array, "L N V"]]:
+        """Hidden states of the rows of each lane -> their logits, in float32."""
+        ...
+
+    def keep(self, values: Array) -> Array:
+        """Values [L, …], each lane's whole on all of its devices, however they were computed."""
         ...
 
 
@@ -267,7 +271,7 @@ class _Engine:
 
     def __init__(self, model, params, batch, key, settings, plan, stop_table):
         self.model, self.params, self.settings, self.plan = model, params, settings, plan
-        self.stop_table, self.unembed = stop_table, model.unembed(params)
+        self.stop_table, self.head = stop_table, model.head(params)
         lanes = (plan.lanes, plan.prompts)
         self.mask = batch.mask.reshape(*lanes, -1)
         self.keys = row_keys(key, batch.ids, settings.group_size)
@@ -413,17 +417,19 @@ class _Engine:
         return *self._refill(slots, queue), written
 
     def _draw(self, hidden: Array, slots: _Slots) -> tuple[Array, Array, Array]:
-        """Token number `filled` of every row, its log-probability, the entropy; [L, S, R] each."""
-        settings, plan = self.settings, self.plan
-        logits = jnp.einsum(
-            "lsrd,vd->lsrv", hidden, self.unembed, preferred_element_type=jnp.float32
-        )
+        """Token number `filled` of every row, its log-probability, the entropy; [L, S, R] each.
+
+        The devices of a lane may draw for different rows: what goes in and what comes out is kept
+        whole, or the split would spread to what decodes.
+        """
+        settings, plan, shape = self.settings, self.plan, slots.token.shape
+        logits = self.head(hidden.reshape(shape[0], -1, hidden.shape[-1]))
         at = jnp.minimum(slots.job, plan.jobs - 1)[..., None]
         keys = jnp.take_along_axis(self.keys, at, axis=1)
         index = jnp.broadcast_to(slots.filled[..., None], keys.shape)
         now = jax.vmap(jax.random.fold_in)(keys.reshape(-1), index.reshape(-1))
         token = sample(
-            now.reshape(keys.shape),
+            self.model.keep(now.reshape(logits.shape[:2])),
             logits,
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -431,9 +437,10 @@ class _Engine:
             min_p=settings.min_p,
         )
         if settings.greedy_first:
-            likeliest = sample(now[0], logits[:, :, 0], temperature=0.0)
+            likeliest = sample(now[0], logits.reshape(*shape, -1)[:, :, 0], temperature=0.0)
+            token = token.reshape(shape)
             chosen = jnp.where(slots.job % plan.parts == 0, likeliest, token[:, :, 0])
-            token = token.at[:, :, 0].set(chosen)
+            token = token.at[:, :, 0].set(chosen).reshape(logits.shape[:2])
         tempered = logits / (settings.temperature or 1.0)
         peak = tempered.max(axis=-1, keepdims=True)
         weights = jnp.exp(tempered - peak)
@@ -442,7 +449,9 @@ class _Engine:
         chosen = jnp.take_along_axis(tempered, token[..., None], axis=-1)[..., 0]
         # As a product of matrices: as a sum of products a CPU takes five times as long.
         mean = jnp.einsum("...v,...v->...", weights, tempered) / total
-        return token, chosen - norm, norm - mean
+        drawn = token, chosen - norm, norm - mean
+        token, logp, entropy = (self.model.keep(each).reshape(shape) for each in drawn)
+        return token, logp, entropy
 
     def _refill(self, slots: _Slots, queue: Array) -> tuple[_Slots, Array]:
         """Slots whose rows have all ended take the next jobs of their lane."""

@@ -375,7 +375,8 @@ def complete(
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
     size = max(completions // settings.group_size, 1)
     size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
-    params = parallel.for_rollout(mesh, join_adapter(params, student.base))
+    whole = join_adapter(params, student.base)
+    params = parallel.for_rollout(mesh, whole, config.model.compute_dtype)
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation

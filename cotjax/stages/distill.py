@@ -261,7 +261,11 @@ class DistillStage:
         )
         written = generate(
             self.student.policy,
-            parallel.for_rollout(self.mesh, join_adapter(params, self.student.base)),
+            parallel.for_rollout(
+                self.mesh,
+                join_adapter(params, self.student.base),
+                self.config.model.compute_dtype,
+            ),
             parallel.shard(self.mesh, prompts),
             jax.random.fold_in(self.root, step),
             settings=settings,

@@ -175,7 +175,7 @@ def test_axes_that_do_not_fit_the_devices():
 def test_decoding_reads_parameters_that_are_whole_but_for_the_tensor_axis():
     mesh = make_mesh(2, 2, 2)
     _, params = Policy.split(make_model(sharded.SHAPE))
-    placed = for_rollout(mesh, shard_params(mesh, params))
+    placed = for_rollout(mesh, shard_params(mesh, params), "float32")
     gate = placed["layers"]["gate"]["kernel"]
     assert gate.sharding.spec == P(None, None, "tensor")
     jax.tree.map(np.testing.assert_array_equal, placed, params)

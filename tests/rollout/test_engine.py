@@ -214,8 +214,11 @@ class Countdown:
         jax.debug.callback(self.calls.add, clock)
         return self._hidden(tokens), caches[1]
 
-    def unembed(self, params):
-        return 50 * jnp.eye(10)
+    def head(self, params):
+        return lambda hidden: hidden @ (50 * jnp.eye(10))
+
+    def keep(self, values):
+        return values
 
 
 class Calls:
@@ -270,8 +273,8 @@ def test_refill_gives_greedy_and_sampled_completions_alike():
 
 
 def test_each_device_refills_its_own_slots(rollout):
-    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(4), ("data",))
-    policy = dataclasses.replace(POLICY, placement=Placement(mesh, ("data",), "data"))
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(4, 1), ("data", "tensor"))
+    policy = dataclasses.replace(POLICY, placement=Placement(mesh, ("data",), "tensor"))
     both = [jax.device_put(PARAMS, NamedSharding(mesh, P())),
             jax.device_put(PROMPTS, NamedSharding(mesh, P("data")))]  # fmt: skip
     settings = dataclasses.replace(SETTINGS, rows=8, share=1)
