@@ -4,67 +4,33 @@
     python benchmarks/tpu_update.py                    # Qwen2.5-3B for v5e:4x4, v5p:2x2x2, v6e:4x4
     python benchmarks/tpu_update.py --topology v5e:4x4 --json
 
-Weights exist by shape only. For each slice: memory per device against the chip's, operations that
-the compiler counts, collectives by kind with the bytes that each device receives, compile time,
-and whether the attention is a kernel or an array of scores.
+Weights exist by shape only. For each slice: memory per device against the chip's, the operations
+of all matrix products on a device (a loop over layers counts once per layer; the attention
+kernels' own are not among them), collectives by kind with the MiB of results that each device
+receives, compile time, and whether the attention is a kernel or an array of scores.
 """
 
-import argparse
 import dataclasses
-import json
-import math
-import os
 import re
-import time
-from collections import Counter
-from pathlib import Path
 
-# What libtpu would ask a TPU machine for.
-os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "JAX_PLATFORMS": "cpu",
-}
+import hlo
+import jax
+import jax.numpy as jnp
+import tpu
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from flax import nnx  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-
-from cotjax import config as configs  # noqa: E402
-from cotjax.interfaces import ScoredGroups  # noqa: E402
-from cotjax.models.config_json import architecture_of  # noqa: E402
-from cotjax.models.lora import attach  # noqa: E402
-from cotjax.models.policy import Policy  # noqa: E402
-from cotjax.models.transformer import Transformer  # noqa: E402
-from cotjax.parallel.mesh import batch_devices, make_mesh  # noqa: E402
-from cotjax.parallel.sharding import batched, param_shardings, placement  # noqa: E402
-from cotjax.stages.common import make_optimizer, open_lora  # noqa: E402
-from cotjax.stages.objective import Frozen, make_loss, open_objective  # noqa: E402
-from cotjax.training.update import init_state, make_update  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
-HBM_GIB = {"v5e": 16, "v5p": 95, "v6e": 32}  # per chip, as Google Cloud documents them
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
-COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+from cotjax import config as configs
+from cotjax.interfaces import ScoredGroups
+from cotjax.models.lora import attach
+from cotjax.parallel.mesh import batch_devices
+from cotjax.parallel.sharding import batched, param_shardings
+from cotjax.stages.common import make_optimizer, open_lora
+from cotjax.stages.objective import Frozen, make_loss, open_objective
+from cotjax.training.update import init_state, make_update
 
 
-def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding.Mesh):
+def abstract_update(config: configs.Config, shape_file, mesh: jax.sharding.Mesh):
     """(step, state, frozen, batch) of the GRPO stage, all arrays by shape only."""
-    shape = architecture_of(json.loads(shape_file.read_text()), str(shape_file))
-    model = nnx.eval_shape(
-        lambda: Transformer(
-            shape,
-            rngs=nnx.Rngs(0),
-            param_dtype=config.model.param_dtype,
-            dtype=config.model.compute_dtype,
-            accumulate_dtype=config.model.accumulate_dtype,
-            remat=config.model.remat,
-        )
-    )
-    policy, params = Policy.split(model)
-    policy = dataclasses.replace(policy, placement=placement(mesh))
+    policy, params = tpu.abstract_policy(config.model, shape_file, mesh)
     trained, base = params, {}
     if config.lora.rank:
         base, lora = params, open_lora(config)
@@ -72,11 +38,7 @@ def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding
         policy = dataclasses.replace(policy, lora=lora)
 
     def placed(tree):
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            tree,
-            param_shardings(mesh, tree),
-        )
+        return tpu.placed(tree, param_shardings(mesh, tree))
 
     frozen = Frozen(placed(base), placed(params))
     rollout = config.rollout
@@ -109,53 +71,23 @@ def abstract_update(config: configs.Config, shape_file: Path, mesh: jax.sharding
     return step, state, frozen, groups
 
 
-def collectives(text: str) -> dict[str, dict[str, float]]:
-    """Kind -> how many, and GiB of results per device; a loop's body counts once."""
-    count, size = Counter(), Counter()
-    pattern = rf"= \(?(\w+)\[([\d,]*)\].* ({COLLECTIVES})(?:-start)?\("
-    for dtype, shape, kind in re.findall(pattern, text):
-        count[kind] += 1
-        size[kind] += math.prod(map(int, filter(None, shape.split(",")))) * BYTES.get(dtype, 4)
-    return {kind: {"count": count[kind], "gib": round(size[kind] / 2**30, 4)} for kind in count}
-
-
-def measure(topology: str, config: configs.Config, shape_file: Path) -> dict:
-    devices = topologies.get_topology_desc(topology, platform="tpu").devices
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=list(devices))
+def measure(topology: str, config: configs.Config, shape_file) -> dict:
+    """A row of the table."""
+    mesh = tpu.slice_mesh(topology, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     step, state, frozen, groups = abstract_update(config, shape_file, mesh)
     place = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(step, donate_argnums=0, out_shardings=(place, None))
-    began = time.perf_counter()
     lowered = step.lower(state, frozen, groups)
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - began
-    memory, asked = compiled.memory_analysis(), lowered.as_text()
-    try:
-        moved = collectives(compiled.as_text())
-    except jax.errors.JaxRuntimeError as error:
-        # jaxlib cannot parse every instruction of a newer libtpu (v5p's asynchronous ones).
-        moved = f"unreadable by this jaxlib: {str(error).splitlines()[0][:80]}"
+    compiled, program, seconds = tpu.compile_for_tpu(lowered)
+    asked = lowered.as_text()
     row = config.rollout.max_prompt_tokens + (
         config.rollout.group_size * config.rollout.max_new_tokens
     )
-    used = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    return {
-        "topology": topology,
-        "devices": len(devices),
-        "mesh": dict(mesh.shape),
+    return tpu.memory_row(topology, mesh, compiled) | {
         "prompts": groups.prompt.shape[0],
         "row_tokens": row,
-        "hbm_gib": round(used / 2**30, 2),
-        "hbm_limit_gib": HBM_GIB[topology.split(":")[0]],
-        "state_gib": round(memory.argument_size_in_bytes / 2**30, 2),
-        "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 2),
-        "tflop": round((compiled.cost_analysis() or {}).get("flops", float("nan")) / 1e12, 3),
-        "collectives": moved,
+        "tflop": round(sum(hlo.products(program).values()) / 1e12, 2),
+        "collectives": tpu.in_mib(hlo.collectives(program).get("", {})),
         "flash_kernels": asked.count("@tpu_custom_call"),
         "score_arrays": len(re.findall(rf"tensor<(?:\d+x)*{row}x{row}x", asked)),
         "compile_s": round(seconds, 1),
@@ -163,25 +95,10 @@ def measure(topology: str, config: configs.Config, shape_file: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--topology", action="append", help="e.g. v5e:4x4; may be repeated")
-    parser.add_argument(
-        "--config", default=str(ROOT / "configs" / "qwen2.5-3b_gsm8k_grpo.toml"), help="TOML file"
-    )
-    parser.add_argument(
-        "--shape", type=Path, default=ROOT / "configs" / "shapes" / "qwen2.5-3b.json"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON line per topology")
-    args, flags = parser.parse_known_args()
+    args, flags = tpu.parser(__doc__).parse_known_args()
     config = configs.load(["--config", args.config, "--data.path=unread.jsonl", *flags])
-    for topology in args.topology or ["v5e:4x4", "v5p:2x2x2", "v6e:4x4"]:
-        numbers = measure(topology, config, args.shape)
-        if args.json:
-            print(json.dumps(numbers), flush=True)
-        else:
-            print("\n".join(f"{key.ljust(16)} {value}" for key, value in numbers.items()) + "\n")
+    rows = (measure(one, config, args.shape) for one in args.topology or tpu.TOPOLOGIES)
+    tpu.show(rows, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The table beside other systems."""
+"""The table beside other systems, and what is read from compiled programs."""
 
+import importlib
 import pathlib
 import runpy
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -46,3 +49,59 @@ def test_our_update_is_the_step_without_its_rollout(peers):
     size = {"prompts": 2, "group": 3, "prompt_tokens": 4, "new_tokens": 6}
     numbers = {"step_s": 5.0, "rollout_s": 2.0, "update_tok_s": 99.0}
     assert peers["same_update"](numbers, size) == {**numbers, "update_tok_s": 2 * 3 * (4 + 6) / 3}
+
+
+# What a compiled program does and how often.
+
+
+@pytest.fixture
+def hlo(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    return importlib.import_module("hlo")
+
+
+def compiled(function, *sizes):
+    return jax.jit(function).lower(*(jnp.ones(size) for size in sizes)).compile().as_text()
+
+
+def test_products_in_a_loop_count_as_often_as_it_turns(hlo):
+    def layers(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
+
+    program = hlo.Program.parse(compiled(layers, (4, 8), (5, 8, 8)))
+    assert hlo.products(program) == {"": 5 * 2 * 4 * 8 * 8}
+
+
+def test_products_in_a_loop_without_a_known_end_are_told_apart(hlo):
+    def until_large(x, w):
+        return jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ w, x @ w)
+
+    program = hlo.Program.parse(compiled(until_large, (4, 8), (8, 8)))
+    assert sorted(hlo.products(program).values()) == [2 * 4 * 8 * 8] * 2
+
+
+def test_a_batch_of_products_as_a_tpu_writes_it(hlo):
+    text = """
+ENTRY %main (a: bf16[4,2,64,128], b: bf16[4,2,128,512]) -> f32[4,2,64,512] {
+  %a = bf16[4,2,64,128]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[4,2,128,512]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %c = f32[4,2,64,512]{3,2,1,0:T(8,128)} convolution(%a, %b), window={size=4x2 stride=3x1 \
+lhs_dilate=4x2}, dim_labels=01bf_01io->01bf
+}
+"""
+    assert hlo.products(hlo.Program.parse(text)) == {"": 2 * 4 * 2 * 64 * 128 * 512}
+
+
+def test_collectives_by_kind_with_their_results(hlo):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+
+    def layers(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0].sum()
+
+    shapes = [jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=split)]
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+    shapes.append(jax.ShapeDtypeStruct((5, 8, 8), jnp.float32, sharding=rows))
+    text = jax.jit(layers).lower(*shapes).compile().as_text()
+    moved = hlo.collectives(hlo.Program.parse(text))[""]
+    assert moved == {"all-gather": (5, 5 * 8 * 8 * 4), "all-reduce": (1, 4)}
