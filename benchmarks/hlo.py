@@ -86,13 +86,24 @@ class Program:
         """How often a loop turns; 0 = unknown while compiling."""
         if known := re.search(r'known_trip_count[^}]*"n":"(\d+)"', loop.rest):
             return int(known[1])
-        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-        table = self.computations[condition[1]] if condition else {}
-        *_, root = table.values()
-        if root.opcode != "compare" or "direction=LT" not in root.rest:
+        # A counter from 0 on: `counter < limit` in the condition, `counter + step` in the body.
+        condition, body = (
+            self.computations[re.search(rf"{part}=%?([\w.\-]+)", loop.rest)[1]]  # pyright: ignore
+            for part in ("condition", "body")
+        )
+        (*_, test), (*_, result) = condition.values(), body.values()
+        if test.opcode != "compare" or "direction=LT" not in test.rest:
             return 0
-        limit = re.match(r"constant\((\d+)\)", table[root.operands[-1]].rest)
-        return int(limit[1]) if limit else 0
+        counter, limit = (condition[name] for name in test.operands)
+        place = re.match(r", index=(\d+)", counter.rest)
+        if limit.opcode != "constant" or not place:
+            return 0
+        step = body[body[result.operands[int(place[1])]].operands[-1]]
+        return -(-_value(limit) // _value(step)) if step.opcode == "constant" else 0
+
+
+def _value(constant: Instruction) -> int:
+    return int(constant.rest.removeprefix("constant(").removesuffix(")"))
 
 
 def _instruction(line: str) -> Instruction | None:
