@@ -180,7 +180,8 @@ def collectives(program: Program) -> dict[str, dict[str, tuple[int, int]]]:
     total: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for loop, times, one, _ in program.walk():
         kind = one.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
+        goes_on = '"flag_start":' in one.rest and '"flag_start":"-1"' not in one.rest
+        if kind not in COLLECTIVES or goes_on:  # a TPU works on in one that it has started
             continue
         # What starts has its operand in its result too.
         size = sum(one.sizes) if kind == one.opcode else max(one.sizes)
