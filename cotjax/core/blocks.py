@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from cotjax.core.softcap import SoftCap, soft_cap, soft_cap_slope
+
 LANES = 128  # columns that a TPU register holds
 
 Unembed = Callable[[Float[Array, "*B C D"], Float[Array, "V D"]], Float[Array, "*B C W"]]
@@ -58,6 +60,7 @@ def blockwise_loss(
     *,
     chunk_size: int,
     vocab_size: int,
+    softcap: SoftCap = None,
 ) -> Float[Array, "*B T"]:
     """Computes `loss` of `hidden @ matrix.T` without building that product.
 
@@ -70,6 +73,7 @@ def blockwise_loss(
       shared: arrays that belong to all tokens. No gradient.
       chunk_size: how many tokens' worth of logits may exist at once.
       vocab_size: rows of the unembedding that count; the ones after it are padding.
+      softcap: of the logits, see `soft_cap`. No gradient.
 
     Returns:
       [..., T], differentiable once in `hidden` and `matrix` (reverse mode).
@@ -81,15 +85,15 @@ def blockwise_loss(
         raise ValueError(f"chunk_size = {chunk_size}: a chunk needs at least 1 token.")
     if not 1 <= vocab_size <= len(matrix):
         raise ValueError(f"vocab_size = {vocab_size}: the unembedding has {len(matrix)} rows.")
-    return _blockwise(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared)
+    return _blockwise(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _blockwise(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared):
-    return _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared)[0]
+def _blockwise(loss, chunk_size, vocab_size, *primals):
+    return _forward(loss, chunk_size, vocab_size, *primals)[0]
 
 
-def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared):
+def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap):
     axis = hidden.ndim - 2
     length = hidden.shape[axis]
     # Chunks run along T and keep the leading axes whole, so a sharded batch stays where it is.
@@ -111,21 +115,21 @@ def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared):
 
     def one_chunk(inputs):
         hidden, tokens = inputs
-        return loss.rows(unembed(hidden, matrix), tokens, shared, unembed)
+        return loss.rows(soft_cap(unembed(hidden, matrix), softcap), tokens, shared, unembed)
 
     return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, (hidden, tokens))))
 
 
 def _fwd(loss, chunk_size, vocab_size, *primals):
-    hidden, matrix, tokens, shared = jax.tree.map(lambda x: x.value, primals)
-    value, saved = _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared)
+    values = jax.tree.map(lambda x: x.value, primals)
+    value, saved = _forward(loss, chunk_size, vocab_size, *values)
     # () or None is part of the tree, so the backward pass knows it while tracing.
     trained = () if primals[1].perturbed else None
-    return value, (hidden, matrix, tokens, shared, saved, trained)
+    return value, (*values, saved, trained)
 
 
 def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
-    hidden, matrix, tokens, shared, saved, trained = residuals
+    hidden, matrix, tokens, shared, softcap, saved, trained = residuals
     block = _block_size(hidden, chunk_size, vocab_size)
     wide = wide_of(hidden)
 
@@ -135,8 +139,9 @@ def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
         start = jnp.minimum(first, vocab_size - block)
         rows = _rows(hidden, matrix, start, block)
         unembed = functools.partial(_block_logits, start=start, block=block)
-        logits = _product(hidden, rows)
+        logits = soft_cap(_product(hidden, rows), softcap)
         slopes = loss.slopes(logits, saved, tokens, shared, unembed, start)
+        slopes = slopes * soft_cap_slope(logits, softcap)
         # Two products read the slopes; without the barrier XLA computes them anew for each.
         slopes = lax.optimization_barrier((slopes * cotangent[..., None]).astype(hidden.dtype))
         new = jnp.where(start + jnp.arange(block) >= first, slopes, 0)
@@ -148,7 +153,7 @@ def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
 
     empty = jnp.zeros_like(hidden, wide), None if trained is None else jnp.zeros_like(matrix)
     (d_hidden, d_matrix), _ = lax.scan(one_block, empty, _firsts(vocab_size, block))
-    return d_hidden.astype(hidden.dtype), d_matrix, None, None
+    return d_hidden.astype(hidden.dtype), d_matrix, None, None, None
 
 
 _blockwise.defvjp(_fwd, _bwd, symbolic_zeros=True)

@@ -13,6 +13,7 @@ from cotjax.core.blocks import blockwise_loss
 from cotjax.core.divergences import Kind, Temperature, checked, tempered, terms_of
 from cotjax.core.masking import fill_masked
 from cotjax.core.mixing import Space, mix_scores
+from cotjax.core.softcap import SoftCap, soft_cap
 from cotjax.core.topk import Tail, topk_scores, topk_value
 
 
@@ -32,6 +33,8 @@ def chunked_divergence(
     teacher_weight: Float[Array, " N"] | None = None,
     space: Space = "probability",
     vocab_size: int | None = None,
+    softcap: SoftCap = None,
+    teacher_softcap: Sequence[SoftCap] | None = None,
 ) -> Float[Array, "*B T"]:
     """The divergence called `kind` between `teacher_hidden @ teacher_unembed.T` and the student's.
 
@@ -60,6 +63,8 @@ def chunked_divergence(
       space: how teachers are mixed, as in `mix_teachers`.
       vocab_size: tokens of the common tokenizer, when the unembeddings are padded; None if all have
         the same number of rows.
+      softcap: of the student's logits, see `soft_cap`; None is none. No gradient.
+      teacher_softcap: of each teacher's; None: nobody has one.
 
     Returns:
       [..., T] nats, float32.
@@ -86,10 +91,12 @@ def chunked_divergence(
         if len(hiddens) > 1:
             raise ValueError(f"{len(hiddens)} teachers need teacher_weight.")
         teacher_weight = jnp.ones(1)
-    if not len(hiddens) == len(matrices) == len(teacher_weight):
+    caps = (None,) * len(hiddens) if teacher_softcap is None else tuple(teacher_softcap)
+    if not len(hiddens) == len(matrices) == len(teacher_weight) == len(caps):
         raise ValueError(
-            f"{len(hiddens)} hidden states, {len(matrices)} unembeddings and "
-            f"{len(teacher_weight)} weights of teachers: one of each is needed for every teacher."
+            f"{len(hiddens)} hidden states, {len(matrices)} unembeddings, {len(teacher_weight)} "
+            f"weights and {len(caps)} soft caps of teachers: one of each is needed for every "
+            "teacher."
         )
     heights = [len(matrix) for matrix in (*matrices, student_unembed)]
     if vocab_size is None and len(set(heights)) > 1:
@@ -106,9 +113,10 @@ def chunked_divergence(
         student_hidden,
         student_unembed,
         hiddens,
-        (matrices, teacher_weight, temperature),
+        (matrices, caps, teacher_weight, temperature),
         chunk_size=chunk_size,
         vocab_size=vocab_size,
+        softcap=softcap,
     )
     if scale_by_temperature:
         value = value * temperature.astype(value.dtype) ** 2
@@ -147,11 +155,11 @@ class _Divergence:
 
     def _teacher(self, hiddens, shared, unembed, norms):
         # Log-probabilities of the mixture; a teacher of weight 0 costs no product.
-        matrices, weight, temperature = shared
+        matrices, caps, weight, temperature = shared
         scores = []
-        for w, hidden, matrix in zip(weight, hiddens, matrices, strict=True):
+        for w, hidden, matrix, cap in zip(weight, hiddens, matrices, caps, strict=True):
             z = lax.cond(w > 0, unembed, lambda *x: jnp.zeros_like(unembed(*x)), hidden, matrix)
-            scores.append(tempered(z, temperature))
+            scores.append(tempered(soft_cap(z, cap), temperature))
         return mix_scores(scores, list(weight.astype(scores[0].dtype)), self.space, norms)
 
 
@@ -167,6 +175,7 @@ def chunked_topk_forward_kl(
     scale_by_temperature: bool = False,
     mask: Bool[Array, "*B T"] | None = None,
     vocab_size: int | None = None,
+    softcap: SoftCap = None,
 ) -> Float[Array, "*B T"]:
     """`topk_forward_kl` of `student_hidden @ student_unembed.T`, which is never built.
 
@@ -181,6 +190,7 @@ def chunked_topk_forward_kl(
       scale_by_temperature: multiplies by τ².
       mask: [..., T] True = counts; elsewhere value and gradient are 0 even for NaN inputs.
       vocab_size: tokens of the tokenizer, when the unembedding is padded; None counts all rows.
+      softcap: of the student's logits, see `soft_cap`; None is none. No gradient.
 
     Returns:
       [..., T] nats, float32; equals `topk_forward_kl` up to rounding, in value and gradient.
@@ -209,6 +219,7 @@ def chunked_topk_forward_kl(
         temperature,
         chunk_size=chunk_size,
         vocab_size=len(student_unembed) if vocab_size is None else vocab_size,
+        softcap=softcap,
     )
     if scale_by_temperature:
         value = value * temperature.astype(value.dtype) ** 2

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from cotjax.core.blocks import rows_gradient, wide_of
 from cotjax.core.masking import fill_masked, widen
+from cotjax.core.softcap import SoftCap, soft_cap, soft_cap_slope
 
 
 def token_logprobs(
@@ -160,11 +161,12 @@ def chunked_token_logprobs(
     *,
     chunk_size: int,
     temperature: float = 1.0,
+    softcap: SoftCap = None,
     mask: Bool[Array, "*B T"] | None = None,
 ) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
     """Gives log-probabilities and entropies from hidden states, without a [*B, T, V] array.
 
-        z = hidden unembedᵀ;   (z_ty/τ − log Σ_v exp(z_tv/τ),  −Σ_v p_v log p_v)
+        z = cap(hidden unembedᵀ);   (z_ty/τ − log Σ_v exp(z_tv/τ),  −Σ_v p_v log p_v)
 
     A scan walks over blocks of the vocabulary, so the token axes stay whole (and sharded, if they
     were) and each block of the unembedding's gradient is one product over all tokens, accumulated
@@ -178,6 +180,7 @@ def chunked_token_logprobs(
       tokens: [*B, T] ids; hidden states at t are those that predict the token at t.
       chunk_size: how many tokens' worth of logits, chunk_size · V numbers, may exist at once.
       temperature: τ > 0. Use the temperature that the sampler used.
+      softcap: of the logits, see `soft_cap`; None is none. May be traced. No gradient.
       mask: [*B, T], True = counts. Elsewhere hidden states may be NaN and tokens any integer.
 
     Returns:
@@ -205,7 +208,7 @@ def chunked_token_logprobs(
         hidden = fill_masked(hidden, mask[..., None])
         tokens = jnp.where(mask, tokens, 0)
     # JAX does not type what a custom_vjp returns.
-    both = cast(Any, _blockwise(block, float(temperature), hidden, unembed, tokens))
+    both = cast(Any, _blockwise(block, float(temperature), hidden, unembed, tokens, softcap))
     logp, spread = both
     return (logp, spread) if mask is None else (fill_masked(logp, mask), fill_masked(spread, mask))
 
@@ -238,26 +241,26 @@ def _blocks(vocabulary, block):
     return jnp.asarray(np.minimum(own, vocabulary - block)), jnp.asarray(own)
 
 
-def _block_logits(hidden, unembed, start, block, temperature):
-    # The block's rows of `unembed`, its logits, and the token id of each logit.
+def _block_logits(hidden, unembed, start, block, softcap):
+    # The block's rows of `unembed`, its logits before the temperature, and each one's token id.
     # Without the barrier XLA's CPU backend casts all of a bfloat16 `unembed` before the loop.
     unembed, start = lax.optimization_barrier((unembed, start))
     rows = lax.dynamic_slice_in_dim(unembed, start, block).astype(hidden.dtype)
     logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=wide_of(hidden))
     column = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) + start
-    return rows, logits / temperature, column
+    return rows, soft_cap(logits, softcap), column
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blockwise(block, temperature, hidden, unembed, tokens):
-    return _blockwise_forward(block, temperature, hidden, unembed, tokens)[0]
+def _blockwise(block, temperature, hidden, unembed, tokens, softcap):
+    return _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap)[0]
 
 
-def _blockwise_forward(block, temperature, hidden, unembed, tokens):
+def _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap):
     def statistics(_, starts):
         start, own = starts
-        _, logits, ids = _block_logits(hidden, unembed, start, block, temperature)
-        logits = jnp.where(ids >= own, logits, -jnp.inf)
+        _, logits, ids = _block_logits(hidden, unembed, start, block, softcap)
+        logits = jnp.where(ids >= own, logits / temperature, -jnp.inf)
         top = logits.max(axis=-1)
         shifted = logits - top[..., None]
         weight = jnp.exp(shifted)
@@ -281,8 +284,9 @@ def _blockwise_forward(block, temperature, hidden, unembed, tokens):
     return (logp, log_norm - mean), (peak, log_norm, log_norm - mean)
 
 
-def _blockwise_fwd(block, temperature, hidden, unembed, tokens):
-    inputs = (hidden.value, unembed.value, tokens.value)
+def _blockwise_fwd(block, temperature, hidden, unembed, *others):
+    others = jax.tree.map(lambda primal: primal.value, others)
+    inputs = (hidden.value, unembed.value, *others)
     outputs, saved = _blockwise_forward(block, temperature, *inputs)
     # A frozen unembedding (LoRA) needs no gradient: None in the residuals is known when tracing.
     wanted = () if unembed.perturbed else None
@@ -290,7 +294,7 @@ def _blockwise_fwd(block, temperature, hidden, unembed, tokens):
 
 
 def _blockwise_bwd(block, temperature, residuals, cotangents):
-    (hidden, unembed, tokens), (peak, log_norm, spread), wanted = residuals
+    (hidden, unembed, tokens, softcap), (peak, log_norm, spread), wanted = residuals
     wide = wide_of(hidden)
     by_logp, by_spread = (
         None if isinstance(cotangent, SymbolicZero) else cotangent / temperature
@@ -300,8 +304,8 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
     def accumulate(carry, starts):
         start, own = starts
         d_hidden, d_unembed = carry
-        rows, logits, ids = _block_logits(hidden, unembed, start, block, temperature)
-        log_probs = logits - peak[..., None] - log_norm[..., None]
+        rows, logits, ids = _block_logits(hidden, unembed, start, block, softcap)
+        log_probs = logits / temperature - peak[..., None] - log_norm[..., None]
         d_logits = jnp.zeros_like(logits)
         if by_logp is not None:
             chosen = (ids == tokens[..., None]).astype(logits.dtype)
@@ -309,10 +313,9 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
         if by_spread is not None:
             surprise = log_probs + spread[..., None]
             d_logits -= by_spread[..., None] * jnp.exp(log_probs) * surprise
+        d_logits = d_logits * soft_cap_slope(logits, softcap)
         # Two products read these; without the barrier XLA computes them anew for each.
-        d_logits = lax.optimization_barrier(
-            jnp.where(ids >= own, d_logits, 0).astype(hidden.dtype)
-        )
+        d_logits = lax.optimization_barrier(jnp.where(ids >= own, d_logits, 0).astype(hidden.dtype))
         d_hidden += jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=wide)
         if wanted is not None:
             d_rows = rows_gradient(d_logits, hidden).astype(unembed.dtype)
@@ -322,7 +325,7 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
     d_unembed = None if wanted is None else jnp.zeros_like(unembed)
     empty = jnp.zeros(hidden.shape, wide), d_unembed
     (d_hidden, d_unembed), _ = lax.scan(accumulate, empty, _blocks(unembed.shape[0], block))
-    return d_hidden.astype(hidden.dtype), d_unembed, None
+    return d_hidden.astype(hidden.dtype), d_unembed, None, None
 
 
 _blockwise.defvjp(_blockwise_fwd, _blockwise_bwd, symbolic_zeros=True)
