@@ -154,11 +154,6 @@ def load_student(
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
-    if shape.logit_softcap:
-        raise InputError(
-            f"{source}: final_logit_softcapping = {shape.logit_softcap}: training and sampling "
-            "take logits without a cap. Use a model without it, such as Gemma 3."
-        )
     if init == "abstract":
         model = abstract_model(shape, **formats)
     elif init == "random":

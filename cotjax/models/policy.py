@@ -5,8 +5,8 @@
     prefill      prompts -> what a decoder needs to continue them
     decode       one more token for each completion
 
-All return hidden states, not logits: whoever needs logits multiplies by `unembed`, in chunks
-when the vocabulary is large.
+All return hidden states, not logits: whoever needs logits takes the `head`, in chunks when the
+vocabulary is large.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class Policy:
         return model(*inputs, adapter=adapter, placement=self.placement)
 
     def unembed(self, params: Any, *, whole: bool = False) -> Float[Array, "V D"]:
-        """The matrix for logits = hidden @ unembed.T.
+        """The matrix for logits = hidden @ unembed.T, before a soft cap: see `head`.
 
         Args:
           params: the decoder's.
@@ -92,9 +92,15 @@ class Policy:
             weight = jax.lax.with_sharding_constraint(weight, self.placement.whole())
         return weight
 
-    def head(self, params: Any) -> Head:
-        """For logits of whole rows, as sampling needs them; the matrix stays split by tokens."""
-        return Head(self.unembed(params), self.placement)
+    def head(self, params: Any, *, whole: bool = False) -> Head:
+        """For logits: `unembed` and the soft cap.
+
+        Args:
+          params: the decoder's.
+          whole: see `unembed`.
+        """
+        cap = self.bind(split_adapter(params)[1]).shape.logit_softcap
+        return Head(self.unembed(params, whole=whole), cap if cap else None, self.placement)
 
     def keep(self, values: Float[Array, "L *N"]) -> Float[Array, "L *N"]:
         """The same values, each lane's whole on all of its devices."""

@@ -130,13 +130,14 @@ def head_logprobs(
     policy: Policy, params: Any, hidden: Array, tokens: Array, mask: Array, temperature: float = 1.0
 ) -> tuple[Array, Array]:
     """Log-probabilities and entropies of tokens from hidden states, a block of logits at a time."""
-    unembed = policy.unembed(params, whole=True)
+    head = policy.head(params, whole=True)
     return chunked_token_logprobs(
         hidden,
-        unembed,
+        head.matrix,
         tokens,
-        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // unembed.shape[0], 1),
+        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // head.size, 1),
         temperature=temperature,
+        softcap=head.softcap,
         mask=mask,
     )
 

@@ -18,6 +18,7 @@ from cotjax.config import Config
 from cotjax.data.bucketed import Example, Span, pack
 from cotjax.data.teacher_store import TeacherStore
 from cotjax.interfaces import Step, TokenBatch
+from cotjax.models.head import Head
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
@@ -70,7 +71,7 @@ class DistillStage:
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)
         policy = self.student.policy
-        rows = len(policy.unembed(self.student.reference))
+        rows = policy.head(self.student.reference).size
         self.listening = Listening(
             config.distill,
             config.curriculum,
@@ -119,7 +120,7 @@ class DistillStage:
         mask = batch.weight > 0
         count = mask.sum()
         hidden = policy.rows(params, batch, dropout_key=work.dropout_key)
-        divergence = self._distance(policy.unembed(params, whole=True), hidden, work, mask).sum()
+        divergence = self._distance(policy.head(params, whole=True), hidden, work, mask).sum()
         metrics = {"divergence": (divergence, count)}
         if not (distill.alpha or distill.alpha_schedule != "constant"):
             return divergence, count, metrics
@@ -131,27 +132,27 @@ class DistillStage:
         loss = (1 - work.alpha) * divergence + work.alpha * data
         return loss, count, metrics | {"cross_entropy": (data, count)}
 
-    def _distance(self, unembed: Array, hidden: Array, work: Work, mask: Array) -> Array:
+    def _distance(self, head: Head, hidden: Array, work: Work, mask: Array) -> Array:
         """What the teachers say against each token, nats."""
 
-        def divergence(hidden: Array, unembed: Array) -> Array:
-            return self.listening.divergence(work.lesson, hidden, unembed, mask)
+        def divergence(hidden: Array, head: Head) -> Array:
+            return self.listening.divergence(work.lesson, hidden, head, mask)
 
-        def policy_gradient(hidden: Array, unembed: Array) -> Array:
+        def policy_gradient(hidden: Array, head: Head) -> Array:
             return self.listening.policy_gradient(
-                work.lesson, hidden, unembed, work.batch.targets, mask
+                work.lesson, hidden, head, work.batch.targets, mask
             )
 
         distill = self.config.distill
         if not distill.on_policy or distill.on_policy_loss == "divergence":
-            return divergence(hidden, unembed)
-        return jax.lax.cond(work.own > 0, policy_gradient, divergence, hidden, unembed)
+            return divergence(hidden, head)
+        return jax.lax.cond(work.own > 0, policy_gradient, divergence, hidden, head)
 
     def _held_out_loss(self, params: Any, base: Any, work: Work) -> Array:
         policy, params = self.student.policy, join_adapter(params, base)
         hidden, mask = policy.rows(params, work.batch), work.batch.weight > 0
-        unembed = policy.unembed(params, whole=True)
-        return self.listening.divergence(work.lesson, hidden, unembed, mask).sum() / mask.sum()
+        head = policy.head(params, whole=True)
+        return self.listening.divergence(work.lesson, hidden, head, mask).sum() / mask.sum()
 
     # A step.
 

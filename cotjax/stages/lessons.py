@@ -15,6 +15,8 @@ from cotjax.config import CurriculumConfig, DistillConfig
 from cotjax.core.chunked import chunked_divergence, chunked_topk_forward_kl
 from cotjax.core.distillation import distillation_advantage
 from cotjax.core.logprobs import chunked_token_logprobs
+from cotjax.errors import InputError
+from cotjax.models.head import Head
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +30,7 @@ class Lesson:
       weight: [N], sums to 1.
       temperature: of teachers and student.
       hidden: N arrays [*B, T, D].
-      head: N unembeddings [V, D].
+      head: N heads, whose unembeddings are [V, D].
       topk_logp: N arrays [*B, T, K]; empty if the teachers run beside.
       topk_ids: N arrays [*B, T, K].
     """
@@ -36,7 +38,7 @@ class Lesson:
     weight: Float[Array, " N"]
     temperature: Float[Array, ""]
     hidden: tuple[Float[Array, "*B T D"], ...] = ()
-    head: tuple[Float[Array, "V D"], ...] = ()
+    head: tuple[Head, ...] = ()
     topk_logp: tuple[Float[Array, "*B T K"], ...] = ()
     topk_ids: tuple[Int[Array, "*B T K"], ...] = ()
 
@@ -61,7 +63,7 @@ class Listening:
         self,
         lesson: Lesson,
         hidden: Float[Array, "*B T D"],
-        unembed: Float[Array, "V D"],
+        head: Head,
         mask: Bool[Array, "*B T"],
     ) -> Float[Array, "*B T"]:
         """Per-token divergence of the student from the lesson's mixture, nats."""
@@ -71,15 +73,17 @@ class Listening:
             "scale_by_temperature": self.distill.scale_by_temperature,
             "mask": mask,
             "vocab_size": self.vocab_size,
+            "softcap": head.softcap,
         }
         if not lesson.topk_logp:
             kind: Any = self.distill.divergence
             return chunked_divergence(
                 kind,
                 lesson.hidden,
-                lesson.head,
+                [their.matrix for their in lesson.head],
                 hidden,
-                unembed,
+                head.matrix,
+                teacher_softcap=[their.softcap for their in lesson.head],
                 beta=self.distill.beta,
                 alpha=self.distill.skew,
                 teacher_weight=lesson.weight,
@@ -91,7 +95,7 @@ class Listening:
 
             def from_store(logp: Array, ids: Array) -> Array:
                 return chunked_topk_forward_kl(
-                    logp, ids, hidden, unembed, tail=self.distill.tail, **shared
+                    logp, ids, hidden, head.matrix, tail=self.distill.tail, **shared
                 )
 
             nothing = lambda logp, ids: jnp.zeros(mask.shape, jnp.float32)  # noqa: E731
@@ -106,12 +110,18 @@ class Listening:
             # Σ w_k h_k·u_k is one product of what is side by side.
             parts = zip(lesson.weight, lesson.hidden, strict=True)
             side_by_side = jnp.concatenate([w.astype(h.dtype) * h for w, h in parts], axis=-1)
-            heads = jnp.concatenate(lesson.head, axis=-1)
+            if any(head.softcap for head in lesson.head):
+                raise InputError(
+                    'curriculum.mixing = "logit": capped logits of teachers (Gemma 2) have no '
+                    'mixture for distill.on_policy_loss = "policy_gradient". Set '
+                    'curriculum.mixing = "probability".'
+                )
+            heads = Head(jnp.concatenate([head.matrix for head in lesson.head], axis=-1))
             return self._logprobs(side_by_side, heads, tokens, mask, lesson.temperature)
         scores = []
         for weight, hidden, head in zip(lesson.weight, lesson.hidden, lesson.head, strict=True):
 
-            def of_one(hidden: Array, head: Array) -> Array:
+            def of_one(hidden: Array, head: Head) -> Array:
                 return self._logprobs(hidden, head, tokens, mask, lesson.temperature)
 
             nothing = lambda hidden, head: jnp.zeros(mask.shape, jnp.float32)  # noqa: E731
@@ -140,19 +150,25 @@ class Listening:
         self,
         lesson: Lesson,
         hidden: Float[Array, "*B T D"],
-        unembed: Float[Array, "V D"],
+        head: Head,
         tokens: Int[Array, "*B T"],
         mask: Bool[Array, "*B T"],
     ) -> Float[Array, "*B T"]:
         """−Â log q of the student's own tokens; its gradient is the reverse KL's, sampled."""
-        logp = self._logprobs(hidden, unembed[: self.vocab_size], tokens, mask, lesson.temperature)
+        head = head.with_matrix(head.matrix[: self.vocab_size])
+        logp = self._logprobs(hidden, head, tokens, mask, lesson.temperature)
         return -self.advantage(lesson, logp, tokens, mask) * logp
 
     def _logprobs(
-        self, hidden: Array, unembed: Array, tokens: Array, mask: Array, temperature: Array
+        self, hidden: Array, head: Head, tokens: Array, mask: Array, temperature: Array
     ) -> Array:
-        # Dividing the hidden states divides the logits, by a temperature that may be traced.
+        # Dividing hidden states and cap divides the logits, by a temperature that may be traced.
         hidden = hidden / temperature.astype(hidden.dtype)
         return chunked_token_logprobs(
-            hidden, unembed, tokens, chunk_size=self.chunk_size, mask=mask
+            hidden,
+            head.matrix,
+            tokens,
+            chunk_size=self.chunk_size,
+            softcap=head.softcap / temperature if head.softcap else None,
+            mask=mask,
         )[0]

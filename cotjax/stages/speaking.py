@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from cotjax.config import Config
 from cotjax.data.bucketed import pack
 from cotjax.data.teacher_store import Said, StoreWriter, decode_logp, encode_logp, shard_name
+from cotjax.models.head import Head
 from cotjax.parallel import sharding as parallel
 from cotjax.stages import common
 from cotjax.stages.classroom import Classroom
@@ -28,7 +29,7 @@ SHARD_EXAMPLES = 1024
 @functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
 def top_logprobs(
     hidden: Float[Array, "B S D"],
-    head: Float[Array, "V D"],
+    head: Head,
     temperature: float,
     *,
     k: int,
@@ -44,8 +45,7 @@ def top_logprobs(
     chunk = max(1, min(length, chunk_size // rows))
 
     def one(hidden: Array) -> tuple[Array, ...]:
-        z = jnp.einsum("bcd,vd->bcv", hidden, head, preferred_element_type=jnp.float32)
-        logp = jax.nn.log_softmax(z / temperature, axis=-1)
+        logp = jax.nn.log_softmax(head(hidden) / temperature, axis=-1)
         top, ids = lax.top_k(logp, k)
         others = jnp.put_along_axis(logp, ids, -jnp.inf, axis=-1, inplace=False)
         log_rest = jax.nn.logsumexp(others, axis=-1)
@@ -148,7 +148,7 @@ def _speak(
     """What a teacher says about each example; adds to `numbers` and to the seconds `spent`."""
     config, head = room.config, teachers[teacher].head
     size, k = config.sft, config.distill.top_k
-    chunk = max(common.LOGITS_AT_ONCE * room.student.policy.batch_devices // len(head), 1)
+    chunk = max(common.LOGITS_AT_ONCE * room.student.policy.batch_devices // head.size, 1)
     left = [(int(i), room.encode(int(i))) for i in examples]
     while left:
         batch, spans = pack(left, size.batch_size, size.sequence_length)
@@ -162,7 +162,7 @@ def _speak(
             which = batch.weight[inside] > 0
             own = [part[inside][which] for part in (ids, top, log_rest, plogp)]
             numbers["kl"] += float(
-                kl_of_store(*own[1:], others=len(head) - k, dtype=config.distill.store_dtype).sum()
+                kl_of_store(*own[1:], others=head.size - k, dtype=config.distill.store_dtype).sum()
             )
             yield span.example, Said(*own[:3])
         done = {span.example for span in spans}

@@ -22,6 +22,7 @@ from cotjax import config as configs
 from cotjax.config import Config, LoraConfig
 from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
+from cotjax.models.head import Head
 from cotjax.models.load import LoadedStudent, load_student, resolve
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
@@ -40,13 +41,13 @@ class Teacher:
     Attributes:
       student: the same model in the form in which stages hold a student, for sampling.
       params: all parameters, an adapter's among them.
-      head: [V, D] unembedding of the common vocabulary, with zero columns up to the widest
-        teacher's D, on every device.
+      head: its unembedding [V, D] is that of the common vocabulary, with zero columns up to the
+        widest teacher's D, on every device.
     """
 
     student: common.Student
     params: Any
-    head: Array
+    head: Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +205,10 @@ class Teachers:
         if plan.run:
             _, params = restore_params(plan.run, params)
         params = join_adapter(params, student.base)
-        head = student.policy.unembed(params)
-        rows = self.vocab_size or len(head)
-        head = jnp.pad(head[:rows], ((0, 0), (0, self.width - head.shape[1])))
-        return Teacher(student, params, parallel.replicate(self._mesh, head))
+        head = student.policy.head(params)
+        rows = self.vocab_size or head.size
+        matrix = jnp.pad(head.matrix[:rows], ((0, 0), (0, self.width - head.matrix.shape[1])))
+        return Teacher(student, params, head.with_matrix(parallel.replicate(self._mesh, matrix)))
 
 
 def _check_memory(plans: Sequence[Plan], slots: int, mesh: Mesh) -> None:

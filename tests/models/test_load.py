@@ -91,13 +91,6 @@ def test_tokenizer_wider_than_the_embedding_is_named(folder: Path) -> None:
         load(folder)
 
 
-def test_a_cap_on_logits_is_named(folder: Path) -> None:
-    gemma = {"model_type": "gemma2", "hidden_act": "gelu_pytorch_tanh"}
-    change_config(folder, **gemma, final_logit_softcapping=30.0)
-    with pytest.raises(InputError, match=r"final_logit_softcapping = 30.0.*without it"):
-        load(folder)
-
-
 def test_missing_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="no tokenizer.json"):

@@ -17,6 +17,7 @@ from flax import nnx
 from cotjax.models import huggingface
 from cotjax.models.attention import Causal
 from cotjax.models.load import load_student
+from cotjax.models.policy import Policy
 from cotjax.models.transformer import Transformer
 from cotjax.models.weights import named_tensors
 from tests.models.make_golden import (
@@ -47,8 +48,8 @@ def our_logits(model: Transformer, batch: dict[str, np.ndarray]) -> jax.Array:
         jnp.asarray(batch[key], jnp.int32) for key in ("tokens", "positions", "segment")
     )
     hidden, _ = model(tokens, positions, Causal(segment))
-    logits, cap = hidden @ model.unembed.T, model.shape.logit_softcap
-    return cap * jnp.tanh(logits / cap) if cap else logits
+    policy, params = Policy.split(model)
+    return policy.head(params)(hidden)
 
 
 def our_logits_and_gradients(

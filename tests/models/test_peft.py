@@ -52,9 +52,7 @@ def logits_and_gradient(base_folder, adapter_folder, batch):
     @functools.partial(jax.grad, has_aux=True)
     def gradient(adapter, base):
         params = join_adapter(adapter, base)
-        logits = policy.rows(params, rows) @ policy.unembed(params).T
-        if cap := shape.logit_softcap:
-            logits = cap * jnp.tanh(logits / cap)
+        logits = policy.head(params)(policy.rows(params, rows))
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["targets"][..., None], -1)
         return -(logp[..., 0] * batch["counts"]).sum() / batch["counts"].sum(), logits
 

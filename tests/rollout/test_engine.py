@@ -321,3 +321,19 @@ def test_a_nan_ends_its_row_and_no_other(rollout, rows):
     np.testing.assert_array_equal(found.mask.sum(-1)[reached], first[reached] + 1)
     np.testing.assert_array_equal(found.tokens[~reached], rollout.tokens[~reached])
     assert np.isfinite(found.logp).all() and np.isfinite(found.entropy).all()
+
+
+# A soft cap (Gemma 2) stands between the unembedding and whoever reads logits.
+
+
+def test_capped_logits_are_sampled_and_scored_alike():
+    shape = dataclasses.replace(SHAPE, num_layers=1, logit_softcap=2.0)
+    policy, params = make_policy(shape)
+    found = jax.device_get(generate(policy, params, PROMPTS, KEY, settings=SETTINGS))
+    hidden = policy.completions(params, PROMPTS.tokens, PROMPTS.mask, found.tokens)
+    products = hidden @ policy.unembed(params).T
+    assert np.abs(products).max() > 3, "the cap must bind"
+    capped = 2 * jnp.tanh(products / 2)
+    knobs = {"temperature": SETTINGS.temperature, "mask": found.mask}
+    np.testing.assert_allclose(found.logp, token_logprobs(capped, found.tokens, **knobs), atol=1e-5)
+    np.testing.assert_allclose(found.entropy, entropy(capped, **knobs), atol=1e-5)
