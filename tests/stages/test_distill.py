@@ -24,6 +24,14 @@ SHAPES = {
     "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
     "strong": Architecture("llama", 440, 24, 2, 2, 1, 8, 32, tie_embeddings=False),
 }
+GEMMA = {"scale_embeddings": True, "offset_norms": True, "post_norms": True}
+CAPPED = Architecture(
+    *("gemma2", 432, 16, 1, 2, 1, 8, 16),
+    **GEMMA,
+    activation="gelu_pytorch_tanh",
+    attention_softcap=5.0,
+    logit_softcap=2.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,7 @@ def folder(tmp_path_factory):
     keep_compiled_programs()
     folder = tmp_path_factory.mktemp("distill")
     tokenizer = load_tokenizer(resolve("tiny"))
-    for seed, (name, shape) in enumerate(SHAPES.items()):
+    for seed, (name, shape) in enumerate((SHAPES | {"capped": CAPPED}).items()):
         huggingface.save(make_model(shape, seed), folder / name, tokenizer=tokenizer)
     return folder
 
@@ -67,10 +75,11 @@ def values(rows, *names):
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jensen_shannon"])
 @pytest.mark.parametrize("mixing", ["probability", "logit"])
-def test_the_loss_is_the_dense_divergence_from_the_mixture(folder, kind, mixing):
+@pytest.mark.parametrize("second", ["strong", "capped"])
+def test_the_loss_is_the_dense_divergence_from_the_mixture(folder, kind, mixing, second):
     flags = f"--distill.divergence={kind}", f"--curriculum.mixing={mixing}"
     flags += "--curriculum.schedule=linear", "--distill.temperature=2"
-    stage = open_stage(folder, *flags, steps=4)
+    stage = open_stage(folder, *flags, steps=4, names=("weak", second))
     (work,) = stage.next_step(stage.state.params, 0).batch
     (work,) = stage.next_step(stage.state.params, 1).batch  # two thirds the weak teacher's
     policy, params, batch = stage.student.policy, stage.state.params, work.batch
@@ -79,7 +88,7 @@ def test_the_loss_is_the_dense_divergence_from_the_mixture(folder, kind, mixing)
     for index in range(2):
         teacher = stage.teachers[index]
         own = teacher.student.policy
-        spoken.append(own.rows(teacher.params, batch) @ own.unembed(teacher.params).T)
+        spoken.append(own.head(teacher.params)(own.rows(teacher.params, batch)))
     mixed = mix_teachers(
         jnp.stack([logits[..., :TOKENS] for logits in spoken]),
         jnp.array([2 / 3, 1 / 3]),
@@ -103,8 +112,9 @@ def test_alpha_blends_the_data_in(folder):
     assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * losses[1.0], rel=1e-5)
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder):
-    stage = open_stage(folder, names=("student",))
+@pytest.mark.parametrize("name", ["student", "capped"])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, name):
+    stage = open_stage(folder, f"--model.path={folder / name}", names=(name,))
     _, (row,) = run(stage, stop=1)
     assert abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-5
 
@@ -198,15 +208,16 @@ def test_a_share_of_steps_is_on_the_students_own_text(folder, loss):
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def test_the_policy_gradient_is_the_gap_times_the_score(folder):
+@pytest.mark.parametrize("name", ["strong", "capped"])
+def test_the_policy_gradient_is_the_gap_times_the_score(folder, name):
     flags = "--distill.on-policy=1", "--distill.on-policy-loss=policy_gradient"
-    stage = open_stage(folder, *flags, steps=2, names=("strong",))
+    stage = open_stage(folder, *flags, steps=2, names=(name,))
     (work,) = stage.next_step(stage.state.params, 0).batch
     batch, mask = work.batch, np.asarray(work.batch.weight) > 0
     policy, teacher = stage.student.policy, stage.teachers[0]
 
     def chosen(policy, params):
-        logits = (policy.rows(params, batch) @ policy.unembed(params).T)[..., :TOKENS]
+        logits = policy.head(params)(policy.rows(params, batch))[..., :TOKENS]
         logp = jax.nn.log_softmax(logits)
         return np.asarray(jnp.take_along_axis(logp, batch.targets[..., None], axis=-1)[..., 0])
 
@@ -215,6 +226,13 @@ def test_the_policy_gradient_is_the_gap_times_the_score(folder):
     _, metrics = stage.update(stage.state, [work])
     expected = -((theirs - ours) * ours)[mask].sum()
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=2e-5)
+
+
+def test_a_mixture_of_capped_logits_has_no_policy_gradient(folder):
+    flags = "--distill.on-policy=1", "--distill.on-policy-loss=policy_gradient"
+    stage = open_stage(folder, *flags, "--curriculum.mixing=logit", names=("capped",))
+    with pytest.raises(InputError, match='curriculum.mixing = "logit".*"probability"'):
+        run(stage, stop=1)
 
 
 # The adaptive schedule, and resuming.
