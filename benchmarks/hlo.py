@@ -188,3 +188,12 @@ def collectives(program: Program) -> dict[str, dict[str, tuple[int, int]]]:
         count, moved = total[loop].get(kind, (0, 0))
         total[loop][kind] = (count + times, moved + times * size)
     return dict(total)
+
+
+def copies(program: Program) -> dict[str, int]:
+    """Loop ("": outside) -> bytes of arrays that are written again in another order."""
+    total: dict[str, int] = defaultdict(int)
+    for loop, times, one, _ in program.walk():
+        if one.opcode == "copy":
+            total[loop] += times * sum(one.sizes)
+    return dict(total)

@@ -10,7 +10,8 @@ them over `fsdp`: only how many devices split the batch and how many split heads
 completion when theirs ends. For each mesh: memory per device against the chip's (weights are its
 arguments, caches its temporaries), and what a turn of the decoding loop costs on each device: the
 operations of its matrix products for one token of every row, as if all parts of the cache were
-read, and its collectives by kind with the MiB of their results.
+read, the MiB of arrays that are written again in another order (a cache should not be among them),
+and its collectives by kind with the MiB of their results.
 """
 
 import hlo
@@ -77,6 +78,7 @@ def measure(topology: str, sizes: tuple[int, ...], config: configs.Config, shape
         "prompt_tokens": prompts.tokens.shape[1],
         "new_tokens": settings.max_new_tokens,
         "token_gflop": round(products[loop] / 1e9, 1),
+        "token_copies_mib": round(hlo.copies(program).get(loop, 0) / 2**20, 1),
         "token_collectives": tpu.in_mib(moved.get(loop, {})),
         "prefill_tflop": round(products.get("", 0) / 1e12, 2),
         "prefill_collectives": tpu.in_mib(moved.get("", {})),

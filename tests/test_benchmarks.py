@@ -92,6 +92,16 @@ lhs_dilate=4x2}, dim_labels=01bf_01io->01bf
     assert hlo.products(hlo.Program.parse(text)) == {"": 2 * 4 * 2 * 64 * 128 * 512}
 
 
+def test_copies_are_arrays_in_another_order(hlo):
+    text = """
+ENTRY %main (a: bf16[4,2]) -> bf16[4,2] {
+  %a = bf16[4,2]{1,0} parameter(0)
+  ROOT %b = bf16[4,2]{0,1} copy(%a)
+}
+"""
+    assert hlo.copies(hlo.Program.parse(text)) == {"": 4 * 2 * 2}
+
+
 def test_collectives_by_kind_with_their_results(hlo):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
