@@ -10,11 +10,14 @@ import pytest
 from cotjax.config import PolicyConfig
 from cotjax.core import OBJECTIVES, PRESETS
 from cotjax.errors import InputError
+from cotjax.models import huggingface
+from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, grpo
 from cotjax.stages.groups import _bucket, _micro_batch
 from cotjax.stages.objective import open_objective, resolved
-from tests.tiny import keep_compiled_programs, make_config
+from tests.tiny import keep_compiled_programs, make_config, make_model
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +271,29 @@ def test_a_micro_batch_counts_prompts_per_device(per_device, devices, size):
 def test_a_micro_batch_that_does_not_divide(folder):
     with pytest.raises(InputError, match="policy.micro_batch = 3: .* rollout.prompts = 16"):
         _micro_batch(3, 16, make_mesh(2))
+
+
+# A student whose logits have a soft cap.
+
+
+def test_capped_logits_are_the_samplers_and_the_losses(folder):
+    shape = Architecture(
+        *("gemma2", 432, 16, 1, 2, 1, 8, 16),
+        activation="gelu_pytorch_tanh",
+        scale_embeddings=True,
+        offset_norms=True,
+        post_norms=True,
+        attention_softcap=5.0,
+        logit_softcap=2.0,
+    )
+    huggingface.save(
+        make_model(shape), folder / "capped", tokenizer=load_tokenizer(resolve("tiny"))
+    )
+    stage = open_stage(folder, f"--model.path={folder / 'capped'}", "--policy.kl-coefficient=0.1")
+    work = stage.next_step(stage.state.params, 0)
+    _, metrics = stage.update(stage.state, work.batch)
+    found = values(metrics)
+    assert found["sampler_gap"] < 1e-5 and abs(found["kl"]) < 1e-9
+    logp = np.asarray(work.batch[0].logp_sampler)[np.asarray(work.batch[0].completion_mask)]
+    # No token of 432 can be likelier than with one logit at +2 and the others at -2.
+    assert np.exp(logp).max() <= 1 / (1 + 431 * np.exp(-4))
