@@ -3,11 +3,11 @@
     python benchmarks/bridge_arms.py run --out bridge_arms --seeds 3
     python benchmarks/bridge_arms.py table --out bridge_arms
 
-Every arm starts from the built-in student, has the data of configs/tiny_bridge_long.toml, and as
-many steps as it takes to have seen the tokens of the three stages. `run` skips what is in OUT and
-resumes a run that was stopped, so it can be killed at any time and given again; seeds come one
-after the other, so that a stopped comparison is balanced. `table` prints means with 95 % intervals
-over seeds, differences paired by seed, and draws OUT/arms.png.
+Every arm starts from the built-in student, has the config's data, and as many steps as it takes to
+have seen the tokens of the three stages. `run` skips what is in OUT and resumes a run that was
+stopped, so it can be killed at any time and given again; seeds come one after the other, so that a
+stopped comparison is balanced. `table` prints means with 95 % intervals over seeds, differences
+paired by seed, and draws OUT/arms.png. `--config configs/tiny_bridge_long.toml`: long problems.
 
 Tokens are those that an update or the sampler saw: rows of the supervised stages without padding;
 a policy stage's completions, each with its prompt, and the attempts of mining.
@@ -29,19 +29,17 @@ import numpy as np
 from scipy import stats
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIG = ROOT / "configs" / "tiny_bridge_long.toml"
+CONFIG = ROOT / "configs" / "tiny_bridge_arms.toml"
 TEMPLATES = ROOT / "configs" / "prompts_known_tags.toml"
 AGAINST = "SFT, verbose"
 GLANCE = ("--eval.problems=2", "--eval.samples=1")  # the arms are measured by `measure`, all alike
-
-
 STAGES = ("1-reconstruct", "2-grpo", "3-rewrite")
 SUPERVISED = (
-    "--stage=sft", "--model.init=pretrained", "--sft.batch-size=12", "--sft.sequence-length=704",
+    "--stage=sft", "--model.init=pretrained", "--sft.batch-size=16", "--sft.sequence-length=576",
     "--optimizer.learning-rate=1e-3", "--optimizer.schedule=linear", "--optimizer.warmup-steps=5",
     "--checkpoint.every=40",
 )  # fmt: skip
-ROW_TOKENS = 12 * 704 * 0.97  # of a step of them, without padding
+ROW_TOKENS = 16 * 576 * 0.97  # of such a step, without padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Arm:
 ARMS = {
     AGAINST: Arm((*SUPERVISED, "--data.concise-share=0")),
     "SFT, concise": Arm((*SUPERVISED, "--data.concise-share=1")),
-    "GRPO alone": Arm(("--stage=grpo", "--checkpoint.every=10"), 64 * (112 + 90)),
+    "GRPO alone": Arm(("--stage=grpo", "--checkpoint.every=10"), 64 * 150.0),
     "SFT, the bridge's mix": Arm(SUPERVISED),
 }
 
@@ -84,7 +82,7 @@ def train(options: argparse.Namespace, name: str, *flags: str) -> pathlib.Path:
         words = [f"--output={folder.parent}", f"--name={name}", f"--data.templates={TEMPLATES}"]
         words += GLANCE
         words += ["--resume"] * (folder / "config.toml").exists()
-        python(options, "cotjax.train", "--config", CONFIG, *words, *flags)
+        python(options, "cotjax.train", "--config", options.config, *words, *flags)
     return folder
 
 
@@ -109,7 +107,7 @@ def measure(options: argparse.Namespace, checkpoint: object, name: str) -> dict:
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
         flags = [f"--eval.problems={options.problems}", f"--eval.samples={options.samples}"]
-        flags += ["--config", CONFIG] * (name == "base")
+        flags += ["--config", options.config] * (name == "base")
         python(options, "cotjax.evaluate", "--checkpoint", checkpoint, "--out", target, *flags)
     return json.loads(target.read_text("utf-8"))
 
@@ -233,10 +231,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mode", choices=("run", "table"))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bridge_arms"))
+    parser.add_argument("--config", type=pathlib.Path, default=CONFIG)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
     options = parser.parse_args()
     options.out = options.out.absolute()
     {"run": run, "table": table}[options.mode](options)
