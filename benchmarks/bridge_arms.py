@@ -60,7 +60,7 @@ class Arm:
 ARMS = {
     AGAINST: Arm((*SUPERVISED, "--data.concise-share=0")),
     "SFT, concise": Arm((*SUPERVISED, "--data.concise-share=1")),
-    "GRPO alone": Arm(("--stage=grpo", "--checkpoint.every=10"), 64 * 150.0),
+    "GRPO alone": Arm(("--stage=grpo", "--checkpoint.every=10"), 64 * 145.0),
     "SFT, the bridge's mix": Arm(SUPERVISED),
 }
 
