@@ -81,6 +81,8 @@ class DistillStage:
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)
         self.listening = open_listening(config, self.student, self.teachers.vocab_size)
         self.store: TeacherStore | None = None
+        if config.distill.store:
+            self._open_data(self.student.params, 0)
         self.update = make_update(self._loss, optimizer, self.state, self.student.base)
         self.held_out_loss = jax.jit(self._held_out_loss)
         self.root = jax.random.key(config.seed)
@@ -139,11 +141,7 @@ class DistillStage:
     def next_step(self, params: Any, step: int) -> Step:
         """Rows of the stage's examples, and what the teachers in use say about them."""
         waited = time.perf_counter()
-        self.data.prepare(params, step)
-        if self.config.distill.store and self.store is None:
-            expected = self.room.manifest(self.teachers)
-            folder = pathlib.Path(self.config.distill.store)
-            self.store = TeacherStore(folder, expected, sorted(self.data.pairs()))
+        self._open_data(params, step)
         observed, alarm = self.data.schedule.look(
             step,
             self.teachers.names,
@@ -177,6 +175,14 @@ class DistillStage:
         metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
         work = self._work(placed, lesson, alpha=alpha, own=own, dropout_key=self._dropout_key(step))
         return Step([work], metrics | observed, [], alarm)
+
+    def _open_data(self, params: Any, step: int) -> None:
+        """Sorts the examples if it is time to, and opens a store, which must be about them."""
+        self.data.prepare(params, step)
+        if self.config.distill.store and self.store is None:
+            expected = self.room.manifest(self.teachers)
+            folder = pathlib.Path(self.config.distill.store)
+            self.store = TeacherStore(folder, expected, sorted(self.data.pairs()))
 
     def _work(
         self, batch: TokenBatch, lesson: Lesson, *, alpha: float, own: bool, dropout_key: Any
