@@ -71,7 +71,9 @@ def open_config(size: dict[str, Any], folder: pathlib.Path) -> configs.Config:
     flags += ["--curriculum.weights", "0.5", "0.5", "--curriculum.skill-problems=0"]
     flags += [f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"]
     flags += [f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"]
-    return configs.load([*flags, "--curriculum.monitor=1", "--eval.problems=1"])
+    return configs.load(
+        [*flags, "--curriculum.monitor=1", "--eval.problems=1", "--data.concise-share=1"]
+    )
 
 
 def rows(size: dict[str, Any], step: int) -> TokenBatch:
@@ -137,6 +139,7 @@ def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
         *("--distill.teachers", str(folder / "one"), "--curriculum.skill-problems=0"),
         *(f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"),
         *(f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"),
+        "--data.concise-share=1",
     ])  # fmt: skip
     mesh = make_mesh(-1)
     done = speaking.write_store(config, mesh, folder / "warm")  # compiles

@@ -29,6 +29,7 @@ ADAPTIVE = (
     *("--curriculum.min-progress=0.9", "--curriculum.handover=6", "--steps=12"),
 )
 STEP = ("--curriculum.schedule=step", "--steps=4")
+LONG = "--rollout.max-prompt-tokens=160", "--sft.sequence-length=192"
 KILLED = """
 import os, signal, sys
 from cotjax import train
@@ -147,7 +148,7 @@ def test_teachers_in_the_wrong_order_are_warned_about_with_numbers(world):
     ("flags", "words"),
     [
         (["--distill.top-k=8"], ("was made with top_k = 16, this run has 8", "distill.top_k")),
-        (["--data.templates=bridge"], ("was made with template =", "data.prompt")),
+        (["--data.templates=bridge", *LONG], ("was made with template =", "data.prompt")),
         (["--seed=4"], ("was made with data =", "seed")),
         (["--distill.temperature=2"], ("temperature = 1.0, this run has 2.0",)),
     ],
