@@ -5,8 +5,10 @@
     python benchmarks/clpd_arms.py table --out arms
 
 `run` appends one line per run to OUT/results.jsonl and skips what is there, so it can be stopped at
-any time. `table` prints means with 95 % intervals and the differences from the standard arm, paired
-by seed, and draws OUT/arms.png. Another --seeds, --divergences or --arms adds to the same file.
+any time. `table` writes OUT/table.md: means with 95 % intervals, spread (standard deviation), and
+the differences from the standard arm, paired by seed; and draws OUT/arms.png (learning curves) and
+OUT/weights.png (the teachers' weights). Another --seeds, --divergences or --arms adds to the same
+files; change --steps only with another --out.
 """
 
 import argparse
@@ -58,8 +60,12 @@ def run_one(options: argparse.Namespace, arm: str, divergence: str, seed: int) -
     argv = [sys.executable, "-m", "cotjax.train", "--config", ROOT / "configs" / "tiny_clpd.toml"]
     argv += [f"--output={folder.parent}", f"--name={name}", f"--seed={seed}"]
     argv += [f"--steps={options.steps}", f"--eval.every={options.eval_every}"]
-    argv += [f"--model.path={options.teachers / 'student'}", "--curriculum.skill-problems=0"]
-    argv += ["--checkpoint.every=0", *flags, *DIVERGENCES[divergence]]
+    argv += [
+        "--curriculum.skill-problems=0",
+        "--checkpoint.every=0",
+        *flags,
+        *DIVERGENCES[divergence],
+    ]
     argv += ["--distill.teachers", *(options.teachers / name for name in teachers)]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(options.out / "compiled")}
     with (options.out / "log.txt").open("a") as log:
@@ -121,16 +127,22 @@ def interval(values: list[float]) -> tuple[float, float]:
 def table(options: argparse.Namespace) -> None:
     """Prints the comparison as Markdown and draws it."""
     lines = read(options.out)
-    print("| divergence | arm | seeds | accuracy | sampled | against standard | tokens | data |")
-    print("|---|---|---|---|---|---|---|---|")
+    shown = [
+        "| divergence | arm | seeds | accuracy | spread | sampled | against standard | tokens "
+        "| steps | data |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for divergence in DIVERGENCES:
         arms = {a: {line["seed"]: line for line in lines
                     if (line["arm"], line["divergence"]) == (a, divergence)}
                 for a in ARMS}  # fmt: skip
         for arm, by_seed in arms.items():
             if by_seed:
-                print(row(divergence, arm, by_seed, arms["standard"]))
-    draw(lines, options.out / "arms.png")
+                shown.append(row(divergence, arm, by_seed, arms["standard"]))
+    (options.out / "table.md").write_text("\n".join(shown) + "\n")
+    print(*shown, sep="\n")
+    draw_curves(lines, options.out / "arms.png")
+    draw_weights(lines, options.out / "weights.png")
 
 
 def row(divergence: str, arm: str, by_seed: dict, standard: dict) -> str:
@@ -140,36 +152,54 @@ def row(divergence: str, arm: str, by_seed: dict, standard: dict) -> str:
     for name in ("accuracy", "sampled_accuracy"):
         mean, reach = interval([100 * run["after"][name] for run in runs])
         cells.append(f"{mean:.1f} ± {reach:.1f}")
+    spread = np.std([100 * run["after"]["accuracy"] for run in runs], ddof=1) if runs[1:] else 0.0
+    cells.insert(4, f"{spread:.1f}" if runs[1:] else "")
     both = sorted(by_seed.keys() & standard.keys())
     mean, reach = interval(
         [100 * (by_seed[s]["after"]["accuracy"] - standard[s]["after"]["accuracy"]) for s in both]
     ) if both else (float("nan"),) * 2  # fmt: skip
     cells.append("" if arm == "standard" else f"{mean:+.1f} ± {reach:.1f}")
     cells.append(f"{np.mean([run['after']['tokens'] for run in runs]):.1f}")
+    cells.append("/".join(sorted({str(run["steps"]) for run in runs})))
     cells.append(f"{np.mean([run['tokens'] for run in runs]) / 1000:.0f}k")
     return f"| {' | '.join(cells)} |"
 
 
-def draw(lines: list[dict], path: pathlib.Path) -> None:
-    """Learning curves, one panel per divergence, and the teachers' weights."""
+def draw_curves(lines: list[dict], path: pathlib.Path) -> None:
+    """Learning curves, one panel per divergence; the band is the range of the seeds."""
     shown = [d for d in DIVERGENCES if any(line["divergence"] == d for line in lines)]
-    figure, panels = plt.subplots(1, len(shown) + 1, figsize=(4 * (len(shown) + 1), 3.4))
-    for panel, divergence in zip(panels, shown, strict=False):
+    size = (4 * max(len(shown), 1), 3.4)
+    figure, panels = plt.subplots(1, max(len(shown), 1), figsize=size, squeeze=False)
+    for panel, divergence in zip(panels[0], shown, strict=False):
         for arm in ARMS:
             curves = [line["curve"] for line in lines
                       if (line["arm"], line["divergence"]) == (arm, divergence)]  # fmt: skip
             if curves:
                 steps = [step for step, _ in curves[0]]
-                panel.plot(steps, np.mean([[y for _, y in c] for c in curves], axis=0), label=arm)
+                values = np.array([[y for _, y in curve] for curve in curves])
+                (drawn,) = panel.plot(steps, values.mean(axis=0), label=arm)
+                low, high = values.min(axis=0), values.max(axis=0)
+                panel.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.15)
         panel.set(title=divergence, xlabel="step", ylabel="accuracy, held out")
-    panels[0].legend(fontsize=6)
-    for line in lines:
-        if line["arm"] == "both":
-            for k, weights in enumerate(zip(*line["weights"], strict=True)):
-                panels[-1].plot(range(1, 5 * len(weights), 5), weights, label=ALL[k])
-            panels[-1].set(title="teacher weights, both", xlabel="step")
-            panels[-1].legend(fontsize=6)
-            break
+        panel.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def draw_weights(lines: list[dict], path: pathlib.Path) -> None:
+    """The teachers' weights over time, one panel per arm; the first seed that there is."""
+    first = {line["arm"]: line for line in reversed(lines)}
+    arms = [arm for arm in ARMS if arm in first]
+    size = (2.6 * max(len(arms), 1), 2.4)
+    figure, panels = plt.subplots(1, max(len(arms), 1), figsize=size, squeeze=False, sharey=True)
+    for panel, arm in zip(panels[0], arms, strict=False):
+        by_teacher = zip(*first[arm]["weights"], strict=True)
+        for name, weights in zip(ARMS[arm][0], by_teacher, strict=True):
+            panel.plot(range(1, 5 * len(weights), 5), weights, label=name)
+        panel.set_title(arm, fontsize=8)
+        panel.set_xlabel("step")
+        panel.legend(fontsize=6)
+    panels[0][0].set_ylabel("weight")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 
@@ -181,8 +211,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("arms"))
     parser.add_argument("--teachers", type=pathlib.Path, default=pathlib.Path("teachers"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--eval-every", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--eval-every", type=int, default=30)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS)
     parser.add_argument("--divergences", nargs="+", choices=DIVERGENCES, default=[*DIVERGENCES])
     options = parser.parse_args()

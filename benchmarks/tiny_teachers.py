@@ -1,8 +1,10 @@
-"""Trains the student and the three teachers of configs/tiny_clpd.toml and exports them.
+"""Makes the three teachers of configs/tiny_clpd.toml, from weak to strong, and exports them.
 
     python benchmarks/tiny_teachers.py --out teachers
 
-A teacher that is there already is left alone, so a run that was stopped is continued.
+Each is the built-in student grown by layers that change nothing at first, then taught the concise
+style (configs/tiny_teachers.toml) on problems up to its own size, for its own number of steps. A
+teacher that is there already is left alone, so a run that was stopped is continued.
 """
 
 import argparse
@@ -13,8 +15,13 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "cotjax" / "assets" / "tiny"
+# What a layer adds to the residual stream ends in these; zeros add nothing.
+LAST_OF_LAYER = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,44 +29,42 @@ class Recipe:
     """A teacher's size and schooling."""
 
     layers: int
-    width: int
     steps: int
     hardest: int  # problem that it has seen, in steps
 
-    def shape(self) -> dict:
-        """What differs from the tiny student's config.json."""
-        heads = self.width // 32
-        return {
-            "num_hidden_layers": self.layers,
-            "hidden_size": self.width,
-            "intermediate_size": 3 * self.width,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-        }
-
 
 RECIPES = {
-    "student": Recipe(layers=2, width=64, steps=300, hardest=2),
-    "small": Recipe(layers=2, width=96, steps=300, hardest=3),
-    "medium": Recipe(layers=3, width=128, steps=500, hardest=4),
-    "large": Recipe(layers=4, width=160, steps=800, hardest=5),
+    "small": Recipe(layers=2, steps=30, hardest=2),
+    "medium": Recipe(layers=3, steps=80, hardest=4),
+    "large": Recipe(layers=4, steps=160, hardest=6),
 }
 
 
+def grow(layers: int, out: pathlib.Path) -> None:
+    """Writes the built-in student with more layers, which at first change nothing."""
+    config = json.loads((TINY / "config.json").read_text())
+    tensors = load_file(TINY / "model.safetensors")
+    last = f"model.layers.{config['num_hidden_layers'] - 1}."
+    for layer in range(config["num_hidden_layers"], layers):
+        for name in [name for name in tensors if name.startswith(last)]:
+            rest = name.removeprefix(last)
+            copy = np.zeros_like if rest in LAST_OF_LAYER else np.copy
+            tensors[f"model.layers.{layer}.{rest}"] = copy(tensors[name])
+    shutil.copytree(TINY, out, dirs_exist_ok=True)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config["num_hidden_layers"] = layers
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def make(name: str, out: pathlib.Path) -> None:
-    """Trains and exports one teacher."""
+    """Grows, trains and exports one teacher."""
     if (out / name).exists():
         return
-    recipe, shape = RECIPES[name], out / "shapes" / name
-    shape.mkdir(parents=True, exist_ok=True)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TINY / file, shape / file)
-    config = json.loads((TINY / "config.json").read_text()) | recipe.shape()
-    (shape / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    run = out / "runs" / name
+    recipe, start, run = RECIPES[name], out / "grown" / name, out / "runs" / name
+    grow(recipe.layers, start)
     settings = {
         "--config": ROOT / "configs" / "tiny_teachers.toml",
-        "--model.path": shape,
+        "--model.path": start,
         "--output": run.parent,
         "--name": name,
         "--steps": recipe.steps,
@@ -80,7 +85,9 @@ def python(module: str, *flags: str) -> None:
 
 def main() -> None:
     """Makes those that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("teachers"))
     parser.add_argument("--only", choices=RECIPES, help="one of them")
     options = parser.parse_args()

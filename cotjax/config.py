@@ -261,7 +261,9 @@ class SftConfig:
 class DistillConfig:
     """What the teachers say about a text, and how far the student is from it."""
 
-    teachers: tuple[str, ...] = ()  # Weak to strong: run folders, model folders or .gguf files.
+    teachers: tuple[str, ...] = ()  # Weak to strong: runs, model folders, .gguf; texts: .jsonl.
+    target: Literal["distribution", "text"] = "distribution"  # What is learned of a teacher.
+    filter_texts: bool = True  # Learn a teacher's text only if its answer is right ("text").
     teacher_dtype: Dtype = "float32"  # Number format of the teachers; bfloat16 suits TPUs and GPUs.
     store: str = ""  # Folder that python -m cotjax.teach wrote; empty = the teachers run beside.
     top_k: Count = 16  # Logits that a store keeps per position.
@@ -279,6 +281,7 @@ class DistillConfig:
     alpha_schedule: Change = "constant"  # How that share goes from start to end.
     on_policy: Share = 0.0  # Share of steps on texts that the student has just written.
     on_policy_loss: Literal["divergence", "policy_gradient"] = "divergence"  # Of those steps.
+    coefficient: NotNegative = 0.0  # Weight of the teachers in --stage=grpo; 0 = none.
 
 
 @dataclass(frozen=True)
@@ -402,7 +405,7 @@ class Config:
 
 # What a stage sets otherwise than `Config`; a bridge's stages start from the same tables.
 TABLES: dict[str, dict[str, Any]] = {
-    "grpo": {},
+    "grpo": {"distill": {"on_policy_loss": "policy_gradient"}},
     "sft": {
         "steps": 1000,
         "model": {"init": "random"},
@@ -431,6 +434,7 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 MASKED_GRPO = {
     "steps": 60,
+    "distill": {"on_policy_loss": "policy_gradient"},
     "rollout": {"max_prompt_tokens": 320},
     "mask": {"rule": "share"},
     "levels": {"count": 3, "patience": 10},
@@ -598,10 +602,64 @@ def _source_disagreements(data: DataConfig) -> Iterator[str]:
 
 def _teaching(config: Config) -> Iterator[str]:
     """What is wrong with the teachers, if any teach."""
+    if config.distill.coefficient:
+        yield from _coaching(config)
+    if config.stage == "distill" or config.distill.coefficient:
+        yield from _weighing(config)
+    if config.stage == "distill":
+        yield from _distilling(config)
+
+
+def _weighing(config: Config) -> Iterator[str]:
+    curriculum, number = config.curriculum, len(config.distill.teachers)
+    weights = curriculum.weights
+    if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
+        yield (
+            f"curriculum.weights has {len(weights)} numbers for {number} teachers and schedule = "
+            f'"{curriculum.schedule}": "fixed" needs one weight per teacher, the others need none.'
+        )
+    if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
+        yield (
+            f"curriculum.weights = {list(weights)}: they sum to {sum(weights):g}. "
+            "Set weights >= 0 that sum to 1."
+        )
+
+
+def _coaching(config: Config) -> Iterator[str]:
+    """What is wrong with teachers beside a policy loss."""
+    distill, rollout = config.distill, config.rollout
+    shown = f"distill.coefficient = {distill.coefficient}"
+    if config.stage != "grpo":
+        yield (
+            f'{shown}: stage = "{config.stage}" adds no teachers to a policy loss. Set '
+            'stage = "grpo", or distill.coefficient under [bridge.grpo.distill], or to 0.'
+        )
+    if distill.store:
+        yield (
+            f'{shown}, distill.store = "{distill.store}": a store holds what teachers say about '
+            "the data's texts, and the student writes others. Set distill.store empty."
+        )
+    if config.curriculum.schedule == "adaptive":
+        yield (
+            f'{shown}, curriculum.schedule = "adaptive": it follows a held-out loss that only '
+            '--stage=distill measures. Set curriculum.schedule to "step", "linear", "cosine" or '
+            '"fixed".'
+        )
+    constant = distill.temperature_schedule == "constant"
+    tempered = distill.temperature, distill.temperature_schedule
+    if distill.on_policy_loss == "policy_gradient" and not (
+        constant and distill.temperature == rollout.temperature
+    ):
+        yield (
+            f'distill.temperature = {tempered[0]}, distill.temperature_schedule = "{tempered[1]}": '
+            "the gap to the teachers is an advantage only at the temperature of the samples. Set "
+            f"distill.temperature = {rollout.temperature} (rollout.temperature) and "
+            'distill.temperature_schedule = "constant", or distill.on_policy_loss = "divergence".'
+        )
+
+
+def _distilling(config: Config) -> Iterator[str]:
     distill, curriculum = config.distill, config.curriculum
-    weights, number = curriculum.weights, len(distill.teachers)
-    if config.stage != "distill":
-        return
     if config.data.mixture:
         yield (
             f"data.mixture = {config.data.mixture}: a curriculum puts the records of one source in "
@@ -617,20 +675,22 @@ def _teaching(config: Config) -> Iterator[str]:
             "curriculum.rescore = true: which teacher is asked about which example would only be "
             "known while training. Set curriculum.rescore = false, or distill.store empty."
         )
-    if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
-        yield (
-            f"curriculum.weights has {len(weights)} numbers for {number} teachers and schedule = "
-            f'"{curriculum.schedule}": "fixed" needs one weight per teacher, the others need none.'
-        )
-    if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
-        yield (
-            f"curriculum.weights = {list(weights)}: they sum to {sum(weights):g}. "
-            "Set weights >= 0 that sum to 1."
-        )
     if curriculum.examples and curriculum.buckets > curriculum.examples:
         yield (
             f"curriculum.buckets = {curriculum.buckets}: more stages than examples "
             f"(curriculum.examples = {curriculum.examples}). Set fewer buckets or more examples."
+        )
+    if distill.target == "text" and (distill.store or distill.on_policy):
+        yield (
+            f'distill.target = "text", distill.store = "{distill.store}", distill.on_policy = '
+            f"{distill.on_policy}: texts of teachers are learned as they stand. Set distill.store "
+            'empty and distill.on_policy = 0, or distill.target = "distribution".'
+        )
+    files = [name for name in distill.teachers if name.endswith(".jsonl")]
+    if files and distill.target != "text":
+        yield (
+            f'distill.teachers: "{files[0]}" holds texts, which have no distribution. Set '
+            'distill.target = "text", or name the model that wrote it.'
         )
     if distill.store and distill.on_policy:
         yield (

@@ -161,6 +161,8 @@ class ScoredGroups:
         policy has not changed since.
       logp_ref: [B, G, T] of the frozen reference; None where the loss scores it itself, or where
         it is not needed.
+      logp_teacher: [B, G, T] of the teachers in use; None if the advantage has no part of theirs.
+      lesson: what the teachers say about every token, for a divergence; None without one.
     """
 
     prompt: Int[Array, "B P"]
@@ -171,6 +173,8 @@ class ScoredGroups:
     logp_sampler: Float[Array, "B G T"]
     logp_old: Float[Array, "B G T"] | None = None
     logp_ref: Float[Array, "B G T"] | None = None
+    logp_teacher: Float[Array, "B G T"] | None = None
+    lesson: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ def teach(out: pathlib.Path, argv: Sequence[str]) -> str:
         f"{out}: {done.shards} shards, {done.positions:,} positions of K = {config.distill.top_k}, "
         f"{done.bytes / done.positions:.1f} bytes each; KL of the whole teacher from the store "
         f"{done.kl:.2e} nats. {done.positions / done.seconds:,.0f} positions/s, "
-        f"{done.forward_s / done.seconds:.0%} of the time in the teacher."
+        f"{done.forward_s / done.seconds:.0%} of the time waiting for the teacher."
     )
 
 

@@ -1,4 +1,4 @@
-"""The table beside other systems, and what is read from compiled programs."""
+"""The tables beside other systems, what compiled programs tell, and how tiny teachers begin."""
 
 import importlib
 import pathlib
@@ -7,7 +7,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from cotjax.data.bucketed import pack
+from cotjax.models.load import load_student
+from cotjax.models.policy import Policy
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -115,3 +120,33 @@ def test_collectives_by_kind_with_their_results(hlo):
     text = jax.jit(layers).lower(*shapes).compile().as_text()
     moved = hlo.collectives(hlo.Program.parse(text))[""]
     assert moved == {"all-gather": (5, 5 * 8 * 8 * 4), "all-reduce": (1, 4)}
+
+
+def test_a_grown_student_says_what_the_student_says(tmp_path):
+    runpy.run_path(str(BENCHMARKS / "tiny_teachers.py"))["grow"](4, tmp_path / "grown")
+    ids = np.arange(20, 60, dtype=np.int32)
+    row = {"tokens": ids, "targets": ids, "weight": np.ones(40, np.float32)}
+    batch, _ = pack([(0, row)], 1, 64)
+    spoken = []
+    for path, layers in (("tiny", 2), (str(tmp_path / "grown"), 4)):
+        loaded = load_student(
+            path, init="pretrained", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+        )
+        assert loaded.model.shape.num_layers == layers
+        policy, params = Policy.split(loaded.model)
+        spoken.append(policy.rows(params, batch) @ policy.unembed(params).T)
+    np.testing.assert_array_equal(spoken[1][:, :40], spoken[0][:, :40])
+
+
+def test_the_table_of_distillation_has_ratios_above_1_where_ours_is_better(peers, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    table = runpy.run_path(str(BENCHMARKS / "distill_peers.py"))["table"]
+    speeds = {"ours": (300, 2.0), "dense": (100, 5.0), "trl": (200, 1.0)}
+    records = [
+        {"shape": "s", "system": system, "step_tok_s": speed, "peak_rss_gib": memory}
+        | {"start_to_first_step_s": 1.0}
+        for system, (speed, memory) in speeds.items()
+    ]
+    lines = table(records).splitlines()
+    assert lines[2] == "| s | whole step, tokens/s | 300 | 100 | 200 | 3.00× | 1.50× |"
+    assert lines[4] == "| s | peak RSS, GiB | 2 | 5 | 1 | 2.50× | 0.50× |"

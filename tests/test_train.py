@@ -111,11 +111,14 @@ def checkpoint(run, step=STEPS):
     return state, json.loads((folder / "data" / "metadata").read_text())
 
 
-def assert_same_run(one, other):
+def assert_same_run(one, other, step=STEPS):
     """Equal bit for bit, except how long it took."""
     assert without_times(one) == without_times(other)
     assert lines(one / "completions.jsonl") == lines(other / "completions.jsonl")
-    (state, position), (other_state, other_position) = checkpoint(one), checkpoint(other)
+    (state, position), (other_state, other_position) = (
+        checkpoint(one, step),
+        checkpoint(other, step),
+    )
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
     assert position == other_position
     results = [json.loads((run / "result.json").read_text()) for run in (one, other)]

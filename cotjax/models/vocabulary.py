@@ -6,6 +6,8 @@ from typing import Any
 
 from cotjax.errors import InputError
 
+INSTEAD = 'or learn from its text: distill.target = "text"'
+
 
 def tokenizer_hash(tokenizer: Any) -> str:
     """16 hexadecimal digits of a tokenizer's vocabulary; equal for equal ids of equal tokens."""
@@ -39,12 +41,12 @@ def common_size(teacher: Any, student: Any, *, names: tuple[str, str]) -> int:
             raise InputError(
                 f"{names[0]} and {names[1]} have different tokenizers ({sizes[0]} and {sizes[1]} "
                 f"ids; id {i} is {one!r} and {other!r}), so their logits cannot be compared. Take "
-                "a teacher with the student's tokenizer."
+                f"a teacher with the student's tokenizer, {INSTEAD}."
             )
     if student.eos_token_id >= common:
         raise InputError(
             f"{names[0]} has {sizes[0]} ids, but {names[1]} ends a text with id "
             f"{student.eos_token_id}, which the other lacks. Take a teacher with the student's "
-            "tokenizer."
+            f"tokenizer, {INSTEAD}."
         )
     return common

@@ -9,7 +9,7 @@ from cotjax.interfaces import Stage
 from cotjax.stages import distill, grpo, reconstruct, rewrite, sft
 
 STAGES: dict[str, Callable[[Config, Mesh], Stage]] = {
-    "distill": distill.DistillStage,
+    "distill": distill.open_stage,
     "grpo": grpo.open_stage,
     "reconstruct": reconstruct.open_stage,
     "rewrite": rewrite.RewriteStage,

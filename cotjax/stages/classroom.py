@@ -17,6 +17,7 @@ from cotjax.models.vocabulary import tokenizer_hash
 from cotjax.stages import common
 from cotjax.stages.course import Course
 from cotjax.stages.difficulty import Difficulty
+from cotjax.stages.skill import one_sample
 from cotjax.stages.teachers import Teachers
 
 
@@ -61,6 +62,12 @@ class Classroom:
             max_length=self.config.sft.sequence_length,
             name=record.id,
         )
+
+    def pass_rate(self, params: Any) -> float:
+        """The student's share of right answers to the records that it is watched by."""
+        config = one_sample(self.config)
+        numbers, _ = common.evaluate(self.student, config, self.mesh, params, self.monitor)
+        return numbers["accuracy"]
 
     def manifest(self, teachers: Teachers) -> Manifest:
         """What a store for this run is made of; the course has sorted its examples."""

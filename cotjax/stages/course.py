@@ -8,15 +8,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
 from cotjax.config import Config
-from cotjax.core.curriculum import assign_buckets, teacher_weights
-from cotjax.core.handover import Cause, HandOver, handover_weights, observe
+from cotjax.core.curriculum import assign_buckets
+from cotjax.core.handover import HandOver
 from cotjax.data.bucketed import CurriculumRows, Example, Span, stage_pools, stage_starts
 from cotjax.interfaces import TokenBatch
+from cotjax.stages.schedule import Schedule
 
 # Parameters and indices of examples -> how hard each is.
 Measure = Callable[[Any, np.ndarray], np.ndarray]
@@ -53,18 +53,10 @@ class Course:
         self, config: Config, count: int, encode: Callable[[int], Example], measure: Measure
     ) -> None:
         self._config, self._encode, self._measure = config, encode, measure
-        self._count, self._teachers = count, len(config.distill.teachers)
-        self.handover = HandOver()
+        self._count = count
+        self.schedule = Schedule(config)
         self.bucket = np.empty(0, np.int64)
         self._rows: CurriculumRows | None = None
-        progress = np.arange(config.steps) / max(config.steps - 1, 1)
-        kind: Any = config.curriculum.schedule
-        if kind in ("linear", "cosine"):
-            self._smooth = np.asarray(
-                jax.vmap(lambda p: teacher_weights(p, num_teachers=self._teachers, kind=kind))(
-                    progress.astype(np.float32)
-                )
-            )
 
     def prepare(self, params: Any, step: int) -> None:
         """Sorts the examples before the first step, and the rest of them again if asked to.
@@ -131,43 +123,17 @@ class Course:
         """Examples of the stage, as indices."""
         return self.rows.take(self.stage_at(step), count)
 
+    def done(self, step: int) -> float:
+        """The share of the curriculum that has been done after the stage of a step."""
+        return (self.stage_at(step) + 1) / self._config.curriculum.buckets
+
     def weights(self, step: int) -> np.ndarray:
         """Weights of the teachers at a step, [N] float32; they sum to 1."""
-        curriculum = self._config.curriculum
-        table: dict[str, Callable[[], np.ndarray]] = {
-            "fixed": lambda: np.asarray(curriculum.weights, np.float32),
-            "adaptive": lambda: handover_weights(
-                self.handover, step, num_teachers=self._teachers, length=curriculum.handover
-            ),
-            "step": lambda: np.asarray(
-                teacher_weights(
-                    (self.stage_at(step) + 1) / curriculum.buckets, num_teachers=self._teachers
-                )
-            ),
-        }
-        if curriculum.schedule in table:
-            return table[curriculum.schedule]()
-        return self._smooth[min(step, len(self._smooth) - 1)]
-
-    def slots(self) -> int:
-        """How many teachers are in use at once, at most."""
-        curriculum, number = self._config.curriculum, self._teachers
-        single = curriculum.schedule == "step" or (
-            curriculum.schedule == "adaptive" and curriculum.handover == 1
-        )
-        if curriculum.schedule == "fixed":
-            return sum(weight > 0 for weight in curriculum.weights)
-        return 1 if single else min(2, number)
+        return self.schedule.weights(step, self.done(step))
 
     def soon(self, step: int, ahead: int) -> set[int]:
         """Teachers that are in use within the next steps, as far as one can know."""
-        steps = range(step, min(step + ahead, self._config.steps))
-        used = {int(k) for s in steps for k in np.flatnonzero(self.weights(s))}
-        state, curriculum = self.handover, self._config.curriculum
-        impatient = curriculum.schedule == "adaptive" and state.stale + 1 >= curriculum.patience
-        if impatient and state.teacher + 1 < self._teachers:
-            used.add(state.teacher + 1)
-        return used
+        return self.schedule.soon(step, ahead, self.done)
 
     def pairs(self) -> set[tuple[int, int]]:
         """(bucket, teacher) that can meet in this course, both from 0."""
@@ -177,37 +143,21 @@ class Course:
             pools = self.rows.pools[0 if curriculum.replay else stage : stage + 1]
             used = np.flatnonzero(self.weights(step))
             if curriculum.schedule == "adaptive":
-                used = np.arange(self._teachers)
+                used = np.arange(len(self._config.distill.teachers))
             buckets = np.unique(self.bucket[np.concatenate(pools)])
             found |= {(int(bucket), int(teacher)) for bucket in buckets for teacher in used}
         return found
 
-    def observe(self, step: int, loss: float, pass_rate: float) -> Cause:
-        """Lets the adaptive schedule see the student; the cause of a hand-over that begins."""
-        curriculum = self._config.curriculum
-        self.handover, cause = observe(
-            self.handover,
-            loss,
-            pass_rate,
-            step=step,
-            num_teachers=self._teachers,
-            length=curriculum.handover,
-            patience=curriculum.patience,
-            min_progress=curriculum.min_progress,
-            threshold=curriculum.pass_rate,
-        )
-        return cause
-
     def get_state(self) -> dict[str, Any]:
         """Where the course stands, for a checkpoint; JSON."""
-        handover = dataclasses.asdict(self.handover)
-        handover["best"] = None if math.isinf(self.handover.best) else self.handover.best
+        handover = dataclasses.asdict(self.schedule.handover)
+        handover["best"] = None if math.isinf(handover["best"]) else handover["best"]
         return {"rows": self.rows.get_state(), "bucket": self.bucket.tolist(), "handover": handover}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from where another course stood."""
         best = state["handover"]["best"]
         best = math.inf if best is None else best
-        self.handover = HandOver(**(state["handover"] | {"best": best}))
+        self.schedule.handover = HandOver(**(state["handover"] | {"best": best}))
         self._open(np.asarray(state["bucket"], np.int64))
         self.rows.set_state(state["rows"])

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.data.bucketed import Example, Span, pack
 from cotjax.data.teacher_store import TeacherStore
-from cotjax.interfaces import Step, TokenBatch
+from cotjax.interfaces import Stage, Step, TokenBatch
 from cotjax.models.head import Head
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
@@ -26,8 +26,10 @@ from cotjax.rollout.engine import Sampling, generate
 from cotjax.stages import common, guards
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
-from cotjax.stages.lessons import Lesson, Listening
-from cotjax.stages.teachers import Teachers, skill_notes
+from cotjax.stages.lessons import Lesson, open_listening
+from cotjax.stages.skill import check_skill
+from cotjax.stages.teachers import Teachers
+from cotjax.stages.texts import TextStage
 from cotjax.training.metrics import DISTILL_COLUMNS
 from cotjax.training.update import init_state, make_update
 
@@ -54,6 +56,12 @@ class Work:
     dropout_key: Any
 
 
+def open_stage(config: Config, mesh: Mesh) -> Stage:
+    """Distributions of teachers, or their texts, which cross from one tokenizer to another."""
+    stages = {"distribution": DistillStage, "text": TextStage}
+    return stages[config.distill.target](config, mesh)
+
+
 class DistillStage:
     """See the module docstring; `cotjax.interfaces.Stage` says what the members do."""
 
@@ -65,20 +73,17 @@ class DistillStage:
         self.config, self.mesh = config, mesh
         self.room = Classroom(config, mesh)
         self.student, self.data = self.room.student, self.room.course
-        self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=self.data.slots())
-        self.notes = (*self.student.notes, *self._check_skill())
+        slots = self.data.schedule.slots()
+        self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=slots)
+        problems = self.room.monitor[: config.curriculum.skill_problems]
+        self.notes = (*self.student.notes, *check_skill(config, mesh, self.teachers, problems))
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)
-        policy = self.student.policy
-        rows = policy.head(self.student.reference).size
-        self.listening = Listening(
-            config.distill,
-            config.curriculum,
-            vocab_size=self.teachers.vocab_size,
-            chunk_size=max(common.LOGITS_AT_ONCE * policy.batch_devices // rows, 1),
-        )
+        self.listening = open_listening(config, self.student, self.teachers.vocab_size)
         self.store: TeacherStore | None = None
+        if config.distill.store:
+            self._open_data(self.student.params, 0)
         self.update = make_update(self._loss, optimizer, self.state, self.student.base)
         self.held_out_loss = jax.jit(self._held_out_loss)
         self.root = jax.random.key(config.seed)
@@ -86,28 +91,6 @@ class DistillStage:
         self.alpha = change(distill.alpha_schedule, distill.alpha, distill.alpha_end, steps)
         self.temperature = change(
             distill.temperature_schedule, distill.temperature, distill.temperature_end, steps
-        )
-
-    def _check_skill(self) -> tuple[str, ...]:
-        """Measures every teacher, and warns if they are not in the order weak to strong."""
-        problems = self.room.monitor[: self.config.curriculum.skill_problems]
-        if len(self.teachers.names) < 2 or not problems or self.config.distill.store:
-            return ()
-        accuracy = []
-        for index in range(len(self.teachers.names)):
-            teacher = self.teachers[index]
-            student = dataclasses.replace(teacher.student, base={})
-            numbers, _ = common.evaluate(
-                student, self._one_sample(), self.mesh, teacher.params, problems
-            )
-            accuracy.append(numbers["accuracy"])
-            self.teachers.keep_only(())
-        return skill_notes(self.teachers.names, accuracy, len(problems))
-
-    def _one_sample(self) -> Config:
-        """The config with as little sampling beside greedy decoding as there is."""
-        return dataclasses.replace(
-            self.config, eval=dataclasses.replace(self.config.eval, samples=1)
         )
 
     # The loss.
@@ -159,12 +142,13 @@ class DistillStage:
     def next_step(self, params: Any, step: int) -> Step:
         """Rows of the stage's examples, and what the teachers in use say about them."""
         waited = time.perf_counter()
-        self.data.prepare(params, step)
-        if self.config.distill.store and self.store is None:
-            expected = self.room.manifest(self.teachers)
-            folder = pathlib.Path(self.config.distill.store)
-            self.store = TeacherStore(folder, expected, sorted(self.data.pairs()))
-        observed, alarm = self._observe(params, step)
+        self._open_data(params, step)
+        observed, alarm = self.data.schedule.look(
+            step,
+            self.teachers.names,
+            lambda teacher: self._held_out(params, step, teacher),
+            lambda: self.room.pass_rate(params),
+        )
         own = _is_turn(step, self.config.distill.on_policy)
         batch, spans = self._own_rows(params, step) if own else self.data.next_rows(step)
         used = float((batch.segment > 0).mean())
@@ -175,7 +159,7 @@ class DistillStage:
             lesson = self._read(batch, spans, weights)
             ready = time.perf_counter()
         else:
-            lesson = self._lesson(placed, weights, self.temperature(step))
+            lesson = self.teachers.lesson(placed, weights, self.temperature(step))
             self.teachers.keep_only(soon := self.data.soon(step, AHEAD))
             self.teachers.prefetch(soon)
         alpha = 0.0 if own else self.alpha(step)
@@ -193,6 +177,14 @@ class DistillStage:
         work = self._work(placed, lesson, alpha=alpha, own=own, dropout_key=self._dropout_key(step))
         return Step([work], metrics | observed, [], alarm)
 
+    def _open_data(self, params: Any, step: int) -> None:
+        """Sorts the examples if it is time to, and opens a store, which must be about them."""
+        self.data.prepare(params, step)
+        if self.config.distill.store and self.store is None:
+            expected = self.room.manifest(self.teachers)
+            folder = pathlib.Path(self.config.distill.store)
+            self.store = TeacherStore(folder, expected, sorted(self.data.pairs()))
+
     def _work(
         self, batch: TokenBatch, lesson: Lesson, *, alpha: float, own: bool, dropout_key: Any
     ) -> Work:
@@ -203,17 +195,6 @@ class DistillStage:
         if not (self.config.lora.rank and self.config.lora.dropout):
             return None
         return parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
-
-    def _lesson(self, batch: TokenBatch, weights: Any, temperature: float) -> Lesson:
-        slots = self.teachers.in_slots(weights)
-        hidden = {k: self.teachers.hidden(k, batch) for k, weight in slots if weight > 0}
-        weight, temper = self._numbers(slots, temperature)
-        return Lesson(
-            weight=weight,
-            temperature=temper,
-            hidden=tuple(hidden[k] for k, _ in slots),
-            head=tuple(self.teachers[k].head for k, _ in slots),
-        )
 
     def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> Lesson:
         """What the store holds of the teachers in use."""
@@ -229,17 +210,11 @@ class DistillStage:
                 )
                 ids[span.row, columns], logp[span.row, columns] = said.ids, said.logp
             spoken[teacher] = parallel.shard(self.mesh, (logp, ids))
-        weight, temper = self._numbers(slots, self.config.distill.temperature)
         return Lesson(
-            weight=weight,
-            temperature=temper,
+            *self.teachers.numbers(slots, self.config.distill.temperature),
             topk_logp=tuple(spoken[k][0] for k, _ in slots),
             topk_ids=tuple(spoken[k][1] for k, _ in slots),
         )
-
-    def _numbers(self, slots: list[tuple[int, float]], temperature: float) -> tuple[Array, Array]:
-        weight = np.array([weight for _, weight in slots], np.float32)
-        return parallel.replicate(self.mesh, (weight, np.float32(temperature)))
 
     def _own_rows(self, params: Any, step: int) -> tuple[TokenBatch, list[Span]]:
         """Rows of what the student now writes for the stage's questions."""
@@ -281,40 +256,16 @@ class DistillStage:
         ]
         return pack(examples, self.config.sft.batch_size, self.config.sft.sequence_length)
 
-    def _observe(self, params: Any, step: int) -> tuple[dict[str, float], str]:
-        """Lets the adaptive schedule look at the student; metrics, and a sentence if it acts."""
-        curriculum = self.config.curriculum
-        if curriculum.schedule != "adaptive" or not step or step % curriculum.check_every:
-            return {}, ""
-        current = self.data.handover.teacher
-        weights = np.eye(len(self.teachers.names))[current]
+    def _held_out(self, params: Any, step: int, teacher: int) -> float:
+        """The student's divergence from a teacher on the records it is watched by, nats."""
         examples = [
             (i, self.room.encode_record(record)) for i, record in enumerate(self.room.monitor)
         ]
         batch, _ = pack(examples, self.config.sft.batch_size, self.config.sft.sequence_length)
-        placed = parallel.shard(self.mesh, batch)
-        lesson = self._lesson(placed, weights, self.temperature(step))
+        placed, alone = parallel.shard(self.mesh, batch), np.eye(len(self.teachers.names))[teacher]
+        lesson = self.teachers.lesson(placed, alone, self.temperature(step))
         work = self._work(placed, lesson, alpha=0.0, own=False, dropout_key=None)
-        loss = float(self.held_out_loss(params, self.student.base, work))
-        passed = 0.0
-        if curriculum.pass_rate < 1:
-            numbers, _ = common.evaluate(
-                self.student, self._one_sample(), self.mesh, params, self.room.monitor
-            )
-            passed = numbers["accuracy"]
-        metrics = {"held_out_divergence": loss}
-        if curriculum.pass_rate < 1:
-            metrics["held_out_pass_rate"] = passed
-        cause = self.data.observe(step, loss, passed)
-        if not cause:
-            return metrics, ""
-        names, now = self.teachers.names, self.data.handover.teacher
-        words = {
-            "plateau": f"the held-out loss against it no longer falls ({loss:.4f} nats)",
-            "pass_rate": f"the student solves {passed:.1%} of the held-out problems",
-        }
-        sentence = f"{names[current]} hands over to {names[now]}: {words[cause]}"
-        return metrics | {f"handover_by_{cause}": 1.0}, sentence
+        return float(self.held_out_loss(params, self.student.base, work))
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the extractor on the held-out golds; the folder is not needed."""

@@ -29,6 +29,7 @@ from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
 from cotjax.stages import common, guards
+from cotjax.stages.coaching import Coach
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved
 from cotjax.training.evaluation import Completion
 from cotjax.training.metrics import GRPO_COLUMNS
@@ -189,6 +190,10 @@ class GroupStage:
         self.objective = open_objective(policy)
         self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
         self.notes = (*student.notes, f"the loss is {self.objective}")
+        self.coach = None
+        if config.distill.coefficient:
+            self.coach = Coach(config, mesh, student, self.objective, held_out)
+            self.notes += self.coach.notes
         self.sampling = Sampling(
             group_size=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
@@ -216,6 +221,7 @@ class GroupStage:
             self.objective,
             temperature=temperature,
             max_length=rollout.max_new_tokens,
+            coach=self.coach,
         )
         self.update = make_update(loss, self.optimizer, self.state, frozen)
         self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
@@ -244,8 +250,12 @@ class GroupStage:
         everything, kept, counts = self._collect(batch, weights, key)
         sampled = time.perf_counter()
         micros = [self._score(params, micro) for micro in self._micros(kept, counts)]
+        advice = {}
+        if self.coach is not None:
+            micros, advice = self.coach.advise(micros, step)
         rows, width = kept.rollout.ended.size, kept.prompts.mask.shape[1]
-        metrics = _metrics(everything.judged) | {
+        metrics: dict[str, Any] = _metrics(everything.judged) | advice
+        metrics |= {
             "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
             "rollout_s": sampled - began,
             "data_wait_s": began - waited,

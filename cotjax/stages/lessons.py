@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from cotjax.config import CurriculumConfig, DistillConfig
+from cotjax.config import Config, CurriculumConfig, DistillConfig
 from cotjax.core.chunked import chunked_divergence, chunked_topk_forward_kl
 from cotjax.core.distillation import distillation_advantage
 from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.errors import InputError
 from cotjax.models.head import Head
+from cotjax.stages import common
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +42,20 @@ class Lesson:
     head: tuple[Head, ...] = ()
     topk_logp: tuple[Float[Array, "*B T K"], ...] = ()
     topk_ids: tuple[Int[Array, "*B T K"], ...] = ()
+
+
+def open_listening(config: Config, student: common.Student, vocab_size: int) -> "Listening":
+    """How a run's student listens.
+
+    Args:
+      config: of the run.
+      student: who listens.
+      vocab_size: tokens that all models have in common.
+    """
+    policy = student.policy
+    rows = policy.head(student.reference).size
+    at_once = max(common.LOGITS_AT_ONCE * policy.batch_devices // rows, 1)
+    return Listening(config.distill, config.curriculum, vocab_size, at_once)
 
 
 @dataclasses.dataclass(frozen=True)

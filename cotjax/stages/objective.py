@@ -8,11 +8,12 @@ from jax import Array
 
 from cotjax.config import PolicyConfig
 from cotjax.core.masking import token_sum_count
-from cotjax.core.presets import Objective, make_objective, policy_loss
+from cotjax.core.presets import REDUCTIONS, Objective, make_objective, policy_loss
 from cotjax.interfaces import ScoredGroups
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
 from cotjax.stages import common
+from cotjax.stages.coaching import Coach
 from cotjax.training.update import LossFn
 
 
@@ -32,13 +33,26 @@ def logprobs(
     policy: Policy, params: Any, groups: ScoredGroups, temperature: float
 ) -> tuple[Array, Array]:
     """Log-probabilities and entropies [B, G, T] of completions; each prompt is computed once."""
+    return _scored(policy, params, groups, temperature)[1]
+
+
+def _scored(
+    policy: Policy, params: Any, groups: ScoredGroups, temperature: float
+) -> tuple[Array, tuple[Array, Array]]:
+    """Hidden states [B, G, T, D], and what `logprobs` gives."""
     hidden = policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
     mask = groups.completion_mask
-    return common.head_logprobs(policy, params, hidden, groups.completion, mask, temperature)
+    scores = common.head_logprobs(policy, params, hidden, groups.completion, mask, temperature)
+    return hidden, scores
 
 
 def make_loss(
-    policy: Policy, objective: Objective, *, temperature: float, max_length: int
+    policy: Policy,
+    objective: Objective,
+    *,
+    temperature: float,
+    max_length: int,
+    coach: Coach | None = None,
 ) -> LossFn:
     """The loss of the update: `core.policy_loss` of a micro-batch as (sum, count, metrics).
 
@@ -47,27 +61,35 @@ def make_loss(
       objective: which loss.
       temperature: of the log-probabilities.
       max_length: longest completion of the run, in tokens.
+      coach: teachers whose distillation is added; None without.
     """
 
     def loss(
         params: Any, frozen: Frozen, groups: ScoredGroups
     ) -> tuple[Array, Array, dict[str, Any]]:
-        logp, entropy = logprobs(policy, join_adapter(params, frozen.base), groups, temperature)
+        params, mask = join_adapter(params, frozen.base), groups.completion_mask
+        hidden, (logp, entropy) = _scored(policy, params, groups, temperature)
         logp_ref = groups.logp_ref
         if frozen.reference is not None:
             logp_ref, _ = logprobs(policy.without_adapter, frozen.reference, groups, temperature)
+        advantage, said = groups.advantage[..., None], {}
+        if coach is not None and coach.by_gap:
+            advantage, said = coach.advantage(groups, logp)
         total, count, metrics = policy_loss(
             objective,
             logp,
             groups.logp_old,
             logp_ref,
-            groups.advantage[..., None],
-            groups.completion_mask,
+            advantage,
+            mask,
             max_length=max_length,
             entropy=entropy,
         )
+        if coach is not None and not coach.by_gap:
+            distance, said = coach.distance(groups, hidden, policy.head(params, whole=True))
+            total += REDUCTIONS[objective.reduction](distance, mask, max_length)[0]
         gap = abs(jax.lax.stop_gradient(logp) - groups.logp_sampler)
-        return total, count, metrics | {"sampler_gap": token_sum_count(gap, groups.completion_mask)}
+        return total, count, metrics | said | {"sampler_gap": token_sum_count(gap, mask)}
 
     return loss
 

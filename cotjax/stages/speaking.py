@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from cotjax.config import Config
-from cotjax.data.bucketed import pack
+from cotjax.data.bucketed import Span, pack
 from cotjax.data.teacher_store import Said, StoreWriter, decode_logp, encode_logp, shard_name
+from cotjax.interfaces import TokenBatch
 from cotjax.models.head import Head
 from cotjax.parallel import sharding as parallel
 from cotjax.stages import common
@@ -86,7 +87,7 @@ class Written:
       positions: counted tokens.
       bytes: of all shards.
       kl: mean KL of the teachers from what is stored, nats per position.
-      forward_s: seconds of the teachers' forward passes, with the choice of the top.
+      forward_s: seconds spent waiting for the teachers.
       seconds: of everything that this process wrote.
     """
 
@@ -149,21 +150,48 @@ def _speak(
     config, head = room.config, teachers[teacher].head
     size, k = config.sft, config.distill.top_k
     chunk = max(common.LOGITS_AT_ONCE * room.student.policy.batch_devices // head.size, 1)
-    left = [(int(i), room.encode(int(i))) for i in examples]
-    while left:
-        batch, spans = pack(left, size.batch_size, size.sequence_length)
-        began = time.perf_counter()
+
+    def ask(batch: TokenBatch) -> tuple[Array, ...]:
         hidden = teachers.hidden(teacher, parallel.shard(room.mesh, batch))
-        parts = top_logprobs(hidden, head, config.distill.temperature, k=k, chunk_size=chunk)
-        top, ids, log_rest, plogp = (np.asarray(part) for part in parts)
+        return top_logprobs(hidden, head, config.distill.temperature, k=k, chunk_size=chunk)
+
+    batches = packed(room, examples, size.batch_size, size.sequence_length)
+    for rows, spans, asked in _one_ahead((rows, spans, ask(rows)) for rows, spans in batches):
+        began = time.perf_counter()
+        top, ids, log_rest, plogp = (np.asarray(part) for part in asked)
         spent[0] += time.perf_counter() - began
+        counted = rows.weight > 0
+        kl = kl_of_store(
+            top[counted],
+            log_rest[counted],
+            plogp[counted],
+            others=head.size - k,
+            dtype=config.distill.store_dtype,
+        )
+        numbers["kl"] += float(kl.sum())
         for span in spans:
             inside = span.row, slice(span.start, span.stop)
-            which = batch.weight[inside] > 0
-            own = [part[inside][which] for part in (ids, top, log_rest, plogp)]
-            numbers["kl"] += float(
-                kl_of_store(*own[1:], others=head.size - k, dtype=config.distill.store_dtype).sum()
-            )
-            yield span.example, Said(*own[:3])
+            which = counted[inside]
+            yield span.example, Said(*(part[inside][which] for part in (ids, top, log_rest)))
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Each item when the next one has been begun: the teacher reads on while one writes."""
+    last = next(items, None)
+    for item in items:
+        yield last
+        last = item
+    if last is not None:
+        yield last
+
+
+def packed(
+    room: Classroom, examples: np.ndarray, rows: int, length: int
+) -> Iterator[tuple[TokenBatch, list[Span]]]:
+    """All examples as full batches of rows, and where each lies."""
+    left = [(int(i), room.encode(int(i))) for i in examples]
+    while left:
+        batch, spans = pack(left, rows, length)
+        yield batch, spans
         done = {span.example for span in spans}
         left = [(index, example) for index, example in left if index not in done]

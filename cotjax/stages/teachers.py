@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from cotjax import config as configs
 from cotjax.config import Config, LoraConfig
 from cotjax.errors import InputError
-from cotjax.interfaces import TokenBatch
+from cotjax.interfaces import ScoredGroups, TokenBatch
 from cotjax.models.head import Head
 from cotjax.models.load import LoadedStudent, load_student, resolve
 from cotjax.models.lora import join_adapter
@@ -29,6 +29,7 @@ from cotjax.models.policy import Policy
 from cotjax.models.vocabulary import common_size
 from cotjax.parallel import sharding as parallel
 from cotjax.stages import common
+from cotjax.stages.lessons import Lesson
 from cotjax.training.checkpoint import find_run, restore_params
 
 ENDS = 2**16  # bytes at each end of a file that tell one set of weights from another
@@ -118,6 +119,20 @@ def plan_teacher(name: str, config: Config) -> Plan:
     return Plan(name, run, opened, width, size, shell.tokenizer, source)
 
 
+# A teacher's policy, its parameters and a batch to hidden states [..., D].
+Read = Callable[[Policy, Any, Any], Array]
+
+
+def read_rows(policy: Policy, params: Any, batch: TokenBatch) -> Array:
+    """Of packed rows, [B, S, D]."""
+    return policy.rows(params, batch)
+
+
+def read_groups(policy: Policy, params: Any, groups: ScoredGroups) -> Array:
+    """Of completions, [B, G, T, D]; each prompt is computed once."""
+    return policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
+
+
 def _shell(path: str, dtype: str) -> LoadedStudent:
     return load_student(path, init="abstract", param_dtype=dtype, compute_dtype=dtype, seed=0)
 
@@ -159,7 +174,7 @@ class Teachers:
         self._loading: dict[int, Future[Teacher]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
         self._hidden = jax.jit(
-            self._padded_rows, static_argnums=0, out_shardings=parallel.batched(mesh)
+            self._padded, static_argnums=(0, 1), out_shardings=parallel.batched(mesh)
         )
         self.calls = [0] * len(self.plans)  # forward passes of each teacher so far
 
@@ -184,20 +199,50 @@ class Teachers:
         """The teachers that are in memory or on their way."""
         return set(self._loading)
 
-    def in_slots(self, weights: Sequence[float]) -> list[tuple[int, float]]:
+    def in_slots(self, weights: Any) -> list[tuple[int, float]]:
         """(teacher, weight) for every slot; a slot without use has a used teacher and weight 0."""
         used = [(k, float(w)) for k, w in enumerate(weights) if w > 0]
         return (used + [(used[0][0], 0.0)] * self._slots)[: self._slots]
 
-    def hidden(self, index: int, batch: TokenBatch) -> Array:
-        """Last hidden states [B, S, D] of a teacher, with zero columns up to the widest's D."""
+    def hidden(self, index: int, batch: Any, read: Read = read_rows) -> Array:
+        """Last hidden states [..., D] of a teacher, with zero columns up to the widest's D.
+
+        Args:
+          index: of the teacher.
+          batch: what it reads.
+          read: how.
+        """
         teacher = self[index]
         self.calls[index] += 1
-        return self._hidden(teacher.student.policy, teacher.params, batch)
+        return self._hidden(read, teacher.student.policy, teacher.params, batch)
 
-    def _padded_rows(self, policy: Policy, params: Any, batch: TokenBatch) -> Array:
-        hidden = policy.rows(params, batch)
+    def _padded(self, read: Read, policy: Policy, params: Any, batch: Any) -> Array:
+        hidden = read(policy, params, batch)
         return jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, self.width - hidden.shape[-1])])
+
+    def lesson(
+        self, batch: Any, weights: Any, temperature: float, read: Read = read_rows
+    ) -> Lesson:
+        """What the teachers in use say about a batch; those of weight 0 are not run.
+
+        Args:
+          batch: on the mesh.
+          weights: [N] of the teachers.
+          temperature: of teachers and student.
+          read: how a teacher reads the batch.
+        """
+        slots = self.in_slots(weights)
+        hidden = {k: self.hidden(k, batch, read) for k, weight in slots if weight > 0}
+        return Lesson(
+            *self.numbers(slots, temperature),
+            hidden=tuple(hidden[k] for k, _ in slots),
+            head=tuple(self[k].head for k, _ in slots),
+        )
+
+    def numbers(self, slots: list[tuple[int, float]], temperature: float) -> tuple[Array, Array]:
+        """The weights of slots and a temperature, on every device."""
+        weight = np.array([weight for _, weight in slots], np.float32)
+        return parallel.replicate(self._mesh, (weight, np.float32(temperature)))
 
     def _load(self, plan: Plan) -> Teacher:
         student = common.open_student(plan.config, self._mesh)
@@ -235,21 +280,3 @@ def _free_bytes(device: Any) -> float:
     if "SC_AVPHYS_PAGES" not in names:
         return 0
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def skill_notes(names: Sequence[str], accuracy: Sequence[float], problems: int) -> tuple[str, ...]:
-    """A warning if the teachers are not ordered from weak to strong, with what was measured.
-
-    Example:
-      >>> (note,) = skill_notes(["a", "b"], [0.9, 0.5], 32)
-      >>> note[note.index("on 32") :]
-      'on 32 problems a solves 90.0%, b solves 50.0%.'
-    """
-    if all(np.diff(accuracy) >= 0):
-        return ()
-    measured = ", ".join(
-        f"{name} solves {share:.1%}" for name, share in zip(names, accuracy, strict=True)
-    )
-    return (
-        f"distill.teachers are not in the order weak to strong: on {problems} problems {measured}.",
-    )

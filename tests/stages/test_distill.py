@@ -254,7 +254,7 @@ def test_the_adaptive_schedule_hands_over_and_says_why(folder):
     assert step == 4 and metrics["handover_by_plateau"] == 1  # once to set the best, once without
     assert "weak hands over to" in sentence and "no longer falls" in sentence
     assert metrics["teacher_2"] == pytest.approx(1 / 3)
-    assert stage.data.handover == HandOver(teacher=1, began=4)
+    assert stage.data.schedule.handover == HandOver(teacher=1, began=4)
 
 
 @pytest.mark.parametrize("flags", [ADAPTIVE, ("--curriculum.replay=0.3", "--curriculum.rescore")])

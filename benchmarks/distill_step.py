@@ -1,0 +1,194 @@
+"""Speed and memory of a distillation step with two teachers; `distill_peers.py` starts it too.
+
+    python benchmarks/distill_step.py '{"mode": "ours", "vocab": 49152, …}'
+
+`ours` is the trainer's own step: hidden states of both teachers, chunked divergence from their
+mixture, update. `dense` is the same loss from whole rows of logits of student and teachers.
+`store` writes the top 16 of a teacher, beside that teacher's plain pass (hidden states, and
+log-probabilities of the text's tokens). Random weights; every row is full and every token counts.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+STARTED = time.perf_counter()
+
+from cotjax.pages import use_large_pages  # noqa: E402
+
+if __name__ == "__main__":
+    use_large_pages()  # as the trainer does
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from cotjax import config as configs  # noqa: E402
+from cotjax.core import forward_kl, mix_teachers  # noqa: E402
+from cotjax.interfaces import TokenBatch  # noqa: E402
+from cotjax.models import huggingface  # noqa: E402
+from cotjax.models.load import load_tokenizer, resolve  # noqa: E402
+from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
+from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
+from cotjax.parallel.sharding import shard  # noqa: E402
+from cotjax.stages import common, speaking, teachers  # noqa: E402
+from cotjax.stages.classroom import Classroom  # noqa: E402
+from cotjax.stages.distill import DistillStage  # noqa: E402
+from cotjax.training.update import make_update  # noqa: E402
+
+TEACHERS = ("one", "two")
+
+
+def write_models(size: dict[str, Any], folder: pathlib.Path) -> None:
+    """A student and two teachers of one shape, with random weights."""
+    shape = Architecture(
+        "llama",
+        size["vocab"],
+        size["hidden"],
+        size["layers"],
+        size["heads"],
+        size["kv_heads"],
+        size["head_dim"],
+        size["mlp"],
+    )
+    tokenizer = load_tokenizer(resolve("tiny"))
+    for seed, name in enumerate(("student", *TEACHERS)):
+        model = Transformer(shape, rngs=nnx.Rngs(seed))
+        huggingface.save(model, folder / name, tokenizer=tokenizer)
+
+
+def open_config(size: dict[str, Any], folder: pathlib.Path) -> configs.Config:
+    flags = ["--stage=distill", f"--model.path={folder / 'student'}", "--curriculum.schedule=fixed"]
+    flags += ["--distill.teachers", *(str(folder / name) for name in TEACHERS)]
+    flags += ["--curriculum.weights", "0.5", "0.5", "--curriculum.skill-problems=0"]
+    flags += [f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"]
+    flags += [f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"]
+    return configs.load(
+        [*flags, "--curriculum.monitor=1", "--eval.problems=1", "--data.concise-share=1"]
+    )
+
+
+def rows(size: dict[str, Any], step: int) -> TokenBatch:
+    """Full rows of random tokens."""
+    shape = size["rows"], size["length"]
+    tokens = np.random.default_rng(step).integers(2, 400, (2, *shape), dtype=np.int32)
+    host: Any = {
+        "tokens": tokens[0],
+        "targets": tokens[1],
+        "weight": np.ones(shape, np.float32),
+        "segment": np.ones(shape, np.int32),
+        "positions": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+    }
+    return TokenBatch(**host)
+
+
+def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+    """Tokens per second of whole steps; the first is not counted."""
+    config = open_config(size, folder)
+    stage = DistillStage(config, make_mesh(-1))
+    if size["mode"] == "dense":
+        stage.update = make_update(
+            lambda params, base, work: dense(stage, params, work),
+            common.make_optimizer(config.optimizer, config.steps),
+            stage.state,
+            stage.student.base,
+        )
+    state, ends = stage.state, []
+    for step in range(size["steps"] + 1):
+        batch = shard(stage.mesh, rows(size, step))
+        lesson = stage.teachers.lesson(batch, [0.5, 0.5], 1.0)
+        work = stage._work(batch, lesson, alpha=0.0, own=False, dropout_key=None)
+        state, metrics = stage.update(state, [work])
+        jax.block_until_ready(metrics)
+        ends.append(time.perf_counter())
+    seconds = statistics.median(np.diff(ends))
+    loss, count = metrics["loss"]
+    return {
+        "step_tok_s": size["rows"] * size["length"] / seconds,
+        "step_s": seconds,
+        "start_to_first_step_s": ends[0] - STARTED,
+        "loss": float(loss / count),
+    }
+
+
+def dense(stage: DistillStage, params: Any, work: Any) -> Any:
+    """The same loss from whole rows of logits."""
+    policy, batch, lesson = stage.student.policy, work.batch, work.lesson
+    student = policy.rows(params, batch) @ policy.unembed(params).T
+    pairs = zip(lesson.hidden, lesson.head, strict=True)
+    spoken = jnp.stack([hidden @ head.T for hidden, head in pairs])
+    mixed = mix_teachers(spoken, lesson.weight)
+    distance = forward_kl(mixed, student).sum()
+    count = jnp.asarray(batch.tokens.size, jnp.float32)
+    return distance, count, {"divergence": (distance, count)}
+
+
+def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
+    """Target positions a second: the teacher's plain pass, and writing its store."""
+    config = open_config(size, folder)
+    config = configs.load([
+        *("--stage=distill", f"--model.path={config.model.path}", "--curriculum.monitor=1"),
+        *("--distill.teachers", str(folder / "one"), "--curriculum.skill-problems=0"),
+        *(f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"),
+        *(f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"),
+        "--data.concise-share=1",
+    ])  # fmt: skip
+    mesh = make_mesh(-1)
+    done = speaking.write_store(config, mesh, folder / "warm")  # compiles
+    done = speaking.write_store(config, mesh, folder / "store")
+    plain = plain_pass(config, mesh)
+    return {
+        "store_positions_s": done.positions / done.seconds,
+        "plain_positions_s": plain,
+        "share_of_plain": done.positions / done.seconds / plain,
+        "bytes_per_position": done.bytes / done.positions,
+        "kl_of_store": done.kl,
+    }
+
+
+def plain_pass(config: configs.Config, mesh: jax.sharding.Mesh) -> float:
+    """Target positions a second of the teacher's log-probabilities of the texts."""
+    room = Classroom(config, mesh)
+    speaker = teachers.Teachers(config, mesh, room.student.tokenizer, slots=1)
+    teacher, policy = speaker[0], speaker[0].student.policy
+
+    @jax.jit
+    def score(params: Any, batch: TokenBatch) -> jax.Array:
+        hidden, mask = policy.rows(params, batch), batch.weight > 0
+        return common.head_logprobs(policy, params, hidden, batch.targets, mask)[0]
+
+    size, indices = config.sft, np.arange(len(room.records))
+    batches = [batch for batch, _ in
+               speaking.packed(room, indices, size.batch_size, size.sequence_length)]  # fmt: skip
+    jax.block_until_ready(score(teacher.params, shard(mesh, batches[0])))
+    began = time.perf_counter()
+    for batch in batches:
+        scored = score(teacher.params, shard(mesh, batch))
+    jax.block_until_ready(scored)
+    return sum(float((b.weight > 0).sum()) for b in batches) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Prints one line of JSON."""
+    size = json.loads(sys.argv[1])
+    # The tokenizer is the tiny one; all rows of the unembedding count as common tokens.
+    teachers.common_size = lambda *models, names: size["vocab"]
+    use_cpu_cores(4 * size["vocab"] * size["hidden"])
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(size, pathlib.Path(folder))
+        measure = measure_store if size["mode"] == "store" else measure_steps
+        numbers = measure(size, pathlib.Path(folder))
+    numbers["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()
