@@ -23,7 +23,7 @@ from cotjax.data.pipeline import prompt_batches
 from cotjax.data.sources import Mixture
 from cotjax.data.tokens import TokenCache
 from cotjax.errors import InputError
-from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Source, Step
+from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups, Source, Step
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
@@ -124,6 +124,11 @@ class Sampled:
     def reward(self) -> np.ndarray:
         """[B, G]."""
         return np.array([[one.reward for one in group] for group in self.judged], np.float32)
+
+    @property
+    def finite(self) -> np.ndarray:
+        """[B, G] False where a NaN or infinite logit ended the completion."""
+        return np.asarray(self.rollout.end != End.NONFINITE)
 
     @property
     def informative(self) -> np.ndarray:
@@ -248,6 +253,7 @@ class GroupStage:
             "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
             "rollout_s": sampled - began,
             "data_wait_s": began - waited,
+            "nonfinite": int((~everything.finite).sum()),
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
         }
@@ -262,7 +268,8 @@ class GroupStage:
             for record, group in zip(kept.records[:2], kept.judged, strict=False)
             for one in group[:2]
         ]
-        return Step(micros, metrics, examples, self._alarm(everything)), everything
+        alarm = self._alarm(everything)
+        return Step(micros, metrics, examples, alarm, self.limits), everything
 
     def _alarm(self, sampled: Sampled) -> str:
         prompts, rollout, student = sampled.prompts, sampled.rollout, self.student
@@ -310,6 +317,7 @@ class GroupStage:
         if policy.refill:
             kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
         counts = np.ones(kept.rollout.ended.shape, bool)
+        counts &= kept.finite
         if policy.refill:
             counts &= kept.informative[:, None]
         if policy.overlong == "mask":
@@ -319,17 +327,24 @@ class GroupStage:
     def _micros(self, sampled: Sampled, counts: np.ndarray) -> Iterator[ScoredGroups]:
         """Groups of like length together, so that no micro-batch is padded to another's longest."""
         prompts, rollout = sampled.prompts, sampled.rollout
-        baseline = rollout.ended if self.config.policy.overlong == "mask" else None
+        finite = sampled.finite
+        baseline = None if finite.all() else finite
+        if self.config.policy.overlong == "mask":
+            baseline = rollout.ended
         advantage: Any = np.asarray(self.advantage(sampled.reward, baseline))
         mask = rollout.mask & counts[..., None]
+        # What made a logit NaN would make one in the trainer too, and 0 · NaN is NaN.
+        pad = self.student.pad_id
+        prompt = np.where(finite.any(axis=1)[:, None], prompts.tokens, pad)
+        completion = np.where(finite[..., None], rollout.tokens, pad)
         longest = rollout.mask.sum(axis=-1).max(axis=-1)
         order = np.argsort(longest, kind="stable").reshape(-1, self.micro_batch)
         for rows in order:
             size = _bucket(int(longest[rows].max()), self.sampling.max_new_tokens)
             groups = ScoredGroups(
-                prompt=prompts.tokens[rows],
+                prompt=prompt[rows],
                 prompt_mask=prompts.mask[rows],
-                completion=rollout.tokens[rows, :, :size],
+                completion=completion[rows, :, :size],
                 completion_mask=mask[rows, :, :size],
                 advantage=advantage[rows],
                 logp_sampler=rollout.logp[rows, :, :size],

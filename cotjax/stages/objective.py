@@ -66,7 +66,9 @@ def make_loss(
             max_length=max_length,
             entropy=entropy,
         )
-        gap = abs(jax.lax.stop_gradient(logp) - groups.logp_sampler)
+        # Of the policy that sampled, which later updates of a batch no longer are.
+        trainer = jax.lax.stop_gradient(logp) if groups.logp_old is None else groups.logp_old
+        gap = abs(trainer - groups.logp_sampler)
         return total, count, metrics | {"sampler_gap": token_sum_count(gap, groups.completion_mask)}
 
     return loss
