@@ -197,10 +197,10 @@ class DecodeShared:
       clock: scalar, the column of the own cache where the new token goes, for all alike.
 
     The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], blocks), each block
-    an own key [B, K, G, D, W] and value [B, K, G, W, D], all `Kept`; the blocks' columns together are a ring,
-    in which the tokens before the new one stand in the columns before it. The new token is written
-    before it is attended to. Reading the cache is what a step costs, so blocks of which no
-    completion sees anything are not read.
+    an own key [B, K, G, D, W] and value [B, K, G, W, D], all `Kept`; the blocks' columns together
+    are a ring, in which the tokens before the new one stand in the columns before it. The new token
+    is written before it is attended to. Reading the cache is what a step costs, so blocks of which
+    no completion sees anything are not read.
     """
 
     prompt_mask: Bool[Array, "B P"]

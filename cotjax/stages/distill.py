@@ -22,7 +22,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import Sampling, generate
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, Listening
@@ -65,7 +65,9 @@ class DistillStage:
         self.room = Classroom(config, mesh)
         self.student, self.data = self.room.student, self.room.course
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=self.data.slots())
-        self.notes = (*self.student.notes, *self._check_skill())
+        use = limits.evaluation_use(config, self.student, mesh)
+        room = limits.check_room(self.student, mesh, use)
+        self.notes = (*self.student.notes, *room, *self._check_skill())
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)

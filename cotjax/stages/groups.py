@@ -28,7 +28,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved
 from cotjax.training.evaluation import Completion
 from cotjax.training.metrics import GRPO_COLUMNS
@@ -193,7 +193,6 @@ class GroupStage:
         self.inner_updates = policy.inner_updates
         self.objective = open_objective(policy)
         self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
-        self.notes = (*student.notes, f"the loss is {self.objective}")
         self.sampling = Sampling(
             group_size=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
@@ -206,6 +205,12 @@ class GroupStage:
             rows=rollout.rows,
             share=rollout.share,
         )
+        uses = (
+            limits.rollout_use(config, self.sampling),
+            limits.evaluation_use(config, student, mesh),
+        )
+        room = limits.check_room(student, mesh, *uses)
+        self.notes = (*student.notes, f"the loss is {self.objective}", *room)
         self.root = jax.random.key(config.seed)
         per_step = updates if updates else policy.inner_updates
         self.optimizer = common.make_optimizer(config.optimizer, config.steps * per_step)
@@ -216,6 +221,8 @@ class GroupStage:
         inside = self.objective.beta and policy.inner_updates == 1
         frozen = Frozen(student.base, student.reference if inside else None)
         temperature = rollout.temperature if self.objective.tempered else 1.0
+        comparable = temperature == rollout.temperature
+        self.limits = limits.sampler_limits(config, comparable=comparable)
         loss = make_loss(
             student.policy,
             self.objective,
