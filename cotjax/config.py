@@ -141,6 +141,9 @@ class RolloutConfig:
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.
     rows: Natural = 0  # Completions decoded at once; others wait for a free slot; 0 = all at once.
     share: Natural = 0  # Completions of a prompt that share a slot's cache; 0 = prompt's all.
+    cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # Of keys and values.
+    on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: end the run, or its row.
+    max_sampler_gap: NotNegative | Auto = "auto"  # Most nats from sampler to trainer; 0 = any.
 
 
 @dataclass(frozen=True)

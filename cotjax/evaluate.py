@@ -18,6 +18,7 @@ from rich.console import Console
 from cotjax import config as configs
 from cotjax.config import Config
 from cotjax.errors import InputError
+from cotjax.programs import keep_programs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +52,10 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    from cotjax.stages import common
+    from cotjax.stages import common, limits
 
     config, mesh, student, step, params = open_checkpoint(checkpoint, argv)
+    limits.check_room(student, mesh, limits.evaluation_use(config, student, mesh))
     _, held_out = common.open_records(config, student)
     numbers, _ = common.evaluate(student, config, mesh, params, held_out)
     return {"step": step} | numbers
@@ -106,4 +108,5 @@ def _print(checkpoint: str, numbers: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    keep_programs()
     sys.exit(main())

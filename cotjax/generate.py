@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cotjax.errors import InputError
+from cotjax.programs import keep_programs
 
 PROMPT_BLOCK = 64  # tokens; prompts are padded to a multiple, so that few lengths are compiled
 CHUNK = 4  # tokens between two prints
@@ -64,8 +65,8 @@ def generate(args: argparse.Namespace) -> Iterator[str]:
     text = _prompt_text(args)
     from cotjax.evaluate import open_checkpoint
 
-    _, _, student, _, params = open_checkpoint(args.checkpoint, ["--mesh.data=1"])
-    yield from _completions(args, student, params, _laid_out(text, args.layout, student))
+    _, mesh, student, _, params = open_checkpoint(args.checkpoint, ["--mesh.data=1"])
+    yield from _completions(args, student, mesh, params, _laid_out(text, args.layout, student))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -111,7 +112,9 @@ def _laid_out(text: str, layout: str | None, student: Any) -> str:
     )
 
 
-def _completions(args: argparse.Namespace, student: Any, params: Any, text: str) -> Iterator[str]:
+def _completions(
+    args: argparse.Namespace, student: Any, mesh: Any, params: Any, text: str
+) -> Iterator[str]:
     import jax
     import numpy as np
 
@@ -119,21 +122,19 @@ def _completions(args: argparse.Namespace, student: Any, params: Any, text: str)
     from cotjax.models.lora import join_adapter
     from cotjax.rollout.engine import Sampling, stream
     from cotjax.stages.common import open_stops
+    from cotjax.stages.limits import Use, check_room
 
     shape = student.policy.bind(student.reference).shape
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
-    if size + args.max_new_tokens > shape.max_positions:
-        raise InputError(
-            f"the prompt has {size} tokens and --max-new-tokens = {args.max_new_tokens}: together "
-            f"more than the model's context of {shape.max_positions}. Shorten the prompt or lower "
-            "--max-new-tokens."
-        )
-    width = -(-size // PROMPT_BLOCK) * PROMPT_BLOCK
-    batch = encode_prompts(student.tokenizer, [text], [0], max_length=width, names=["prompt"])
     settings = Sampling(
         args.n, args.max_new_tokens, student.eos_id, student.pad_id, args.temperature,
         args.top_k, args.top_p, args.min_p,
     )  # fmt: skip
+    sizes = {"--n": args.n, "--max-new-tokens": args.max_new_tokens}
+    use = Use("generate", settings, 1, size, "the prompt's tokens", "--max-new-tokens", sizes, "")
+    check_room(student, mesh, use)
+    width = -(-size // PROMPT_BLOCK) * PROMPT_BLOCK
+    batch = encode_prompts(student.tokenizer, [text], [0], max_length=width, names=["prompt"])
     pieces = stream(
         student.policy,
         join_adapter(params, student.base),
@@ -166,4 +167,5 @@ def _decoded(student: Any, rollout: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    keep_programs()
     sys.exit(main())

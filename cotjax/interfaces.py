@@ -7,7 +7,7 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -178,6 +178,19 @@ class ScoredGroups:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limit:
+    """A number above which a metric stops the run; NaN is above every number.
+
+    Attributes:
+      most: the largest value with which the run goes on.
+      says: what is wrong and what to do, with {value} for the metric's.
+    """
+
+    most: float
+    says: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """What a stage hands to the loop for one step.
 
@@ -186,12 +199,14 @@ class Step:
       metrics: numbers about it by name.
       completions: rows for completions.jsonl.
       alarm: what is going wrong and what to do about it; empty if nothing is.
+      limits: of metrics by name, those of the update included.
     """
 
     batch: list[Any]
     metrics: dict[str, float]
     completions: list[dict[str, Any]]
     alarm: str = ""
+    limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict)
 
 
 class Stage(Protocol):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from cotjax import config as configs
 from cotjax.errors import InputError
+from cotjax.programs import keep_programs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,4 +73,5 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
 
 
 if __name__ == "__main__":
+    keep_programs()
     sys.exit(main())

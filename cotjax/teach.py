@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cotjax import config as configs
 from cotjax.errors import InputError
 from cotjax.pages import use_large_pages
+from cotjax.programs import keep_programs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,4 +62,5 @@ def teach(out: pathlib.Path, argv: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     use_large_pages()
+    keep_programs()
     sys.exit(main())

@@ -21,6 +21,7 @@ from cotjax import config as configs  # noqa: E402
 from cotjax.config import Config  # noqa: E402
 from cotjax.errors import InputError, NothingToDo  # noqa: E402
 from cotjax.pages import use_large_pages  # noqa: E402
+from cotjax.programs import Programs, counted, keep_programs  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +91,13 @@ def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
 
 def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
     """Runs one stage in its folder; `began` is when its clock started."""
+    with counted() as programs:
+        return _run_stage(config, folder, began, programs)
+
+
+def _run_stage(
+    config: Config, folder: pathlib.Path, began: float, programs: Programs
+) -> pathlib.Path:
     console = _console()
     # The heavy imports come after the config is known to be right.
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
@@ -121,7 +129,9 @@ def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.
         _write_config(folder, config)
     result |= {"seconds": round(time.monotonic() - began, 1), "seed": config.seed}
     result |= {"stage": config.stage, "name": config.name}
+    result |= {"programs": dataclasses.asdict(programs)}
     _write_result(folder, result)
+    console.print(f"\nPrograms: {programs}.")
     _say_goodbye(console, folder, write_report(folder), result)
     return folder
 
@@ -223,5 +233,6 @@ def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     use_large_pages()
+    keep_programs()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

@@ -162,3 +162,43 @@ def test_exporting_over_something(capsys):
     pathlib.Path("out/mine.txt").write_text("precious")
     flags = ["--checkpoint=tiny", "--out=out"]
     refuse(capsys, flags, "--out out", "not empty", command=export)
+
+
+# The sampler.
+
+
+def test_no_new_tokens(capsys):
+    for key in ("rollout", "eval"):
+        words = f"{key}.max_new_tokens = 0", f"Set {key}.max_new_tokens >= 1"
+        refuse(capsys, [f"--{key}.max-new-tokens=0"], *words)
+
+
+def test_a_prompt_longer_than_the_context(capsys):
+    folder = copy_of_tiny(max_position_embeddings=300)
+    words = "rollout.max_new_tokens = 256", "context of 300 tokens", "Lower one of them by 36"
+    refuse(capsys, [f"--model.path={folder}"], "rollout.max_prompt_tokens = 80", *words)
+    own = ["--eval.max-prompt-tokens=64", "--rollout.max-prompt-tokens=40"]
+    words = "eval.max_prompt_tokens = 64, eval.max_new_tokens = 256", "Lower one of them by 20"
+    for stage in ("grpo", "sft"):
+        flags = [f"--stage={stage}", f"--model.path={folder}", "--model.init=pretrained"]
+        refuse(capsys, flags + own, *words)
+    flags = [f"--checkpoint={folder}", "--rollout.max-prompt-tokens=60"]
+    refuse(capsys, flags, "context of 300 tokens", command=evaluate)
+
+
+def test_a_stop_string_that_no_tokens_spell(capsys):
+    folder = copy_of_tiny()
+    table = json.loads((folder / "tokenizer.json").read_text())
+    vocab = table["model"]["vocab"]
+    vocab["\u01ff"] = vocab.pop("~")  # a letter that stands for no byte, in place of one that does
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    flags = [f"--model.path={folder}", "--rollout.stop", "~"]
+    refuse(capsys, flags, "rollout.stop: '~' can never match", "no tokens of this tokenizer")
+
+
+def test_a_cache_larger_than_the_memory(capsys):
+    words = "rollout.prompts = 8388608", "keys and values take", "on each device, which has"
+    flags = ["--rollout.prompts=8388608", "--policy.micro-batch=0", "--mesh.data=1"]
+    refuse(capsys, flags, *words, "Lower one of them", 'rollout.cache_dtype = "bfloat16"')
+    words = "eval.batch_size = 99999999", "keys and values take"
+    refuse(capsys, ["--stage=sft", "--eval.batch-size=99999999"], *words)

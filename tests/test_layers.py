@@ -1,6 +1,6 @@
 """The import rule: lower layers never import higher ones, and siblings never meet.
 
-L0  core, config, interfaces, errors, pages    L1  cot data models parallel rollout training
+L0  core config interfaces errors pages programs    L1  cot data models parallel rollout training
 L2  stages, which wire L1                      L3  the command lines
 """
 
@@ -15,7 +15,7 @@ from cotjax.config import StageName
 
 PACKAGE = Path(__file__).parents[1] / "cotjax"
 LAYERS = {
-    **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages"], 0),
+    **dict.fromkeys(["", "core", "config", "interfaces", "errors", "pages", "programs"], 0),
     **dict.fromkeys(["cot", "data", "models", "parallel", "rollout", "training"], 1),
     "stages": 2,
     **dict.fromkeys(
@@ -29,6 +29,7 @@ THIRD_PARTY = {
     "config": {"tyro", "tomli_w"},
     "errors": set(),
     "pages": set(),
+    "programs": {"jax"},
     "cot": {"numpy", "math_verify"},
 }
 

@@ -16,7 +16,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
-from cotjax.models import flash, softmax
+from cotjax.models import flash, kv_cache, softmax
+from cotjax.models.kv_cache import Kept
 from cotjax.models.scoring import EVERYTHING, Scoring
 
 
@@ -55,12 +56,14 @@ class Causal:
       segment: [B, S] integers; 0 is padding, equal positive numbers belong together. Packed
         examples carry 1, 2, 3, …; a left-padded prompt carries 0 … 0 1 … 1.
       keep_cache: also return key [B, K, D, S] and value [B, K, S, D], the layouts in which a
-        decoder's matrix products read memory in order.
+        decoder's matrix products read memory in order, as `kv_cache.Kept`.
+      cache_dtype: in which format; None leaves them as computed.
       placement: on which mesh, and whether by the flash kernel.
     """
 
     segment: Int[Array, "B S"]
     keep_cache: bool = False
+    cache_dtype: Any = None
     placement: Placement | None = None
 
     def __call__(
@@ -70,15 +73,20 @@ class Causal:
         del cache
         if self.placement and self.placement.flash:
             out = flash.causal(query, key, value, self.segment, scoring, self.placement)
-            cached = jnp.moveaxis(key, 1, 3), _by_head(value)
-            return out, cached if self.keep_cache else None
+            return out, self._kept(jnp.moveaxis(key, 1, 3), _by_head(value))
         row = jnp.arange(query.shape[1])
         same = self.segment[:, :, None] == self.segment[:, None, :]
         seen = (scoring.sees(_distance(row, row)) & same)[:, None, None, None]
         key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
         queries = _queries(query[:, None], key.shape[1])
         out = _tokens(softmax.attend(scoring, queries, [softmax.Keys(key, value, seen)]))
-        return out[:, 0], (key, value) if self.keep_cache else None
+        return out[:, 0], self._kept(key, value)
+
+    def _kept(self, key: Array, value: Array) -> Any:
+        if not self.keep_cache:
+            return None
+        keep = functools.partial(kv_cache.keep, dtype=self.cache_dtype)
+        return keep(key, axis=-2), keep(value, axis=-1)
 
 
 def _queries(query: Float[Array, "B G Q H D"], num_kv: int) -> Float[Array, "B K G R Q D"]:
@@ -132,7 +140,7 @@ class SharedPrompt:
         seen = _seen_of_prompt(self.prompt_mask, index, scoring)[:, None, None, None]
         own_key, own_value = jnp.matrix_transpose(_by_head(own_key)), _by_head(own_value)
         sets = [
-            softmax.Keys(prompt_key, prompt_value, seen),
+            softmax.Keys(prompt_key.values, prompt_value.values, seen),
             softmax.Keys(own_key, own_value, scoring.sees(_distance(index, index))),
         ]
         own_out = _tokens(softmax.attend(scoring, _queries(own_query, key.shape[2]), sets))
@@ -156,13 +164,16 @@ Partial = tuple[Array, Array, Array]
 
 
 def _attend_part(
-    scoring: Scoring, query: Array, key: Array, value: Array, seen: Bool[Array, "*B S"]
+    scoring: Scoring, query: Array, key: Kept, value: Kept, seen: Bool[Array, "*B S"]
 ) -> Partial:
     """Attention of query [..., R, D] over key [..., D, S] and value [..., S, D] where `seen`."""
-    scores = jnp.where(seen, scoring(query, key), softmax.NEGATIVE)
+    products = key.scaled(scoring.product(query, key.values.astype(query.dtype)))
+    scores = scoring.of_products(products, query.shape[-1])
+    scores = jnp.where(seen, scores, softmax.NEGATIVE)
     peak = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - peak)
-    mixed = scoring.product(weights.astype(value.dtype), value)
+    scaled = value.scaled(weights).astype(query.dtype)
+    mixed = scoring.product(scaled, value.values.astype(query.dtype))
     return peak, weights.sum(axis=-1, keepdims=True), mixed.astype(jnp.float32)
 
 
@@ -177,15 +188,6 @@ def _merge(one: Partial, other: Partial) -> Partial:
     return peak, total, one[2] * scale + other[2] * other_scale
 
 
-def _write(block: Array, column: Array, at: Array, axis: int) -> Array:
-    """Puts a column at index `at` of a block; outside of the block nothing changes."""
-    size = block.shape[axis]
-    place = jnp.clip(at, 0, size - 1)
-    old = jax.lax.dynamic_slice_in_dim(block, place, 1, axis)
-    column = jnp.where((at >= 0) & (at < size), column, old)
-    return jax.lax.dynamic_update_slice_in_dim(block, column, place, axis)
-
-
 @dataclasses.dataclass(frozen=True)
 class DecodeShared:
     """One new token for each of a prompt's G completions, which have equally many.
@@ -197,10 +199,10 @@ class DecodeShared:
       placement: on which mesh.
 
     The layer's cache is (prompt key [B, K, D, P], prompt value [B, K, P, D], blocks), each block
-    an own key [B, K, G, D, W] and value [B, K, G, W, D]; the blocks' columns together are a ring,
-    in which the tokens before the new one stand in the columns before it. The new token is written
-    before it is attended to. Reading the cache is what a step costs, so blocks of which no
-    completion sees anything are not read.
+    an own key [B, K, G, D, W] and value [B, K, G, W, D], all `Kept`; the blocks' columns together
+    are a ring, in which the tokens before the new one stand in the columns before it. The new token
+    is written before it is attended to. Reading the cache is what a step costs, so blocks of which
+    no completion sees anything are not read.
     """
 
     prompt_mask: Bool[Array, "B P"]
@@ -229,14 +231,18 @@ class DecodeShared:
         # A ring keeps what a row wrote for the slot's next rows, and 0 · NaN is NaN.
         finite = jnp.isfinite(key) & jnp.isfinite(value)
         key, value = jnp.where(finite, key, 0), jnp.where(finite, value, 0)
-        new_key, new_value = _by_head(key)[..., None], _by_head(value)[..., None, :]
-        columns, start, written = sum(own.shape[-1] for own, _ in blocks), 0, []
+        dtype = prompt_key.values.dtype
+        new_key = kv_cache.keep(_by_head(key)[..., None], dtype, axis=-2)
+        new_value = kv_cache.keep(_by_head(value)[..., None, :], dtype, axis=-1)
+        columns, start, written = sum(own.values.shape[-1] for own, _ in blocks), 0, []
         for own_key, own_value in blocks:
-            at = self.clock - start
-            own_key = self._laid_out(_write(own_key, new_key, at, axis=4), (0, 1, 2, 4, 3))
-            own_value = self._laid_out(_write(own_value, new_value, at, axis=3), (0, 1, 2, 3, 4))
+            at, size = self.clock - start, own_key.values.shape[-1]
+            own_key = kv_cache.write(own_key, new_key, at, axis=-1)
+            own_value = kv_cache.write(own_value, new_value, at, axis=-2)
+            own_key = self._laid_out(own_key, (0, 1, 2, 4, 3))
+            own_value = self._laid_out(own_value, (0, 1, 2, 3, 4))
             written.append((own_key, own_value))
-            age = (at - jnp.arange(own_key.shape[-1])) % columns
+            age = (at - jnp.arange(size)) % columns
             seen = scoring.sees(age) & (age <= self.filled[:, None])
             mixed = jax.lax.cond(
                 seen.any(),
@@ -244,21 +250,23 @@ class DecodeShared:
                 lambda mixed, *_: mixed,
                 *(mixed, own_key, own_value, seen[:, None, None, None]),
             )
-            start += own_key.shape[-1]
+            start += size
         _, total, values = mixed
         out = jnp.moveaxis((values / total).astype(value.dtype), 2, 1)
         # Head by head, so that devices that split heads need not ask each other.
         out = jnp.where(finite.all(axis=3)[..., None, None], out, jnp.nan)
         return out.reshape(batch, group, heads, width), (prompt_key, prompt_value, written)
 
-    def _laid_out(self, block: Array, order: tuple[int, ...]) -> Array:
+    def _laid_out(self, block: Kept, order: tuple[int, ...]) -> Kept:
         """On a TPU, the axes of a cache in memory, the last one the fastest.
 
         Left alone the compiler writes a column in one order and reads the block in another, which
         copies the whole cache for every token.
         """
         on_tpu = self.placement and self.placement.mesh.devices.flat[0].platform == "tpu"
-        return with_layout_constraint(block, Layout(order)) if on_tpu else block
+        if not on_tpu:
+            return block
+        return block._replace(values=with_layout_constraint(block.values, Layout(order)))
 
     def _seen_of_prompt(self, scoring: Scoring) -> Bool[Array, "B P"]:
         num_prompt = self.prompt_mask.shape[-1]

@@ -10,6 +10,7 @@ vocabulary is large.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement, TokenBatch
+from cotjax.models import kv_cache
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
 from cotjax.models.head import Head
 from cotjax.models.lora import Adapter, Lora, split_adapter
@@ -47,11 +49,13 @@ class Policy:
       definition: the modules.
       placement: how activations lie on a mesh; None leaves it to the compiler.
       lora: the adapter that parameters hold beside the decoder's own; None: none, or off.
+      cache_dtype: format of the caches, int8 among them; None: that of the activations.
     """
 
     definition: nnx.GraphDef
     placement: Placement | None = None
     lora: Lora | None = None
+    cache_dtype: Any = None
 
     @staticmethod
     def split(model: Transformer) -> tuple["Policy", dict[str, Any]]:
@@ -172,13 +176,15 @@ class Policy:
         self, params: Any, prompt: Int[Array, "B P"], prompt_mask: Bool[Array, "B P"]
     ) -> tuple[Float[Array, "B D"], list[Any]]:
         """The hidden state that predicts the first new token, and one prompt cache per layer."""
-        hidden, stacked = self._run(
-            params,
-            prompt,
-            prompt_positions(prompt_mask),
-            Causal(prompt_mask.astype(jnp.int32), keep_cache=True, placement=self.placement),
+        attend = Causal(
+            prompt_mask.astype(jnp.int32),
+            keep_cache=True,
+            cache_dtype=self.cache_dtype,
+            placement=self.placement,
         )
-        return hidden[:, -1], [(stacked[0][i], stacked[1][i]) for i in range(len(stacked[0]))]
+        hidden, stacked = self._run(params, prompt, prompt_positions(prompt_mask), attend)
+        layers = range(len(stacked[0].values))
+        return hidden[:, -1], [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in layers]
 
     def own_caches(
         self, prompt_caches: list[Any], *, rows: int, group: int, max_new_tokens: int
@@ -186,10 +192,11 @@ class Policy:
         """Empty caches for the completions' own tokens, in blocks, one list per layer."""
         caches = []
         for key, _ in prompt_caches:
-            _, heads, width, _ = key.shape
+            _, heads, width, _ = key.values.shape
             shapes = [(rows, heads, group, width, n) for n in _block_sizes(max_new_tokens)]
-            keys = [jnp.zeros(shape, key.dtype) for shape in shapes]
-            caches.append([(own, jnp.matrix_transpose(own)) for own in keys])
+            empty = [jnp.zeros(shape) for shape in shapes]
+            keep = functools.partial(kv_cache.keep, dtype=key.values.dtype)
+            caches.append([(keep(own, axis=-2), keep(own.mT, axis=-1)) for own in empty])
         return caches
 
     def decode(

@@ -50,6 +50,8 @@ MORE = (
     Chart("clip_fraction", "Clipped tokens", "", "{:.2%}"),
     Chart("rollout_s", "Rollout time", "s", "{:.2f}"),
     Chart("update_s", "Update time", "s", "{:.2f}"),
+    Chart("sampler_gap", "Sampler from trainer", "nats/token", "{:.1e}"),
+    Chart("nonfinite", "Completions that met a NaN", "", "{:.0f}"),
     Chart("data_wait", "Wait for data, share of a step", "", "{:.2%}"),
     Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
 )

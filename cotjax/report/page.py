@@ -105,6 +105,9 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
     if "seconds" in run.result:
         yield "Time", _duration(run.result["seconds"])
+    if "programs" in run.result:
+        form = "{compiled} compiled, {cached} from the cache, {seconds:.0f} s"
+        yield "Programs", form.format_map(run.result["programs"])
     forms = [
         ("Student", "{model[path]}, {model[init]}"),
         ("Data", _DATA.get(_source(config.get("data", {})), "{data[source]} {data[path]}")),

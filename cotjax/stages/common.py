@@ -85,7 +85,12 @@ def open_student(config: Config, mesh: Mesh) -> Student:
     parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
     policy, params = Policy.split(loaded.model)
     flash = {"auto": None, "dense": False, "flash": True}[model.attention]
-    policy = dataclasses.replace(policy, placement=parallel.placement(mesh, flash=flash))
+    cache = config.rollout.cache_dtype
+    policy = dataclasses.replace(
+        policy,
+        placement=parallel.placement(mesh, flash=flash),
+        cache_dtype=None if cache == "auto" else jnp.dtype(cache),
+    )
     policy, params, base = attach_adapter(config, mesh, policy, params)
     return Student(
         policy,
@@ -329,7 +334,18 @@ def evaluate(
     Returns:
       the numbers of `summarize`, and one completions.jsonl row per greedy completion.
     """
-    settings = Sampling(
+    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    judged = list(
+        complete(student, config, mesh, params, records, settings=settings, completions=size)
+    )
+    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
+    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
+    return summarize(greedy, sampled), rows
+
+
+def evaluation_sampling(student: Student, config: Config) -> Sampling:
+    """How an evaluation samples: one greedy completion and `eval.samples` others."""
+    return Sampling(
         group_size=1 + config.eval.samples,
         max_new_tokens=config.eval.max_new_tokens,
         eos_id=student.eos_id,
@@ -337,13 +353,17 @@ def evaluate(
         temperature=config.eval.temperature,
         greedy_first=True,
     )
-    size = config.eval.batch_size
-    judged = list(
-        complete(student, config, mesh, params, records, settings=settings, completions=size)
-    )
-    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
-    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
-    return summarize(greedy, sampled), rows
+
+
+def prompts_at_once(completions: int, group_size: int, mesh: Mesh) -> int:
+    """Prompts that `complete` gives the sampler in one call."""
+    size, parts = max(completions // group_size, 1), batch_devices(mesh)
+    return -(-size // parts) * parts
+
+
+def prompt_width(config: Config) -> int:
+    """Tokens that the prompts of an evaluation are padded to."""
+    return config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
 
 
 def complete(
@@ -372,10 +392,8 @@ def complete(
         are the model's.
       first: number of the first record; with the key it decides the random numbers.
     """
-    width = config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
+    width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
-    size = max(completions // settings.group_size, 1)
-    size = -(-size // batch_devices(mesh)) * batch_devices(mesh)
     whole = join_adapter(params, student.base)
     params = parallel.for_rollout(mesh, whole, config.model.compute_dtype)
     for start in range(0, len(records), size):

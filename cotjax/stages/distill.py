@@ -23,7 +23,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import Sampling, generate
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, open_listening
@@ -75,8 +75,11 @@ class DistillStage:
         self.student, self.data = self.room.student, self.room.course
         slots = self.data.schedule.slots()
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=slots)
+        use = limits.evaluation_use(config, self.student, mesh)
+        room = limits.check_room(self.student, mesh, use)
         problems = self.room.monitor[: config.curriculum.skill_problems]
-        self.notes = (*self.student.notes, *check_skill(config, mesh, self.teachers, problems))
+        skill = check_skill(config, mesh, self.teachers, problems)
+        self.notes = (*self.student.notes, *room, *skill)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)

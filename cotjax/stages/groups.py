@@ -23,12 +23,12 @@ from cotjax.data.pipeline import prompt_batches
 from cotjax.data.sources import Mixture
 from cotjax.data.tokens import TokenCache
 from cotjax.errors import InputError
-from cotjax.interfaces import PromptBatch, Record, Rollout, ScoredGroups, Source, Step
+from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups, Source, Step
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.coaching import Coach
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved
 from cotjax.training.evaluation import Completion
@@ -127,6 +127,11 @@ class Sampled:
         return np.array([[one.reward for one in group] for group in self.judged], np.float32)
 
     @property
+    def finite(self) -> np.ndarray:
+        """[B, G] False where a NaN or infinite logit ended the completion."""
+        return np.asarray(self.rollout.end != End.NONFINITE)
+
+    @property
     def informative(self) -> np.ndarray:
         """[B] True where rewards differ: equal ones have zero advantage."""
         return np.ptp(self.reward, axis=1) > 0
@@ -189,11 +194,6 @@ class GroupStage:
         self.inner_updates = policy.inner_updates
         self.objective = open_objective(policy)
         self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
-        self.notes = (*student.notes, f"the loss is {self.objective}")
-        self.coach = None
-        if config.distill.coefficient:
-            self.coach = Coach(config, mesh, student, self.objective, held_out)
-            self.notes += self.coach.notes
         self.sampling = Sampling(
             group_size=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
@@ -206,6 +206,16 @@ class GroupStage:
             rows=rollout.rows,
             share=rollout.share,
         )
+        uses = (
+            limits.rollout_use(config, self.sampling),
+            limits.evaluation_use(config, student, mesh),
+        )
+        room = limits.check_room(student, mesh, *uses)
+        self.notes = (*student.notes, f"the loss is {self.objective}", *room)
+        self.coach = None
+        if config.distill.coefficient:
+            self.coach = Coach(config, mesh, student, self.objective, held_out)
+            self.notes += self.coach.notes
         self.root = jax.random.key(config.seed)
         per_step = updates if updates else policy.inner_updates
         self.optimizer = common.make_optimizer(config.optimizer, config.steps * per_step)
@@ -216,6 +226,8 @@ class GroupStage:
         inside = self.objective.beta and policy.inner_updates == 1
         frozen = Frozen(student.base, student.reference if inside else None)
         temperature = rollout.temperature if self.objective.tempered else 1.0
+        comparable = temperature == rollout.temperature
+        self.limits = limits.sampler_limits(config, comparable=comparable)
         loss = make_loss(
             student.policy,
             self.objective,
@@ -259,6 +271,7 @@ class GroupStage:
             "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
             "rollout_s": sampled - began,
             "data_wait_s": began - waited,
+            "nonfinite": int((~everything.finite).sum()),
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
         }
@@ -273,7 +286,8 @@ class GroupStage:
             for record, group in zip(kept.records[:2], kept.judged, strict=False)
             for one in group[:2]
         ]
-        return Step(micros, metrics, examples, self._alarm(everything)), everything
+        alarm = self._alarm(everything)
+        return Step(micros, metrics, examples, alarm, self.limits), everything
 
     def _alarm(self, sampled: Sampled) -> str:
         prompts, rollout, student = sampled.prompts, sampled.rollout, self.student
@@ -321,6 +335,7 @@ class GroupStage:
         if policy.refill:
             kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
         counts = np.ones(kept.rollout.ended.shape, bool)
+        counts &= kept.finite
         if policy.refill:
             counts &= kept.informative[:, None]
         if policy.overlong == "mask":
@@ -330,17 +345,24 @@ class GroupStage:
     def _micros(self, sampled: Sampled, counts: np.ndarray) -> Iterator[ScoredGroups]:
         """Groups of like length together, so that no micro-batch is padded to another's longest."""
         prompts, rollout = sampled.prompts, sampled.rollout
-        baseline = rollout.ended if self.config.policy.overlong == "mask" else None
+        finite: Any = sampled.finite
+        baseline = None if finite.all() else finite
+        if self.config.policy.overlong == "mask":
+            baseline = rollout.ended
         advantage: Any = np.asarray(self.advantage(sampled.reward, baseline))
         mask = rollout.mask & counts[..., None]
+        # What made a logit NaN would make one in the trainer too, and 0 · NaN is NaN.
+        pad = self.student.pad_id
+        prompt: Any = np.where(finite.any(axis=1)[:, None], prompts.tokens, pad)
+        completion: Any = np.where(finite[..., None], rollout.tokens, pad)
         longest = rollout.mask.sum(axis=-1).max(axis=-1)
         order = np.argsort(longest, kind="stable").reshape(-1, self.micro_batch)
         for rows in order:
             size = _bucket(int(longest[rows].max()), self.sampling.max_new_tokens)
             groups = ScoredGroups(
-                prompt=prompts.tokens[rows],
+                prompt=prompt[rows],
                 prompt_mask=prompts.mask[rows],
-                completion=rollout.tokens[rows, :, :size],
+                completion=completion[rows, :, :size],
                 completion_mask=mask[rows, :, :size],
                 advantage=advantage[rows],
                 logp_sampler=rollout.logp[rows, :, :size],

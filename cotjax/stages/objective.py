@@ -88,7 +88,9 @@ def make_loss(
         if coach is not None and not coach.by_gap:
             distance, said = coach.distance(groups, hidden, policy.head(params, whole=True))
             total += REDUCTIONS[objective.reduction](distance, mask, max_length)[0]
-        gap = abs(jax.lax.stop_gradient(logp) - groups.logp_sampler)
+        # Of the policy that sampled, which later updates of a batch no longer are.
+        trainer = jax.lax.stop_gradient(logp) if groups.logp_old is None else groups.logp_old
+        gap = abs(trainer - groups.logp_sampler)
         return total, count, metrics | said | {"sampler_gap": token_sum_count(gap, mask)}
 
     return loss

@@ -111,7 +111,7 @@ class RewriteStage:
             batch = self._rows(rows)
             replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
         metrics = work.metrics | {"accepted": len(self.data.rewrites)}
-        return Step([work.batch, replay], metrics, work.completions, work.alarm)
+        return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """The policy's inner updates, then one on the replayed rewrites."""

@@ -23,7 +23,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import LossFn, init_state, make_update
 
@@ -105,7 +105,8 @@ class SupervisedStage:
     ) -> None:
         check_divides(mesh, config.sft.batch_size, "sft.batch_size")
         self.config, self.mesh, self.student = config, mesh, student
-        self.held_out, self.notes = held_out, (*student.notes, *notes)
+        room = limits.check_room(student, mesh, limits.evaluation_use(config, student, mesh))
+        self.held_out, self.notes = held_out, (*student.notes, *notes, *room)
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         self.state = init_state(student.params, optimizer)
         self.update = make_update(make_loss(student.policy), optimizer, self.state, student.base)

@@ -8,13 +8,14 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from rich.console import Console
 
 from cotjax.errors import InputError
-from cotjax.interfaces import Stage, Step
+from cotjax.interfaces import Limit, Stage, Step
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.metrics import MetricsWriter, StepTable
 
@@ -54,7 +55,8 @@ def fit(
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
 
     Raises:
-      InputError: resume beyond the last step, or with a checkpoint of another model.
+      InputError: resume beyond the last step, or with a checkpoint of another model; a metric
+        above its limit.
     """
     checkpoints = Checkpoints(folder, keep=settings.keep)
     state, start = stage.state, 0
@@ -84,6 +86,9 @@ def fit(
         table.add(done, metrics)
         if work.alarm:
             console.print(f"step {done}, {work.alarm}", style="yellow")
+        if wrong := _beyond_limits(metrics, work.limits):
+            checkpoints.close()  # those before this step stay, this one is not kept
+            raise InputError(f"step {done}: {wrong}")
         last = done == settings.steps
         if settings.eval_every and done % settings.eval_every == 0 and not last:
             numbers, _ = stage.evaluate(state.params)
@@ -115,6 +120,15 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     if "data_wait_s" in metrics:
         metrics["data_wait"] = metrics["data_wait_s"] / metrics["step_s"]
     return state, metrics, work
+
+
+def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> str:
+    """What the metrics that are above their limit, or NaN, say; empty if there are none."""
+    return " ".join(
+        limit.says.format(value=metrics[name])
+        for name, limit in limits.items()
+        if not metrics[name] <= limit.most
+    )
 
 
 def _evaluation_at(step: int, folder: pathlib.Path) -> dict[str, Any] | None:

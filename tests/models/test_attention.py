@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cotjax.models.attention import EVERYTHING, Causal, DecodeShared, Scoring, SharedPrompt
+from cotjax.models.kv_cache import keep
 
 BATCH, GROUP, PROMPT, OWN, HEADS, WIDTH = 2, 3, 4, 5, 4, 8
 TOLERANCE = 1e-5
@@ -82,8 +83,8 @@ def test_causal_keeps_its_keys_and_values_for_a_decoder():
     _, (kept_key, kept_value) = Causal(jnp.ones((BATCH, 6), jnp.int32), keep_cache=True)(
         query, key, value, None
     )
-    np.testing.assert_array_equal(kept_key, key.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(kept_value, value.transpose(0, 2, 1, 3))
+    np.testing.assert_array_equal(kept_key.values, key.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(kept_value.values, value.transpose(0, 2, 1, 3))
 
 
 @functools.partial(jax.jit, static_argnames="scoring")
@@ -123,12 +124,17 @@ def test_a_shared_prompt_equals_each_completion_alone_and_has_its_gradient(num_k
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), ours, theirs)
 
 
+# Of the largest value; bfloat16 rounds by 2^-9, int8 by 1/254 of a token's largest number.
+CACHES = {"float32": TOLERANCE, "bfloat16": 2**-8, "int8": 2**-6}
+
+
 @pytest.mark.parametrize("num_kv", [4, 2])
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring):
+@pytest.mark.parametrize("dtype", CACHES)
+def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring, dtype):
     scoring = SCORINGS[scoring]
     query, key, value = qkv(PROMPT + GROUP * OWN, num_kv)
-    prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True)
+    prefill = Causal(PROMPT_MASK.astype(int), keep_cache=True, cache_dtype=jnp.dtype(dtype))
 
     @jax.jit
     def decode(index, *now):
@@ -139,7 +145,7 @@ def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring):
     blocks = []
     for size in (1, OWN - 3, 2):  # what is not written is not seen
         own_key = jnp.full((BATCH, num_kv, GROUP, WIDTH, size), 7.0)
-        blocks.append((own_key, jnp.matrix_transpose(own_key)))
+        blocks.append((keep(own_key, dtype, axis=-2), keep(own_key.mT, dtype, axis=-1)))
     cache = (*prompt, blocks)
     outs = []
     for index in range(OWN):
@@ -149,7 +155,9 @@ def test_decoding_token_by_token_equals_the_shared_row(num_kv, scoring):
     expected = shared(query, key, value, scoring)[:, PROMPT:].reshape(
         BATCH, GROUP, OWN, HEADS, WIDTH
     )
-    np.testing.assert_allclose(jnp.stack(outs, axis=2), expected, atol=TOLERANCE)
+    difference = np.abs(jnp.stack(outs, axis=2) - expected).max() / np.abs(expected).max()
+    assert difference < CACHES[dtype]
+    assert all(leaf.dtype == dtype for leaf in (cache[0].values, cache[2][0][1].values))
 
 
 def test_an_empty_prompt_stays_finite():

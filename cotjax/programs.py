@@ -1,0 +1,79 @@
+"""Compiled programs: kept on disk from one run to the next, and counted."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# JAX's own settings. Small programs count too: a run begins with a hundred of them.
+_KEEP = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),  # bytes; the longest unused go first
+}
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_FROM_CACHE = "/jax/compilation_cache/cache_hits"
+
+
+def keep_programs() -> None:
+    """Lets JAX keep compiled programs in `~/.cache/cotjax/xla`; call before JAX is imported.
+
+    What JAX is told otherwise stands: `JAX_COMPILATION_CACHE_DIR` names another folder, and if it
+    is empty, nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    folder = caches / "cotjax" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to write to: every run compiles its own
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    for name, value in _KEEP.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclass
+class Programs:
+    """What XLA was asked for.
+
+    Attributes:
+      compiled: programs that were compiled.
+      cached: programs that came from the cache on disk.
+      seconds: that both took.
+    """
+
+    compiled: int = 0
+    cached: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.compiled} compiled, {self.cached} from the cache, {self.seconds:.1f} s"
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Programs]:
+    """Counts the programs of a block, which is done with them when it ends."""
+    from jax import monitoring
+
+    programs = Programs()
+
+    def on_duration(event: str, duration_secs: float, **_: Any) -> None:
+        if event == _COMPILED:  # asked for: compiled, or read from the disk
+            programs.compiled += 1
+            programs.seconds += duration_secs
+
+    def on_event(event: str, **_: Any) -> None:
+        if event == _FROM_CACHE:
+            programs.cached += 1
+            programs.compiled -= 1
+
+    monitoring.register_event_duration_secs_listener(on_duration)
+    monitoring.register_event_listener(on_event)
+    try:
+        yield programs
+    finally:
+        monitoring.unregister_event_duration_listener(on_duration)
+        monitoring.unregister_event_listener(on_event)

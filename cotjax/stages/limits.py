@@ -1,0 +1,165 @@
+"""What stops a run that samples: no room for it at first, or numbers that go wrong later."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.errors import InputError
+from cotjax.interfaces import Limit
+from cotjax.models.lora import join_adapter
+from cotjax.parallel.memory import free_bytes
+from cotjax.rollout.engine import Sampling
+from cotjax.rollout.memory import CacheBytes, cache_bytes
+from cotjax.stages import common
+
+# Most nats per token, in the mean over a step, from the sampler's log-probabilities to the
+# trainer's where policy and tokens are the same. Beyond rounding, by a factor of ten at least: see
+# docs/numerics.md. A wrong mask, position, temperature or weight gives more.
+SAMPLER_GAP = {"float32": 0.01, "bfloat16": 0.1, "int8": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One of the ways in which a run samples.
+
+    Attributes:
+      name: for the reader.
+      settings: of the sampler.
+      prompts: how many in one call.
+      width: tokens that prompts are padded to.
+      width_key: the setting behind it.
+      length_key: the setting behind `settings.max_new_tokens`.
+      sizes: settings that make the caches smaller, with their values.
+      otherwise: what helps beside them.
+    """
+
+    name: str
+    settings: Sampling
+    prompts: int
+    width: int
+    width_key: str
+    length_key: str
+    sizes: dict[str, Any]
+    otherwise: str = ', or set rollout.cache_dtype = "bfloat16" or "int8"'
+
+
+def rollout_use(config: Config, settings: Sampling) -> Use:
+    """How a policy stage samples in a step."""
+    rollout = config.rollout
+    sizes = {
+        "rollout.prompts": rollout.prompts,
+        "rollout.rows": rollout.rows if rollout.rows else "0 (all at once)",
+        "rollout.max_new_tokens": rollout.max_new_tokens,
+    }
+    keys = "rollout.max_prompt_tokens", "rollout.max_new_tokens"
+    return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
+
+
+def evaluation_use(config: Config, student: common.Student, mesh: Mesh) -> Use:
+    """How every stage samples in an evaluation."""
+    settings, size = common.evaluation_sampling(student, config), config.eval.batch_size
+    prompts = common.prompts_at_once(size, settings.group_size, mesh)
+    sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
+    own = config.eval.max_prompt_tokens
+    keys = f"{'eval' if own else 'rollout'}.max_prompt_tokens", "eval.max_new_tokens"
+    return Use("evaluation", settings, prompts, common.prompt_width(config), *keys, sizes)
+
+
+def check_room(student: common.Student, mesh: Mesh, *uses: Use) -> tuple[str, ...]:
+    """Says how large the caches of each use are; nothing is allocated.
+
+    Raises:
+      InputError: prompt and completion exceed the model's context, or a cache the memory that a
+        device has left.
+    """
+    shape = student.policy.bind(student.reference).shape
+    for use in uses:
+        check_context(shape.max_positions, use)
+    free = free_bytes(mesh)
+    return tuple(check_memory(student, use, mesh.size, free) for use in uses)
+
+
+def check_context(max_positions: int, use: Use) -> None:
+    """Refuses texts that are longer than what the model was made for.
+
+    Raises:
+      InputError: see above.
+    """
+    length = use.settings.max_new_tokens
+    if use.width + length > max_positions:
+        raise InputError(
+            f"{use.width_key} = {use.width}, {use.length_key} = {length}: together more than the "
+            f"model's context of {max_positions} tokens. Lower one of them by "
+            f"{use.width + length - max_positions}."
+        )
+
+
+def check_memory(student: common.Student, use: Use, devices: int, free: int) -> str:
+    """One sentence on the caches of a use.
+
+    Args:
+      student: who samples.
+      use: how.
+      devices: over how many the caches are split.
+      free: bytes that each has left.
+
+    Raises:
+      InputError: they do not fit.
+    """
+    params = join_adapter(student.params, student.base)
+    size = cache_bytes(student.policy, params, use.settings, prompts=use.prompts, width=use.width)
+    shown = f"keys and values take {_parts(size, devices)} on each device"
+    if size.total // devices > free:
+        settings = ", ".join(f"{key} = {value}" for key, value in use.sizes.items())
+        raise InputError(
+            f"{settings}: {shown}, which has {_shown(free)} left. Lower one of them{use.otherwise}."
+        )
+    return f"{use.name}: {shown}, which has {_shown(free)} left."
+
+
+def _parts(size: CacheBytes, devices: int) -> str:
+    named = {
+        "prompts": size.prompts,
+        "copies in slots": size.slots,
+        "completions": size.own,
+        "a narrower tail": size.tail,
+    }
+    parts = ", ".join(f"{name} {_shown(n // devices)}" for name, n in named.items() if n)
+    return f"{_shown(size.total // devices)} ({parts})"
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
+
+
+def sampler_limits(config: Config, *, comparable: bool = True) -> dict[str, Limit]:
+    """The metrics that stop a policy stage.
+
+    Args:
+      config: of the run.
+      comparable: whether the trainer's log-probabilities are at the sampling temperature.
+    """
+    rollout, limits = config.rollout, {}
+    if rollout.on_nonfinite == "stop":
+        limits["nonfinite"] = Limit(
+            0,
+            'rollout.on_nonfinite = "stop": {value} completions met a logit that is NaN or '
+            "infinite. Resume from the last checkpoint with a lower optimizer.learning_rate or "
+            'model.compute_dtype = "float32", or set rollout.on_nonfinite = "count" to go on '
+            "without these completions.",
+        )
+    most, auto = rollout.max_sampler_gap, rollout.max_sampler_gap == "auto"
+    if most == "auto":
+        formats = {config.model.compute_dtype, rollout.cache_dtype} - {"auto"}
+        most = max(SAMPLER_GAP[name] for name in formats)
+    if most and comparable:
+        limits["sampler_gap"] = Limit(
+            most,
+            "the sampler's log-probabilities are {value:.2g} nats per token from the trainer's, "
+            f"above rollout.max_sampler_gap = {most:g}{' (auto)' if auto else ''}. Use "
+            'model.compute_dtype = "float32" or rollout.cache_dtype = "auto", or raise '
+            "rollout.max_sampler_gap; 0 switches this off.",
+        )
+    return limits

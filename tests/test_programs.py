@@ -1,0 +1,86 @@
+"""Compiled programs are kept for the next run and counted; steps compile nothing new."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cotjax import train
+from cotjax.programs import counted
+from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+
+
+def test_compilations_are_counted_and_a_program_that_is_there_is_not():
+    double = jax.jit(lambda x: x * 2 + 17)
+    x = jnp.arange(3)
+    with counted() as programs:
+        double(x)
+        double(x)
+    assert programs.compiled + programs.cached == 1 and programs.seconds > 0
+    double(jnp.arange(4))
+    assert programs.compiled + programs.cached == 1, "it counts no longer"
+
+
+PROGRAM = """
+import json, os
+from cotjax.programs import counted, keep_programs
+keep_programs()
+import jax
+with counted() as programs:
+    jax.jit(lambda x: x * 2)(1.0)
+print(json.dumps([programs.compiled, programs.cached, os.environ["JAX_COMPILATION_CACHE_DIR"]]))
+"""
+
+
+def process(**environment):
+    """What the program above says with these variables and no others about caches."""
+    plain = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    plain |= {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    compiled, cached, folder = process(XDG_CACHE_HOME=str(tmp_path))
+    assert folder == str(tmp_path / "cotjax" / "xla") and compiled >= 1 and cached == 0
+    assert process(XDG_CACHE_HOME=str(tmp_path)) == [0, compiled, folder]
+
+
+def test_what_jax_is_told_stands(tmp_path):
+    mine = str(tmp_path / "mine")
+    assert process(JAX_COMPILATION_CACHE_DIR=mine)[2] == mine
+    compiled, cached, folder = process(JAX_COMPILATION_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    assert (folder, cached) == ("", 0) and compiled >= 1
+    assert not (tmp_path / "cotjax").exists(), "nothing is kept"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("programs")
+    write_student(folder / "student")
+    write_sevens(folder / "sevens.jsonl")
+    return folder
+
+
+def asked(folder, steps):
+    """Programs by source in the result of a run that finds nothing in memory."""
+    jax.clear_caches()
+    argv = flags(folder / "student", folder / "sevens.jsonl", folder / "runs", f"{steps}-steps")
+    assert train.main([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
+    run = folder / "runs" / f"{steps}-steps"
+    programs = json.loads((run / "result.json").read_text())["programs"]
+    shown = f"{programs['compiled']} compiled, {programs['cached']} from the cache"
+    assert shown in (run / "report.html").read_text("utf-8")
+    return programs["compiled"] + programs["cached"]
+
+
+def test_more_steps_compile_no_more_programs(folder, capsys):
+    few, many = (asked(folder, steps) for steps in (2, 8))
+    assert few == many < 60, "rollout, update and evaluation, and what is as small as a copy"
+    assert "Programs: " in capsys.readouterr().out
