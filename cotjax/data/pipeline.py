@@ -5,6 +5,8 @@ resumed, sharded and made ahead of time.
 """
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from cotjax.data.batches import Batches, Cutting
 from cotjax.data.curriculum import Curriculum
+from cotjax.data.draws import Draws, draws
 from cotjax.data.encode import Tokenizer, pad_prompts
 from cotjax.data.packing import pack
 from cotjax.data.sources import Mixture
@@ -26,17 +29,77 @@ Records = Source | Mixture | Curriculum
 
 
 def _stream(source: Source | Mixture, seed: int) -> grain.MapDataset:
-    """The source for ever, each epoch in another order."""
+    """The numbers of the records, see `_Lookup`, for ever, each epoch in another order."""
     if isinstance(source, Mixture):
-        streams = [_stream(one, seed + number) for number, one in enumerate(source.sources)]
+        stops = np.cumsum([len(one) for one in source.sources]).tolist()
+        streams = [
+            grain.MapDataset.range(stop - len(one), stop).seed(seed + number).shuffle().repeat()
+            for number, (one, stop) in enumerate(zip(source.sources, stops, strict=True))
+        ]
         return grain.MapDataset.mix(streams, source.weights).seed(seed)
-    records: Any = source  # Grain asks for a parameter called `index`, Python's lists have none
-    return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+
+def _numbers(source: Source | Mixture, seed: int, size: int) -> grain.MapDataset:
+    """Lists of the numbers of `size` records, for ever, each epoch in another order."""
+    if isinstance(source, Mixture):
+        return _stream(source, seed).batch(size, drop_remainder=True, batch_fn=list)
+    blocks: Any = _Blocks(len(source), size, seed)  # Grain asks for a parameter called `index`
+    return grain.MapDataset.source(blocks).seed(seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """As `_stream` in blocks, without what Grain does for each element: that is half of all work.
+
+    Attributes:
+      records: how many there are.
+      size: of a block.
+      seed: of the order.
+    """
+
+    records: int
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.size
+
+    def __getitem__(self, block: int) -> list[int]:
+        epoch, place = np.divmod(
+            np.arange(block * self.size, (block + 1) * self.size), self.records
+        )
+        parts = [
+            _permutation(self.records, self.seed, one)[place[epoch == one]]
+            for one in range(epoch[0], epoch[-1] + 1)
+        ]
+        return np.concatenate(parts).tolist()
+
+
+@functools.lru_cache(4)
+def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(records)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookup:
+    """A number to its record; a mixture's records are numbered source by source."""
+
+    source: Source | Mixture
+
+    def __call__(self, number: int) -> Record:
+        if not isinstance(self.source, Mixture):
+            return self.source[number]
+        for one in self.source.sources:
+            if number < len(one):
+                return one[number]
+            number -= len(one)
+        raise IndexError(number)
 
 
 def supervised_batches(
     source: Records,
-    encode: Callable[[Record, np.random.Generator], dict[str, np.ndarray]],
+    encode: Callable[[Record, Draws], dict[str, np.ndarray]],
     *,
     seed: int,
     batch_size: int,
@@ -49,7 +112,7 @@ def supervised_batches(
 
     Args:
       source: records, a mixture, or a curriculum.
-      encode: a record to `tokens`, `targets`, `weight` arrays of one length. Its generator depends
+      encode: a record to `tokens`, `targets`, `weight` arrays of one length. What it draws depends
         on seed, epoch and place in the epoch alone. With workers it is sent to other processes, so
         it should hold no model.
       seed: of the order, and of the generators.
@@ -65,9 +128,7 @@ def supervised_batches(
 
     def blocks(part: Source | Mixture) -> grain.MapDataset:
         size = min(EXAMPLES_PACKED, len(part))
-        stream = _stream(part, seed).random_map(encode)
-        together = stream.batch(size, drop_remainder=True, batch_fn=list)
-        return together.random_map(_Pack(sequence_length))
+        return _numbers(part, seed, size).random_map(_Pack(_Lookup(part), encode, sequence_length))
 
     cutting = Cutting(
         batch_size,
@@ -80,9 +141,15 @@ def supervised_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Pack:
+    """The numbers of some records to rows."""
+
+    record: _Lookup
+    encode: Callable[[Record, Draws], dict[str, np.ndarray]]
     length: int
 
-    def __call__(self, examples: list[Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, numbers: list[int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        each = zip(numbers, draws(rng, len(numbers)), strict=True)
+        examples = [self.encode(self.record(number), drawn) for number, drawn in each]
         return pack(examples, length=self.length, rng=rng)
 
 
@@ -129,7 +196,8 @@ def prompt_batches(
         return record, prompt(record, rng)
 
     def blocks(part: Source | Mixture) -> grain.MapDataset:
-        stream = _stream(part, seed).random_map(draw).map_with_index(lambda i, x: (i, *x))
+        records = _stream(part, seed).map(_Lookup(part))
+        stream = records.random_map(draw).map_with_index(lambda i, x: (i, *x))
         size = batch_size * (1 if widths == 1 else BATCHES_SORTED)
         return stream.batch(size, drop_remainder=True, batch_fn=list).random_map(pad)
 

@@ -1,6 +1,7 @@
 """Supervised stages: packed rows of (prompt, target), cross-entropy on the target's tokens."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import Rationale, render_rationale
-from cotjax.data.encode import encode_supervised
+from cotjax.data.draws import Draws
+from cotjax.data.encode import join_supervised
 from cotjax.data.pipeline import supervised_batches
 from cotjax.data.prompts import Prompts
 from cotjax.data.sources import Mixture
-from cotjax.data.tokens import TokenCache
+from cotjax.data.tokens import CAPACITY, TokenCache
 from cotjax.interfaces import Record, Source, Step, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
@@ -27,7 +29,7 @@ from cotjax.stages import common, guards
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import LossFn, init_state, make_update
 
-Encode = Callable[[Record, np.random.Generator], dict[str, np.ndarray]]
+Encode = Callable[[Record, Draws], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +40,26 @@ class Solution:
     prompts: Prompts
     max_length: int
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
         """The question as prompt."""
         del rng  # nothing is masked or shuffled here
         return self.encode(record, self.prompts.solve(record.question))
 
     def encode(self, record: Record, prompt: str) -> dict[str, np.ndarray]:
         """The solution as the target of a prompt."""
-        return encode_supervised(
-            self.tokens,
-            prompt,
-            render_rationale(Rationale(steps=record.steps, answer=record.answer)),
+        return join_supervised(
+            self.tokens.encode(prompt),
+            self.tokens.encode(_target(record.steps, record.answer), again=True),
+            eos_id=self.tokens.eos_token_id,
             max_length=self.max_length,
             name=record.id,
         )
+
+
+@functools.lru_cache(CAPACITY)
+def _target(steps: tuple[str, ...], answer: str) -> str:
+    """The same string each time, whose hash Python keeps."""
+    return render_rationale(Rationale(steps=steps, answer=answer))
 
 
 def open_solution(student: common.Student, config: Config) -> Solution:
