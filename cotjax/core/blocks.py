@@ -126,9 +126,8 @@ def _fwd(loss, chunk_size, vocab_size, *primals):
 
 def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
     hidden, matrix, tokens, shared, saved, trained = residuals
-    token_axes = tuple(range(hidden.ndim - 1))
     block = _block_size(hidden, chunk_size, vocab_size)
-    wide = _wide(hidden)
+    wide = wide_of(hidden)
 
     def one_block(carry, first):
         d_hidden, d_matrix = carry
@@ -138,13 +137,12 @@ def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
         unembed = functools.partial(_block_logits, start=start, block=block)
         logits = _product(hidden, rows)
         slopes = loss.slopes(logits, saved, tokens, shared, unembed, start)
-        slopes = (slopes * cotangent[..., None]).astype(hidden.dtype)
+        # Two products read the slopes; without the barrier XLA computes them anew for each.
+        slopes = lax.optimization_barrier((slopes * cotangent[..., None]).astype(hidden.dtype))
         new = jnp.where(start + jnp.arange(block) >= first, slopes, 0)
         d_hidden += jnp.einsum("...w,wd->...d", new, rows, preferred_element_type=wide)
         if trained is not None:
-            by_token = ((token_axes, token_axes), ((), ()))
-            d_rows = lax.dot_general(slopes, hidden, by_token, preferred_element_type=wide)
-            d_rows = d_rows.astype(matrix.dtype)
+            d_rows = rows_gradient(slopes, hidden).astype(matrix.dtype)
             d_matrix = lax.dynamic_update_slice_in_dim(d_matrix, d_rows, start, 0)
         return (d_hidden, d_matrix), None
 
@@ -154,6 +152,21 @@ def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
 
 
 _blockwise.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+
+def rows_gradient(
+    slopes: Float[Array, "*B T W"], hidden: Float[Array, "*B T D"]
+) -> Float[Array, "W D"]:
+    """Σ_t slopes_tw hidden_td: the gradient of W rows of an unembedding, in `wide_of` hidden.
+
+    Taken as [D, W] and transposed behind a barrier: the product wants its first factor transposed,
+    and the other way around a CPU writes the wide slopes anew, in strided order.
+    """
+    axes = tuple(range(hidden.ndim - 1))
+    product = lax.dot_general(
+        hidden, slopes, ((axes, axes), ((), ())), preferred_element_type=wide_of(hidden)
+    )
+    return lax.optimization_barrier(product).T
 
 
 def _block_size(hidden, chunk_size, vocab_size):
@@ -167,7 +180,8 @@ def _firsts(vocab_size, block):
     return jnp.arange(0, vocab_size, block, dtype=jnp.int32)
 
 
-def _wide(hidden):
+def wide_of(hidden):
+    """The dtype in which products of hidden states are summed."""
     return jnp.dtype(jnp.float32) if hidden.dtype.itemsize < 4 else hidden.dtype
 
 
@@ -178,7 +192,7 @@ def _rows(hidden, matrix, start, block):
 
 
 def _product(hidden, rows):
-    return jnp.einsum("...d,wd->...w", hidden, rows, preferred_element_type=_wide(hidden))
+    return jnp.einsum("...d,wd->...w", hidden, rows, preferred_element_type=wide_of(hidden))
 
 
 def _block_logits(hidden, matrix, start, block):
@@ -192,6 +206,6 @@ def _all_logits(hidden, matrix, vocab_size, block):
         return lax.dynamic_update_slice_in_dim(logits, part, start, logits.ndim - 1), None
 
     # Made from `hidden`, to be sharded like it.
-    column = jnp.zeros_like(hidden[..., :1], _wide(hidden))
+    column = jnp.zeros_like(hidden[..., :1], wide_of(hidden))
     empty = jnp.broadcast_to(column, (*hidden.shape[:-1], vocab_size))
     return lax.scan(one_block, empty, _firsts(vocab_size, block))[0]

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int
 
+from cotjax.core.blocks import rows_gradient, wide_of
 from cotjax.core.masking import fill_masked, widen
 
 
@@ -229,10 +230,6 @@ def _block_size(tokens, vocabulary, chunk_size):
     return min(vocabulary, max(128, width // 128 * 128))
 
 
-def _wide(hidden):
-    return jnp.dtype(jnp.float32) if hidden.dtype.itemsize < 4 else hidden.dtype
-
-
 def _blocks(vocabulary, block):
     # (start, own) of each block: where it is read and from where its tokens are its own. The last
     # one starts early instead of running over the edge; it comes first, so that its neighbour
@@ -246,7 +243,7 @@ def _block_logits(hidden, unembed, start, block, temperature):
     # Without the barrier XLA's CPU backend casts all of a bfloat16 `unembed` before the loop.
     unembed, start = lax.optimization_barrier((unembed, start))
     rows = lax.dynamic_slice_in_dim(unembed, start, block).astype(hidden.dtype)
-    logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=_wide(hidden))
+    logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=wide_of(hidden))
     column = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) + start
     return rows, logits / temperature, column
 
@@ -294,7 +291,7 @@ def _blockwise_fwd(block, temperature, hidden, unembed, tokens):
 
 def _blockwise_bwd(block, temperature, residuals, cotangents):
     (hidden, unembed, tokens), (peak, log_norm, spread), wanted = residuals
-    wide = _wide(hidden)
+    wide = wide_of(hidden)
     by_logp, by_spread = (
         None if isinstance(cotangent, SymbolicZero) else cotangent / temperature
         for cotangent in cotangents
@@ -312,14 +309,13 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
         if by_spread is not None:
             surprise = log_probs + spread[..., None]
             d_logits -= by_spread[..., None] * jnp.exp(log_probs) * surprise
-        d_logits = jnp.where(ids >= own, d_logits, 0).astype(hidden.dtype)
+        # Two products read these; without the barrier XLA computes them anew for each.
+        d_logits = lax.optimization_barrier(
+            jnp.where(ids >= own, d_logits, 0).astype(hidden.dtype)
+        )
         d_hidden += jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=wide)
         if wanted is not None:
-            axes = tuple(range(tokens.ndim))
-            d_rows = lax.dot_general(
-                d_logits, hidden, ((axes, axes), ((), ())), preferred_element_type=wide
-            )
-            d_rows = d_rows.astype(unembed.dtype)
+            d_rows = rows_gradient(d_logits, hidden).astype(unembed.dtype)
             d_unembed = lax.dynamic_update_slice_in_dim(d_unembed, d_rows, start, 0)
         return (d_hidden, d_unembed), None
 
