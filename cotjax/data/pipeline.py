@@ -23,6 +23,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Source, TokenBatch
 
 EXAMPLES_PACKED = 512  # together; more fill rows better and take longer to begin
+ALL = slice(None)
 BATCHES_SORTED = 8  # whose prompts are dealt out by length, where there are several widths
 
 Records = Source | Mixture | Curriculum
@@ -104,7 +105,7 @@ def supervised_batches(
     seed: int,
     batch_size: int,
     sequence_length: int,
-    shard: tuple[int, int] = (0, 1),
+    rows: np.ndarray | slice = ALL,
     workers: int = 0,
     place: Callable[[TokenBatch], Any] | None = None,
 ) -> Batches:
@@ -118,7 +119,9 @@ def supervised_batches(
       seed: of the order, and of the generators.
       batch_size: B, rows.
       sequence_length: S, tokens a row.
-      shard: (index, count) of this process, see `Batches`.
+      rows: those of each batch that this process takes. Processes that divide the rows among them
+        lose none and take none twice; however many there are, the batches and the place in the
+        stream are the same, for each of them makes every block.
       workers: processes that encode and pack.
       place: what is done with a batch one step ahead, e.g. putting it on devices.
 
@@ -134,9 +137,9 @@ def supervised_batches(
         batch_size,
         rows=lambda block: len(block["tokens"]),
         cut=lambda block, start, stop: {key: x[start:stop] for key, x in block.items()},
-        join=_to_token_batch,
+        join=lambda parts: _to_token_batch(parts, rows),
     )
-    return Batches(source, blocks, cutting, shard=shard, workers=workers, place=place)
+    return Batches(source, blocks, cutting, workers=workers, place=place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +156,8 @@ class _Pack:
         return pack(examples, length=self.length, rng=rng)
 
 
-def _to_token_batch(parts: list[dict[str, np.ndarray]]) -> TokenBatch:
-    joined: Any = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _to_token_batch(parts: list[dict[str, np.ndarray]], rows: np.ndarray | slice) -> TokenBatch:
+    joined: Any = {key: np.concatenate([part[key] for part in parts])[rows] for key in parts[0]}
     return TokenBatch(**joined)
 
 
@@ -167,7 +170,6 @@ def prompt_batches(
     batch_size: int,
     max_length: int,
     widths: int = 1,
-    shard: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Batches:
     """Prompts with their records, for ever.
@@ -184,7 +186,6 @@ def prompt_batches(
       batch_size: B, prompts.
       max_length: P, tokens; a longer prompt is an error.
       widths: P is one of `widths` lengths, equally far apart up to `max_length`.
-      shard: (index, count) of this process, see `Batches`.
       workers: processes that tokenise.
 
     Returns:
@@ -207,7 +208,7 @@ def prompt_batches(
         cut=lambda block, start, stop: block[start:stop],
         join=lambda parts: parts[0][0],
     )
-    return Batches(source, blocks, cutting, shard=shard, workers=workers)
+    return Batches(source, blocks, cutting, workers=workers)
 
 
 def prompt_widths(max_length: int, count: int) -> tuple[int, ...]:

@@ -213,16 +213,20 @@ def test_rows_of_a_mixture_come_by_weight_from_every_record():
     assert sum(number < 50 for number in seen) == 15
 
 
-def test_shards_share_the_records_without_overlap_or_loss():
-    def ids(shard, batches):
-        stream = prompt_batches(
-            Numbers(20), draw, Digits(), seed=0, batch_size=2, max_length=2, shard=shard
+def test_processes_divide_each_batch_without_overlap_or_loss():
+    def batches(rows):
+        stream = supervised_batches(
+            Numbers(20), encode_row, seed=0, batch_size=6, sequence_length=LENGTH, rows=rows
         )
-        return [i for batch, _ in itertools.islice(stream, batches) for i in batch.ids.tolist()]
+        return [vars(next(stream)) for _ in range(8)], stream.get_state()
 
-    parts = [ids((index, 3), 8) for index in range(3)]
-    assert len(set().union(*parts)) == 48
-    assert sorted(sum(parts, [])) == sorted(ids((0, 1), 24))
+    whole, state = batches(slice(None))
+    parts = [batches(rows) for rows in np.array_split(np.arange(6), 3)]
+    for number, batch in enumerate(whole):
+        for key, values in batch.items():
+            joined = np.concatenate([part[number][key] for part, _ in parts])
+            np.testing.assert_array_equal(joined, values)
+    assert all(place == state for _, place in parts)  # so another number of them goes on with it
 
 
 def worker_rows(workers):
