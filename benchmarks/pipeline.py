@@ -15,16 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 
-from cotjax.cot import (  # noqa: E402
-    Rationale,
-    answers_equal,
-    gold_answer,
-    mask_steps,
-    parse_rationale,
-    render_rationale,
-    shuffle_steps,
-)
-from cotjax.data.encode import encode_supervised  # noqa: E402
+from cotjax.config import ReconstructConfig  # noqa: E402
+from cotjax.cot import answers_equal, gold_answer, parse_rationale  # noqa: E402
 from cotjax.data.layouts import Reader  # noqa: E402
 from cotjax.data.pipeline import EXAMPLES_PACKED, supervised_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
@@ -32,6 +24,8 @@ from cotjax.data.sources import read_records  # noqa: E402
 from cotjax.data.tokens import TokenCache  # noqa: E402
 from cotjax.models import gguf  # noqa: E402
 from cotjax.models.load import load_tokenizer, resolve  # noqa: E402
+from cotjax.stages.reconstruct import Reconstruction  # noqa: E402
+from cotjax.stages.supervised import Solution  # noqa: E402
 
 ROWS, LENGTH = 32, 1024
 
@@ -44,17 +38,8 @@ def main():
     arguments = parser.parse_args()
     path = resolve(arguments.model)
     tokenizer = gguf.File(path).tokenizer() if path.is_file() else load_tokenizer(path)
-    prompts = make_prompts(tokenizer, "auto")
-    tokens = TokenCache(tokenizer)
-
-    def encode(record, rng):
-        rationale = Rationale(steps=record.steps, answer=record.answer)
-        masked, _ = mask_steps(rationale, rng=rng, probability=0.7)
-        shuffled, _ = shuffle_steps(masked, rng=rng)
-        prompt = prompts.reconstruct(record.question, shuffled.steps)
-        target = render_rationale(rationale)
-        return encode_supervised(tokens, prompt, target, max_length=LENGTH, name=record.id)
-
+    solution = Solution(TokenCache(tokenizer), make_prompts(tokenizer, "auto"), LENGTH)
+    encode = Reconstruction(solution, ReconstructConfig(), tokenizer)
     records = read_records(arguments.data, Reader(gold_answer, parse_rationale, answers_equal))
     stream = supervised_batches(records, encode, seed=0, batch_size=ROWS, sequence_length=LENGTH)
     for name, epochs in (("cold", 1), ("warm", arguments.epochs)):

@@ -44,8 +44,12 @@ def run(config: Config) -> pathlib.Path:
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
+    from cotjax.parallel import processes
+
+    processes.join()
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
+    processes.wait("every process has looked at the folder")
     if config.stage == "bridge":
         return run_bridge(config, folder)
     return run_stage(config, folder, began=STARTED)
@@ -53,12 +57,15 @@ def run(config: Config) -> pathlib.Path:
 
 def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
     """Runs the stages one after the other; those that have ended are not run again."""
+    from cotjax.parallel import processes
     from cotjax.report import write_report
     from cotjax.stages.bridge import plan
 
-    console = _console()
+    console, first = _console(), processes.is_first()
     stages = plan(config)
-    _write_config(folder, config)
+    processes.wait("every process knows which stages were begun")
+    if first:
+        _write_config(folder, config)
     results: list[dict[str, Any]] = []
     for stage in stages:
         own = folder / stage.name
@@ -69,6 +76,7 @@ def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
             except NothingToDo as error:
                 console.print(f"{stage.name} is left out: {error}", style="yellow")
                 continue
+        processes.wait(f"{stage.name} has ended")
         results.append(json.loads((own / "result.json").read_text("utf-8")))
     rows = [{"name": "base", **results[0]["before"]}]
     rows += [{"name": result["name"], **result["after"]} for result in results]
@@ -82,10 +90,12 @@ def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
         "stage": config.stage,
         "name": config.name,
     }
-    _write_result(folder, result)
-    _print_stages(console, rows)
-    report = write_report(folder)
-    console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
+    if first:
+        _write_result(folder, result)
+        _print_stages(console, rows)
+        report = write_report(folder)
+        told = f"{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}"
+        console.print("\n" + told)
     return folder
 
 
@@ -100,6 +110,7 @@ def _run_stage(
 ) -> pathlib.Path:
     console = _console()
     # The heavy imports come after the config is known to be right.
+    from cotjax.parallel import processes
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.stages import STAGES
@@ -111,7 +122,8 @@ def _run_stage(
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = STAGES[config.stage](config, mesh)
     config = stage.config
-    if not config.resume:
+    first = processes.is_first()
+    if first and not config.resume:
         _write_config(folder, config)
     console.print(configs.to_toml(config))
     for note in (*stage.notes, *stage.prepare(folder)):
@@ -125,6 +137,8 @@ def _run_stage(
     )
     table = StepTable(stage.columns, config.steps, console)
     result = fit(stage, folder, settings, table, console)
+    if not first:
+        return folder
     if config.resume:  # settings that do not fit the checkpoint must not replace those that do
         _write_config(folder, config)
     result |= {"seconds": round(time.monotonic() - began, 1), "seed": config.seed}
@@ -137,7 +151,9 @@ def _run_stage(
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True, markup=False)
+    from cotjax.parallel.processes import is_first
+
+    return Console(highlight=False, soft_wrap=True, markup=False, quiet=not is_first())
 
 
 def _write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:

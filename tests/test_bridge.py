@@ -152,28 +152,35 @@ def same(result):
 
 
 KILLED = """
-import os, signal, sys
+import importlib, os, signal, sys
 from cotjax import train
-from cotjax.stages.rewrite import RewriteStage
-original = RewriteStage.next_step
-def next_step(self, params, step):
-    if step == 2:
+module, owner, method, number, *argv = sys.argv[1:]
+owner = getattr(importlib.import_module(module), owner) if owner else importlib.import_module(module)
+original, calls = getattr(owner, method), []
+def killing(*arguments):
+    calls.append(method)
+    if len(calls) > int(number):
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, params, step)
-RewriteStage.next_step = next_step
-train.main(sys.argv[1:])
+    return original(*arguments)
+setattr(owner, method, killing)
+train.main(argv)
 """
 
 
-def test_a_killed_bridge_resumes_to_the_same_numbers(world):
+@pytest.mark.parametrize("place", PLACES)
+def test_a_bridge_killed_inside_any_stage_resumes_to_the_same_numbers(world, place):
+    owner, method, number = PLACES[place]
+    inside = isinstance(owner, type)
+    where = [owner.__module__, owner.__name__] if inside else [owner.__name__, ""]
+    name = f"killed-{place}"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, *world.argv("killed")],
+        [sys.executable, "-c", KILLED, *where, method, str(number), *world.argv(name)],
         env=keep_compiled_programs() | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert world.train("killed", "--resume")[0] == 0
-    assert same(world.result("killed")) == same(world.result("whole"))
+    assert world.train(name, "--resume")[0] == 0
+    assert same(world.result(name)) == same(world.result("whole"))
 
 
 def test_resuming_a_finished_bridge_runs_nothing(world, monkeypatch):

@@ -6,7 +6,6 @@ Every draw is one `rng.random()` in [0, 1): `random.Random(seed)` and
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Protocol
 
 from cotjax.cot.steps import Rationale
@@ -92,7 +91,10 @@ def mask_steps(
       InputError: a negative count, a probability outside [0, 1], an unknown mode or granularity.
     """
     _check(count, probability, mode, granularity)
-    covered = [_cover(step, granularity, mask_token) for step in rationale.steps]
+    steps = list(rationale.steps)
+    covered: list[str | None] = [mask_token] * len(steps)
+    if granularity != "step":
+        covered = [_cover(step, granularity, mask_token) for step in steps]
     first, stop = int(keep_first), len(covered) - int(keep_last)
     eligible = [index for index in range(first, stop) if covered[index] is not None]
     chosen: Sequence[int] = ()
@@ -103,10 +105,9 @@ def mask_steps(
         else:
             start = int(rng.random() * (len(eligible) - count + 1))
             chosen = eligible[start : start + count]
-    steps = list(rationale.steps)
     for index in chosen:
         steps[index] = covered[index] or ""
-    return replace(rationale, steps=tuple(steps), layout=None), tuple(chosen)
+    return Rationale(rationale.thinking, tuple(steps), rationale.answer), tuple(chosen)
 
 
 def shuffle_steps(rationale: Rationale, *, rng: RandomSource) -> tuple[Rationale, tuple[int, ...]]:
@@ -122,8 +123,8 @@ def shuffle_steps(rationale: Rationale, *, rng: RandomSource) -> tuple[Rationale
       True
     """
     order = _permutation(range(len(rationale.steps)), rng)
-    steps = tuple(rationale.steps[index] for index in order)
-    return replace(rationale, steps=steps, layout=None), tuple(order)
+    steps = tuple([rationale.steps[index] for index in order])
+    return Rationale(rationale.thinking, steps, rationale.answer), tuple(order)
 
 
 def _check(count: int, probability: float, mode: str, granularity: str) -> None:
@@ -150,8 +151,6 @@ def _permutation(values: Sequence[int], rng: RandomSource) -> list[int]:
 
 def _cover(step: str, granularity: str, mask_token: str) -> str | None:
     """Returns the step with its chosen parts masked, None if it has no such part."""
-    if granularity == "step":
-        return mask_token
     spans = _equations(step) if granularity == "equation" else _spans(_NUMBER, step)
     if not spans:
         return None

@@ -2,7 +2,7 @@
 
 A block is what one call of the pipeline gives, a function of its number alone. The place in the
 stream is (number of the block, rows of it that were used), so it means the same whatever number of
-worker processes makes the blocks.
+worker processes makes the blocks and whatever number of processes trains on them.
 """
 
 import concurrent.futures
@@ -45,8 +45,6 @@ class Batches:
       source: records, or a curriculum of them, which begins with bucket 0.
       blocks: a source to the endless data set of its blocks.
       cutting: blocks to batches.
-      shard: (index, count): of every `count` blocks, only the one at `index`. Processes with
-        other indices take the others, so that none is lost and none is taken twice.
       workers: processes that make blocks; 0 makes them in a thread of this one.
       place: last step, e.g. to put a batch on devices; done one batch ahead, in a thread.
     """
@@ -57,12 +55,11 @@ class Batches:
         blocks: Callable[[Any], grain.MapDataset],
         cutting: Cutting,
         *,
-        shard: tuple[int, int] = (0, 1),
         workers: int = 0,
         place: Callable[[Any], Any] | None = None,
     ) -> None:
         self._source, self._blocks, self._cutting = source, blocks, cutting
-        self._shard, self._workers, self._place = shard, workers, place
+        self._workers, self._place = workers, place
         self._bucket = 0
         self._places: dict[str, list[int]] = {}
         self._executor = concurrent.futures.ThreadPoolExecutor(1) if place else None
@@ -133,8 +130,7 @@ class Batches:
         source = self._source
         if isinstance(source, Curriculum):
             source = source.stage(self._bucket)
-        index, count = self._shard
-        blocks = self._blocks(source)[index::count][self._index :]
+        blocks = self._blocks(source)[self._index :]
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
         stream = blocks.to_iter_dataset(read)
         if self._workers:

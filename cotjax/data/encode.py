@@ -7,6 +7,7 @@ A supervised example, prompt tokens p, target tokens t, and the end token e:
     weight   0  0  1  1  1
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -47,20 +48,39 @@ def encode_supervised(
     Raises:
       InputError: the example is longer than `max_length`.
     """
-    before = tokenizer.encode(prompt, add_special_tokens=False)
-    after = tokenizer.encode(target, add_special_tokens=False)
-    row = np.empty(len(before) + len(after) + 1, np.int32)
-    row[: len(before)] = before
-    row[len(before) : -1] = after
-    row[-1] = tokenizer.eos_token_id
-    if len(row) - 1 > max_length:
+    return join_supervised(
+        np.asarray(tokenizer.encode(prompt, add_special_tokens=False), np.int32),
+        np.asarray(tokenizer.encode(target, add_special_tokens=False), np.int32),
+        eos_id=tokenizer.eos_token_id,
+        max_length=max_length,
+        name=name,
+    )
+
+
+def join_supervised(
+    before: np.ndarray, after: np.ndarray, *, eos_id: int, max_length: int, name: str
+) -> dict[str, np.ndarray]:
+    """`encode_supervised` of a prompt's and a target's ids; its arrays are not to be written to."""
+    row = np.concatenate((before, after, _end(eos_id)))
+    size = len(row) - 1
+    if size > max_length:
         raise InputError(
-            f"{name}: the example has {len(row) - 1} tokens, the row {max_length}. "
-            f"Set sft.sequence_length >= {len(row) - 1} or remove the record."
+            f"{name}: the example has {size} tokens, the row {max_length}. "
+            f"Set sft.sequence_length >= {size} or remove the record."
         )
-    weight = np.ones(len(row) - 1, np.float32)
-    weight[: max(len(before) - 1, 0)] = 0
+    weight = _weights(max_length)[max_length - max(len(before) - 1, 0) :][:size]
     return {"tokens": row[:-1], "targets": row[1:], "weight": weight}
+
+
+@functools.cache
+def _end(eos_id: int) -> np.ndarray:
+    return np.array((eos_id,), np.int32)
+
+
+@functools.cache
+def _weights(length: int) -> np.ndarray:
+    """0 `length` times, then 1 as often; an example's weight is a part of it."""
+    return np.repeat(np.array((0, 1), np.float32), length)
 
 
 def encode_prompts(

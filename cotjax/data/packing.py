@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 KEYS = ("tokens", "targets", "weight")
+PADDING = -1  # instead of an example
 
 
 def pack(
@@ -45,22 +46,24 @@ def _lay(
     sizes: list[int],
     length: int,
 ) -> dict[str, np.ndarray]:
-    order = np.array([index for row in rows for index in row])
-    size = np.array(sizes)[order]
-    counts = np.array([len(row) for row in rows])
-    first = np.cumsum(counts) - counts  # each row's first example
-    before = np.cumsum(size) - size
-    in_row = before - np.repeat(before[first], counts)
-    number = np.arange(len(order)) - np.repeat(first, counts)
-    start = np.repeat(np.arange(len(rows)), counts) * length + in_row
-    offset = np.arange(size.sum()) - np.repeat(before, size)
-    where = np.repeat(start, size) + offset
-    out = {}
-    values = {key: np.concatenate([examples[index][key] for index in order]) for key in KEYS}
-    values |= {"segment": np.repeat(number + 1, size).astype(np.int32)}
-    values |= {"positions": offset.astype(np.int32)}
-    for key, value in values.items():
-        flat = np.zeros(len(rows) * length, value.dtype)
-        flat[where] = value
-        out[key] = flat.reshape(len(rows), length)
-    return out
+    """Examples, and padding behind each row's last, joined: everything is copied once."""
+    index, size, number = [], [], []
+    for row in rows:
+        index += [*row, PADDING]
+        size += [sizes[one] for one in row]
+        size.append(length - sum(size[-len(row) :]))
+        number += [*range(1, len(row) + 1), 0]
+    zeros, count = np.zeros(length, np.int32), np.arange(length, dtype=np.int32)
+    flat = {"segment": np.repeat(np.array(number, np.int32), size)}
+    flat["positions"] = np.concatenate(
+        [(count if one else zeros)[:width] for one, width in zip(number, size, strict=True)]
+    )
+    for key in KEYS:
+        padding = zeros.astype(examples[0][key].dtype)
+        flat[key] = np.concatenate(
+            [
+                padding[:width] if one == PADDING else examples[one][key]
+                for one, width in zip(index, size, strict=True)
+            ]
+        )
+    return {key: values.reshape(len(rows), length) for key, values in flat.items()}

@@ -5,6 +5,8 @@ resumed, sharded and made ahead of time.
 """
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from cotjax.data.batches import Batches, Cutting
 from cotjax.data.curriculum import Curriculum
+from cotjax.data.draws import Draws, draws
 from cotjax.data.encode import Tokenizer, pad_prompts
 from cotjax.data.packing import pack
 from cotjax.data.sources import Mixture
@@ -20,28 +23,89 @@ from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record, Source, TokenBatch
 
 EXAMPLES_PACKED = 512  # together; more fill rows better and take longer to begin
+ALL = slice(None)
 BATCHES_SORTED = 8  # whose prompts are dealt out by length, where there are several widths
 
 Records = Source | Mixture | Curriculum
 
 
 def _stream(source: Source | Mixture, seed: int) -> grain.MapDataset:
-    """The source for ever, each epoch in another order."""
+    """The numbers of the records, see `_Lookup`, for ever, each epoch in another order."""
     if isinstance(source, Mixture):
-        streams = [_stream(one, seed + number) for number, one in enumerate(source.sources)]
+        stops = np.cumsum([len(one) for one in source.sources]).tolist()
+        streams = [
+            grain.MapDataset.range(stop - len(one), stop).seed(seed + number).shuffle().repeat()
+            for number, (one, stop) in enumerate(zip(source.sources, stops, strict=True))
+        ]
         return grain.MapDataset.mix(streams, source.weights).seed(seed)
-    records: Any = source  # Grain asks for a parameter called `index`, Python's lists have none
-    return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+
+def _numbers(source: Source | Mixture, seed: int, size: int) -> grain.MapDataset:
+    """Lists of the numbers of `size` records, for ever, each epoch in another order."""
+    if isinstance(source, Mixture):
+        return _stream(source, seed).batch(size, drop_remainder=True, batch_fn=list)
+    blocks: Any = _Blocks(len(source), size, seed)  # Grain asks for a parameter called `index`
+    return grain.MapDataset.source(blocks).seed(seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """As `_stream` in blocks, without what Grain does for each element: that is half of all work.
+
+    Attributes:
+      records: how many there are.
+      size: of a block.
+      seed: of the order.
+    """
+
+    records: int
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.size
+
+    def __getitem__(self, block: int) -> list[int]:
+        epoch, place = np.divmod(
+            np.arange(block * self.size, (block + 1) * self.size), self.records
+        )
+        parts = [
+            _permutation(self.records, self.seed, one)[place[epoch == one]]
+            for one in range(epoch[0], epoch[-1] + 1)
+        ]
+        return np.concatenate(parts).tolist()
+
+
+@functools.lru_cache(4)
+def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(records)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookup:
+    """A number to its record; a mixture's records are numbered source by source."""
+
+    source: Source | Mixture
+
+    def __call__(self, number: int) -> Record:
+        if not isinstance(self.source, Mixture):
+            return self.source[number]
+        for one in self.source.sources:
+            if number < len(one):
+                return one[number]
+            number -= len(one)
+        raise IndexError(number)
 
 
 def supervised_batches(
     source: Records,
-    encode: Callable[[Record, np.random.Generator], dict[str, np.ndarray]],
+    encode: Callable[[Record, Draws], dict[str, np.ndarray]],
     *,
     seed: int,
     batch_size: int,
     sequence_length: int,
-    shard: tuple[int, int] = (0, 1),
+    rows: np.ndarray | slice = ALL,
     workers: int = 0,
     place: Callable[[TokenBatch], Any] | None = None,
 ) -> Batches:
@@ -49,13 +113,15 @@ def supervised_batches(
 
     Args:
       source: records, a mixture, or a curriculum.
-      encode: a record to `tokens`, `targets`, `weight` arrays of one length. Its generator depends
+      encode: a record to `tokens`, `targets`, `weight` arrays of one length. What it draws depends
         on seed, epoch and place in the epoch alone. With workers it is sent to other processes, so
         it should hold no model.
       seed: of the order, and of the generators.
       batch_size: B, rows.
       sequence_length: S, tokens a row.
-      shard: (index, count) of this process, see `Batches`.
+      rows: those of each batch that this process takes. Processes that divide the rows among them
+        lose none and take none twice; however many there are, the batches and the place in the
+        stream are the same, for each of them makes every block.
       workers: processes that encode and pack.
       place: what is done with a batch one step ahead, e.g. putting it on devices.
 
@@ -65,29 +131,33 @@ def supervised_batches(
 
     def blocks(part: Source | Mixture) -> grain.MapDataset:
         size = min(EXAMPLES_PACKED, len(part))
-        stream = _stream(part, seed).random_map(encode)
-        together = stream.batch(size, drop_remainder=True, batch_fn=list)
-        return together.random_map(_Pack(sequence_length))
+        return _numbers(part, seed, size).random_map(_Pack(_Lookup(part), encode, sequence_length))
 
     cutting = Cutting(
         batch_size,
         rows=lambda block: len(block["tokens"]),
         cut=lambda block, start, stop: {key: x[start:stop] for key, x in block.items()},
-        join=_to_token_batch,
+        join=lambda parts: _to_token_batch(parts, rows),
     )
-    return Batches(source, blocks, cutting, shard=shard, workers=workers, place=place)
+    return Batches(source, blocks, cutting, workers=workers, place=place)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pack:
+    """The numbers of some records to rows."""
+
+    record: _Lookup
+    encode: Callable[[Record, Draws], dict[str, np.ndarray]]
     length: int
 
-    def __call__(self, examples: list[Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, numbers: list[int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        each = zip(numbers, draws(rng, len(numbers)), strict=True)
+        examples = [self.encode(self.record(number), drawn) for number, drawn in each]
         return pack(examples, length=self.length, rng=rng)
 
 
-def _to_token_batch(parts: list[dict[str, np.ndarray]]) -> TokenBatch:
-    joined: Any = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _to_token_batch(parts: list[dict[str, np.ndarray]], rows: np.ndarray | slice) -> TokenBatch:
+    joined: Any = {key: np.concatenate([part[key] for part in parts])[rows] for key in parts[0]}
     return TokenBatch(**joined)
 
 
@@ -100,7 +170,6 @@ def prompt_batches(
     batch_size: int,
     max_length: int,
     widths: int = 1,
-    shard: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Batches:
     """Prompts with their records, for ever.
@@ -117,7 +186,6 @@ def prompt_batches(
       batch_size: B, prompts.
       max_length: P, tokens; a longer prompt is an error.
       widths: P is one of `widths` lengths, equally far apart up to `max_length`.
-      shard: (index, count) of this process, see `Batches`.
       workers: processes that tokenise.
 
     Returns:
@@ -129,7 +197,8 @@ def prompt_batches(
         return record, prompt(record, rng)
 
     def blocks(part: Source | Mixture) -> grain.MapDataset:
-        stream = _stream(part, seed).random_map(draw).map_with_index(lambda i, x: (i, *x))
+        records = _stream(part, seed).map(_Lookup(part))
+        stream = records.random_map(draw).map_with_index(lambda i, x: (i, *x))
         size = batch_size * (1 if widths == 1 else BATCHES_SORTED)
         return stream.batch(size, drop_remainder=True, batch_fn=list).random_map(pad)
 
@@ -139,7 +208,7 @@ def prompt_batches(
         cut=lambda block, start, stop: block[start:stop],
         join=lambda parts: parts[0][0],
     )
-    return Batches(source, blocks, cutting, shard=shard, workers=workers)
+    return Batches(source, blocks, cutting, workers=workers)
 
 
 def prompt_widths(max_length: int, count: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ The texts are data: TOML files in `cotjax/assets/prompts`, or the user's own.
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 import tomllib
@@ -140,6 +141,16 @@ def _read_texts(templates: str, style: str) -> dict[str, str]:
 _PLACE = re.compile(r"\{(question|steps|rationale)\}")
 
 
+@functools.cache
+def _cut(template: str) -> tuple[str, ...]:
+    """Text and names of places in turn."""
+    return tuple(_PLACE.split(template))
+
+
 def _fill(template: str, **values: str) -> str:
     """Puts values in their places in one pass, so that braces in a value are only text."""
-    return _PLACE.sub(lambda place: values.get(place[1], place[0]), template)
+    pieces = list(_cut(template))
+    for number in range(1, len(pieces), 2):
+        name = pieces[number]
+        pieces[number] = values[name] if name in values else f"{{{name}}}"
+    return "".join(pieces)

@@ -34,6 +34,8 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ or _FORCED in os.environ.get("XLA_FLAGS", ""):
         return
+    if jax.distributed.is_initialized():  # JAX has been used, to meet the other processes
+        return
     if weight_bytes > _LARGE_MODEL:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

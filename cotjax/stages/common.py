@@ -24,6 +24,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout, Source
 from cotjax.models.lora import attach, join_adapter
 from cotjax.models.policy import Policy
+from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import Sampling, generate
@@ -312,6 +313,35 @@ def judge(
     return judged
 
 
+def judge_own(
+    mesh: Mesh,
+    student: Student,
+    config: Config,
+    records: Sequence[Record],
+    rollout: Rollout,
+    reward: RewardFn = solve_reward,
+) -> list[list[Completion]]:
+    """`judge`, for which each process takes the rows that it owns and tells the others."""
+    if jax.process_count() == 1:
+        return judge(student, config, records, rollout, reward)
+    owner = processes.owners(mesh, len(records))
+    own = np.flatnonzero(owner == jax.process_index()).tolist()
+    judged = judge(
+        student,
+        config,
+        [records[row] for row in own],
+        jax.tree.map(lambda leaf: leaf[own], rollout),
+        reward,
+    )
+    told = processes.gather([[dataclasses.asdict(one) for one in group] for group in judged])
+    groups: list[list[Completion]] = [[] for _ in records]
+    for process, theirs in enumerate(told):
+        rows = np.flatnonzero(owner == process).tolist()
+        for row, group in zip(rows, theirs, strict=True):
+            groups[row] = [Completion(**one | {"end": End(one["end"])}) for one in group]
+    return groups
+
+
 def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
     """A line of completions.jsonl."""
     return {
@@ -405,4 +435,5 @@ def complete(
         rollout = generate(
             student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
         )
-        yield from judge(student, config, full, jax.tree.map(np.asarray, rollout))[: len(chunk)]
+        judged = judge_own(mesh, student, config, full, processes.fetch(rollout))
+        yield from judged[: len(chunk)]

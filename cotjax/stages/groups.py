@@ -25,6 +25,7 @@ from cotjax.data.tokens import TokenCache
 from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups, Source, Step
 from cotjax.models.lora import join_adapter
+from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import Sampling, generate
@@ -312,8 +313,10 @@ class GroupStage:
             settings=self.sampling,
             stop_table=self.student.stop_table,
         )
-        rollout = jax.tree.map(np.asarray, rollout)
-        judged = common.judge(self.student, self.config, records, rollout, self.reward)
+        rollout = processes.fetch(rollout)
+        judged = common.judge_own(
+            self.mesh, self.student, self.config, records, rollout, self.reward
+        )
         return Sampled(prompts, rollout, records, judged)
 
     def _collect(

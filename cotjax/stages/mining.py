@@ -6,6 +6,7 @@ it was; random numbers depend on the seed and the question's index only.
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.errors import NothingToDo
 from cotjax.interfaces import Record, Source
+from cotjax.parallel import processes
 from cotjax.rollout.engine import Sampling
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
@@ -72,9 +74,10 @@ def mine(
     """
     path = folder / "mined.jsonl"
     count = min(config.mining.questions, len(train))
-    known = _read(path)
+    first = jax.process_index() == 0
+    known = {line["index"]: line for line in processes.gather(_read(path) if first else [])[0]}
     size = max(config.mining.batch_size // config.mining.attempts, 1)
-    with path.open("ab", buffering=0) as file:
+    with open(path if first else os.devnull, "ab", buffering=0) as file:
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
             if all(number in known for number in numbers):
@@ -137,10 +140,10 @@ def _line(number: int, record: Record, attempts: Sequence[Completion]) -> dict[s
     }
 
 
-def _read(path: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """Lines by index; a last line that a killed run cut off is dropped from the file."""
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines; a last one that a killed run cut off is dropped from the file."""
     if not path.exists():
-        return {}
+        return []
     whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     path.write_bytes(b"".join(whole))
-    return {line["index"]: line for line in map(json.loads, whole)}
+    return [json.loads(line) for line in whole]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, ReconstructConfig
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
+from cotjax.data.draws import Draws
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.stages import common
@@ -55,7 +56,7 @@ class Reconstruction:
     settings: ReconstructConfig
     tokenizer: Any
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
         """The row."""
         settings, prompts = self.settings, self.solution.prompts
         if rng.random() < settings.solve_share:
@@ -75,7 +76,8 @@ class Reconstruction:
             masked, _ = shuffle_steps(masked, rng=rng)
         row = self.solution.encode(record, prompts.reconstruct(record.question, masked.steps))
         if settings.masked_weight != 1 and chosen:
-            row["weight"] *= self._emphasis(record, chosen, len(row["weight"]))
+            emphasis = self._emphasis(record, chosen, len(row["weight"]))
+            row["weight"] = row["weight"] * emphasis
         return row
 
     def _emphasis(self, record: Record, chosen: tuple[int, ...], length: int) -> np.ndarray:

@@ -1,33 +1,37 @@
 """Supervised stages: packed rows of (prompt, target), cross-entropy on the target's tokens."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import Rationale, render_rationale
-from cotjax.data.encode import encode_supervised
+from cotjax.data.draws import Draws
+from cotjax.data.encode import join_supervised
 from cotjax.data.pipeline import supervised_batches
 from cotjax.data.prompts import Prompts
 from cotjax.data.sources import Mixture
-from cotjax.data.tokens import TokenCache
+from cotjax.data.tokens import CAPACITY, TokenCache
 from cotjax.interfaces import Record, Source, Step, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
+from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common, guards, limits
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import LossFn, init_state, make_update
 
-Encode = Callable[[Record, np.random.Generator], dict[str, np.ndarray]]
+Encode = Callable[[Record, Draws], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +42,26 @@ class Solution:
     prompts: Prompts
     max_length: int
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
         """The question as prompt."""
         del rng  # nothing is masked or shuffled here
         return self.encode(record, self.prompts.solve(record.question))
 
     def encode(self, record: Record, prompt: str) -> dict[str, np.ndarray]:
         """The solution as the target of a prompt."""
-        return encode_supervised(
-            self.tokens,
-            prompt,
-            render_rationale(Rationale(steps=record.steps, answer=record.answer)),
+        return join_supervised(
+            self.tokens.encode(prompt),
+            self.tokens.encode(_target(record.steps, record.answer), again=True),
+            eos_id=self.tokens.eos_token_id,
             max_length=self.max_length,
             name=record.id,
         )
+
+
+@functools.lru_cache(CAPACITY)
+def _target(steps: tuple[str, ...], answer: str) -> str:
+    """The same string each time, whose hash Python keeps."""
+    return render_rationale(Rationale(steps=steps, answer=answer))
 
 
 def open_solution(student: common.Student, config: Config) -> Solution:
@@ -71,7 +81,9 @@ def make_loss(policy: Policy) -> LossFn:
         hidden = policy.rows(params, batch, dropout_key=dropout_key)
         logp, entropy = common.head_logprobs(policy, params, hidden, batch.targets, mask)
         count = mask.sum()
-        return -(batch.weight * logp).sum(), count, {"entropy": (entropy.sum(), count)}
+        used = (batch.segment > 0).sum(), jnp.float32(batch.segment.size)
+        metrics = {"entropy": (entropy.sum(), count), "used": used}
+        return -(batch.weight * logp).sum(), count, metrics
 
     return loss
 
@@ -117,15 +129,16 @@ class SupervisedStage:
             seed=config.seed,
             batch_size=config.sft.batch_size,
             sequence_length=config.sft.sequence_length,
+            rows=processes.fed_rows(mesh, config.sft.batch_size),
             workers=config.data.workers,
             place=self._place,
         )
 
-    def _place(self, batch: TokenBatch) -> tuple[TokenBatch, float, tuple[str, ...]]:
-        """The batch on the devices, the share of its places that hold a token, and alarms."""
+    def _place(self, batch: TokenBatch) -> tuple[TokenBatch, tuple[str, ...]]:
+        """The batch on the devices of all processes, and alarms about this one's rows."""
         targets, weight, segment = map(np.asarray, (batch.targets, batch.weight, batch.segment))
         found = guards.supervised_end_check(targets, weight, segment, self.student.eos_id)
-        return parallel.shard(self.mesh, batch), float((segment > 0).mean()), found
+        return processes.assemble(self.mesh, batch, self.config.sft.batch_size), found
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the extractor on the held-out golds; the folder is not needed."""
@@ -136,9 +149,9 @@ class SupervisedStage:
         """A packed batch and the key of its dropout; `params` do not matter."""
         del params
         began = time.perf_counter()
-        batch, used, found = next(self.data)
+        batch, found = next(self.data)
         waited = time.perf_counter() - began
-        metrics = {"batch_tokens": batch.tokens.size, "used": used, "data_wait_s": waited}
+        metrics = {"batch_tokens": batch.tokens.size, "data_wait_s": waited}
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
         return Step([(batch, key)], metrics, [], " ".join(found))
 

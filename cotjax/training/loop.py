@@ -70,7 +70,7 @@ def fit(
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start = latest
-    writer = MetricsWriter(folder, resumed_step=start)
+    writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
     before = _evaluation_at(0, folder)
     if before is None:
         before, rows = stage.evaluate(state.params)

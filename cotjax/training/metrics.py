@@ -24,14 +24,16 @@ class MetricsWriter:
 
     Args:
       folder: the run folder, which exists.
+      silent: write nothing, as all processes of a run but one do.
       resumed_step: the step of the checkpoint that the run continues from: later lines, and a
         line that was cut off, are dropped, since the run will write them again. A new run gives 0.
     """
 
-    def __init__(self, folder: Path, *, resumed_step: int = 0):
+    def __init__(self, folder: Path, *, resumed_step: int = 0, silent: bool = False):
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
-        for path in (self._metrics, self._completions):
+        self._silent = silent
+        for path in () if silent else (self._metrics, self._completions):
             _keep_until(path, resumed_step)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -43,6 +45,8 @@ class MetricsWriter:
           values: numbers or scalar arrays by name. NaN and infinities become null, for JSON has
             neither.
         """
+        if self._silent:
+            return
         numbers = {name: _number(value) for name, value in values.items()}
         _append(self._metrics, [{"step": step, "kind": kind, **numbers}])
 
@@ -56,6 +60,8 @@ class MetricsWriter:
           kind: when they were written.
           completions: id, question, gold, completion, reward, parts, tokens, end; of JSON types.
         """
+        if self._silent:
+            return
         _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
 
 

@@ -171,16 +171,62 @@ def test_a_record_draws_anew_each_epoch_and_the_same_in_each_run():
     assert len({number for _, number in drawn(0)}) == 80
 
 
-def test_shards_share_the_records_without_overlap_or_loss():
-    def ids(shard, batches):
-        stream = prompt_batches(
-            Numbers(20), draw, Digits(), seed=0, batch_size=2, max_length=2, shard=shard
-        )
-        return [i for batch, _ in itertools.islice(stream, batches) for i in batch.ids.tolist()]
+def rows_drawn(greedy=False, source=None):
+    """(number, its first two draws, how many came after) of three epochs of rows."""
+    seen = []
 
-    parts = [ids((index, 3), 8) for index in range(3)]
-    assert len(set().union(*parts)) == 48
-    assert sorted(sum(parts, [])) == sorted(ids((0, 1), 24))
+    def note(record, rng):
+        number = int(record.question)
+        seen.append((number, rng.random(), rng.random()))
+        for _ in range(number * 9 * greedy):
+            assert 0 <= rng.random() < 1
+        return encode_row(record)
+
+    stream = supervised_batches(
+        Numbers(20) if source is None else source,
+        note,
+        seed=0,
+        batch_size=4,
+        sequence_length=LENGTH,
+    )
+    while len(seen) < 60:
+        next(stream)
+    stream.close()
+    return seen[:60]
+
+
+def test_rows_hold_every_record_once_an_epoch_in_another_order_each_time():
+    epochs = [[one[0] for one in rows_drawn()[i : i + 20]] for i in (0, 20, 40)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+
+
+def test_what_a_row_draws_is_its_own_however_much_another_draws():
+    modest = rows_drawn()
+    assert modest == rows_drawn(greedy=True)
+    assert len({draw for _, *drawn in modest for draw in drawn}) == 120
+
+
+def test_rows_of_a_mixture_come_by_weight_from_every_record():
+    seen = [one[0] for one in rows_drawn(source=Mixture((Named(5, 0), Named(15, 50)), (1.0, 3.0)))]
+    assert sorted(set(seen)) == [*range(5), *range(50, 65)]
+    assert sum(number < 50 for number in seen) == 15
+
+
+def test_processes_divide_each_batch_without_overlap_or_loss():
+    def batches(rows):
+        stream = supervised_batches(
+            Numbers(20), encode_row, seed=0, batch_size=6, sequence_length=LENGTH, rows=rows
+        )
+        return [vars(next(stream)) for _ in range(8)], stream.get_state()
+
+    whole, state = batches(slice(None))
+    parts = [batches(rows) for rows in np.array_split(np.arange(6), 3)]
+    for number, batch in enumerate(whole):
+        for key, values in batch.items():
+            joined = np.concatenate([part[number][key] for part, _ in parts])
+            np.testing.assert_array_equal(joined, values)
+    assert all(place == state for _, place in parts)  # so another number of them goes on with it
 
 
 def worker_rows(workers):

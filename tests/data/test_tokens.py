@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
-from cotjax.data.tokens import CUTS, PROBES, TokenCache
+from cotjax.data import tokens
+from cotjax.data.tokens import CUTS, PROBES, SPACE, TokenCache
 from cotjax.models.load import load_tokenizer, resolve
 
 GPT2 = r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -17,7 +18,20 @@ QWEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+
 DIGITS_FIRST = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N}|$)|\s+(?!\S)|\s+"
 WHOLE = r"[\s\S]+"  # merges run over line ends
 
-LINES = ["Step 1: 4+4=8.", "", " ", "8\t", "[MASK]", "a  b", "Answer: 8", "以下", ".", "e\u0301"]
+LINES = [
+    "Step 1: 4+4=8.",
+    "",
+    " ",
+    "8\t",
+    'so 48 of  "all" (4 )',
+    "it 's ́x <|mask|> 8",
+    "[MASK]",
+    "a  b",
+    "Answer: 8",
+    "以下",
+    ".",
+    "e\u0301",
+]
 TEXT = st.lists(st.sampled_from(LINES) | st.text(max_size=8), max_size=8).map("\n".join)
 
 
@@ -83,6 +97,31 @@ def test_lines_are_asked_for_once():
     assert sorted(Letters.asked) == sorted(set(Letters.asked))
 
 
+@pytest.mark.parametrize(("pattern", "cut"), [(GPT2, True), (QWEN, True), (WHOLE, False)])
+def test_words_are_cut_apart_where_no_token_joins_them(pattern, cut):
+    cache = TokenCache(train(pattern))
+    assert (cache._space == SPACE) is cut
+    if cut:
+        cache.encode("4 pens, 4 pens, 4 pens")
+        assert set(cache._words) == {"4", " pens,", " 4", " pens"}
+
+
+def test_a_token_that_swallows_white_space_forbids_every_cut():
+    tokenizer = train(GPT2)
+    tokenizer.add_tokens([AddedToken("<gap>", rstrip=True)])
+    cache = TokenCache(tokenizer)
+    cache._unverified = 0
+    for text in ("a <gap> b c", "a <gap>\nb"):
+        assert cache.encode(text).tolist() == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_texts_that_come_again_are_kept(cache, tokenizer):
+    text = "Step 1: 4+4=8.\nAnswer: 8 again"
+    first, second = (cache.encode(text, again=True) for _ in range(2))
+    assert first.tolist() == tokenizer.encode(text, add_special_tokens=False)
+    assert np.shares_memory(first, second)
+
+
 def test_a_cut_that_turns_out_wrong_is_given_up():
     class Sly:
         """Line by line on the probes, and not where it meets an x."""
@@ -103,6 +142,17 @@ def test_a_cut_that_turns_out_wrong_is_given_up():
 def test_special_tokens_cannot_be_added(cache):
     with pytest.raises(ValueError, match="add_special_tokens"):
         cache.encode("a", add_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", ["texts", "lines", "words"])
+def test_what_is_held_has_a_limit(kind, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "CAPACITY", 4)
+    cache = TokenCache(tokenizer)
+    for number in range(30):
+        text = f"Step 1: {number} of\n- {number} pens"
+        ids = cache.encode(text, again=kind == "texts")
+        assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False)
+        assert len(getattr(cache, f"_{kind}")) <= 4
 
 
 def test_a_cache_travels_empty(tokenizer):

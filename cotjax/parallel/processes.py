@@ -1,0 +1,105 @@
+"""Several processes of one run: who is there, what each feeds, what all of them must know.
+
+All run the same program on the same config, so what is drawn and decided on a host is the same in
+each. Rows of a batch are fed, and their texts judged, by the process whose devices hold them; files
+are written by the first.
+"""
+
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from cotjax.parallel.sharding import batched
+
+# Variables by which a launcher says that there are several processes, and whether a value does.
+_SAYS = {
+    "JAX_COORDINATOR_ADDRESS": bool,
+    "MEGASCALE_COORDINATOR_ADDRESS": bool,
+    "TPU_WORKER_HOSTNAMES": lambda hosts: "," in hosts,
+    "SLURM_STEP_NUM_TASKS": lambda count: int(count) > 1,
+    "OMPI_COMM_WORLD_SIZE": lambda count: int(count) > 1,
+}
+
+
+def join() -> None:
+    """Meets the other processes, if a launcher's environment says that there are any.
+
+    `jax.distributed` finds them under Slurm, Open MPI, on GKE and on TPU pods; elsewhere set
+    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call
+    before JAX has been used.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if any(name in os.environ and says(os.environ[name]) for name, says in _SAYS.items()):
+        count, number = map(os.environ.get, ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count),
+            process_id=None if number is None else int(number),
+        )
+
+
+def is_first() -> bool:
+    """Whether this process writes files and speaks; does not use JAX if it is alone."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Until every process is here; does not use JAX if this one is alone."""
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(name)
+
+
+def fed_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """The rows [n] of a batch of `size` that this process's devices hold, ascending."""
+    places = batched(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[place] for place in places if place]))
+
+
+def owners(mesh: Mesh, size: int) -> np.ndarray:
+    """The process [size] that owns each row of a batch: the first of those that hold it."""
+    owner = np.full(size, jax.process_count())
+    for device, place in batched(mesh).devices_indices_map((size,)).items():
+        if place:
+            owner[place] = np.minimum(owner[place], device.process_index)
+    return owner
+
+
+def assemble(mesh: Mesh, rows: Any, size: int) -> Any:
+    """Global [B, …] arrays of which each process gives the rows that it feeds.
+
+    Args:
+      mesh: the devices.
+      rows: [n, …] leaves, the rows of `fed_rows`.
+      size: B.
+    """
+    sharding = batched(mesh)
+
+    def one(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(sharding, leaf, (size, *leaf.shape[1:]))
+
+    return jax.tree.map(one, rows)
+
+
+def fetch(tree: Any) -> Any:
+    """Whole arrays on every host, whatever devices hold them."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.asarray, tree)
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process gives, in order, on every host; of JSON's types."""
+    if jax.process_count() == 1:
+        return [value]
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(own)])).reshape(-1)
+    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few shapes to compile for
+    padded[: len(own)] = own
+    texts = multihost_utils.process_allgather(padded)
+    return [json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes, strict=True)]

@@ -1,0 +1,120 @@
+"""Two processes of four devices train as one of eight does, and one goes on where two stopped."""
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cotjax import train
+from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+
+STAGES = {
+    "reconstruct": ["--sft.batch-size=8", "--sft.sequence-length=96"],
+    "grpo": ["--rollout.prompts=8", "--policy.refill=1", "--policy.inner-updates=2"],
+}
+# Of a process's clock, so no two runs have the same.
+CLOCKS = ("_s", "data_wait")
+
+
+class World:
+    """Runs of one student on one file."""
+
+    def __init__(self, folder):
+        self.runs, self.environment = folder / "runs", keep_compiled_programs()
+        self.student = write_student(folder / "student")
+        self.data = write_sevens(folder / "sevens.jsonl")
+
+    def argv(self, stage, name, steps, *more):
+        own = (
+            f"--stage={stage}",
+            f"--steps={steps}",
+            "--mesh.data=8",
+            "--optimizer.schedule=constant",
+        )
+        return [*flags(self.student, self.data, self.runs, name), *own, *STAGES[stage], *more]
+
+    def alone(self, *arguments):
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert train.main(self.argv(*arguments)) == 0
+
+    def together(self, *arguments):
+        """What each of two processes said."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        count = "--xla_force_host_platform_device_count"
+        flags = os.environ["XLA_FLAGS"].replace(f"{count}=8", f"{count}=4")
+        environment = self.environment | {
+            "XLA_FLAGS": flags,
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        command = [sys.executable, "-m", "cotjax.train", *self.argv(*arguments)]
+        processes = [
+            subprocess.Popen(
+                command,
+                env=environment | {"JAX_PROCESS_ID": str(number)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        said = [process.communicate(timeout=500) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+        return [out for out, _ in said]
+
+    def lines(self, name, file="metrics.jsonl"):
+        text = (self.runs / name / file).read_text("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("processes"))
+
+
+def assert_same_run(world, one, other, *, stopped):
+    """All that the two runs wrote, but for the evaluation with which one of them stopped."""
+    kinds = {"metrics.jsonl": "eval", "completions.jsonl": "after"}
+    for file, kind in kinds.items():
+        ours, theirs = (
+            [
+                row
+                for row in world.lines(name, file)
+                if (row["step"], row["kind"]) != (stopped, kind)
+            ]
+            for name in (one, other)
+        )
+        assert len(ours) == len(theirs)
+        for row, expected in zip(ours, theirs, strict=True):
+            assert row.keys() == expected.keys()
+            for name, value in expected.items():
+                if isinstance(value, float) and not name.endswith(CLOCKS):
+                    assert np.isclose(row[name], value, rtol=1e-4, atol=1e-6), (name, row, expected)
+                elif not name.endswith(CLOCKS):
+                    assert row[name] == value, (name, row, expected)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_train_as_one_and_one_goes_on_where_they_stopped(world, stage):
+    world.alone(stage, f"{stage}-alone", 4)
+    first, second = world.together(stage, f"{stage}-together", 2)
+    assert "accuracy" in first and "accuracy" not in second  # the first alone speaks
+    world.alone(stage, f"{stage}-together", 4, "--resume")
+    assert_same_run(world, f"{stage}-together", f"{stage}-alone", stopped=2)
+
+
+def test_two_processes_go_on_where_one_stopped(world):
+    if not (world.runs / "grpo-alone").exists():
+        world.alone("grpo", "grpo-alone", 4)
+    world.alone("grpo", "handed", 2)
+    world.together("grpo", "handed", 4, "--resume")
+    assert_same_run(world, "handed", "grpo-alone", stopped=2)
