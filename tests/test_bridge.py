@@ -155,7 +155,8 @@ KILLED = """
 import importlib, os, signal, sys
 from cotjax import train
 module, owner, method, number, *argv = sys.argv[1:]
-owner = getattr(importlib.import_module(module), owner) if owner else importlib.import_module(module)
+module = importlib.import_module(module)
+owner = getattr(module, owner) if owner else module
 original, calls = getattr(owner, method), []
 def killing(*arguments):
     calls.append(method)

@@ -236,7 +236,9 @@ class GroupStage:
             max_length=rollout.max_new_tokens,
             coach=self.coach,
         )
-        self.update = make_update(loss, self.optimizer, self.state, frozen)
+        # A lesson holds teachers' heads, which micro-batches share.
+        scan = self.coach is None or self.coach.by_gap
+        self.update = make_update(loss, self.optimizer, self.state, frozen, scan=scan)
         self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
         self.score = jax.jit(
             lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],

@@ -79,12 +79,15 @@ def make_update(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     frozen: Any = None,
+    *,
+    scan: bool = True,
 ) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
     """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
 
-    One micro-batch is one compiled program. Several are taken one after the other, each padded to
-    its own shape, and a program is compiled per shape; only one is in memory at a time, beside the
-    sum of gradients. The old state's buffers are reused, and the new state lies where it lay.
+    Micro-batches of one shape are scanned in one compiled program. Those of several shapes, each
+    padded to its own longest, are taken one after the other, by a program per shape. Either way
+    only one is computed at a time, beside the sum of gradients. The old state's buffers are reused,
+    and the new state lies where it lay.
 
     Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping.
 
@@ -94,6 +97,7 @@ def make_update(
       state: one that will be updated; only its shardings are read.
       frozen: arrays that the loss reads and no update changes, such as a reference's parameters;
         an argument of the compiled programs, so no copy is baked into them.
+      scan: whether micro-batches may be stacked; not if they share large arrays.
     """
     place = jax.tree.map(lambda leaf: leaf.sharding, state)
 
@@ -113,8 +117,22 @@ def make_update(
         metrics = metrics | {"grad_norm": (optax.tree.norm(mean), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def whole(state: TrainState, frozen: Any, micro: Any) -> tuple[TrainState, dict[str, SumCount]]:
-        return apply(state, gradient(state.params, frozen, micro))
+    def accumulate(params: Any, frozen: Any, micros: Sequence[Any]) -> Gradient:
+        def add(summed: Gradient, micro: Any) -> tuple[Gradient, None]:
+            total, metrics = jax.tree.map(jnp.add, summed, gradient(params, frozen, micro))
+            return (jax.lax.with_sharding_constraint(total, place.params), metrics), None
+
+        shapes = jax.eval_shape(gradient, params, frozen, micros[0])
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *micros)
+        return jax.lax.scan(add, empty, stacked)[0]
+
+    def whole(
+        state: TrainState, frozen: Any, micros: Sequence[Any]
+    ) -> tuple[TrainState, dict[str, SumCount]]:
+        if len(micros) == 1:
+            return apply(state, gradient(state.params, frozen, micros[0]))
+        return apply(state, accumulate(state.params, frozen, micros))
 
     whole_jit = jax.jit(whole, donate_argnums=0, out_shardings=(place, None))
     # A gradient is summed over the devices into the parts that its parameter is split into.
@@ -124,11 +142,16 @@ def make_update(
 
     def update(state: TrainState, micros: Sequence[Any]) -> tuple[TrainState, dict[str, SumCount]]:
         first, *others = micros
-        if not others:
-            return whole_jit(state, frozen, first)
+        if not others or (scan and all(_shapes(micro) == _shapes(first) for micro in others)):
+            return whole_jit(state, frozen, tuple(micros))
         summed = gradient_jit(state.params, frozen, first)
         for micro in others:
             summed = add_jit(summed, gradient_jit(state.params, frozen, micro))
         return apply_jit(state, summed)
 
     return update
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -102,9 +103,11 @@ def gathered(lowered):
     return [math.prod(map(int, shape.split(","))) for shape in shapes if shape]
 
 
-def test_parameters_are_gathered_layer_by_layer_and_logits_never():
+@pytest.mark.parametrize("micros", [1, 2])
+def test_parameters_are_gathered_layer_by_layer_and_logits_never(micros):
     update, state, batch = open_update((1, 8, 1))
-    sizes = gathered(jax.jit(lambda state, batch: update(state, [batch])).lower(state, batch))
+    program = jax.jit(lambda state, batch: update(state, [batch] * micros))
+    sizes = gathered(program.lower(state, batch))
     layer = max(leaf[0].size for leaf in jax.tree.leaves(state.params["layers"]))
     embedding = state.params["embed"]["embedding"].size
     stacks = {leaf.size for leaf in jax.tree.leaves(state.params["layers"]) if leaf.ndim == 3}
@@ -114,6 +117,18 @@ def test_parameters_are_gathered_layer_by_layer_and_logits_never():
     )
     logits = sharded.PROMPTS * sharded.GROUP * sharded.LENGTH * sharded.SHAPE.vocab_size
     assert max(sizes) < logits
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_a_batch_accumulated_twice_is_the_batch(shape):
+    update, state, batch = open_update(shape)
+    other = jax.tree.map(jnp.copy, state)
+    once, twice = update(state, [batch])[0], update(other, [batch, batch])[0]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        sharded.whole(once.params),
+        sharded.whole(twice.params),
+    )
 
 
 @pytest.mark.parametrize("shape", MESHES)

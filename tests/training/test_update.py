@@ -70,6 +70,31 @@ def test_uneven_micro_batches_give_the_gradient_of_the_whole_batch(batch, params
     np.testing.assert_allclose(metrics["loss"][0], whole, rtol=1e-5)
 
 
+def test_micro_batches_of_one_shape_are_one_program_with_the_same_step(batch, params):
+    micros = [
+        {name: leaf[start : start + 3] for name, leaf in batch.items()} for start in (0, 3, 6)
+    ]
+    traced = []
+
+    def loss(*arguments):
+        traced.append(arguments)
+        return regression(*arguments)
+
+    def run(scan):
+        state = init_state(jax.tree.map(jnp.copy, params), optax.sgd(1.0))
+        update = make_update(loss, optax.sgd(1.0), state, scan=scan)
+        for _ in range(2):
+            state, metrics = update(state, micros)
+        return state.params, metrics
+
+    one_after_the_other, traces = run(scan=False), len(traced)
+    scanned = run(scan=True)
+    assert len(traced) - traces == 2, "shapes, then the loop's body"
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), scanned, one_after_the_other
+    )
+
+
 def test_metrics_are_sums_over_all_micro_batches(batch, params):
     _, count, whole = regression(params, None, batch)
     _, metrics = step(params, cut(batch, [4, 4, 4]))
