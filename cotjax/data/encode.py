@@ -68,7 +68,8 @@ def join_supervised(
             f"{name}: the example has {size} tokens, the row {max_length}. "
             f"Set sft.sequence_length >= {size} or remove the record."
         )
-    weight = _weights(max_length)[max_length - max(len(before) - 1, 0) :][:size]
+    reach = 1 << size.bit_length()  # few lengths, each at least the row's
+    weight = _weights(reach)[reach - max(len(before) - 1, 0) :][:size]
     return {"tokens": row[:-1], "targets": row[1:], "weight": weight}
 
 

@@ -81,7 +81,6 @@ class TextStage:
         self.authors.keep_only(self.data.soon(step, AHEAD))
         metrics = {
             "batch_tokens": batch.tokens.size,
-            "used": float((batch.segment > 0).mean()),
             "examples": len(spans),
             "kept_texts": len(spans) / len(records),
             "data_stage": self.data.stage_at(step) + 1,
