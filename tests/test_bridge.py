@@ -199,7 +199,7 @@ def test_without_a_failure_the_last_stage_is_left_out(world, monkeypatch):
 
 
 def test_an_adapter_in_every_stage_is_merged_for_the_next(world):
-    assert world.train("adapter", "--lora.rank=2")[0] == 0
+    assert world.train("adapter", "--lora.rank=2", "--lora.alpha=2")[0] == 0
     run = world.folder / "runs" / "adapter"
     results = [json.loads((run / name / "result.json").read_text()) for name in NAMES]
     for one, other in zip(results, results[1:], strict=False):
