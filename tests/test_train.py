@@ -276,6 +276,18 @@ def test_resuming_a_finished_run_is_harmless(world, stage):
     assert results[0] | varying == results[1] | varying
 
 
+def test_further_steps_compile_nothing(world):
+    asked = []
+    for steps in (1, 2, 9):  # the first one leaves programs behind for the others
+        argv = world.flags("grpo", f"compiled-{steps}", "--eval.every=0", "--checkpoint.every=0")
+        assert world.train([*argv, f"--steps={steps}"])[0] == 0
+        result = json.loads(
+            (world.folder / "runs" / f"compiled-{steps}" / "result.json").read_text()
+        )
+        asked.append(result["programs"]["compiled"] + result["programs"]["cached"])
+    assert asked[1] == asked[2] > 0
+
+
 # Resuming what cannot be resumed; the rest of bad input is in test_bad_input.py.
 
 
