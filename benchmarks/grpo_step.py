@@ -12,6 +12,7 @@ the work is the same on every run. Limits are measured in the same process:
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -29,7 +30,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
@@ -38,9 +38,10 @@ from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.load import load_student  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
-from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
+from cotjax.models.transformer import Architecture  # noqa: E402
+from cotjax.models.weights import draw  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
-from cotjax.parallel.sharding import placement, shard, shard_params  # noqa: E402
+from cotjax.parallel.sharding import param_shardings, placement, shard  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
 from cotjax.stages.groups import GroupStage  # noqa: E402
@@ -79,18 +80,18 @@ class BenchmarkStage(GroupStage):
 def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
     """Random weights of the shape; the built-in tokenizer."""
     tokenizer = load_student(
-        "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+        "tiny", init="abstract", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
     )
     formats = {
         "param_dtype": jnp.dtype(config.model.param_dtype),
         "dtype": jnp.dtype(config.model.compute_dtype),
     }
-    model = Transformer(shape.model, rngs=nnx.Rngs(0), **formats)
-    policy, params = Policy.split(model)
+    place = functools.partial(param_shardings, mesh)
+    policy, params = Policy.split(draw(shape.model, 0, **formats, place=place))
     policy = dataclasses.replace(policy, placement=placement(mesh))
     return common.Student(
         policy,
-        shard_params(mesh, params),
+        params,
         {},
         tokenizer.tokenizer,
         tokenizer.eos_id,

@@ -37,7 +37,7 @@ def ragged(size: dict) -> dict:
     settings = dataclasses.replace(stage.sampling, rows=128, share=1)
     ids = jnp.arange(size["vocab"])
     table = jnp.stack([ids % size["end_every"] == 0, ids >= 0]).astype(jnp.int8)
-    prompts = shard(stage.mesh, stage.encode(list(range(shape.prompts)), []))
+    prompts = shard(stage.mesh, next(grpo_step.RandomPrompts(shape))[0])
     speeds = []
     for number in range(size["steps"] + 1):
         began = time.perf_counter()

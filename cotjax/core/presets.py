@@ -83,7 +83,8 @@ VARIANTS = {
     "cispo": {"term": "cispo", "reduction": "token", "max_ratio": 5.0},
     "rloo": {"term": "clipped", "reduction": "sequence", "baseline": "leave_one_out"},
     "bridge_release": {
-        "term": "bridge_release", "reduction": "sequence", "kl": "none", "beta": 0.1, "eps": 1e-8
+        "term": "bridge_release", "reduction": "sequence", "kl": "none", "beta": 0.1, "eps": 1e-8,
+        "tempered": False,
     },
 }  # fmt: skip
 

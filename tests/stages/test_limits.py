@@ -76,7 +76,7 @@ def test_a_gap_above_the_limit_stops_the_run_before_its_state_is_kept(folder, ca
 
 def test_the_gap_has_no_limit_where_it_is_switched_off_or_means_nothing(folder):
     assert "sampler_gap" not in open_stage(folder, "--rollout.max-sampler-gap=0").limits
-    untempered = "--policy.preset=bridge", "--rollout.temperature=0.7"
+    untempered = "--policy.objective=bridge_release", "--rollout.temperature=0.7"
     assert "sampler_gap" not in open_stage(folder, *untempered).limits
 
 
