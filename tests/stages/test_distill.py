@@ -186,7 +186,7 @@ def test_a_teacher_with_another_tokenizer(folder):
 
 
 def test_a_teacher_that_does_not_fit(folder, monkeypatch):
-    monkeypatch.setattr("cotjax.stages.teachers._free_bytes", lambda device: 1000)
+    monkeypatch.setattr("cotjax.stages.teachers.free_bytes", lambda mesh: 1000)
     with pytest.raises(InputError, match="GiB per device, which has .* free"):
         open_stage(folder)
 
