@@ -28,7 +28,8 @@ from cotjax.parallel.sharding import (
     rollout_formats,
     rollout_shardings,
 )
-from cotjax.rollout.engine import Sampling, generate, make_plan
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling, make_plan
 
 FLAGS = ("--rollout.max-prompt-tokens=512", "--rollout.max-new-tokens=1024")
 

@@ -22,7 +22,7 @@ from cotjax.data.layouts import Reader
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 from cotjax.stages.teachers import Teachers
 

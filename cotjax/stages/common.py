@@ -27,7 +27,8 @@ from cotjax.models.policy import Policy
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize

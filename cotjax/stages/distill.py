@@ -22,7 +22,8 @@ from cotjax.models.head import Head
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common, guards, limits
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change

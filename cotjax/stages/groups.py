@@ -28,7 +28,8 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common, guards, limits
 from cotjax.stages.coaching import Coach
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved

@@ -10,8 +10,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Limit
 from cotjax.models.lora import join_adapter
 from cotjax.parallel.memory import free_bytes
-from cotjax.rollout.engine import Sampling
 from cotjax.rollout.memory import CacheBytes, cache_bytes
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 
 # Most nats per token, in the mean over a step, from the sampler's log-probabilities to the

@@ -19,7 +19,7 @@ from cotjax.config import Config
 from cotjax.errors import NothingToDo
 from cotjax.interfaces import Record, Source
 from cotjax.parallel import processes
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
 

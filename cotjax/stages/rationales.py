@@ -20,7 +20,7 @@ from cotjax.data.answer_cache import AnswerCache
 from cotjax.data.chat_server import ChatServer, ServerFailed, ServerSettings
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 
 INSTRUCTION = (
