@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, render_rationale
 from cotjax.data.bucketed import Example, pack
 from cotjax.data.encode import encode_supervised
 from cotjax.interfaces import Record, Step
@@ -95,10 +94,7 @@ class TextStage:
         self, records: Sequence[Record], authors: np.ndarray, key: Any
     ) -> list[tuple[int, Example]]:
         """(place among the records, arrays) of the texts that there are and that fit a row."""
-        texts: list[str | None] = [
-            render_rationale(Rationale(steps=record.steps, answer=record.answer))
-            for record in records
-        ]
+        texts: list[str | None] = [common.solution(record) for record in records]
         for teacher in sorted(set(authors.tolist()) - {OWN}):
             places = np.flatnonzero(authors == teacher).tolist()
             chosen = [records[place] for place in places]
