@@ -102,8 +102,10 @@ def _weighing(config: Config) -> Iterator[str]:
     weights = curriculum.weights
     if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
         yield (
-            f"curriculum.weights has {len(weights)} numbers for {number} teachers and schedule = "
-            f'"{curriculum.schedule}": "fixed" needs one weight per teacher, the others need none.'
+            f"curriculum.weights = {list(weights)}, curriculum.schedule = "
+            f'"{curriculum.schedule}": "fixed" needs one weight for each of {number} teachers, the '
+            f"others need none. Set {number} weights for "
+            '"fixed", or leave curriculum.weights empty.'
         )
     if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
         yield (
