@@ -77,8 +77,16 @@ class DistillStage:
         self.student, self.data = self.room.student, self.room.course
         slots = self.data.schedule.slots()
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=slots)
-        use = limits.evaluation_use(config, self.student, mesh)
-        room = limits.check_room(self.student, mesh, use)
+        self.sampling = common.rollout_sampling(
+            config.rollout,
+            eos_id=self.student.eos_id,
+            pad_id=self.student.pad_id,
+            in_groups=False,
+        )
+        uses = [limits.evaluation_use(config, self.student, mesh)]
+        if config.distill.on_policy:
+            uses.append(limits.rollout_use(config, self.sampling))
+        room = limits.check_room(self.student, mesh, *uses)
         problems = self.room.monitor[: config.curriculum.skill_problems]
         skill = check_skill(config, mesh, self.teachers, problems)
         self.notes = (*self.student.notes, *room, *skill)
@@ -226,15 +234,12 @@ class DistillStage:
         prompts = common.prompt_batch(
             self.student, indices, records, texts, rollout.max_prompt_tokens
         )
-        settings = common.rollout_sampling(
-            rollout, eos_id=self.student.eos_id, pad_id=self.student.pad_id, in_groups=False
-        )
         written = generate(
             self.student.policy,
             common.rollout_params(self.student, self.config, self.mesh, params),
             parallel.shard(self.mesh, prompts),
             jax.random.fold_in(self.root, step),
-            settings=settings,
+            settings=self.sampling,
             stop_table=self.student.stop_table,
         )
         written = processes.fetch(written)

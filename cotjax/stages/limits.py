@@ -46,13 +46,12 @@ class Use:
 
 
 def rollout_use(config: Config, settings: Sampling) -> Use:
-    """How a policy stage samples in a step."""
+    """How a student samples in a step of training."""
     rollout = config.rollout
-    sizes = {
-        "rollout.prompts": rollout.prompts,
-        "rollout.rows": rollout.rows if rollout.rows else "0 (all at once)",
-        "rollout.max_new_tokens": rollout.max_new_tokens,
-    }
+    sizes: dict[str, Any] = {"rollout.prompts": rollout.prompts}
+    if settings.group_size > 1:  # else all are decoded at once
+        sizes["rollout.rows"] = rollout.rows if rollout.rows else "0 (all at once)"
+    sizes["rollout.max_new_tokens"] = rollout.max_new_tokens
     keys = "rollout.max_prompt_tokens", "rollout.max_new_tokens"
     return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
 

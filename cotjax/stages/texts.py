@@ -19,7 +19,7 @@ from cotjax.data.encode import encode_supervised
 from cotjax.interfaces import Record, Step
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.authors import Authors
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
@@ -47,7 +47,8 @@ class TextStage:
         self.room = Classroom(config, mesh)
         self.student, self.data = self.room.student, self.room.course
         self.authors = Authors(config, mesh, self.room.records)
-        self.notes = self.student.notes
+        use = limits.evaluation_use(config, self.student, mesh)
+        self.notes = (*self.student.notes, *limits.check_room(self.student, mesh, use))
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)

@@ -203,6 +203,8 @@ def test_more_stages_than_examples(folder):
 def test_a_share_of_steps_is_on_the_students_own_text(folder, loss):
     flags = "--distill.on-policy=0.5", f"--distill.on-policy-loss={loss}"
     stage = open_stage(folder, *flags, steps=4)
+    told = [note.partition(":")[0] for note in stage.notes if "keys and values take" in note]
+    assert told == ["evaluation", "rollout"], "its own texts are sampled too"
     _, rows = run(stage, stop=4)
     assert values(rows, "own_text") == [(0,), (1,), (0,), (1,)]
     assert all(np.isfinite(row["loss"]) for row in rows)
