@@ -40,6 +40,7 @@ SUPERVISED = (
     "--checkpoint.every=40",
 )  # fmt: skip
 ROW_TOKENS = 16 * 576 * 0.97  # of such a step, without padding
+MINED = 80  # tokens of an attempt, about; mining keeps none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,10 @@ class Arm:
     Attributes:
       flags: of the run, over CONFIG.
       step_tokens: what a step sees, to give it the bridge's tokens.
-      begins: the bridge's stage that it goes on from, if any; that stage's tokens count.
     """
 
     flags: tuple[str, ...]
     step_tokens: float = ROW_TOKENS
-    begins: str = ""
 
 
 ARMS = {
@@ -98,9 +97,6 @@ def tokens(folder: pathlib.Path) -> float:
     return seen
 
 
-MINED = 80  # tokens of an attempt, about; mining keeps none
-
-
 def measure(options: argparse.Namespace, checkpoint: object, name: str) -> dict:
     """Greedy and sampled numbers on the held-out problems; kept in OUT/measured."""
     target = options.out / "measured" / f"{name}.json"
@@ -116,23 +112,20 @@ def run_seed(options: argparse.Namespace, seed: int) -> None:
     """The bridge, then what is compared with it."""
     own = f"--seed={seed}"
     bridge = train(options, f"bridge-{seed}", "--stage=bridge", own)
-    seen, budget = {}, 0.0
+    budget = 0.0
     for number, stage in enumerate(STAGES, 1):
         if not (bridge / stage / "result.json").exists():  # no failures left to rewrite
             continue
         budget += tokens(bridge / stage)
-        seen[stage] = budget
         arm = " + ".join(str(one) for one in range(1, number + 1))
         keep(options, arm, seed, budget, bridge / stage)
     for arm in options.arms:
         settings = ARMS[arm]
-        steps = math.ceil((budget - seen.get(settings.begins, 0)) / settings.step_tokens)
+        steps = math.ceil(budget / settings.step_tokens)
         flags = [*settings.flags, own, f"--steps={steps}"]
-        if settings.begins:
-            flags.append(f"--model.path={bridge / settings.begins}")
         name = f"{re.sub('[^a-zA-Z0-9]+', '_', arm)}-{seed}"
         folder = train(options, name, *flags)
-        keep(options, arm, seed, seen.get(settings.begins, 0) + tokens(folder), folder)
+        keep(options, arm, seed, tokens(folder), folder)
 
 
 def keep(

@@ -28,7 +28,9 @@ from cotjax.parallel.sharding import (
     rollout_formats,
     rollout_shardings,
 )
-from cotjax.rollout.engine import Sampling, generate, make_plan
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import make_plan
+from cotjax.stages.common import rollout_sampling
 
 FLAGS = ("--rollout.max-prompt-tokens=512", "--rollout.max-new-tokens=1024")
 
@@ -47,18 +49,7 @@ def abstract_rollout(config: configs.Config, shape_file, mesh: jax.sharding.Mesh
         jax.ShapeDtypeStruct(size[:1], jnp.int32, sharding=batched(mesh)),
     )
     key = tpu.placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
-    settings = Sampling(
-        rollout.group_size,
-        rollout.max_new_tokens,
-        eos_id=0,
-        pad_id=0,
-        temperature=rollout.temperature,
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-        min_p=rollout.min_p,
-        rows=rollout.rows,
-        share=rollout.share,
-    )
+    settings = rollout_sampling(rollout, eos_id=0, pad_id=0)
     return policy, tpu.placed(params, rollout_shardings(mesh, params)), prompts, key, settings
 
 

@@ -120,7 +120,8 @@ def _completions(
 
     from cotjax.data.encode import encode_prompts
     from cotjax.models.lora import join_adapter
-    from cotjax.rollout.engine import Sampling, stream
+    from cotjax.rollout.engine import stream
+    from cotjax.rollout.plan import Sampling
     from cotjax.stages.common import open_stops
     from cotjax.stages.limits import Use, check_room
 

@@ -119,7 +119,7 @@ def test_more_stages_than_examples(world, capsys):
 
 
 def test_a_teacher_that_does_not_fit(world, capsys, monkeypatch):
-    monkeypatch.setattr("cotjax.stages.teachers._free_bytes", lambda device: 1000)
+    monkeypatch.setattr("cotjax.stages.teachers.free_bytes", lambda mesh: 1000)
     words = "GiB per device, which has 0.0 free", str(world.folder / "strong"), "distill.teacher"
     refused(world, capsys, world.flags("large"), *words)
 

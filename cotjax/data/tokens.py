@@ -145,11 +145,16 @@ class TokenCache:
         self._open()
 
 
-def _keeps_white_space(tokenizer: Any) -> bool:
-    """Whether no added token swallows the white space beside it, at which texts are cut."""
+def _is_fast(tokenizer: Any) -> bool:
+    """Whether a tokenizer is transformers' own around a compiled one."""
     from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
 
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+    return isinstance(tokenizer, PreTrainedTokenizerFast)
+
+
+def _keeps_white_space(tokenizer: Any) -> bool:
+    """Whether no added token swallows the white space beside it, at which texts are cut."""
+    if not _is_fast(tokenizer):
         return True
     added = tokenizer.added_tokens_decoder.values()
     return not any(token.lstrip or token.rstrip for token in added)
@@ -157,18 +162,14 @@ def _keeps_white_space(tokenizer: Any) -> bool:
 
 def _words_stand_alone(tokenizer: Any) -> bool:
     """Whether no token holds a space behind another sign, so that no merge joins two words."""
-    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
-
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+    if not _is_fast(tokenizer):
         return False
     return not any(map(_OVER_SPACE.search, tokenizer.get_vocab()))
 
 
 def _backend(tokenizer: Any) -> Callable[[str], bytes]:
     """The shortest way to a tokenizer's ids: past transformers' Python, where there is one."""
-    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
-
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
+    if _is_fast(tokenizer):
         backend = tokenizer.backend_tokenizer
 
         def ask(text: str) -> bytes:

@@ -15,8 +15,8 @@ own: nothing but the question whether anyone is still alive crosses devices.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,138 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.core.sampling import sample
 from cotjax.interfaces import End, PromptBatch, Rollout
-
-NARROW = 4  # the last loop has a quarter of the slots
-
-
-class Decoder(Protocol):
-    """What the engine needs of a model; `cotjax.models.policy.Policy` has it. Hashable."""
-
-    @property
-    def lanes(self) -> int:
-        """Over how many groups of devices the batch is split."""
-        ...
-
-    def prefill(
-        self, params: Any, prompt: Array, prompt_mask: Array
-    ) -> tuple[Float[Array, "B D"], Any]:
-        """Hidden state that predicts the first token, and the prompts' caches."""
-        ...
-
-    def own_caches(self, prompt_caches: Any, *, rows: int, group: int, max_new_tokens: int) -> Any:
-        """Empty caches for the completions of `rows` prompts, `group` each."""
-        ...
-
-    def decode(
-        self,
-        params: Any,
-        tokens: Int[Array, "B R"],
-        prompt_mask: Bool[Array, "B P"],
-        filled: Int[Array, " B"],
-        clock: Int[Array, ""],
-        caches: tuple[Any, Any],
-    ) -> tuple[Float[Array, "B R D"], Any]:
-        """Hidden states after token number `filled` of every completion, and their own caches."""
-        ...
-
-    def head(self, params: Any) -> Callable[[Float[Array, "L N D"]], Float[Array, "L N V"]]:
-        """Hidden states of the rows of each lane -> their logits, in float32."""
-        ...
-
-    def keep(self, values: Array) -> Array:
-        """Values [L, …], each lane's whole on all of its devices, however they were computed."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn.
-
-    Attributes:
-      group_size: G, completions per prompt.
-      max_new_tokens: T; a row that reaches it ends for its length.
-      eos_id: ends a row; counts as part of it.
-      pad_id: what stands after the end.
-      temperature: 0 is greedy.
-      greedy_first: completion 0 of every prompt is greedy, whatever the temperature.
-      top_k: 0 keeps all.
-      top_p: 1 keeps all.
-      min_p: 0 keeps all.
-      stop_ids: further tokens that end a row, as `eos_id` does.
-      rows: completions decoded at once; 0 = all, which needs no refill.
-      share: R, completions of one prompt in a slot, a divisor of G; 0 = G. Refill wastes least at
-        1, where a slot holds a copy of its prompt's cache for every completion.
-    """
-
-    group_size: int
-    max_new_tokens: int
-    eos_id: int
-    pad_id: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    greedy_first: bool = False
-    stop_ids: tuple[int, ...] = ()
-    rows: int = 0
-    share: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many of what; all per lane.
-
-    Attributes:
-      lanes: L.
-      prompts: prompts of a lane.
-      share: R.
-      parts: jobs per prompt.
-      slots: S, jobs that decode at once.
-    """
-
-    lanes: int
-    prompts: int
-    share: int
-    parts: int
-    slots: int
-
-    @property
-    def jobs(self) -> int:
-        """J, jobs of a lane; the number J itself stands for no job."""
-        return self.prompts * self.parts
-
-    @property
-    def refill(self) -> bool:
-        """Whether jobs wait for slots."""
-        return self.slots < self.jobs
-
-    @property
-    def in_place(self) -> bool:
-        """Whether slot b decodes all completions of prompt b."""
-        return self.parts == 1 and not self.refill
-
-
-def make_plan(num_prompts: int, lanes: int, settings: Sampling) -> Plan:
-    """Divides prompts and rows over lanes.
-
-    Raises:
-      ValueError: a share that does not divide the group, or prompts that do not divide over lanes.
-    """
-    share = settings.share or settings.group_size
-    if settings.group_size % share:
-        raise ValueError(f"share = {share} does not divide group_size = {settings.group_size}.")
-    if num_prompts % lanes:
-        raise ValueError(f"{num_prompts} prompts do not divide over {lanes} lanes.")
-    prompts, parts = num_prompts // lanes, settings.group_size // share
-    wanted = max(settings.rows // (share * lanes), 1) if settings.rows else prompts * parts
-    return Plan(lanes, prompts, share, parts, min(wanted, prompts * parts))
-
-
-def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:
-    """[B, G] keys that depend on (key, prompt id, completion number) only, not on the batch."""
-    by_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    return each(by_prompt, jnp.arange(group_size))
+from cotjax.rollout.plan import NARROW, Decoder, Sampling, make_plan, row_keys
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cotjax.rollout.engine import NARROW, Decoder, Sampling, make_plan
+from cotjax.rollout.plan import NARROW, Decoder, Sampling, make_plan
 
 
 @dataclasses.dataclass(frozen=True)

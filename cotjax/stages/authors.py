@@ -11,18 +11,15 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import (
-    Rationale,
     answers_equal,
     gold_answer,
     is_correct,
     parse_rationale,
-    render_rationale,
 )
 from cotjax.data.layouts import Reader
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.rollout.engine import Sampling
 from cotjax.stages import common
 from cotjax.stages.teachers import Teachers
 
@@ -93,15 +90,8 @@ class Authors:
         """What a model writes; None where it did not come to an end."""
         assert self.models is not None, "who is no file is a model"
         rollout, model = self._config.rollout, self.models[self._place[teacher]]
-        settings = Sampling(
-            group_size=1,
-            max_new_tokens=rollout.max_new_tokens,
-            eos_id=model.student.eos_id,
-            pad_id=model.student.pad_id,
-            temperature=rollout.temperature,
-            top_k=rollout.top_k,
-            top_p=rollout.top_p,
-            min_p=rollout.min_p,
+        settings = common.rollout_sampling(
+            rollout, eos_id=model.student.eos_id, pad_id=model.student.pad_id, in_groups=False
         )
         groups = common.complete(
             dataclasses.replace(model.student, base={}),
@@ -130,10 +120,7 @@ def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str
         key="distill.teachers",
         on_bad_record=config.data.on_bad_record,
     )
-    texts = {
-        row.question: render_rationale(Rationale(steps=row.steps, answer=row.answer))
-        for row in rows
-    }
+    texts = {row.question: common.solution(row) for row in rows}
     gold = {record.question: record.answer for record in records}
     if config.distill.filter_texts:
         texts = {q: t for q, t in texts.items() if q not in gold or is_correct(t, gold[q])}

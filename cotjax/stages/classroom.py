@@ -7,7 +7,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, render_rationale
 from cotjax.data.bucketed import Example
 from cotjax.data.encode import encode_supervised
 from cotjax.data.teacher_store import Manifest
@@ -51,14 +50,12 @@ class Classroom:
         """An example as arrays."""
         return self.encode_record(self.records[index])
 
-    def encode_record(self, record: Record, text: str | None = None) -> Example:
-        """A record as arrays; its target is its own solution, or another text."""
-        if text is None:
-            text = render_rationale(Rationale(steps=record.steps, answer=record.answer))
+    def encode_record(self, record: Record) -> Example:
+        """A record as arrays; its target is its own solution."""
         return encode_supervised(
             self.student.tokenizer,
             self.student.prompts.solve(record.question),
-            text,
+            common.solution(record),
             max_length=self.config.sft.sequence_length,
             name=record.id,
         )

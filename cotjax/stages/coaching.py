@@ -60,9 +60,9 @@ class Coach:
         self.by_gap = distill.on_policy_loss == "policy_gradient"
         if self.by_gap and objective.term == "bridge_release":
             raise InputError(
-                "distill.coefficient with policy.objective = bridge_release: it weighs a whole "
-                "completion, and teachers speak of every token. Take another policy.objective, or "
-                'set distill.on_policy_loss = "divergence".'
+                f'distill.coefficient = {distill.coefficient}, policy.objective = "bridge_release":'
+                " it weighs a whole completion, and teachers speak of every token. Take another "
+                'policy.objective, or set distill.on_policy_loss = "divergence".'
             )
         self.coefficient, self._steps = distill.coefficient, config.steps
         self.schedule = Schedule(config)

@@ -11,9 +11,16 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from cotjax.config import Config, OptimizerConfig
+from cotjax.config import Config, OptimizerConfig, RolloutConfig
 from cotjax.core.logprobs import chunked_token_logprobs
-from cotjax.cot import answers_equal, completion_reward, gold_answer, parse_rationale
+from cotjax.cot import (
+    Rationale,
+    answers_equal,
+    completion_reward,
+    gold_answer,
+    parse_rationale,
+    render_rationale,
+)
 from cotjax.data.curriculum import Subset
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import Reader
@@ -27,7 +34,8 @@ from cotjax.models.policy import Policy
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 from cotjax.training.evaluation import Completion, summarize
@@ -132,6 +140,11 @@ def attach_adapter(
     return policy, parallel.shard_params(mesh, adapter), params
 
 
+def tokens_at_once(policy: Policy, vocab_size: int) -> int:
+    """How many tokens' logits a loss in chunks may hold, on all devices together."""
+    return max(LOGITS_AT_ONCE * policy.batch_devices // vocab_size, 1)
+
+
 def head_logprobs(
     policy: Policy, params: Any, hidden: Array, tokens: Array, mask: Array, temperature: float = 1.0
 ) -> tuple[Array, Array]:
@@ -141,7 +154,7 @@ def head_logprobs(
         hidden,
         head.matrix,
         tokens,
-        chunk_size=max(LOGITS_AT_ONCE * policy.batch_devices // head.size, 1),
+        chunk_size=tokens_at_once(policy, head.size),
         temperature=temperature,
         softcap=head.softcap,
         mask=mask,
@@ -196,6 +209,11 @@ def in_order(train: Source | Mixture, setting: str, instead: str) -> Source:
             f"{setting}: the parts of data.mixture have no order among each other. Set {instead}."
         )
     return train
+
+
+def solution(record: Record) -> str:
+    """A record's own solution, as the student should write it."""
+    return render_rationale(Rationale(steps=record.steps, answer=record.answer))
 
 
 # A record to the text of its prompt.
@@ -385,6 +403,37 @@ def evaluation_sampling(student: Student, config: Config) -> Sampling:
     )
 
 
+def rollout_sampling(
+    config: RolloutConfig, *, eos_id: int, pad_id: int, in_groups: bool = True
+) -> Sampling:
+    """How a run samples while it trains.
+
+    Args:
+      config: of the rollouts.
+      eos_id: ends a completion.
+      pad_id: what stands after it.
+      in_groups: groups of completions, by the engine's rows and share; or one for each prompt.
+    """
+    return Sampling(
+        group_size=config.group_size if in_groups else 1,
+        max_new_tokens=config.max_new_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        rows=config.rows if in_groups else 0,
+        share=config.share if in_groups else 0,
+    )
+
+
+def rollout_params(student: Student, config: Config, mesh: Mesh, params: Any) -> Any:
+    """The parameters with which a student samples, its adapter joined; see `for_rollout`."""
+    whole = join_adapter(params, student.base)
+    return parallel.for_rollout(mesh, whole, config.model.compute_dtype)
+
+
 def prompts_at_once(completions: int, group_size: int, mesh: Mesh) -> int:
     """Prompts that `complete` gives the sampler in one call."""
     size, parts = max(completions // group_size, 1), batch_devices(mesh)
@@ -424,8 +473,7 @@ def complete(
     """
     width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
-    whole = join_adapter(params, student.base)
-    params = parallel.for_rollout(mesh, whole, config.model.compute_dtype)
+    params = rollout_params(student, config, mesh, params)
     for start in range(0, len(records), size):
         chunk = list(records[start : start + size])
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation

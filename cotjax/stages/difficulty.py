@@ -14,7 +14,7 @@ from cotjax.data.bucketed import Example, pack
 from cotjax.interfaces import Record, TokenBatch
 from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 
 

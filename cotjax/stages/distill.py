@@ -20,14 +20,16 @@ from cotjax.data.teacher_store import TeacherStore
 from cotjax.interfaces import Stage, Step, TokenBatch
 from cotjax.models.head import Head
 from cotjax.models.lora import join_adapter
+from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
 from cotjax.stages import common, guards, limits
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, open_listening
 from cotjax.stages.skill import check_skill
+from cotjax.stages.supervised import dropout_key
 from cotjax.stages.teachers import Teachers
 from cotjax.stages.texts import TextStage
 from cotjax.training.metrics import DISTILL_COLUMNS
@@ -75,8 +77,16 @@ class DistillStage:
         self.student, self.data = self.room.student, self.room.course
         slots = self.data.schedule.slots()
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=slots)
-        use = limits.evaluation_use(config, self.student, mesh)
-        room = limits.check_room(self.student, mesh, use)
+        self.sampling = common.rollout_sampling(
+            config.rollout,
+            eos_id=self.student.eos_id,
+            pad_id=self.student.pad_id,
+            in_groups=False,
+        )
+        uses = [limits.evaluation_use(config, self.student, mesh)]
+        if config.distill.on_policy:
+            uses.append(limits.rollout_use(config, self.sampling))
+        room = limits.check_room(self.student, mesh, *uses)
         problems = self.room.monitor[: config.curriculum.skill_problems]
         skill = check_skill(config, mesh, self.teachers, problems)
         self.notes = (*self.student.notes, *room, *skill)
@@ -177,7 +187,8 @@ class DistillStage:
             "own_text": float(own),
         }
         metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
-        work = self._work(placed, lesson, alpha=alpha, own=own, dropout_key=self._dropout_key(step))
+        key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
+        work = self._work(placed, lesson, alpha=alpha, own=own, dropout_key=key)
         return Step([work], metrics | observed, [], alarm)
 
     def _open_data(self, params: Any, step: int) -> None:
@@ -193,11 +204,6 @@ class DistillStage:
     ) -> Work:
         share, flag = (parallel.replicate(self.mesh, np.float32(x)) for x in (alpha, own))
         return Work(batch, lesson, share, flag, dropout_key)
-
-    def _dropout_key(self, step: int) -> Any:
-        if not (self.config.lora.rank and self.config.lora.dropout):
-            return None
-        return parallel.replicate(self.mesh, jax.random.fold_in(self.root, step))
 
     def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> Lesson:
         """What the store holds of the teachers in use."""
@@ -228,29 +234,16 @@ class DistillStage:
         prompts = common.prompt_batch(
             self.student, indices, records, texts, rollout.max_prompt_tokens
         )
-        settings = Sampling(
-            group_size=1,
-            max_new_tokens=rollout.max_new_tokens,
-            eos_id=self.student.eos_id,
-            pad_id=self.student.pad_id,
-            temperature=rollout.temperature,
-            top_k=rollout.top_k,
-            top_p=rollout.top_p,
-            min_p=rollout.min_p,
-        )
         written = generate(
             self.student.policy,
-            parallel.for_rollout(
-                self.mesh,
-                join_adapter(params, self.student.base),
-                self.config.model.compute_dtype,
-            ),
+            common.rollout_params(self.student, self.config, self.mesh, params),
             parallel.shard(self.mesh, prompts),
             jax.random.fold_in(self.root, step),
-            settings=settings,
+            settings=self.sampling,
             stop_table=self.student.stop_table,
         )
-        tokens, mask = np.asarray(written.tokens)[:, 0], np.asarray(written.mask)[:, 0]
+        written = processes.fetch(written)
+        tokens, mask = written.tokens[:, 0], written.mask[:, 0]
         examples = [
             (index, _row(prompt[seen], own[counts]))
             for index, prompt, seen, own, counts in zip(

@@ -28,7 +28,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices, check_divides
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
 from cotjax.stages import common, guards, limits
 from cotjax.stages.coaching import Coach
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved
@@ -195,17 +195,8 @@ class GroupStage:
         self.inner_updates = policy.inner_updates
         self.objective = open_objective(policy)
         self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
-        self.sampling = Sampling(
-            group_size=rollout.group_size,
-            max_new_tokens=rollout.max_new_tokens,
-            eos_id=student.eos_id,
-            pad_id=student.pad_id,
-            temperature=rollout.temperature,
-            top_k=rollout.top_k,
-            top_p=rollout.top_p,
-            min_p=rollout.min_p,
-            rows=rollout.rows,
-            share=rollout.share,
+        self.sampling = common.rollout_sampling(
+            rollout, eos_id=student.eos_id, pad_id=student.pad_id
         )
         uses = (
             limits.rollout_use(config, self.sampling),
@@ -259,8 +250,7 @@ class GroupStage:
         waited = time.perf_counter()
         batch = next(self.data)
         began = time.perf_counter()
-        weights = join_adapter(params, self.student.base)
-        weights = parallel.for_rollout(self.mesh, weights, self.config.model.compute_dtype)
+        weights = common.rollout_params(self.student, self.config, self.mesh, params)
         key = jax.random.fold_in(self.root, step)
         everything, kept, counts = self._collect(batch, weights, key)
         sampled = time.perf_counter()

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cotjax.cot import Rationale, answers_equal, extract_answer, render_rationale
+from cotjax.cot import answers_equal, extract_answer
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
+from cotjax.stages import common
 from cotjax.training.evaluation import Completion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
@@ -32,7 +33,7 @@ def leak_guard(
     leaky = []
     for prompt, record in zip(prompts, records, strict=True):
         shown = f" {_squeezed(prompt)} "
-        target = render_rationale(Rationale(steps=record.steps, answer=record.answer))
+        target = common.solution(record)
         secrets = [_squeezed(target), f"Answer: {record.answer} "]
         every_step = bool(record.steps) and all(_squeezed(s) in shown for s in record.steps)
         if any(secret in shown for secret in secrets) or (every_step and not shows_steps):
@@ -99,8 +100,10 @@ def gold_check(
     missed = [
         record.id
         for record in records
-        if not answers_equal(extract(f"{_solution(record)}\n#### {record.answer}"), record.answer)
-        or not answers_equal(extract(_solution(record)), record.answer)
+        if not answers_equal(
+            extract(f"{common.solution(record)}\n#### {record.answer}"), record.answer
+        )
+        or not answers_equal(extract(common.solution(record)), record.answer)
     ]
     if not missed:
         return ()
@@ -108,10 +111,6 @@ def gold_check(
         f"gold check: the extractor misreads {len(missed)} of {len(records)} golds, such as that "
         f"of {missed[0]}. Right completions of these would count as wrong. Fix the answers.",
     )
-
-
-def _solution(record: Record) -> str:
-    return render_rationale(Rationale(steps=record.steps, answer=record.answer))
 
 
 def end_check(rollout: Rollout, eos_id: int) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def open_listening(config: Config, student: common.Student, vocab_size: int) -> 
     """
     policy = student.policy
     rows = policy.head(student.reference).size
-    at_once = max(common.LOGITS_AT_ONCE * policy.batch_devices // rows, 1)
+    at_once = common.tokens_at_once(policy, rows)
     return Listening(config.distill, config.curriculum, vocab_size, at_once)
 
 
@@ -144,23 +144,6 @@ class Listening:
             scores.append(jnp.where(weight > 0, jnp.log(weight) + logp, -jnp.inf))
         return jnp.where(mask, jax.nn.logsumexp(jnp.stack(scores), axis=0), 0)
 
-    def advantage(
-        self,
-        lesson: Lesson,
-        logp: Float[Array, "*B T"],
-        tokens: Int[Array, "*B T"],
-        mask: Bool[Array, "*B T"],
-    ) -> Float[Array, "*B T"]:
-        """The gap log p − log q at the student's own tokens; see `distillation_advantage`.
-
-        Args:
-          lesson: the teachers in use.
-          logp: the student's log-probabilities, at the lesson's temperature.
-          tokens: that it wrote.
-          mask: True = counts.
-        """
-        return distillation_advantage(self.teacher_logprobs(lesson, tokens, mask), logp)
-
     def policy_gradient(
         self,
         lesson: Lesson,
@@ -172,7 +155,8 @@ class Listening:
         """−Â log q of the student's own tokens; its gradient is the reverse KL's, sampled."""
         head = head.with_matrix(head.matrix[: self.vocab_size])
         logp = self._logprobs(hidden, head, tokens, mask, lesson.temperature)
-        return -self.advantage(lesson, logp, tokens, mask) * logp
+        gap = distillation_advantage(self.teacher_logprobs(lesson, tokens, mask), logp)
+        return -gap * logp
 
     def _logprobs(
         self, hidden: Array, head: Head, tokens: Array, mask: Array, temperature: Array

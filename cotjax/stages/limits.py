@@ -10,8 +10,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Limit
 from cotjax.models.lora import join_adapter
 from cotjax.parallel.memory import free_bytes
-from cotjax.rollout.engine import Sampling
 from cotjax.rollout.memory import CacheBytes, cache_bytes
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 
 # Most nats per token, in the mean over a step, from the sampler's log-probabilities to the
@@ -46,13 +46,12 @@ class Use:
 
 
 def rollout_use(config: Config, settings: Sampling) -> Use:
-    """How a policy stage samples in a step."""
+    """How a student samples in a step of training."""
     rollout = config.rollout
-    sizes = {
-        "rollout.prompts": rollout.prompts,
-        "rollout.rows": rollout.rows if rollout.rows else "0 (all at once)",
-        "rollout.max_new_tokens": rollout.max_new_tokens,
-    }
+    sizes: dict[str, Any] = {"rollout.prompts": rollout.prompts}
+    if settings.group_size > 1:  # else all are decoded at once
+        sizes["rollout.rows"] = rollout.rows if rollout.rows else "0 (all at once)"
+    sizes["rollout.max_new_tokens"] = rollout.max_new_tokens
     keys = "rollout.max_prompt_tokens", "rollout.max_new_tokens"
     return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
 

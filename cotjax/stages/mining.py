@@ -19,7 +19,7 @@ from cotjax.config import Config
 from cotjax.errors import NothingToDo
 from cotjax.interfaces import Record, Source
 from cotjax.parallel import processes
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 from cotjax.training.evaluation import Completion
 
@@ -74,7 +74,7 @@ def mine(
     """
     path = folder / "mined.jsonl"
     count = min(config.mining.questions, len(train))
-    first = jax.process_index() == 0
+    first = processes.is_first()
     known = {line["index"]: line for line in processes.gather(_read(path) if first else [])[0]}
     size = max(config.mining.batch_size // config.mining.attempts, 1)
     with open(path if first else os.devnull, "ab", buffering=0) as file:

@@ -15,12 +15,12 @@ import jax
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, is_correct, parse_rationale, render_rationale
+from cotjax.cot import is_correct, parse_rationale
 from cotjax.data.answer_cache import AnswerCache
 from cotjax.data.chat_server import ChatServer, ServerFailed, ServerSettings
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.rollout.engine import Sampling
+from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
 
 INSTRUCTION = (
@@ -99,7 +99,7 @@ class DataTeacher:
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
         """The solutions as they stand."""
         for record in self._records:
-            yield record, [render_rationale(Rationale(steps=record.steps, answer=record.answer))]
+            yield record, [common.solution(record)]
 
 
 class ModelTeacher:

@@ -82,7 +82,7 @@ class Reconstruction:
 
     def _emphasis(self, record: Record, chosen: tuple[int, ...], length: int) -> np.ndarray:
         """[S] the weight of masked steps' tokens, 1 elsewhere; the target ends the row."""
-        target = render_rationale(Rationale(steps=record.steps, answer=record.answer))
+        target = common.solution(record)
         ends = [
             len(render_rationale(Rationale(steps=record.steps[:size])))
             for size in range(len(record.steps) + 1)

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import (
-    Rationale,
     normalize_rationale,
     parse_rationale,
     render_rationale,
@@ -127,7 +126,7 @@ class RewriteStage:
     def _reward(
         self, config: Config, record: Record, text: str, tokens: int
     ) -> tuple[float, dict[str, float]]:
-        unit, solution = config.reward.unit, _solution(record)
+        unit, solution = config.reward.unit, common.solution(record)
         counts = {
             "words": lambda: len(solution.split()),
             "tokens": lambda: len(
@@ -240,7 +239,3 @@ class RewritePrompt:
 def rewrite_prompt(student: common.Student, record: Record) -> str:
     """The question and the teacher's steps, to be shortened."""
     return RewritePrompt(student.prompts)(record, np.random.default_rng(0))
-
-
-def _solution(record: Record) -> str:
-    return render_rationale(Rationale(steps=record.steps, answer=record.answer))

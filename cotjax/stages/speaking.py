@@ -149,7 +149,7 @@ def _speak(
     """What a teacher says about each example; adds to `numbers` and to the seconds `spent`."""
     config, head = room.config, teachers[teacher].head
     size, k = config.sft, config.distill.top_k
-    chunk = max(common.LOGITS_AT_ONCE * room.student.policy.batch_devices // head.size, 1)
+    chunk = common.tokens_at_once(room.student.policy, head.size)
 
     def ask(batch: TokenBatch) -> tuple[Array, ...]:
         hidden = teachers.hidden(teacher, parallel.shard(room.mesh, batch))

@@ -6,7 +6,6 @@ compiled program per architecture, and only for teachers that are in use.
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.vocabulary import common_size
 from cotjax.parallel import sharding as parallel
+from cotjax.parallel.memory import free_bytes
 from cotjax.stages import common
 from cotjax.stages.lessons import Lesson
 from cotjax.training.checkpoint import find_run, restore_params
@@ -260,23 +260,12 @@ def _check_memory(plans: Sequence[Plan], slots: int, mesh: Mesh) -> None:
     """Refuses teachers that are larger than a device, beside the one that is being loaded."""
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
     sizes = sorted((plan.size for plan in plans), reverse=True)[: slots + 1]
-    limit = _free_bytes(mesh.devices.flat[0])
-    if limit and sum(sizes) / parts > limit:
+    free = free_bytes(mesh)
+    if sum(sizes) / parts > free:
         largest = max(plans, key=lambda plan: plan.size)
         raise InputError(
             f"distill.teachers: {len(sizes)} at once need {sum(sizes) / parts / 2**30:.1f} GiB per "
-            f'device, which has {limit / 2**30:.1f} free; the largest is "{largest.name}", '
+            f'device, which has {free / 2**30:.1f} free; the largest is "{largest.name}", '
             f"{largest.size / 2**30:.1f} GiB. Raise mesh.fsdp, set distill.teacher_dtype = "
             '"bfloat16", or write a store with python -m cotjax.teach.'
         )
-
-
-def _free_bytes(device: Any) -> float:
-    """Memory of a device that is not in use; 0 if nobody knows."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    names = os.sysconf_names if device.platform == "cpu" else {}
-    if "SC_AVPHYS_PAGES" not in names:
-        return 0
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -14,13 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, render_rationale
 from cotjax.data.bucketed import Example, pack
 from cotjax.data.encode import encode_supervised
 from cotjax.interfaces import Record, Step
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.stages import common, guards
+from cotjax.stages import common, guards, limits
 from cotjax.stages.authors import Authors
 from cotjax.stages.classroom import Classroom
 from cotjax.stages.course import change
@@ -48,7 +47,8 @@ class TextStage:
         self.room = Classroom(config, mesh)
         self.student, self.data = self.room.student, self.room.course
         self.authors = Authors(config, mesh, self.room.records)
-        self.notes = self.student.notes
+        use = limits.evaluation_use(config, self.student, mesh)
+        self.notes = (*self.student.notes, *limits.check_room(self.student, mesh, use))
         optimizer = common.make_optimizer(config.optimizer, config.steps)
         # The update reuses the state's buffers; difficulty may be measured with the first ones.
         self.state = init_state(jax.tree.map(jnp.copy, self.student.params), optimizer)
@@ -95,10 +95,7 @@ class TextStage:
         self, records: Sequence[Record], authors: np.ndarray, key: Any
     ) -> list[tuple[int, Example]]:
         """(place among the records, arrays) of the texts that there are and that fit a row."""
-        texts: list[str | None] = [
-            render_rationale(Rationale(steps=record.steps, answer=record.answer))
-            for record in records
-        ]
+        texts: list[str | None] = [common.solution(record) for record in records]
         for teacher in sorted(set(authors.tolist()) - {OWN}):
             places = np.flatnonzero(authors == teacher).tolist()
             chosen = [records[place] for place in places]

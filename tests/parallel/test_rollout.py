@@ -15,7 +15,8 @@ from cotjax.models.policy import Policy
 from cotjax.models.transformer import Transformer
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import for_rollout, placement, shard, shard_params
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from tests.parallel import sharded
 from tests.tiny import keep_compiled_programs, make_model
 

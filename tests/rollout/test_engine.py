@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from cotjax.core.logprobs import entropy, token_logprobs
 from cotjax.interfaces import End, Placement, PromptBatch
-from cotjax.rollout.engine import Sampling, generate, make_plan, row_keys
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling, make_plan, row_keys
 from tests.tiny import SHAPE, make_policy
 
 BATCH, PROMPT, GROUP, NEW = 8, 5, 4, 6

@@ -17,7 +17,8 @@ from cotjax.interfaces import End, PromptBatch
 from cotjax.models import huggingface
 from cotjax.models.load import load_student
 from cotjax.models.policy import Policy
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from tests.models.make_golden import CASES
 from tests.models.make_golden import GOLDEN as FAMILIES
 from tests.models.test_parity import needs_smollm2, needs_torch

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch
 from cotjax.models.load import load_tokenizer, resolve
-from cotjax.rollout.engine import Sampling, generate
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
 from cotjax.rollout.stops import stop_table, token_bytes
 from tests.tiny import SHAPE, make_policy
 

@@ -186,7 +186,7 @@ def test_a_teacher_with_another_tokenizer(folder):
 
 
 def test_a_teacher_that_does_not_fit(folder, monkeypatch):
-    monkeypatch.setattr("cotjax.stages.teachers._free_bytes", lambda device: 1000)
+    monkeypatch.setattr("cotjax.stages.teachers.free_bytes", lambda mesh: 1000)
     with pytest.raises(InputError, match="GiB per device, which has .* free"):
         open_stage(folder)
 
@@ -203,6 +203,8 @@ def test_more_stages_than_examples(folder):
 def test_a_share_of_steps_is_on_the_students_own_text(folder, loss):
     flags = "--distill.on-policy=0.5", f"--distill.on-policy-loss={loss}"
     stage = open_stage(folder, *flags, steps=4)
+    told = [note.partition(":")[0] for note in stage.notes if "keys and values take" in note]
+    assert told == ["evaluation", "rollout"], "its own texts are sampled too"
     _, rows = run(stage, stop=4)
     assert values(rows, "own_text") == [(0,), (1,), (0,), (1,)]
     assert all(np.isfinite(row["loss"]) for row in rows)

@@ -86,6 +86,7 @@ def targets(stage, step=0):
 
 def test_a_text_is_written_in_one_tokenizer_and_learned_in_another(folder):
     stage = open_stage(folder)
+    assert any(note.startswith("evaluation: keys and values take") for note in stage.notes)
     end = stage.student.tokenizer.eos_token
     model = stage.authors.models[1]
     assert model.student.tokenizer.get_vocab() != stage.student.tokenizer.get_vocab()
