@@ -49,7 +49,7 @@ def make_prompts(vocab_size):
 @functools.partial(jax.jit, static_argnums=0)
 def full_forward(policy, params, prompts, tokens, mask):
     hidden = policy.completions(params, prompts.tokens, prompts.mask, tokens)
-    return token_logprobs(hidden @ policy.unembed(params).T, tokens, mask=mask)
+    return token_logprobs(policy.head(params)(hidden), tokens, mask=mask)
 
 
 def gaps(policy, params, prompts, settings):
