@@ -85,6 +85,11 @@ class Placement:
     heads: str
     flash: bool = False
 
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.mesh.devices.flat[0].platform
+
     def split(self, *axes: str | tuple[str, ...] | None) -> jax.sharding.NamedSharding:
         """A sharding of arrays whose first axis is the example's."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(self.batch, *axes))

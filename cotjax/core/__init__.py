@@ -63,5 +63,6 @@ from cotjax.core.presets import policy_loss as policy_loss
 from cotjax.core.reconstruction import reconstruction_loss as reconstruction_loss
 from cotjax.core.sampling import filter_logits as filter_logits
 from cotjax.core.sampling import sample as sample
+from cotjax.core.sampling import sample_at as sample_at
 from cotjax.core.softcap import soft_cap as soft_cap
 from cotjax.core.topk import topk_forward_kl as topk_forward_kl

@@ -112,13 +112,49 @@ def sample(
     if key.shape not in ((), rows):
         raise ValueError(f"sample: keys have shape {key.shape}; needs () or {rows}.")
     if temperature == 0:
-        _check(temperature, top_k, top_p, min_p)
-        return _first_largest(jnp.where(jnp.isnan(logits), -jnp.inf, logits))
-    logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    if key.shape == rows:
+        uniform = jnp.zeros(rows)
+    elif key.shape == rows:
         uniform = jax.vmap(jax.random.uniform)(key.reshape(-1)).reshape(rows)
     else:
         uniform = jax.random.uniform(key, rows)
+    return sample_at(
+        uniform, logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
+
+
+def sample_at(
+    uniform: Float[Array, "*B"],
+    logits: Float[Array, "*B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Int[Array, "*B"]:
+    """`sample` with the uniform numbers given, as a loop does that drew them beforehand.
+
+    Args:
+      uniform: [*B] in [0, 1); not read at temperature 0.
+      logits: [*B, V].
+      temperature: as `sample`, and so are the others.
+      top_k: 0 is all.
+      top_p: 1 is all.
+      min_p: 0 is all.
+
+    Returns:
+      [*B] int32 ids.
+
+    Example:
+      >>> sample_at(jnp.array([0.1, 0.9]), jnp.zeros((2, 4)))
+      Array([0, 3], dtype=int32)
+
+    Raises:
+      ValueError: a setting outside its range.
+    """
+    if temperature == 0:
+        _check(temperature, top_k, top_p, min_p)
+        return _first_largest(jnp.where(jnp.isnan(logits), -jnp.inf, logits))
+    logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return _invert(logits, uniform.astype(logits.dtype))
 
 

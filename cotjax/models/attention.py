@@ -194,7 +194,8 @@ class DecodeShared:
 
     Attributes:
       prompt_mask: [B, P].
-      filled: [B] how many tokens the completions of each prompt already have in their own cache.
+      filled: [B] how many tokens the completions of each prompt already have in their own cache; a
+        scalar where all prompts' have equally many, so that no device asks another how many.
       clock: scalar, the column of the own cache where the new token goes, for all alike.
       placement: on which mesh.
 
@@ -206,7 +207,7 @@ class DecodeShared:
     """
 
     prompt_mask: Bool[Array, "B P"]
-    filled: Int[Array, " B"]
+    filled: Int[Array, " B"] | Int[Array, ""]
     clock: Int[Array, ""]
     placement: Placement | None = None
 
@@ -243,7 +244,7 @@ class DecodeShared:
             own_value = self._laid_out(own_value, (0, 1, 2, 3, 4))
             written.append((own_key, own_value))
             age = (at - jnp.arange(size)) % columns
-            seen = scoring.sees(age) & (age <= self.filled[:, None])
+            seen = scoring.sees(age) & (age <= self.filled.reshape(-1, 1))
             mixed = jax.lax.cond(
                 seen.any(),
                 lambda mixed, *own: _merge(mixed, attend_part(query, *own)),
@@ -263,12 +264,11 @@ class DecodeShared:
         Left alone the compiler writes a column in one order and reads the block in another, which
         copies the whole cache for every token.
         """
-        on_tpu = self.placement and self.placement.mesh.devices.flat[0].platform == "tpu"
-        if not on_tpu:
+        if self.placement is None or self.placement.platform != "tpu":
             return block
         return block._replace(values=with_layout_constraint(block.values, Layout(order)))
 
     def _seen_of_prompt(self, scoring: Scoring) -> Bool[Array, "B P"]:
         num_prompt = self.prompt_mask.shape[-1]
-        distance = num_prompt + self.filled[:, None] - jnp.arange(num_prompt)
+        distance = num_prompt + self.filled.reshape(-1, 1) - jnp.arange(num_prompt)
         return self.prompt_mask & scoring.sees(distance)

@@ -77,11 +77,16 @@ class Policy:
         """The model with these parameters, which hold no adapter: `lora.merge` takes it in."""
         return nnx.merge(self.definition, params)
 
-    def _run(self, params: Any, *inputs: Any, dropout_key: Any = None) -> tuple[Array, Any]:
+    def _run(
+        self, params: Any, *inputs: Any, layers: list[Any] | None = None, dropout_key: Any = None
+    ) -> tuple[Array, Any]:
         """Hidden states and caches, with the adapter if the policy has one."""
         model = self.bind(split_adapter(params)[1])
-        adapter = Adapter.of(params, self.lora, dropout_key) if self.lora else None
-        return model(*inputs, adapter=adapter, placement=self.placement)
+        adapter = self._adapter(params, dropout_key)
+        return model(*inputs, layers=layers, adapter=adapter, placement=self.placement)
+
+    def _adapter(self, params: Any, dropout_key: Any = None) -> Adapter | None:
+        return Adapter.of(params, self.lora, dropout_key) if self.lora else None
 
     def unembed(self, params: Any, *, whole: bool = False) -> Float[Array, "V D"]:
         """The matrix for logits = hidden @ unembed.T, before a soft cap: see `head`.
@@ -199,12 +204,23 @@ class Policy:
             caches.append([(keep(own, axis=-2), keep(own.mT, axis=-1)) for own in empty])
         return caches
 
+    def unstacked(self, params: Any) -> list[Any] | None:
+        """Each layer's parameters, for a loop of `decode`; None where that would gain nothing.
+
+        A CPU's products want each matrix by itself, so a loop would cut it out of the stacked ones
+        for every token. An accelerator's read it where it lies, and need no second copy.
+        """
+        if self.placement is None or self.placement.platform != "cpu":
+            return None
+        return self.bind(split_adapter(params)[1]).unstacked(self._adapter(params))
+
     def decode(
         self,
         params: Any,
+        layers: list[Any] | None,
         tokens: Int[Array, "B G"],
         prompt_mask: Bool[Array, "B P"],
-        filled: Int[Array, " B"],
+        filled: Int[Array, " B"] | Int[Array, ""],
         clock: Int[Array, ""],
         caches: tuple[list[Any], list[Any]],
     ) -> tuple[Float[Array, "B G D"], list[Any]]:
@@ -212,9 +228,10 @@ class Policy:
 
         Args:
           params: the decoder's.
+          layers: what `unstacked` gives.
           tokens: [B, G].
           prompt_mask: [B, P].
-          filled: [B] tokens that each completion's own cache holds already.
+          filled: tokens that each completion's own cache holds already: [B], or one for all.
           clock: scalar, the column of the own caches that this token takes; the columns before it,
             cyclically, hold the tokens before it.
           caches: the prompts', as `prefill` gives them, and the completions' own.
@@ -222,5 +239,5 @@ class Policy:
         positions = jnp.broadcast_to((prompt_mask.sum(-1) + filled)[:, None], tokens.shape)
         attend = DecodeShared(prompt_mask, filled, clock, self.placement)
         both = [(*prompt, own) for prompt, own in zip(*caches, strict=True)]
-        hidden, both = self._run(params, tokens, positions, attend, both)
+        hidden, both = self._run(params, tokens, positions, attend, both, layers=layers)
         return hidden, [own for *_, own in both]

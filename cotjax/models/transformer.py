@@ -91,6 +91,7 @@ class Transformer(nnx.Module):
         attend: Attend,
         caches: Any = None,
         *,
+        layers: list[Any] | None = None,
         adapter: Adapter | None = None,
         placement: Placement | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
@@ -102,6 +103,7 @@ class Transformer(nnx.Module):
           attend: who sees whom, and what the cache holds.
           caches: None, or per layer what `attend` takes: a list (layers are unrolled, which is
             what a decoding loop wants) or leaves with a leading layer axis (layers are scanned).
+          layers: what `unstacked` gave, where `caches` is a list; None cuts it here.
           adapter: what is added to projections, of all layers; None adds nothing.
           placement: keeps examples apart on a mesh, so that what the compiler gathers are weights.
 
@@ -121,8 +123,9 @@ class Transformer(nnx.Module):
 
         if isinstance(caches, list):
             new_caches = []
-            for i, cache in enumerate(caches):
-                params, own = jax.tree.map(lambda leaf, i=i: leaf[i], (stacked, adapter))
+            for i, (cache, (params, own)) in enumerate(
+                zip(caches, layers or self.unstacked(adapter), strict=True)
+            ):
                 x, cache = nnx.merge(definition, params)(x, mixes[which[i]], cache, own)
                 x = keep(x)
                 new_caches.append(cache)
@@ -143,6 +146,12 @@ class Transformer(nnx.Module):
         inputs = stacked, caches, adapter, jnp.asarray(which)
         x, new_caches = jax.lax.scan(layer, x, inputs, unroll=unroll)
         return self.final_norm(x), new_caches
+
+    def unstacked(self, adapter: Adapter | None) -> list[Any]:
+        """Each layer's parameters, and its part of the adapter."""
+        _, stacked = nnx.split(self.layers)
+        numbers = range(self.shape.num_layers)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], (stacked, adapter)) for i in numbers]
 
     def _embed(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         dtype = self.formats.compute

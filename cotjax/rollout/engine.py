@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cotjax.core.sampling import sample
+from cotjax.core.sampling import sample_at
 from cotjax.interfaces import End, PromptBatch, Rollout
-from cotjax.rollout.plan import NARROW, Decoder, Sampling, make_plan, row_keys
+from cotjax.rollout.plan import NARROW, Decoder, Sampling, make_plan, row_uniforms
 
 
 @jax.tree_util.register_dataclass
@@ -143,9 +143,9 @@ class _Engine:
         self.stop_table, self.head = stop_table, model.head(params)
         lanes = (plan.lanes, plan.prompts)
         self.mask = batch.mask.reshape(*lanes, -1)
-        self.keys = row_keys(key, batch.ids, settings.group_size)
-        self.keys = self.keys.reshape(plan.lanes, plan.jobs, plan.share)
-        self.batch = batch
+        drawn = row_uniforms(key, batch.ids, settings.group_size, settings.max_new_tokens)
+        self.uniforms = drawn.reshape(plan.lanes, plan.jobs, plan.share, -1)
+        self.batch, self.layers = batch, model.unstacked(params)
 
     def run(self) -> Rollout:
         """Decodes all jobs."""
@@ -240,9 +240,10 @@ class _Engine:
         flat = (-1, self.plan.share)
         hidden, own = self.model.decode(
             self.params,
+            self.layers,
             slots.token.reshape(flat),
             self._of_prompt(self.mask, slots.job).reshape(flat[0], self.mask.shape[-1]),
-            slots.filled.reshape(-1) - 1,
+            slots.filled.reshape(-1) - 1 if self.plan.refill else clock,
             clock % self.settings.max_new_tokens,
             slots.caches,
         )
@@ -293,12 +294,12 @@ class _Engine:
         """
         settings, plan, shape = self.settings, self.plan, slots.token.shape
         logits = self.head(hidden.reshape(shape[0], -1, hidden.shape[-1]))
-        at = jnp.minimum(slots.job, plan.jobs - 1)[..., None]
-        keys = jnp.take_along_axis(self.keys, at, axis=1)
-        index = jnp.broadcast_to(slots.filled[..., None], keys.shape)
-        now = jax.vmap(jax.random.fold_in)(keys.reshape(-1), index.reshape(-1))
-        token = sample(
-            self.model.keep(now.reshape(logits.shape[:2])),
+        at = jnp.minimum(slots.job, plan.jobs - 1)
+        uniform = jax.vmap(lambda rows, job, token: rows[job, :, token])(
+            self.uniforms, at, jnp.minimum(slots.filled, settings.max_new_tokens - 1)
+        )
+        token = sample_at(
+            self.model.keep(uniform.reshape(logits.shape[:2])),
             logits,
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -306,7 +307,8 @@ class _Engine:
             min_p=settings.min_p,
         )
         if settings.greedy_first:
-            likeliest = sample(now[0], logits.reshape(*shape, -1)[:, :, 0], temperature=0.0)
+            first = logits.reshape(*shape, -1)[:, :, 0]
+            likeliest = sample_at(uniform[:, :, 0], first, temperature=0.0)
             token = token.reshape(shape)
             chosen = jnp.where(slots.job % plan.parts == 0, likeliest, token[:, :, 0])
             token = token.at[:, :, 0].set(chosen).reshape(logits.shape[:2])

@@ -29,16 +29,24 @@ class Decoder(Protocol):
         """Empty caches for the completions of `rows` prompts, `group` each."""
         ...
 
+    def unstacked(self, params: Any) -> Any:
+        """What a loop of `decode` computes of the parameters once, beforehand."""
+        ...
+
     def decode(
         self,
         params: Any,
+        layers: Any,
         tokens: Int[Array, "B R"],
         prompt_mask: Bool[Array, "B P"],
-        filled: Int[Array, " B"],
+        filled: Int[Array, " B"] | Int[Array, ""],
         clock: Int[Array, ""],
         caches: tuple[Any, Any],
     ) -> tuple[Float[Array, "B R D"], Any]:
-        """Hidden states after token number `filled` of every completion, and their own caches."""
+        """Hidden states after token number `filled` of every completion, and their own caches.
+
+        `layers` is what `unstacked` gave; `filled` is one for all where they began together.
+        """
         ...
 
     def head(self, params: Any) -> Callable[[Float[Array, "L N D"]], Float[Array, "L N V"]]:
@@ -132,6 +140,18 @@ def make_plan(num_prompts: int, lanes: int, settings: Sampling) -> Plan:
     prompts, parts = num_prompts // lanes, settings.group_size // share
     wanted = max(settings.rows // (share * lanes), 1) if settings.rows else prompts * parts
     return Plan(lanes, prompts, share, parts, min(wanted, prompts * parts))
+
+
+def row_uniforms(
+    key: Array, ids: Int[Array, " B"], group_size: int, length: int
+) -> Float[Array, "B G T"]:
+    """What each token of each row is drawn with: T = `length` numbers in [0, 1) from its key."""
+
+    def of_row(key: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+        return jax.vmap(jax.random.uniform)(keys)
+
+    return jax.vmap(jax.vmap(of_row))(row_keys(key, ids, group_size))
 
 
 def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:

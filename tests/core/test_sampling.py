@@ -286,3 +286,14 @@ def test_half_precision_logits_are_drawn_in_float32():
     logits = draw(5, (50, 40)).astype(jnp.bfloat16)
     wide = sample(jax.random.key(0), logits.astype(jnp.float32))
     np.testing.assert_array_equal(sample(jax.random.key(0), logits), wide)
+
+
+def test_numbers_drawn_beforehand_give_the_tokens_of_the_key():
+    logits = jax.random.normal(jax.random.key(1), (6, 300))
+    keys = jax.random.split(jax.random.key(2), 6)
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    for changes in ({}, {"top_k": 5}, {"temperature": 0.0}):
+        np.testing.assert_array_equal(
+            core.sample_at(uniform, logits, **changes),
+            sample(keys, logits, **changes),
+        )

@@ -183,7 +183,8 @@ def decoded(policy, params):
         for index in range(OWN - 1):
             filled, clock = jnp.full(BATCH, index), jnp.int32(index)
             tokens = COMPLETIONS[:, :, index]
-            hidden, own = policy.decode(params, tokens, PROMPT_MASK, filled, clock, (prompts, own))
+            now = tokens, PROMPT_MASK, filled, clock, (prompts, own)
+            hidden, own = policy.decode(params, policy.unstacked(params), *now)
             outs.append(hidden)
         return jnp.stack(outs, axis=2)
 

@@ -211,7 +211,10 @@ class Countdown:
     def own_caches(self, prompt_caches, *, rows, group, max_new_tokens):
         return []
 
-    def decode(self, params, tokens, prompt_mask, filled, clock, caches):
+    def unstacked(self, params):
+        return None
+
+    def decode(self, params, layers, tokens, prompt_mask, filled, clock, caches):
         jax.debug.callback(self.calls.add, clock)
         return self._hidden(tokens), caches[1]
 
