@@ -30,7 +30,7 @@ from cotjax.parallel.sharding import (
 )
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import make_plan
-from cotjax.stages.common import rollout_sampling
+from cotjax.stages.completions import rollout_sampling
 
 FLAGS = ("--rollout.max-prompt-tokens=512", "--rollout.max-new-tokens=1024")
 

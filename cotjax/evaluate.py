@@ -53,11 +53,12 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
       InputError: no such checkpoint or model, or a wrong setting.
     """
     from cotjax.stages import common, limits
+    from cotjax.stages.completions import evaluate
 
     config, mesh, student, step, params = open_checkpoint(checkpoint, argv)
     limits.check_room(student, mesh, limits.evaluation_use(config, student, mesh))
     _, held_out = common.open_records(config, student)
-    numbers, _ = common.evaluate(student, config, mesh, params, held_out)
+    numbers, _ = evaluate(student, config, mesh, params, held_out)
     return {"step": step} | numbers
 
 

@@ -17,6 +17,17 @@ from tests.tiny import flags, keep_compiled_programs, write_sevens, write_studen
 STAGES = {
     "reconstruct": ["--sft.batch-size=8", "--sft.sequence-length=96"],
     "grpo": ["--rollout.prompts=8", "--policy.refill=1", "--policy.inner-updates=2"],
+    # Two teachers, of whom the second has weights that grow; half of the batches are sampled.
+    "distill": [
+        *("--sft.batch-size=8", "--sft.sequence-length=48", "--distill.on-policy=0.5"),
+        *("--curriculum.schedule=linear", "--curriculum.buckets=2"),
+        *(
+            "--curriculum.skill-problems=0",
+            "--distill.teachers",
+            "TEACHERS/weak",
+            "TEACHERS/strong",
+        ),
+    ],
 }
 # Of a process's clock, so no two runs have the same.
 CLOCKS = ("_s", "data_wait")
@@ -29,6 +40,9 @@ class World:
         self.runs, self.environment = folder / "runs", keep_compiled_programs()
         self.student = write_student(folder / "student")
         self.data = write_sevens(folder / "sevens.jsonl")
+        self.teachers = folder / "teachers"
+        for name, layers in {"weak": 1, "strong": 3}.items():
+            write_student(self.teachers / name, num_layers=layers)
 
     def argv(self, stage, name, steps, *more):
         own = (
@@ -37,7 +51,8 @@ class World:
             "--mesh.data=8",
             "--optimizer.schedule=constant",
         )
-        return [*flags(self.student, self.data, self.runs, name), *own, *STAGES[stage], *more]
+        stage_flags = [flag.replace("TEACHERS", str(self.teachers)) for flag in STAGES[stage]]
+        return [*flags(self.student, self.data, self.runs, name), *own, *stage_flags, *more]
 
     def alone(self, *arguments):
         with contextlib.redirect_stdout(io.StringIO()):

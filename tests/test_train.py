@@ -16,7 +16,7 @@ import pytest
 
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
-from cotjax.stages import common
+from cotjax.stages import completions
 from cotjax.stages.groups import GroupStage
 from cotjax.stages.rewrite import RewriteStage
 from cotjax.stages.supervised import SupervisedStage
@@ -297,7 +297,7 @@ def refused(world, argv, capsys, monkeypatch):
     def generate(*arguments, **settings):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(common, "generate", generate)
+    monkeypatch.setattr(completions, "generate", generate)
     assert world.train(argv)[0] == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said

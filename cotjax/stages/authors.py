@@ -21,6 +21,7 @@ from cotjax.data.sources import read_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.stages import common
+from cotjax.stages.completions import complete, rollout_sampling
 from cotjax.stages.teachers import Teachers
 
 FILE = ".jsonl"  # of python -m cotjax.rationales
@@ -90,10 +91,10 @@ class Authors:
         """What a model writes; None where it did not come to an end."""
         assert self.models is not None, "who is no file is a model"
         rollout, model = self._config.rollout, self.models[self._place[teacher]]
-        settings = common.rollout_sampling(
+        settings = rollout_sampling(
             rollout, eos_id=model.student.eos_id, pad_id=model.student.pad_id, in_groups=False
         )
-        groups = common.complete(
+        groups = complete(
             dataclasses.replace(model.student, base={}),
             self._config,
             self._mesh,

@@ -14,6 +14,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.models.vocabulary import tokenizer_hash
 from cotjax.stages import common
+from cotjax.stages.completions import evaluate
 from cotjax.stages.course import Course
 from cotjax.stages.difficulty import Difficulty
 from cotjax.stages.skill import one_sample
@@ -63,7 +64,7 @@ class Classroom:
     def pass_rate(self, params: Any) -> float:
         """The student's share of right answers to the records that it is watched by."""
         config = one_sample(self.config)
-        numbers, _ = common.evaluate(self.student, config, self.mesh, params, self.monitor)
+        numbers, _ = evaluate(self.student, config, self.mesh, params, self.monitor)
         return numbers["accuracy"]
 
     def manifest(self, teachers: Teachers) -> Manifest:

@@ -16,6 +16,7 @@ from cotjax.models.lora import join_adapter
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
+from cotjax.stages.completions import complete
 
 
 class Difficulty:
@@ -104,7 +105,7 @@ class Difficulty:
             pad_id=self._student.pad_id,
             temperature=config.rollout.temperature,
         )
-        judged = common.complete(
+        judged = complete(
             self._student,
             config,
             self._mesh,

@@ -26,6 +26,7 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages import common, guards, limits
 from cotjax.stages.classroom import Classroom
+from cotjax.stages.completions import evaluate, rollout_params, rollout_sampling
 from cotjax.stages.course import change
 from cotjax.stages.lessons import Lesson, open_listening
 from cotjax.stages.skill import check_skill
@@ -77,7 +78,7 @@ class DistillStage:
         self.student, self.data = self.room.student, self.room.course
         slots = self.data.schedule.slots()
         self.teachers = Teachers(config, mesh, self.student.tokenizer, slots=slots)
-        self.sampling = common.rollout_sampling(
+        self.sampling = rollout_sampling(
             config.rollout,
             eos_id=self.student.eos_id,
             pad_id=self.student.pad_id,
@@ -236,7 +237,7 @@ class DistillStage:
         )
         written = generate(
             self.student.policy,
-            common.rollout_params(self.student, self.config, self.mesh, params),
+            rollout_params(self.student, self.config, self.mesh, params),
             parallel.shard(self.mesh, prompts),
             jax.random.fold_in(self.root, step),
             settings=self.sampling,
@@ -270,7 +271,7 @@ class DistillStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.room.held_out)
+        return evaluate(self.student, self.config, self.mesh, params, self.room.held_out)
 
 
 def _is_turn(step: int, share: float) -> bool:

@@ -31,6 +31,15 @@ from cotjax.parallel.mesh import batch_devices, check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages import common, guards, limits
 from cotjax.stages.coaching import Coach
+from cotjax.stages.completions import (
+    RewardFn,
+    completion_row,
+    evaluate,
+    judge_own,
+    rollout_params,
+    rollout_sampling,
+    solve_reward,
+)
 from cotjax.stages.objective import Frozen, logprobs, make_loss, open_objective, resolved
 from cotjax.training.evaluation import Completion
 from cotjax.training.metrics import GRPO_COLUMNS
@@ -183,7 +192,7 @@ class GroupStage:
         held_out: list[Record],
         *,
         data: Any = None,
-        reward: common.RewardFn = common.solve_reward,
+        reward: RewardFn = solve_reward,
         shows_steps: bool = False,
         updates: int = 0,
     ) -> None:
@@ -195,9 +204,7 @@ class GroupStage:
         self.inner_updates = policy.inner_updates
         self.objective = open_objective(policy)
         self.config = dataclasses.replace(config, policy=resolved(policy, self.objective))
-        self.sampling = common.rollout_sampling(
-            rollout, eos_id=student.eos_id, pad_id=student.pad_id
-        )
+        self.sampling = rollout_sampling(rollout, eos_id=student.eos_id, pad_id=student.pad_id)
         uses = (
             limits.rollout_use(config, self.sampling),
             limits.evaluation_use(config, student, mesh),
@@ -250,7 +257,7 @@ class GroupStage:
         waited = time.perf_counter()
         batch = next(self.data)
         began = time.perf_counter()
-        weights = common.rollout_params(self.student, self.config, self.mesh, params)
+        weights = rollout_params(self.student, self.config, self.mesh, params)
         key = jax.random.fold_in(self.root, step)
         everything, kept, counts = self._collect(batch, weights, key)
         sampled = time.perf_counter()
@@ -275,7 +282,7 @@ class GroupStage:
             metrics["level"] = self.data.level
             self.data.report(metrics["accuracy"])
         examples = [
-            common.completion_row(record, one)
+            completion_row(record, one)
             for record, group in zip(kept.records[:2], kept.judged, strict=False)
             for one in group[:2]
         ]
@@ -306,9 +313,7 @@ class GroupStage:
             stop_table=self.student.stop_table,
         )
         rollout = processes.fetch(rollout)
-        judged = common.judge_own(
-            self.mesh, self.student, self.config, records, rollout, self.reward
-        )
+        judged = judge_own(self.mesh, self.student, self.config, records, rollout, self.reward)
         return Sampled(prompts, rollout, records, judged)
 
     def _collect(
@@ -381,10 +386,10 @@ class GroupStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+        return evaluate(self.student, self.config, self.mesh, params, self.held_out)
 
 
-def with_overlong(reward: common.RewardFn) -> common.RewardFn:
+def with_overlong(reward: RewardFn) -> RewardFn:
     """A reward less DAPO's soft penalty near the token limit, if the config has a buffer.
 
         −min(max(t − (limit − buffer), 0) / buffer, 1)

@@ -13,6 +13,7 @@ from cotjax.parallel.memory import free_bytes
 from cotjax.rollout.memory import CacheBytes, cache_bytes
 from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
+from cotjax.stages.completions import evaluation_sampling, prompt_width, prompts_at_once
 
 # Most nats per token, in the mean over a step, from the sampler's log-probabilities to the
 # trainer's where policy and tokens are the same. Beyond rounding, by a factor of ten at least: see
@@ -58,12 +59,12 @@ def rollout_use(config: Config, settings: Sampling) -> Use:
 
 def evaluation_use(config: Config, student: common.Student, mesh: Mesh) -> Use:
     """How every stage samples in an evaluation."""
-    settings, size = common.evaluation_sampling(student, config), config.eval.batch_size
-    prompts = common.prompts_at_once(size, settings.group_size, mesh)
+    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    prompts = prompts_at_once(size, settings.group_size, mesh)
     sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
     own = config.eval.max_prompt_tokens
     keys = f"{'eval' if own else 'rollout'}.max_prompt_tokens", "eval.max_new_tokens"
-    return Use("evaluation", settings, prompts, common.prompt_width(config), *keys, sizes)
+    return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)
 
 
 def check_room(student: common.Student, mesh: Mesh, *uses: Use) -> tuple[str, ...]:

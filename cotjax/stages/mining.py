@@ -21,6 +21,7 @@ from cotjax.interfaces import Record, Source
 from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
+from cotjax.stages.completions import complete
 from cotjax.training.evaluation import Completion
 
 Outcome = Literal["solved", "failed", "truncated"]
@@ -115,7 +116,7 @@ def _try(
         greedy_first=True,
     )
     return list(
-        common.complete(
+        complete(
             student,
             config,
             mesh,

@@ -22,6 +22,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.rollout.plan import Sampling
 from cotjax.stages import common
+from cotjax.stages.completions import complete
 
 INSTRUCTION = (
     'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
@@ -124,7 +125,7 @@ class ModelTeacher:
             temperature=config.teacher.temperature,
             greedy_first=True,
         )
-        answers = common.complete(
+        answers = complete(
             student,
             config,
             self._mesh,

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.interfaces import Record
-from cotjax.stages import common
+from cotjax.stages.completions import evaluate
 from cotjax.stages.teachers import Teachers
 
 
@@ -22,7 +22,7 @@ def check_skill(
     for index in range(len(teachers.names)):
         teacher = teachers[index]
         student = dataclasses.replace(teacher.student, base={})
-        numbers, _ = common.evaluate(student, one_sample(config), mesh, teacher.params, problems)
+        numbers, _ = evaluate(student, one_sample(config), mesh, teacher.params, problems)
         accuracy.append(numbers["accuracy"])
         teachers.keep_only(())
     return skill_notes(teachers.names, accuracy, len(problems))

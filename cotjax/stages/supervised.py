@@ -28,6 +28,7 @@ from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common, guards, limits
+from cotjax.stages.completions import evaluate
 from cotjax.training.metrics import SFT_COLUMNS
 from cotjax.training.update import LossFn, init_state, make_update
 
@@ -157,7 +158,7 @@ class SupervisedStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.held_out)
+        return evaluate(self.student, self.config, self.mesh, params, self.held_out)
 
 
 def dropout_key(config: Config, mesh: Mesh, key: Any) -> Any:

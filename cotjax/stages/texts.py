@@ -22,6 +22,7 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common, guards, limits
 from cotjax.stages.authors import Authors
 from cotjax.stages.classroom import Classroom
+from cotjax.stages.completions import evaluate
 from cotjax.stages.course import change
 from cotjax.stages.supervised import dropout_key, make_loss
 from cotjax.training.metrics import SFT_COLUMNS
@@ -131,4 +132,4 @@ class TextStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return common.evaluate(self.student, self.config, self.mesh, params, self.room.held_out)
+        return evaluate(self.student, self.config, self.mesh, params, self.room.held_out)

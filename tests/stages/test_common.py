@@ -13,7 +13,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import End, Record, Rollout
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common
+from cotjax.stages import common, completions
+from cotjax.stages.completions import completion_row, evaluate, judge
 from tests.tiny import make_config, write_sevens
 
 TOKENIZER = load_tokenizer(resolve("tiny"))
@@ -158,9 +159,7 @@ GOOD = "Step 1: 7*1=7\nAnswer: 7"
 
 
 def test_the_end_token_is_counted_but_not_shown(folder):
-    ((whole, cut),) = common.judge(
-        STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, GOOD + "…")
-    )
+    ((whole, cut),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, GOOD + "…"))
     size = len(TOKENIZER.encode(GOOD))
     assert (whole.text, whole.tokens, whole.ended) == (GOOD, size + 1, True)
     assert (cut.text, cut.tokens, cut.ended) == (GOOD, size, False)
@@ -172,12 +171,12 @@ def test_an_end_token_in_the_text_is_shown_where_it_pads(folder):
     student = dataclasses.replace(STUDENT, pad_id=END)
     rollout = make_rollout(GOOD)
     rollout.tokens[rollout.tokens == PAD] = END  # pyright: ignore
-    ((one,),) = common.judge(student, make_config(folder), [RECORD], rollout)
+    ((one,),) = judge(student, make_config(folder), [RECORD], rollout)
     assert one.text == GOOD
 
 
 def test_rewards_are_gated_by_correctness_then_form(folder):
-    ((good, ill_formed, wrong, empty),) = common.judge(
+    ((good, ill_formed, wrong, empty),) = judge(
         STUDENT,
         make_config(folder),
         [RECORD],
@@ -192,7 +191,7 @@ def test_rewards_are_gated_by_correctness_then_form(folder):
 def test_the_length_is_measured_in_the_unit_of_the_config(folder, unit):
     length = {"words": 5, "tokens": len(TOKENIZER.encode(GOOD))}[unit]
     config = make_config(folder, f"--reward.unit={unit}", "--reward.length-per-step=10")
-    ((one,),) = common.judge(STUDENT, config, [RECORD], make_rollout(GOOD))
+    ((one,),) = judge(STUDENT, config, [RECORD], make_rollout(GOOD))
     assert one.parts["length"] == length
     # L = 10 · 2 steps; below 0.8 L brevity earns 0.001 a unit, above it costs 0.002.
     rate = 0.001 if length <= 16 else 0.002
@@ -213,7 +212,7 @@ def calls(monkeypatch):
         calls.append((settings, batch.tokens.shape[0]))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 
-    monkeypatch.setattr(common, "generate", generate)
+    monkeypatch.setattr(completions, "generate", generate)
     return calls
 
 
@@ -221,7 +220,7 @@ def calls(monkeypatch):
 def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, calls, devices):
     config = make_config(folder, "--eval.batch-size=8", "--eval.samples=4", "--eval.problems=11")
     _, held_out = common.open_records(config, STUDENT)
-    numbers, rows = common.evaluate(STUDENT, config, make_mesh(devices), {}, held_out)
+    numbers, rows = evaluate(STUDENT, config, make_mesh(devices), {}, held_out)
     assert ids(held_out) == [row["id"] for row in rows]
     assert numbers["problems"] == 11 and numbers["samples"] == 4
     assert numbers["accuracy"] == numbers["sampled_accuracy"] == 5 / 11
@@ -235,7 +234,7 @@ def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, call
 def test_a_row_says_everything_about_a_completion(folder, calls):
     config = make_config(folder, "--eval.problems=2")
     _, held_out = common.open_records(config, STUDENT)
-    _, (wrong, right) = common.evaluate(STUDENT, config, make_mesh(1), {}, held_out)
+    _, (wrong, right) = evaluate(STUDENT, config, make_mesh(1), {}, held_out)
     assert right["question"] == held_out[1].question and right["gold"] == "7"
     assert right["completion"] == "Answer: 7" and wrong["completion"] == "Answer: 8"
     assert (right["reward"], wrong["reward"]) == (-1, -2)
@@ -246,6 +245,6 @@ def test_a_row_says_everything_about_a_completion(folder, calls):
 
 def test_a_stop_string_stays_in_the_text_and_says_so(folder):
     rollout = dataclasses.replace(make_rollout(GOOD + "…"), end=np.array([[End.STOP]]))  # pyright: ignore
-    ((one,),) = common.judge(STUDENT, make_config(folder), [RECORD], rollout)
+    ((one,),) = judge(STUDENT, make_config(folder), [RECORD], rollout)
     assert one.text == GOOD and one.ended
-    assert common.completion_row(RECORD, one)["end"] == "stop"
+    assert completion_row(RECORD, one)["end"] == "stop"

@@ -14,7 +14,7 @@ from cotjax.models import huggingface
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common
+from cotjax.stages import skill
 from cotjax.stages.distill import DistillStage
 from tests.tiny import keep_compiled_programs, make_config, make_model
 
@@ -164,7 +164,7 @@ def test_the_order_of_skill_is_measured(folder, monkeypatch):
         seen.append(len(records))
         return {"accuracy": 0.5 / len(seen)}, []
 
-    monkeypatch.setattr(common, "evaluate", evaluate)
+    monkeypatch.setattr(skill, "evaluate", evaluate)
     stage = open_stage(folder, "--curriculum.skill-problems=3")
     (note,) = [note for note in stage.notes if "not in the order weak to strong" in note]
     assert f"{folder / 'weak'} solves 50.0%, {folder / 'strong'} solves 25.0%" in note

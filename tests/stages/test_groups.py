@@ -7,7 +7,8 @@ import pytest
 
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, grpo
+from cotjax.stages import common, completions, grpo
+from cotjax.stages.completions import Completion
 from cotjax.stages.groups import with_overlong
 from tests.tiny import keep_compiled_programs, make_config
 
@@ -29,7 +30,7 @@ def judge_as(rewards):
     def judge(student, config, records, rollout, reward):
         return [
             [
-                common.Completion("", 3, bool(end), value, {"correct": value > 0, "well_formed": 1})
+                Completion("", 3, bool(end), value, {"correct": value > 0, "well_formed": 1})
                 for value, end in zip(row, ends, strict=True)
             ]
             for row, ends in zip(next(calls), rollout.ended, strict=True)
@@ -44,7 +45,7 @@ DULL, SHARP = [1.0] * 4, [1.0, -2.0, -2.0, -2.0]
 def test_groups_of_equal_rewards_are_replaced_within_the_budget(folder, monkeypatch):
     stage = open_stage(folder, "--policy.refill=2", "--policy.micro-batch=0")
     first = [SHARP, DULL, DULL, DULL], [DULL, SHARP, SHARP, DULL], [DULL, DULL, DULL, SHARP]
-    monkeypatch.setattr(common, "judge", judge_as(first))
+    monkeypatch.setattr(completions, "judge", judge_as(first))
     work = stage.next_step(stage.state.params, 0)
     assert work.metrics["sampled_groups"] == 12 and work.metrics["dropped_groups"] == 0
     (groups,) = work.batch
@@ -55,7 +56,7 @@ def test_groups_of_equal_rewards_are_replaced_within_the_budget(folder, monkeypa
 
 def test_a_spent_budget_leaves_dull_groups_out_of_the_loss(folder, monkeypatch):
     stage = open_stage(folder, "--policy.refill=1", "--policy.micro-batch=0")
-    monkeypatch.setattr(common, "judge", judge_as([[SHARP, DULL, DULL, DULL], [DULL] * 4]))
+    monkeypatch.setattr(completions, "judge", judge_as([[SHARP, DULL, DULL, DULL], [DULL] * 4]))
     work = stage.next_step(stage.state.params, 0)
     assert work.metrics["sampled_groups"] == 8 and work.metrics["dropped_groups"] == 3
     (groups,) = work.batch
@@ -68,7 +69,7 @@ def test_a_spent_budget_leaves_dull_groups_out_of_the_loss(folder, monkeypatch):
 
 def test_no_refill_if_every_group_differs(folder, monkeypatch):
     stage = open_stage(folder, "--policy.refill=2", "--policy.micro-batch=0")
-    monkeypatch.setattr(common, "judge", judge_as([[SHARP] * 4]))
+    monkeypatch.setattr(completions, "judge", judge_as([[SHARP] * 4]))
     assert stage.next_step(stage.state.params, 0).metrics["sampled_groups"] == 4
 
 

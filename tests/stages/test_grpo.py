@@ -14,7 +14,7 @@ from cotjax.models import huggingface
 from cotjax.models.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, grpo
+from cotjax.stages import common, completions, grpo
 from cotjax.stages.groups import _bucket, _micro_batch
 from cotjax.stages.objective import open_objective, resolved
 from tests.tiny import keep_compiled_programs, make_config, make_model
@@ -157,7 +157,7 @@ def test_the_reference_stays_while_the_student_learns(folder):
 
 
 def test_equal_rewards_have_no_gradient_and_sound_the_alarm(folder, monkeypatch):
-    monkeypatch.setattr(common, "completion_reward", lambda *a, **k: (-2.0, {
+    monkeypatch.setattr(completions, "completion_reward", lambda *a, **k: (-2.0, {
         "correct": 0.0, "well_formed": 0.0}))  # fmt: skip
     stage = open_stage(folder, "--policy.kl-coefficient=0", "--optimizer.weight-decay=0")
     work = stage.next_step(stage.state.params, 0)
