@@ -122,9 +122,9 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
 def dense(stage: DistillStage, params: Any, work: Any) -> Any:
     """The same loss from whole rows of logits."""
     policy, batch, lesson = stage.student.policy, work.batch, work.lesson
-    student = policy.rows(params, batch) @ policy.unembed(params).T
+    student = policy.rows(params, batch) @ policy.head(params, whole=True).matrix.T
     pairs = zip(lesson.hidden, lesson.head, strict=True)
-    spoken = jnp.stack([hidden @ head.T for hidden, head in pairs])
+    spoken = jnp.stack([hidden @ head.matrix.T for hidden, head in pairs])
     mixed = mix_teachers(spoken, lesson.weight)
     distance = forward_kl(mixed, student).sum()
     count = jnp.asarray(batch.tokens.size, jnp.float32)

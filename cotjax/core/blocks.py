@@ -5,8 +5,11 @@ sees complete rows; it keeps a few numbers per token. The backward pass walks ov
 few rows of the unembedding at a time with all tokens, so that each row of its gradient is one sum
 over tokens, accumulated in float32 and written once: token by token it would need a second
 [V, D] array in float32. Both walks hold about chunk_size · V logits of a model.
+
+`summed` has the sum over tokens, which needs one walk only.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -50,6 +53,12 @@ class BlockLoss(Protocol):
         """∂value/∂logits of all tokens, for the vocabulary entries from `start`."""
         ...
 
+    def both(
+        self, logits: Float[Array, "*B C V"], tokens: Any, shared: Any, unembed: Unembed
+    ) -> tuple[Float[Array, "*B C"], Float[Array, "*B C V"]]:
+        """Values of some tokens and ∂value/∂logits, from all their logits."""
+        ...
+
 
 def blockwise_loss(
     loss: BlockLoss,
@@ -81,11 +90,16 @@ def blockwise_loss(
     Raises:
       ValueError: chunk_size < 1, or more vocabulary than the unembedding has rows.
     """
+    check_sizes(chunk_size, vocab_size, len(matrix))
+    return _blockwise(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap)
+
+
+def check_sizes(chunk_size: int, vocab_size: int, rows: int) -> None:
+    """A ValueError for a chunk without a token, or more vocabulary than rows of an unembedding."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size = {chunk_size}: a chunk needs at least 1 token.")
-    if not 1 <= vocab_size <= len(matrix):
-        raise ValueError(f"vocab_size = {vocab_size}: the unembedding has {len(matrix)} rows.")
-    return _blockwise(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap)
+    if not 1 <= vocab_size <= rows:
+        raise ValueError(f"vocab_size = {vocab_size}: the unembedding has {rows} rows.")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -93,31 +107,62 @@ def _blockwise(loss, chunk_size, vocab_size, *primals):
     return _forward(loss, chunk_size, vocab_size, *primals)[0]
 
 
-def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap):
-    axis = hidden.ndim - 2
-    length = hidden.shape[axis]
-    # Chunks run along T and keep the leading axes whole, so a sharded batch stays where it is.
-    chunk = max(1, min(length, chunk_size // max(1, math.prod(hidden.shape[:axis]))))
-    unembed = functools.partial(
-        _all_logits, vocab_size=vocab_size, block=_block_size(hidden, chunk_size, vocab_size)
-    )
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How the tokens are cut into chunks.
 
-    def split(x):
+    Chunks run along T and keep the leading axes whole, so a sharded batch stays where it is.
+
+    Attributes:
+      axis: of T.
+      length: T.
+      chunk: of T, in a chunk.
+    """
+
+    axis: int
+    length: int
+    chunk: int
+
+    @staticmethod
+    def of(hidden: Float[Array, "*B T D"], chunk_size: int) -> "Cut":
+        """As few chunks as chunk_size allows, of equal length, so that few tokens are padding."""
+        axis = hidden.ndim - 2
+        length = hidden.shape[axis]
+        most = max(1, min(length, chunk_size // max(1, math.prod(hidden.shape[:axis]))))
+        return Cut(axis, length, -(-length // max(1, -(-length // most))))
+
+    def split(self, x: Array) -> Array:
+        """[*B, T, ...] to [N, *B, C, ...]; what is added at the end is 0."""
+        axis = self.axis
         padding = [(0, 0)] * x.ndim
-        padding[axis] = (0, -length % chunk)
+        padding[axis] = (0, -self.length % self.chunk)
         x = jnp.pad(x, padding)
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, chunk, *x.shape[axis + 1 :]), axis, 0)
+        x = x.reshape(*x.shape[:axis], -1, self.chunk, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
 
-    def join(x):
-        x = jnp.moveaxis(x, 0, axis)
-        x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-        return lax.slice_in_dim(x, 0, length, axis=axis)
+    def join(self, x: Array) -> Array:
+        """The reverse of `split`."""
+        x = jnp.moveaxis(x, 0, self.axis)
+        x = x.reshape(*x.shape[: self.axis], -1, *x.shape[self.axis + 2 :])
+        return lax.slice_in_dim(x, 0, self.length, axis=self.axis)
+
+
+def unembedding(hidden: Float[Array, "*B T D"], chunk_size: int, vocab_size: int) -> Unembed:
+    """Logits of a chunk for all of the vocabulary."""
+    block = _block_size(hidden, chunk_size, vocab_size)
+    return functools.partial(_all_logits, vocab_size=vocab_size, block=block)
+
+
+def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap):
+    cut = Cut.of(hidden, chunk_size)
+    unembed = unembedding(hidden, chunk_size, vocab_size)
 
     def one_chunk(inputs):
         hidden, tokens = inputs
         return loss.rows(soft_cap(unembed(hidden, matrix), softcap), tokens, shared, unembed)
 
-    return jax.tree.map(join, lax.map(one_chunk, jax.tree.map(split, (hidden, tokens))))
+    parts = lax.map(one_chunk, jax.tree.map(cut.split, (hidden, tokens)))
+    return jax.tree.map(cut.join, parts)
 
 
 def _fwd(loss, chunk_size, vocab_size, *primals):
@@ -177,8 +222,10 @@ def rows_gradient(
 def _block_size(hidden, chunk_size, vocab_size):
     # Vocabulary entries per block, so that all tokens' logits for it are chunk_size · V numbers.
     count = math.prod(hidden.shape[:-1])
-    block = chunk_size * vocab_size // max(count, 1) // LANES * LANES
-    return min(vocab_size, max(LANES, block))
+    block = max(LANES, chunk_size * vocab_size // max(count, 1) // LANES * LANES)
+    # As few blocks as that allows, of equal width, so that the last one overlaps little.
+    block = -(-vocab_size // -(-vocab_size // block))
+    return min(vocab_size, -(-block // LANES) * LANES)
 
 
 def _firsts(vocab_size, block):
@@ -205,6 +252,9 @@ def _block_logits(hidden, matrix, start, block):
 
 
 def _all_logits(hidden, matrix, vocab_size, block):
+    if matrix.dtype == hidden.dtype == wide_of(hidden):
+        return _product(hidden, matrix[:vocab_size])
+
     def one_block(logits, first):
         start = jnp.minimum(first, vocab_size - block)
         part = _block_logits(hidden, matrix, start, block)

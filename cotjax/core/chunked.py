@@ -14,6 +14,7 @@ from cotjax.core.divergences import Kind, Temperature, checked, tempered, terms_
 from cotjax.core.masking import fill_masked
 from cotjax.core.mixing import Space, mix_scores
 from cotjax.core.softcap import SoftCap, soft_cap
+from cotjax.core.summed import summed_loss
 from cotjax.core.topk import Tail, topk_scores, topk_value
 
 
@@ -35,7 +36,8 @@ def chunked_divergence(
     vocab_size: int | None = None,
     softcap: SoftCap = None,
     teacher_softcap: Sequence[SoftCap] | None = None,
-) -> Float[Array, "*B T"]:
+    parts: int | None = None,
+) -> Float[Array, "*S"]:
     """The divergence called `kind` between `teacher_hidden @ teacher_unembed.T` and the student's.
 
     Equals the dense function of that name (after `mix_teachers`, with several teachers) up to
@@ -65,9 +67,11 @@ def chunked_divergence(
         the same number of rows.
       softcap: of the student's logits, see `soft_cap`; None is none. No gradient.
       teacher_softcap: of each teacher's; None: nobody has one.
+      parts: None gives a number per token. A number gives their sum, whose gradient is computed
+        along with it, each product once; `summed_loss` says what it counts.
 
     Returns:
-      [..., T] nats, float32.
+      [..., T] nats, float32; with `parts` their sum, [].
 
     Example:
       >>> teacher_head = jnp.log(jnp.array([[0.5], [0.25], [0.25]]))  # width 1, three tokens
@@ -108,19 +112,29 @@ def chunked_divergence(
     if mask is not None:
         student_hidden = fill_masked(student_hidden, mask[..., None])
         hiddens = tuple(fill_masked(hidden, mask[..., None]) for hidden in hiddens)
-    value = blockwise_loss(
+    value = _of_tokens(
         _Divergence(kind, beta, alpha, space),
         student_hidden,
         student_unembed,
         hiddens,
         (matrices, caps, teacher_weight, temperature),
+        mask,
         chunk_size=chunk_size,
         vocab_size=vocab_size,
         softcap=softcap,
+        parts=parts,
     )
-    if scale_by_temperature:
-        value = value * temperature.astype(value.dtype) ** 2
-    return value if mask is None else fill_masked(value, mask)
+    return value * temperature.astype(value.dtype) ** 2 if scale_by_temperature else value
+
+
+def _of_tokens(loss, hidden, matrix, tokens, shared, mask, *, parts, **sizes):
+    # A number for each token, or their sum.
+    if parts is None:
+        value = blockwise_loss(loss, hidden, matrix, tokens, shared, **sizes)
+        return value if mask is None else fill_masked(value, mask)
+    if mask is None:
+        mask = jnp.ones(hidden.shape[:-1], bool)
+    return summed_loss(loss, hidden, matrix, tokens, shared, mask, parts=parts, **sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +153,19 @@ class _Divergence:
 
     def slopes(self, logits, saved, tokens, shared, unembed, start):
         norm, slope_sum, teacher_norms = saved
-        temperature = shared[-1]
         logp, _ = self._teacher(tokens, shared, unembed, teacher_norms)
-        logq = tempered(logits, temperature) - norm[..., None]
+        logq = tempered(logits, shared[-1]) - norm[..., None]
         _, slope = self._terms(logp, logq)
+        return self._by_logits(slope, slope_sum, logq, shared[-1])
+
+    def both(self, logits, tokens, shared, unembed):
+        logq = jax.nn.log_softmax(tempered(logits, shared[-1]), axis=-1)
+        logp, _ = self._teacher(tokens, shared, unembed, None)
+        value, slope = self._terms(logp, logq)
+        by_logits = self._by_logits(slope, slope.sum(axis=-1), logq, shared[-1])
+        return value.sum(axis=-1), by_logits
+
+    def _by_logits(self, slope, slope_sum, logq, temperature):
         # Through log q_v = z_v/τ − log Σ exp(z/τ).
         by_score = slope - jnp.exp(logq) * slope_sum[..., None]
         return by_score / temperature.astype(by_score.dtype)
@@ -158,7 +181,9 @@ class _Divergence:
         matrices, caps, weight, temperature = shared
         scores = []
         for w, hidden, matrix, cap in zip(weight, hiddens, matrices, caps, strict=True):
-            z = lax.cond(w > 0, unembed, lambda *x: jnp.zeros_like(unembed(*x)), hidden, matrix)
+            like = jax.eval_shape(unembed, hidden, matrix)
+            nothing = lambda *_, like=like: jnp.zeros(like.shape, like.dtype)  # noqa: E731
+            z = lax.cond(w > 0, unembed, nothing, hidden, matrix)
             scores.append(tempered(soft_cap(z, cap), temperature))
         return mix_scores(scores, list(weight.astype(scores[0].dtype)), self.space, norms)
 
@@ -176,7 +201,8 @@ def chunked_topk_forward_kl(
     mask: Bool[Array, "*B T"] | None = None,
     vocab_size: int | None = None,
     softcap: SoftCap = None,
-) -> Float[Array, "*B T"]:
+    parts: int | None = None,
+) -> Float[Array, "*S"]:
     """`topk_forward_kl` of `student_hidden @ student_unembed.T`, which is never built.
 
     Args:
@@ -191,9 +217,11 @@ def chunked_topk_forward_kl(
       mask: [..., T] True = counts; elsewhere value and gradient are 0 even for NaN inputs.
       vocab_size: tokens of the tokenizer, when the unembedding is padded; None counts all rows.
       softcap: of the student's logits, see `soft_cap`; None is none. No gradient.
+      parts: as in `chunked_divergence`.
 
     Returns:
-      [..., T] nats, float32; equals `topk_forward_kl` up to rounding, in value and gradient.
+      [..., T] nats, float32; equals `topk_forward_kl` up to rounding, in value and gradient. With
+      `parts` their sum, [].
 
     Example:
       >>> logp, ids = jnp.log(jnp.array([[0.6, 0.3]])), jnp.array([[2, 0]])
@@ -211,19 +239,19 @@ def chunked_topk_forward_kl(
         topk_logp = fill_masked(topk_logp, mask[..., None])
         topk_ids = jnp.where(mask[..., None], topk_ids, 0)
         student_hidden = fill_masked(student_hidden, mask[..., None])
-    value = blockwise_loss(
+    value = _of_tokens(
         _TopK(tail),
         student_hidden,
         student_unembed,
         (topk_logp, topk_ids),
         temperature,
+        mask,
         chunk_size=chunk_size,
         vocab_size=len(student_unembed) if vocab_size is None else vocab_size,
         softcap=softcap,
+        parts=parts,
     )
-    if scale_by_temperature:
-        value = value * temperature.astype(value.dtype) ** 2
-    return value if mask is None else fill_masked(value, mask)
+    return value * temperature.astype(value.dtype) ** 2 if scale_by_temperature else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,3 +283,7 @@ class _TopK:
         others = by_rest[..., None] * jnp.exp(scores - rest[..., None])
         by_score = by_score + jnp.where(stored, 0, others)
         return by_score / shared.astype(by_score.dtype)
+
+    def both(self, logits, tokens, shared, unembed):
+        value, saved = self.rows(logits, tokens, shared, unembed)
+        return value, self.slopes(logits, saved, tokens, shared, unembed, 0)

@@ -1,10 +1,11 @@
 """Divergence from a cache that kept only the K most likely tokens of the teacher."""
 
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from cotjax.core.divergences import Temperature, checked, kl, tempered
@@ -119,6 +120,82 @@ def topk_value(
     elif tail not in ("renormalise", "drop"):
         raise ValueError(f"tail = {tail!r}: there are 'bucket', 'renormalise' and 'drop'.")
     return value
+
+
+def largest(
+    scores: Float[Array, "*B V"], k: int
+) -> tuple[Float[Array, "*B K"], Int[Array, "*B K"]]:
+    """The k largest scores and where they are: what `lax.top_k` gives, for a wide V in less time.
+
+    The k largest lie in the k blocks whose maxima are largest, so that only those are searched.
+    Equal scores are ranked by place, in blocks as in the whole.
+
+    Args:
+      scores: [..., V].
+      k: at most V.
+
+    Returns:
+      [..., k] scores, the largest first, and their indices.
+
+    Example:
+      >>> largest(jnp.array([0.1, 0.4, 0.2, 0.4]), 3)[1]
+      Array([1, 3, 2], dtype=int32)
+    """
+    width = scores.shape[-1]
+    # Maxima and candidates are fewest in all where there are as many of one as of the other.
+    block = 1 << round(math.log2(max(width / max(k, 1), 1)) / 2)
+    count = -(-width // block)
+    if count <= 2 * k:
+        return lax.top_k(scores, k)
+    lead = scores.shape[:-1]
+    padding = [(0, 0)] * len(lead) + [(0, count * block - width)]
+    blocks = jnp.pad(scores, padding, constant_values=-jnp.inf).reshape(*lead, count, block)
+    which = jnp.sort(lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)[..., None]
+    candidates = jnp.take_along_axis(blocks, which, axis=-2).reshape(*lead, -1)
+    values, place = lax.top_k(candidates, k)
+    column = lax.broadcasted_iota(which.dtype, (*which.shape[:-1], block), which.ndim - 1)
+    ids = (which * block + column).reshape(*lead, -1)
+    return values, jnp.take_along_axis(ids, place, axis=-1)
+
+
+def topk_and_rest(
+    scores: Float[Array, "*B V"], k: int
+) -> tuple[Float[Array, "*B K"], Int[Array, "*B K"], Float[Array, "*B"], Float[Array, "*B"]]:
+    """The k largest log-probabilities, and two numbers about the others.
+
+    Args:
+      scores: [..., V] logits at temperature.
+      k: at most V.
+
+    Returns:
+      log-probabilities [..., k] over the whole vocabulary, the largest first; ids [..., k]; the
+      logarithm of the others' mass [...]; Σ p log p of the others [...]; all in nats. The mass is a
+      sum over the others, with all its digits however small it is.
+
+    Example:
+      >>> logp, ids, log_rest, _ = topk_and_rest(jnp.log(jnp.array([0.2, 0.5, 0.3])), 1)
+      >>> jnp.exp(logp).round(4), ids, jnp.exp(log_rest).round(4)
+      (Array([0.5], dtype=float32), Array([1], dtype=int32), Array(0.5, dtype=float32))
+    """
+    # Without the barrier XLA makes a sort of the whole of a search whose results are cut.
+    top, ids = lax.optimization_barrier(largest(scores, min(k + 1, scores.shape[-1])))
+    second = top[..., k] if k < scores.shape[-1] else jnp.full_like(top[..., 0], -jnp.inf)
+    top, ids = top[..., :k], ids[..., :k]
+    # The others are what is at most `second`, their largest; what equals it and was chosen is
+    # taken off again.
+    base = jnp.where(jnp.isneginf(second), 0, second)
+    gap = scores - base[..., None]
+    share = jnp.where(scores <= second[..., None], jnp.exp(gap), 0)
+    tied = (top == second[..., None]).astype(scores.dtype).sum(axis=-1)
+    chosen = tied * jnp.exp(second - base)
+    rest = share.sum(axis=-1) - chosen
+    moment = jnp.where(share > 0, share * gap, 0).sum(axis=-1)
+    peak = top[..., 0]
+    norm = peak + jnp.log(jnp.exp(top - peak[..., None]).sum(axis=-1) + rest * jnp.exp(base - peak))
+    empty = rest <= 0
+    log_rest = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, rest)) + base - norm)
+    plogp = jnp.exp(base - norm) * (moment + (base - norm) * rest)
+    return top - norm[..., None], ids, log_rest, plogp
 
 
 def _logsumexp(scores: Float[Array, "*B K"]) -> Float[Array, "*B"]:

@@ -69,6 +69,23 @@ class Policy:
         return self.placement.mesh.size if self.placement else 1
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether no accelerator computes."""
+        if self.placement is None:
+            return jax.default_backend() == "cpu"
+        return self.placement.mesh.devices.flat[0].platform == "cpu"
+
+    @property
+    def batch_parts(self) -> int | None:
+        """Over how many devices examples are split; None if devices share an example's tokens."""
+        if self.placement is None:
+            return 1
+        sizes = self.placement.mesh.shape
+        if sizes[self.placement.heads] > 1:
+            return None
+        return math.prod(sizes[axis] for axis in self.placement.batch)
+
+    @property
     def without_adapter(self) -> "Policy":
         """The base alone, as a reference is; takes the same parameters, with or without adapter."""
         return dataclasses.replace(self, lora=None)

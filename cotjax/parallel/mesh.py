@@ -17,14 +17,14 @@ from cotjax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
 _FORCED = "xla_force_host_platform_device_count"
-_LARGE_MODEL = 2**26
+_LARGE_MODEL = 2**25
 
 
 def use_cpu_cores(weight_bytes: int = 0) -> None:
     """Lets a machine without accelerators share a batch over its cores, as devices do.
 
     Small matrix products leave cores idle; two devices of one core each do up to 1.5 times the
-    work of one device of two. A model above 64 MiB has products that fill the cores, and a copy of
+    work of one device of two. A model above 32 MiB has products that fill the cores, and a copy of
     it per core would cost memory, so it gets one device. Counts above 8 rarely divide a batch. Call
     before JAX has been used; a count that the environment sets (`JAX_NUM_CPU_DEVICES`,
     `XLA_FLAGS`) stands.

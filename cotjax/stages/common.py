@@ -35,6 +35,8 @@ from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 
 LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
+CPU_LOGITS_AT_ONCE = 2**22  # less to walk through memory for, but
+CPU_TOKENS_AT_ONCE = 128  # at least so many tokens meet an unembedding that is read for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +138,9 @@ def attach_adapter(
 
 def tokens_at_once(policy: Policy, vocab_size: int) -> int:
     """How many tokens' logits a loss in chunks may hold, on all devices together."""
+    if policy.on_cpu:
+        each = max(CPU_LOGITS_AT_ONCE // vocab_size, CPU_TOKENS_AT_ONCE)
+        return each * policy.batch_devices
     return max(LOGITS_AT_ONCE * policy.batch_devices // vocab_size, 1)
 
 

@@ -117,7 +117,7 @@ class DistillStage:
         mask = batch.weight > 0
         count = mask.sum()
         hidden = policy.rows(params, batch, dropout_key=work.dropout_key)
-        divergence = self._distance(policy.head(params, whole=True), hidden, work, mask).sum()
+        divergence = self._distance(policy.head(params, whole=True), hidden, work, mask)
         metrics = {"divergence": (divergence, count)}
         if not (distill.alpha or distill.alpha_schedule != "constant"):
             return divergence, count, metrics
@@ -130,15 +130,15 @@ class DistillStage:
         return loss, count, metrics | {"cross_entropy": (data, count)}
 
     def _distance(self, head: Head, hidden: Array, work: Work, mask: Array) -> Array:
-        """What the teachers say against each token, nats."""
+        """What the teachers say against all tokens together, nats."""
 
         def divergence(hidden: Array, head: Head) -> Array:
-            return self.listening.divergence(work.lesson, hidden, head, mask)
+            return self.listening.total_divergence(work.lesson, hidden, head, mask)
 
         def policy_gradient(hidden: Array, head: Head) -> Array:
             return self.listening.policy_gradient(
                 work.lesson, hidden, head, work.batch.targets, mask
-            )
+            ).sum()
 
         distill = self.config.distill
         if not distill.on_policy or distill.on_policy_loss == "divergence":
@@ -149,7 +149,7 @@ class DistillStage:
         policy, params = self.student.policy, join_adapter(params, base)
         hidden, mask = policy.rows(params, work.batch), work.batch.weight > 0
         head = policy.head(params, whole=True)
-        return self.listening.divergence(work.lesson, hidden, head, mask).sum() / mask.sum()
+        return self.listening.total_divergence(work.lesson, hidden, head, mask) / mask.sum()
 
     # A step.
 

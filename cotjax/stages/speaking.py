@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from cotjax.config import Config
+from cotjax.core.blocks import Cut
+from cotjax.core.topk import topk_and_rest
 from cotjax.data.bucketed import Span, pack
 from cotjax.data.teacher_store import Said, StoreWriter, decode_logp, encode_logp, shard_name
 from cotjax.interfaces import TokenBatch
@@ -30,34 +32,26 @@ SHARD_EXAMPLES = 1024
 @functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
 def top_logprobs(
     hidden: Float[Array, "B S D"],
+    columns: Int[Array, "B C"],
     head: Head,
     temperature: float,
     *,
     k: int,
     chunk_size: int,
-) -> tuple[Float[Array, "B S K"], Int[Array, "B S K"], Float[Array, "B S"], Float[Array, "B S"]]:
-    """The K likeliest tokens of each position, without all logits at once.
+) -> tuple[Float[Array, "B C K"], Int[Array, "B C K"], Float[Array, "B C"], Float[Array, "B C"]]:
+    """The K likeliest tokens of positions in each row, without all logits at once.
 
     Returns:
       log-probabilities over the whole vocabulary, ids, the logarithm of the other tokens' mass, and
       Σ p log p of the other tokens, all in nats.
     """
-    rows, length, _ = hidden.shape
-    chunk = max(1, min(length, chunk_size // rows))
+    hidden = jnp.take_along_axis(hidden, columns[..., None], axis=1)
+    cut = Cut.of(hidden, chunk_size)
 
     def one(hidden: Array) -> tuple[Array, ...]:
-        logp = jax.nn.log_softmax(head(hidden) / temperature, axis=-1)
-        top, ids = lax.top_k(logp, k)
-        others = jnp.put_along_axis(logp, ids, -jnp.inf, axis=-1, inplace=False)
-        log_rest = jax.nn.logsumexp(others, axis=-1)
-        plogp = jnp.where(jnp.isneginf(others), 0, jnp.exp(others) * others).sum(axis=-1)
-        return top, ids, log_rest, plogp
+        return topk_and_rest(head(hidden) / temperature, k)
 
-    padded = jnp.pad(hidden, ((0, 0), (0, -length % chunk), (0, 0)))
-    chunks = jnp.moveaxis(padded.reshape(rows, -1, chunk, padded.shape[-1]), 1, 0)
-    parts = lax.map(one, chunks)
-    whole = (jnp.moveaxis(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length] for x in parts)
-    top, ids, log_rest, plogp = whole
+    top, ids, log_rest, plogp = jax.tree.map(cut.join, lax.map(one, cut.split(hidden)))
     return top, ids, log_rest, plogp
 
 
@@ -152,8 +146,9 @@ def _speak(
     chunk = common.tokens_at_once(room.student.policy, head.size)
 
     def ask(batch: TokenBatch) -> tuple[Array, ...]:
-        hidden = teachers.hidden(teacher, parallel.shard(room.mesh, batch))
-        return top_logprobs(hidden, head, config.distill.temperature, k=k, chunk_size=chunk)
+        placed, columns = parallel.shard(room.mesh, (batch, counted_columns(batch.weight > 0)))
+        hidden, temperature = teachers.hidden(teacher, placed), config.distill.temperature
+        return top_logprobs(hidden, columns, head, temperature, k=k, chunk_size=chunk)
 
     batches = packed(room, examples, size.batch_size, size.sequence_length)
     for rows, spans, asked in _one_ahead((rows, spans, ask(rows)) for rows, spans in batches):
@@ -161,18 +156,34 @@ def _speak(
         top, ids, log_rest, plogp = (np.asarray(part) for part in asked)
         spent[0] += time.perf_counter() - began
         counted = rows.weight > 0
+        kept = np.arange(top.shape[1]) < counted.sum(axis=1)[:, None]
         kl = kl_of_store(
-            top[counted],
-            log_rest[counted],
-            plogp[counted],
+            top[kept],
+            log_rest[kept],
+            plogp[kept],
             others=head.size - k,
             dtype=config.distill.store_dtype,
         )
         numbers["kl"] += float(kl.sum())
         for span in spans:
-            inside = span.row, slice(span.start, span.stop)
-            which = counted[inside]
-            yield span.example, Said(*(part[inside][which] for part in (ids, top, log_rest)))
+            first, last = (counted[span.row, :end].sum() for end in (span.start, span.stop))
+            inside = span.row, slice(first, last)
+            yield span.example, Said(*(part[inside] for part in (ids, top, log_rest)))
+
+
+def counted_columns(counted: np.ndarray) -> np.ndarray:
+    """Where each row's counted positions are: [B, C], in order, then any others.
+
+    C is one of 16 sizes, so that few programs are compiled.
+
+    Example:
+      >>> counted_columns(np.array([[False, True, False, True]]))
+      array([[1, 3]], dtype=int32)
+    """
+    length = counted.shape[1]
+    step = -(-length // 16)
+    most = -(-max(int(counted.sum(axis=1).max()), 1) // step) * step
+    return np.argsort(~counted, axis=1, kind="stable")[:, : min(most, length)].astype(np.int32)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:

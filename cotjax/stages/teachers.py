@@ -5,6 +5,7 @@ compiled program per architecture, and only for teachers that are in use.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -173,9 +174,6 @@ class Teachers:
         _check_memory(self.plans, slots, mesh)
         self._loading: dict[int, Future[Teacher]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
-        self._hidden = jax.jit(
-            self._padded, static_argnums=(0, 1), out_shardings=parallel.batched(mesh)
-        )
         self.calls = [0] * len(self.plans)  # forward passes of each teacher so far
 
     def __getitem__(self, index: int) -> Teacher:
@@ -214,11 +212,9 @@ class Teachers:
         """
         teacher = self[index]
         self.calls[index] += 1
-        return self._hidden(read, teacher.student.policy, teacher.params, batch)
-
-    def _padded(self, read: Read, policy: Policy, params: Any, batch: Any) -> Array:
-        hidden = read(policy, params, batch)
-        return jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, self.width - hidden.shape[-1])])
+        place = parallel.batched(self._mesh)
+        policy, params = teacher.student.policy, teacher.params
+        return _padded(params, batch, read=read, policy=policy, width=self.width, place=place)
 
     def lesson(
         self, batch: Any, weights: Any, temperature: float, read: Read = read_rows
@@ -252,8 +248,19 @@ class Teachers:
         params = join_adapter(params, student.base)
         head = student.policy.head(params)
         rows = self.vocab_size or head.size
-        matrix = jnp.pad(head.matrix[:rows], ((0, 0), (0, self.width - head.matrix.shape[1])))
+        matrix = head.matrix
+        if matrix.shape != (rows, self.width):  # else it is the teacher's own, without a copy
+            matrix = jnp.pad(matrix[:rows], ((0, 0), (0, self.width - matrix.shape[1])))
         return Teacher(student, params, head.with_matrix(parallel.replicate(self._mesh, matrix)))
+
+
+@functools.partial(jax.jit, static_argnames=("read", "policy", "width", "place"))
+def _padded(
+    params: Any, batch: Any, *, read: Read, policy: Policy, width: int, place: jax.sharding.Sharding
+) -> Array:
+    hidden = read(policy, params, batch)
+    hidden = jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, width - hidden.shape[-1])])
+    return jax.lax.with_sharding_constraint(hidden, place)
 
 
 def _check_memory(plans: Sequence[Plan], slots: int, mesh: Mesh) -> None:

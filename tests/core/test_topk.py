@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotjax import core
+from cotjax.core.topk import largest, topk_and_rest
 from tests import oracles_distillation as oracle
 
 SIMPLE, COMPOSED = 1e-5, 1e-4
@@ -264,3 +265,39 @@ def test_bad_settings_are_named():
         core.topk_forward_kl(logp, ids, student, tail="cut")  # type: ignore
     with pytest.raises(ValueError, match="temperature = 0"):
         core.topk_forward_kl(logp, ids, student, temperature=0)
+
+
+@pytest.mark.parametrize("width", [1, 16, 17, 300, 5000])
+@pytest.mark.parametrize("kept", [1, 5, 16])
+def test_the_largest_are_those_of_a_sort_with_ties_in_order(width, kept):
+    kept = min(kept, width)
+    rng = np.random.default_rng(width)
+    for scores in (
+        rng.standard_normal((2, 3, width)),
+        rng.integers(0, 3, (2, 3, width)),
+        np.where(rng.random((2, 3, width)) < 2 / width, 1.0, -np.inf),
+    ):
+        values, ids = jax.jit(largest, static_argnums=1)(scores.astype(np.float32), kept)
+        order = np.argsort(-scores, axis=-1, kind="stable")[..., :kept]
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_array_equal(
+            values, np.take_along_axis(scores, order, -1).astype(np.float32)
+        )
+
+
+@pytest.mark.parametrize("kept", [1, 16, 300])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 40.0])
+def test_what_is_kept_and_the_rest_are_the_whole(kept, scale):
+    rng = np.random.default_rng(kept)
+    scores = (scale * rng.standard_normal((4, 300))).astype(np.float32)
+    scores[0, 7] += 120  # a teacher that is sure: the rest is far below one rounding of 1
+    scores[1, :100] = -np.inf
+    logp, ids, log_rest, plogp = (np.asarray(x) for x in topk_and_rest(jnp.asarray(scores), kept))
+    wide = scores.astype(np.float64)
+    whole = wide - np.logaddexp.reduce(wide, axis=-1, keepdims=True)
+    np.testing.assert_allclose(logp, np.take_along_axis(whole, ids, -1), rtol=1e-5, atol=1e-5)
+    others = whole.copy()
+    np.put_along_axis(others, ids, -np.inf, axis=-1)
+    np.testing.assert_allclose(log_rest, np.logaddexp.reduce(others, axis=-1), rtol=1e-5, atol=2e-5)
+    finite = np.where(np.isneginf(others), 0, others)
+    np.testing.assert_allclose(plogp, (np.exp(others) * finite).sum(axis=-1), rtol=1e-4, atol=1e-6)
