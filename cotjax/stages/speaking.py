@@ -146,7 +146,8 @@ def _speak(
     chunk = common.tokens_at_once(room.student.policy, head.size)
 
     def ask(batch: TokenBatch) -> tuple[Array, ...]:
-        placed, columns = parallel.shard(room.mesh, (batch, counted_columns(batch.weight > 0)))
+        columns = counted_columns(np.asarray(batch.weight) > 0)
+        placed, columns = parallel.shard(room.mesh, (batch, columns))
         hidden, temperature = teachers.hidden(teacher, placed), config.distill.temperature
         return top_logprobs(hidden, columns, head, temperature, k=k, chunk_size=chunk)
 
