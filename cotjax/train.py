@@ -59,10 +59,11 @@ def run_bridge(config: Config, folder: pathlib.Path) -> pathlib.Path:
     """Runs the stages one after the other; those that have ended are not run again."""
     from cotjax.parallel import processes
     from cotjax.report import write_report
-    from cotjax.stages.bridge import plan
+    from cotjax.stages.bridge import check_lengths, plan
 
     console, first = _console(), processes.is_first()
     stages = plan(config)
+    check_lengths(stages)
     processes.wait("every process knows which stages were begun")
     if first:
         _write_config(folder, config)

@@ -1,6 +1,7 @@
 """`--stage=bridge`: stages in order, each from the one before, stopped anywhere and resumed."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import tomli_w
 from cotjax import config as configs
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
-from cotjax.stages import mining
+from cotjax.stages import bridge, mining
 from cotjax.stages.groups import GroupStage
 from cotjax.stages.supervised import SupervisedStage
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
@@ -206,6 +207,18 @@ def test_an_adapter_in_every_stage_is_merged_for_the_next(world):
         assert other["before"]["accuracy"] == pytest.approx(one["after"]["accuracy"], abs=0.26)
 
 
+def test_texts_beyond_the_context_are_refused_before_the_first_stage_begins(world, capsys):
+    name = "long"
+    path = world.folder / "long.toml"
+    path.write_text('stage = "bridge"\n[bridge.rewrite]\nrollout = { max_new_tokens = 4000 }\n')
+    own = flags(world.student, world.data, world.folder / "runs", name, f"--config={path}")
+    assert train.main(own) == 2
+    said = capsys.readouterr().err
+    assert "[bridge.rewrite] rollout.max_prompt_tokens = 320, rollout.max_new_tokens = 4000" in said
+    assert "context of 2048" in said
+    assert not (world.folder / "runs" / name).exists()
+
+
 # What a bridge's file says.
 
 
@@ -248,6 +261,17 @@ def test_the_shipped_files_are_valid_and_the_tiny_one_is_the_default(tmp_path):
     released = configs.stage_config(configs.load(large), "reconstruct")
     assert (released.lora.rank, released.lora.alpha, released.lora.dropout) == (16, 32, 0.05)
     assert released.seed == 42 and released.optimizer.learning_rate == 5e-5
+
+
+@pytest.mark.parametrize("file", ["tiny_bridge", "tiny_bridge_arms", "tiny_bridge_long"])
+def test_the_tiny_files_ask_for_no_more_than_the_student_s_context(file):
+    path = Path(__file__).parents[1] / "configs" / f"{file}.toml"
+    stages = bridge.plan(configs.load(["--config", str(path), "--name=x"]))
+    bridge.check_lengths(stages)
+    longer = dataclasses.replace(stages[1].rollout, max_new_tokens=1000)
+    stages[1] = dataclasses.replace(stages[1], rollout=longer)
+    with pytest.raises(InputError, match=r"\[bridge.grpo\] .* context of 1024 tokens. Lower one"):
+        bridge.check_lengths(stages)
 
 
 def test_a_path_inside_a_run_that_is_not_there(world):

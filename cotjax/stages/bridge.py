@@ -7,6 +7,9 @@ import dataclasses
 import pathlib
 
 from cotjax.config import BRIDGE_STAGES, Config, stage_config
+from cotjax.errors import InputError
+from cotjax.stages.limits import check_contexts
+from cotjax.stages.opening import open_model
 
 
 def plan(config: Config) -> list[Config]:
@@ -31,3 +34,17 @@ def plan(config: Config) -> list[Config]:
         stages.append(dataclasses.replace(own, output=str(folder), name=here.name, resume=begun))
         model = dataclasses.replace(own.model, path=str(here))
     return stages
+
+
+def check_lengths(stages: list[Config]) -> None:
+    """Refuses texts longer than the model's context in any stage, before the first one begins.
+
+    Raises:
+      InputError: names the stage, the settings and the numbers; or there is no such model.
+    """
+    model = open_model(stages[0].model, seed=0, place=None, init="abstract").model
+    for config in stages:
+        try:
+            check_contexts(config, model.shape.max_positions)
+        except InputError as error:
+            raise InputError(f"[bridge.{config.stage}] {error}") from error

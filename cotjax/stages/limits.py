@@ -76,23 +76,47 @@ def check_room(student: common.Student, mesh: Mesh, *uses: Use) -> tuple[str, ..
     """
     shape = student.policy.bind(student.reference).shape
     for use in uses:
-        check_context(shape.max_positions, use)
+        length = use.settings.max_new_tokens
+        check_context(shape.max_positions, {use.width_key: use.width, use.length_key: length})
     free = free_bytes(mesh)
     return tuple(check_memory(student, use, mesh.size, free) for use in uses)
 
 
-def check_context(max_positions: int, use: Use) -> None:
+def check_contexts(config: Config, max_positions: int) -> None:
+    """`check_context` for all that a stage samples, from its settings alone.
+
+    Raises:
+      InputError: see `check_context`.
+    """
+    rollout, own = config.rollout, config.eval.max_prompt_tokens
+    prompt = {
+        "eval.max_prompt_tokens" if own else "rollout.max_prompt_tokens": prompt_width(config)
+    }
+    check_context(max_positions, prompt | {"eval.max_new_tokens": config.eval.max_new_tokens})
+    if config.stage in ("grpo", "rewrite"):
+        texts = {
+            "rollout.max_prompt_tokens": rollout.max_prompt_tokens,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        }
+        check_context(max_positions, texts)
+
+
+def check_context(max_positions: int, lengths: dict[str, int]) -> None:
     """Refuses texts that are longer than what the model was made for.
+
+    Args:
+      max_positions: of the model.
+      lengths: tokens of a prompt and of its completion, by the setting behind each.
 
     Raises:
       InputError: see above.
     """
-    length = use.settings.max_new_tokens
-    if use.width + length > max_positions:
+    total = sum(lengths.values())
+    if total > max_positions:
+        shown = ", ".join(f"{key} = {value}" for key, value in lengths.items())
         raise InputError(
-            f"{use.width_key} = {use.width}, {use.length_key} = {length}: together more than the "
-            f"model's context of {max_positions} tokens. Lower one of them by "
-            f"{use.width + length - max_positions}."
+            f"{shown}: together more than the model's context of {max_positions} tokens. Lower one "
+            f"of them by {total - max_positions}."
         )
 
 
