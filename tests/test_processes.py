@@ -17,18 +17,14 @@ from tests.tiny import flags, keep_compiled_programs, write_sevens, write_studen
 STAGES = {
     "reconstruct": ["--sft.batch-size=8", "--sft.sequence-length=96"],
     "grpo": ["--rollout.prompts=8", "--policy.refill=1", "--policy.inner-updates=2"],
-    # Two teachers, of whom the second has weights that grow; half of the batches are sampled.
-    "distill": [
-        *("--sft.batch-size=8", "--sft.sequence-length=48", "--distill.on-policy=0.5"),
-        *("--curriculum.schedule=linear", "--curriculum.buckets=2"),
-        *(
-            "--curriculum.skill-problems=0",
-            "--distill.teachers",
-            "TEACHERS/weak",
-            "TEACHERS/strong",
-        ),
-    ],
 }
+# Two teachers, of whom the second has weights that grow; half of the batches are sampled.
+DISTILL = [
+    *("--sft.batch-size=8", "--sft.sequence-length=48", "--rollout.prompts=8"),
+    *("--distill.on-policy=0.5", "--curriculum.schedule=linear", "--curriculum.buckets=2"),
+    *("--curriculum.monitor=4", "--curriculum.skill-problems=0"),
+    *("--distill.teachers", "TEACHERS/weak", "TEACHERS/strong"),
+]
 # Of a process's clock, so no two runs have the same.
 CLOCKS = ("_s", "data_wait")
 
@@ -51,7 +47,10 @@ class World:
             "--mesh.data=8",
             "--optimizer.schedule=constant",
         )
-        stage_flags = [flag.replace("TEACHERS", str(self.teachers)) for flag in STAGES[stage]]
+        stage_flags = [
+            flag.replace("TEACHERS", str(self.teachers))
+            for flag in {**STAGES, "distill": DISTILL}[stage]
+        ]
         return [*flags(self.student, self.data, self.runs, name), *own, *stage_flags, *more]
 
     def alone(self, *arguments):
@@ -96,7 +95,7 @@ def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("processes"))
 
 
-def assert_same_run(world, one, other, *, stopped):
+def assert_same_run(world, one, other, *, stopped=None):
     """All that the two runs wrote, but for the evaluation with which one of them stopped."""
     kinds = {"metrics.jsonl": "eval", "completions.jsonl": "after"}
     for file, kind in kinds.items():
@@ -133,3 +132,9 @@ def test_two_processes_go_on_where_one_stopped(world):
     world.alone("grpo", "handed", 2)
     world.together("grpo", "handed", 4, "--resume")
     assert_same_run(world, "handed", "grpo-alone", stopped=2)
+
+
+def test_two_processes_distil_as_one(world):
+    world.alone("distill", "distill-alone", 4)  # its stages depend on the number of steps
+    world.together("distill", "distill-together", 4)
+    assert_same_run(world, "distill-together", "distill-alone")

@@ -73,6 +73,8 @@ class DistillStage:
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         check_divides(mesh, config.sft.batch_size, "sft.batch_size")
+        if config.distill.on_policy:
+            check_divides(mesh, config.rollout.prompts, "rollout.prompts")
         self.config, self.mesh = config, mesh
         self.room = Classroom(config, mesh)
         self.student, self.data = self.room.student, self.room.course

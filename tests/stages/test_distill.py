@@ -199,6 +199,13 @@ def test_more_stages_than_examples(folder):
 # The student's own texts.
 
 
+def test_prompts_that_devices_cannot_share_are_refused(folder):
+    flags = ["--stage=distill", "--distill.on-policy=0.5", "--sft.batch-size=8"]
+    config = make_config(folder, *flags, "--rollout.prompts=4", *teachers(folder, "weak"))
+    with pytest.raises(InputError, match="rollout.prompts = 4: 8 devices cannot share"):
+        DistillStage(config, make_mesh(8))
+
+
 @pytest.mark.parametrize("loss", ["divergence", "policy_gradient"])
 def test_a_share_of_steps_is_on_the_students_own_text(folder, loss):
     flags = "--distill.on-policy=0.5", f"--distill.on-policy-loss={loss}"
