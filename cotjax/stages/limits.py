@@ -62,9 +62,13 @@ def evaluation_use(config: Config, student: common.Student, mesh: Mesh) -> Use:
     settings, size = evaluation_sampling(student, config), config.eval.batch_size
     prompts = prompts_at_once(size, settings.group_size, mesh)
     sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
-    own = config.eval.max_prompt_tokens
-    keys = f"{'eval' if own else 'rollout'}.max_prompt_tokens", "eval.max_new_tokens"
+    keys = _prompt_key(config), "eval.max_new_tokens"
     return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)
+
+
+def _prompt_key(config: Config) -> str:
+    """The setting behind `prompt_width`."""
+    return f"{'eval' if config.eval.max_prompt_tokens else 'rollout'}.max_prompt_tokens"
 
 
 def check_room(student: common.Student, mesh: Mesh, *uses: Use) -> tuple[str, ...]:
