@@ -19,7 +19,8 @@ from cotjax.cot import Rationale, completion_mask_count, mask_steps
 from cotjax.data.prompts import Prompts
 from cotjax.interfaces import Record
 from cotjax.stages import common
-from cotjax.stages.groups import GroupStage, prompt_stream
+from cotjax.stages.asking import prompt_stream
+from cotjax.stages.groups import GroupStage
 
 
 def open_stage(config: Config, mesh: Mesh) -> GroupStage:

@@ -29,7 +29,8 @@ from cotjax.interfaces import Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages import common
-from cotjax.stages.groups import GroupStage, Sampled, prompt_stream
+from cotjax.stages.asking import prompt_stream
+from cotjax.stages.groups import GroupStage, Sampled
 from cotjax.stages.mining import mine
 from cotjax.stages.supervised import dropout_key, make_loss
 from cotjax.training.metrics import GRPO_COLUMNS
