@@ -196,17 +196,17 @@ class Policy:
 
     def prefill(
         self, params: Any, prompt: Int[Array, "B P"], prompt_mask: Bool[Array, "B P"]
-    ) -> tuple[Float[Array, "B D"], list[Any]]:
-        """The hidden state that predicts the first new token, and one prompt cache per layer."""
+    ) -> list[Any]:
+        """What `decode` needs of the prompts: a cache for each layer."""
         attend = Causal(
             prompt_mask.astype(jnp.int32),
             keep_cache=True,
             cache_dtype=self.cache_dtype,
             placement=self.placement,
         )
-        hidden, stacked = self._run(params, prompt, prompt_positions(prompt_mask), attend)
+        _, stacked = self._run(params, prompt, prompt_positions(prompt_mask), attend)
         layers = range(len(stacked[0].values))
-        return hidden[:, -1], [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in layers]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in layers]
 
     def own_caches(
         self, prompt_caches: list[Any], *, rows: int, group: int, max_new_tokens: int

@@ -1,5 +1,8 @@
 """The sampler: prefill each prompt once, then decode blocks of its completions side by side.
 
+Prefill leaves out a prompt's last token: it is the first that each completion decodes, so that
+drawing a token is compiled once, in the loop.
+
 Work is cut into jobs, a job being R completions of one prompt, which share its cache. S slots
 decode a job each. With a slot for every job, each prompt's cache lies where prefill left it
 (static mode); with fewer slots, whichever ends takes the next job inside the compiled loop
@@ -34,10 +37,11 @@ class _Slots:
 
     Attributes:
       job: [L, S] J = idle.
-      filled: [L, S] tokens that its completions have; the last of them is not in the cache yet.
+      filled: [L, S] tokens that its completions have, and that their own caches hold: the last of
+        the prompt and all of theirs but the last.
       live: [L, S, R] rows that go on.
       matched: [L, S, R] state of the stop strings' automaton.
-      token: [L, S, R] the last one.
+      token: [L, S, R] the last one, which is not in the cache yet.
       caches: the prompts' and the rows' own; leaves [L·S, …].
     """
 
@@ -77,7 +81,7 @@ def generate(
       model: a decoder without parameters.
       params: its parameters.
       batch: left-padded prompts [B, P].
-      key: of this step; see `row_keys`.
+      key: of this step; see `row_uniforms`.
       settings: how to sample; static, so a new value compiles anew.
       stop_table: automaton of stop strings, see `rollout.stops`; None: there are none.
 
@@ -112,26 +116,24 @@ def stream(
     if not make_plan(len(batch.tokens), model.lanes, settings).in_place:
         raise ValueError("stream: every prompt needs a slot; leave rows and share at 0.")
     same = {"settings": settings, "stop_table": stop_table}
-    state, rollout, live = _first_piece(model, params, batch, key, **same)
-    yield rollout
+    state, live, most = _no_piece(model, params, batch, key, **same), True, 1
     while live:
-        state, rollout, live = _next_piece(model, params, batch, key, state, chunk, **same)
+        state, rollout, live = _next_piece(model, params, batch, key, state, most, **same)
+        most = chunk
         yield rollout
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
-def _first_piece(model, params, batch, key, *, settings, stop_table):
+def _no_piece(model, params, batch, key, *, settings, stop_table):
     plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
-    state = engine.start()
-    return state, engine.finish(state), state[1].live.any()
+    return _Engine(model, params, batch, key, settings, plan, stop_table).start()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="state")
-def _next_piece(model, params, batch, key, state, chunk, *, settings, stop_table):
+def _next_piece(model, params, batch, key, state, most, *, settings, stop_table):
     plan = make_plan(len(batch.tokens), model.lanes, settings)
     engine = _Engine(model, params, batch, key, settings, plan, stop_table)
-    state = engine.some_steps(state, chunk)
+    state = engine.some_steps(state, most)
     return state, engine.finish(state), state[1].live.any()
 
 
@@ -142,10 +144,13 @@ class _Engine:
         self.model, self.params, self.settings, self.plan = model, params, settings, plan
         self.stop_table, self.head = stop_table, model.head(params)
         lanes = (plan.lanes, plan.prompts)
-        self.mask = batch.mask.reshape(*lanes, -1)
+        # Without the last token, and as wide as before: a token moves to the right.
+        self.prefilled = jnp.roll(batch.tokens, 1, axis=1)
+        self.mask = jnp.roll(batch.mask, 1, axis=1).at[:, 0].set(False).reshape(*lanes, -1)
+        self.last = batch.tokens[:, -1].reshape(lanes)
         drawn = row_uniforms(key, batch.ids, settings.group_size, settings.max_new_tokens)
         self.uniforms = drawn.reshape(plan.lanes, plan.jobs, plan.share, -1)
-        self.batch, self.layers = batch, model.unstacked(params)
+        self.layers = model.unstacked(params)
 
     def run(self) -> Rollout:
         """Decodes all jobs."""
@@ -158,15 +163,12 @@ class _Engine:
         return self.finish(jax.lax.while_loop(lambda s: s[1].live.any(), self._step, state))
 
     def start(self) -> tuple[Any, ...]:
-        """Prefills the prompts and draws the first tokens: (clock, slots, queue, written)."""
-        plan, batch = self.plan, self.batch
-        hidden, self.prompts = self.model.prefill(self.params, batch.tokens, batch.mask)
-        self.first_hidden = hidden.reshape(plan.lanes, plan.prompts, -1)
+        """Prefills the prompts: (clock, slots, queue, written), nothing drawn."""
+        plan = self.plan
+        mask = self.mask.reshape(self.prefilled.shape)
+        self.prompts = self.model.prefill(self.params, self.prefilled, mask)
         slots, written = self._begin()
-        hidden = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
-        hidden = jnp.broadcast_to(hidden, (*slots.token.shape, hidden.shape[-1]))
-        queue = jnp.full(plan.lanes, plan.slots, jnp.int32)
-        return jnp.int32(0), *self._advance(hidden, slots, queue, written)
+        return jnp.int32(0), slots, jnp.full(plan.lanes, plan.slots, jnp.int32), written
 
     def some_steps(self, state: tuple[Any, ...], most: Int[Array, ""]) -> tuple[Any, ...]:
         """At most `most` further tokens of every row, where each prompt has its slot."""
@@ -200,9 +202,13 @@ class _Engine:
         own = self.model.own_caches(
             prompts, rows=rows[0] * rows[1], group=plan.share, max_new_tokens=length
         )
-        nothing = jnp.zeros(rows, jnp.int32)
         slots = _Slots(
-            job, jnp.zeros_like(job), ~nothing.astype(bool), nothing, nothing, (prompts, own)
+            job=job,
+            filled=jnp.zeros_like(job),
+            live=jnp.ones(rows, bool),
+            matched=jnp.zeros(rows, jnp.int32),
+            token=self._last_tokens(job),
+            caches=(prompts, own),
         )
         count = (plan.lanes, plan.jobs * plan.share)
         return slots, _Written(
@@ -243,14 +249,11 @@ class _Engine:
             self.layers,
             slots.token.reshape(flat),
             self._of_prompt(self.mask, slots.job).reshape(flat[0], self.mask.shape[-1]),
-            slots.filled.reshape(-1) - 1 if self.plan.refill else clock,
+            slots.filled.reshape(-1) if self.plan.refill else clock,
             clock % self.settings.max_new_tokens,
             slots.caches,
         )
         hidden = hidden.reshape(*slots.token.shape, -1)
-        if self.plan.refill:  # a slot that has just begun draws its first token
-            first = self._of_prompt(self.first_hidden, slots.job)[:, :, None]
-            hidden = jnp.where((slots.filled == 0)[..., None, None], first, hidden)
         slots = dataclasses.replace(slots, caches=(slots.caches[0], own))
         return clock + 1, *self._advance(hidden, slots, queue, written)
 
@@ -339,6 +342,7 @@ class _Engine:
             filled=jnp.where(free, 0, slots.filled),
             live=slots.live | begins[..., None],
             matched=jnp.where(free[..., None], 0, slots.matched),
+            token=jnp.where(free[..., None], self._last_tokens(job), slots.token),
             caches=(self._copy_prompts(prompts, job, begins), own),
         )
         return slots, queue
@@ -361,6 +365,11 @@ class _Engine:
 
         most = begins.sum(axis=-1).max()
         return jax.lax.fori_loop(0, most, copy, (begins, caches))[1]
+
+    def _last_tokens(self, job: Int[Array, "L S"]) -> Int[Array, "L S R"]:
+        """The last token of each job's prompt, for all its rows."""
+        last = self._of_prompt(self.last, job)[..., None]
+        return jnp.broadcast_to(last, (*job.shape, self.plan.share))
 
     def _take_prompts(self, leaf: Array, job: Int[Array, "L S"]) -> Array:
         """[L, S, …] of leaves [L·prompts, …]."""

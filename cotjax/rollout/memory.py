@@ -46,7 +46,7 @@ def cache_bytes(
     plan = make_plan(prompts, model.lanes, settings)
     tokens = jax.ShapeDtypeStruct((prompts, width), jnp.int32)
     mask = jax.ShapeDtypeStruct((prompts, width), jnp.bool_)
-    _, caches = jax.eval_shape(model.prefill, params, tokens, mask)
+    caches = jax.eval_shape(model.prefill, params, tokens, mask)
     rows = plan.lanes * plan.slots
     own = jax.eval_shape(
         lambda caches: model.own_caches(

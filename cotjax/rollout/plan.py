@@ -19,10 +19,8 @@ class Decoder(Protocol):
         """Over how many groups of devices the batch is split."""
         ...
 
-    def prefill(
-        self, params: Any, prompt: Array, prompt_mask: Array
-    ) -> tuple[Float[Array, "B D"], Any]:
-        """Hidden state that predicts the first token, and the prompts' caches."""
+    def prefill(self, params: Any, prompt: Array, prompt_mask: Array) -> Any:
+        """The prompts' caches."""
         ...
 
     def own_caches(self, prompt_caches: Any, *, rows: int, group: int, max_new_tokens: int) -> Any:
@@ -43,9 +41,10 @@ class Decoder(Protocol):
         clock: Int[Array, ""],
         caches: tuple[Any, Any],
     ) -> tuple[Float[Array, "B R D"], Any]:
-        """Hidden states after token number `filled` of every completion, and their own caches.
+        """Hidden states after one more token of every completion, and their own caches.
 
-        `layers` is what `unstacked` gave; `filled` is one for all where they began together.
+        `layers` is what `unstacked` gave; `filled` counts the tokens that the own caches hold
+        already, one number for all where they began together.
         """
         ...
 
@@ -145,17 +144,18 @@ def make_plan(num_prompts: int, lanes: int, settings: Sampling) -> Plan:
 def row_uniforms(
     key: Array, ids: Int[Array, " B"], group_size: int, length: int
 ) -> Float[Array, "B G T"]:
-    """What each token of each row is drawn with: T = `length` numbers in [0, 1) from its key."""
+    """What every token is drawn with, in [0, 1): a matter of key, prompt id, completion and token.
 
-    def of_row(key: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
-        return jax.vmap(jax.random.uniform)(keys)
+        u = uniform(fold_in(fold_in(fold_in(key, id), completion number), token number))
 
-    return jax.vmap(jax.vmap(of_row))(row_keys(key, ids, group_size))
+    Computed over one long axis: over three short ones a CPU's compiler takes a second more.
+    """
+    shape = (len(ids), group_size, length)
+    numbers = ids[:, None, None], jnp.arange(group_size)[:, None], jnp.arange(length)
+    numbers = jnp.stack([jnp.broadcast_to(each, shape).reshape(-1) for each in numbers])
 
+    def fold(keys: Array, numbers: Array) -> tuple[Array, None]:
+        return jax.vmap(jax.random.fold_in)(keys, numbers), None
 
-def row_keys(key: Array, ids: Int[Array, " B"], group_size: int) -> Array:
-    """[B, G] keys that depend on (key, prompt id, completion number) only, not on the batch."""
-    by_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    return each(by_prompt, jnp.arange(group_size))
+    keys, _ = jax.lax.scan(fold, jnp.broadcast_to(key, numbers.shape[1]), numbers)
+    return jax.vmap(jax.random.uniform)(keys).reshape(shape)

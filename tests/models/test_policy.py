@@ -177,13 +177,15 @@ def decoded(policy, params):
 
     @jax.jit
     def cached(params):
-        hidden, prompts = policy.prefill(params, PROMPTS, PROMPT_MASK)
+        mask = PROMPT_MASK & (jnp.arange(PROMPT_MASK.shape[1]) < PROMPT_MASK.shape[1] - 1)
+        prompts = policy.prefill(params, jnp.roll(PROMPTS, 1, axis=1), jnp.roll(mask, 1, axis=1))
         own = policy.own_caches(prompts, rows=BATCH, group=GROUP, max_new_tokens=OWN)
-        outs = [jnp.broadcast_to(hidden[:, None], (BATCH, GROUP, hidden.shape[-1]))]
-        for index in range(OWN - 1):
+        last = jnp.broadcast_to(PROMPTS[:, -1:, None], (BATCH, GROUP, 1))
+        read = jnp.concatenate([last, COMPLETIONS[:, :, :-1]], axis=2)
+        outs = []
+        for index in range(OWN):
             filled, clock = jnp.full(BATCH, index), jnp.int32(index)
-            tokens = COMPLETIONS[:, :, index]
-            now = tokens, PROMPT_MASK, filled, clock, (prompts, own)
+            now = read[:, :, index], jnp.roll(mask, 1, axis=1), filled, clock, (prompts, own)
             hidden, own = policy.decode(params, policy.unstacked(params), *now)
             outs.append(hidden)
         return jnp.stack(outs, axis=2)

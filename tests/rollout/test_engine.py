@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cotjax.core.logprobs import entropy, token_logprobs
 from cotjax.interfaces import End, Placement, PromptBatch
 from cotjax.rollout.engine import generate
-from cotjax.rollout.plan import Sampling, make_plan, row_keys
+from cotjax.rollout.plan import Sampling, make_plan, row_uniforms
 from tests.tiny import SHAPE, make_policy
 
 BATCH, PROMPT, GROUP, NEW = 8, 5, 4, 6
@@ -186,9 +186,13 @@ def test_padding_group_size_and_devices_change_nothing(rollout):
     assert_same_completions(jax.device_get(pairs), first_two)
 
 
-def test_keys_are_all_different():
-    keys = jax.random.key_data(row_keys(KEY, jnp.arange(50), 8)).reshape(400, -1)
-    assert len(np.unique(np.asarray(keys), axis=0)) == 400
+def test_each_token_has_a_number_of_its_own_key():
+    numbers = np.asarray(row_uniforms(KEY, jnp.array([3, 9]), 4, 6))
+    assert len(np.unique(numbers)) == numbers.size == 2 * 4 * 6
+    key = KEY
+    for name in (9, 2, 5):  # prompt, completion, token
+        key = jax.random.fold_in(key, name)
+    assert numbers[1, 2, 5] == jax.random.uniform(key)
 
 
 # A decoder that counts, to see when the loop stops.
@@ -206,7 +210,7 @@ class Countdown:
     lanes = 1
 
     def prefill(self, params, prompt, prompt_mask):
-        return self._hidden(prompt[:, -1]), []
+        return []
 
     def own_caches(self, prompt_caches, *, rows, group, max_new_tokens):
         return []
@@ -238,7 +242,7 @@ class Calls:
 COUNTDOWN = Countdown(Calls())
 
 
-@pytest.mark.parametrize(("numbers", "steps"), [([3, 2], 2), ([1, 1], 0), ([9, 2], 5)])
+@pytest.mark.parametrize(("numbers", "steps"), [([3, 2], 3), ([1, 1], 1), ([9, 2], 6)])
 def test_the_loop_ends_with_the_last_row(numbers, steps):
     COUNTDOWN.calls.indices.clear()
     prompts = PromptBatch(

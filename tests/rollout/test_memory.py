@@ -18,7 +18,7 @@ def bytes_of(tree):
 def test_sizes_are_those_of_the_arrays(dtype, ratio):
     policy = dataclasses.replace(POLICY, cache_dtype=dtype and jnp.dtype(dtype))
     size = cache_bytes(policy, PARAMS, SETTINGS, prompts=BATCH, width=PROMPT)
-    _, prompts = policy.prefill(PARAMS, PROMPTS.tokens, PROMPTS.mask)
+    prompts = policy.prefill(PARAMS, PROMPTS.tokens, PROMPTS.mask)
     own = policy.own_caches(prompts, rows=BATCH, group=GROUP, max_new_tokens=NEW)
     assert (size.prompts, size.slots, size.own, size.tail) == (
         *(bytes_of(prompts), 0, bytes_of(own), 0),
