@@ -27,6 +27,9 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 )
 
 
+INITIAL_SPREAD = 0.02  # standard deviation of new weights, which the families share
+
+
 @dataclasses.dataclass(frozen=True)
 class Formats:
     """Number formats.
@@ -98,12 +101,12 @@ class Block(nnx.Module):
         self.shape, self.dtype = shape, formats.compute
 
         def linear(size_in: int, size_out: int, *, bias: bool = False) -> nnx.Linear:
-            """A projection with the 0.02 normal initialisation that the families share."""
+            """A projection whose weights begin as the families' do."""
             return nnx.Linear(
                 size_in,
                 size_out,
                 use_bias=bias,
-                kernel_init=nnx.initializers.normal(0.02),
+                kernel_init=nnx.initializers.normal(INITIAL_SPREAD),
                 param_dtype=formats.param,
                 dtype=formats.compute,
                 preferred_element_type=formats.accumulate,

@@ -20,7 +20,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Placement
 from cotjax.models.architecture import Architecture, LayerKind
 from cotjax.models.attention import Attend, Scoring
-from cotjax.models.block import Block, Formats, Mix, RMSNorm
+from cotjax.models.block import INITIAL_SPREAD, Block, Formats, Mix, RMSNorm
 from cotjax.models.lora import Adapter
 from cotjax.models.rope import rotate
 
@@ -70,7 +70,7 @@ class Transformer(nnx.Module):
             )
         self.shape, self.remat = shape, remat
         self.formats = Formats(param_dtype, dtype, accumulate_dtype)
-        init = nnx.initializers.normal(0.02)
+        init = nnx.initializers.normal(INITIAL_SPREAD)
         size = (shape.vocab_size, shape.hidden_size)
         self.embed = nnx.Embed(*size, embedding_init=init, param_dtype=param_dtype, rngs=rngs)
 

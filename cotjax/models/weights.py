@@ -7,6 +7,7 @@ filled, checked and written in one place.
 import functools
 import operator
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from cotjax.errors import InputError
+from cotjax.models.block import INITIAL_SPREAD
 from cotjax.models.families import TENSOR_NAMES, tensor_names
 from cotjax.models.placing import Growing
 from cotjax.models.transformer import Architecture, Transformer
@@ -64,11 +66,16 @@ def abstract_model(shape: Architecture, *, param_dtype: Any, dtype: Any) -> Tran
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _abstract(shape: Architecture, param_dtype: Any, dtype: Any) -> tuple[Any, Any]:
+    return nnx.split(abstract_model(shape, param_dtype=param_dtype, dtype=dtype))
+
+
 def tensor_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
     """The tensors that a checkpoint of this decoder has."""
     shapes = {}
-    _, flat, _ = _blueprint(shape, jnp.float32, jnp.float32, None)
-    for path, param in flat.items():
+    _, state = _abstract(shape, jnp.dtype(jnp.float32), jnp.dtype(jnp.float32))
+    for path, param in nnx.to_flat_state(state):
         for name, layer in _parts(path, shape):
             one = param.shape if layer is None else param.shape[1:]
             shapes[name] = one[::-1] if _is_turned(path) else one
@@ -142,32 +149,39 @@ def fill(
     return nnx.merge(definition, nnx.from_flat_state(filled))
 
 
-def _random_state(shape: Architecture, param_dtype: Any, key: jax.Array) -> nnx.State:
-    return nnx.state(Transformer(shape, rngs=nnx.Rngs(key), param_dtype=param_dtype))
+class Drawn:
+    """Random `Tensors`: matrices from a normal distribution, the rest as a new decoder has it.
+
+    A tensor's values depend on seed and name alone; drawn on the host, where nothing is compiled.
+    """
+
+    def __init__(self, shape: Architecture, seed: int) -> None:
+        self.origin, self.shapes = "random weights", tensor_shapes(shape)
+        self._seed, self._offset = seed, shape.offset_norms
+
+    def read(self, name: str) -> np.ndarray:
+        """See `Tensors`."""
+        size = self.shapes[name]
+        if len(size) > 1:
+            rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
+            return rng.standard_normal(size, np.float32) * np.float32(INITIAL_SPREAD)
+        is_scale = name.endswith("norm.weight") and not self._offset
+        return np.full(size, float(is_scale), np.float32)
 
 
 def draw(
     shape: Architecture, seed: int, *, param_dtype: Any, dtype: Any, place: Place | None = None
 ) -> Transformer:
-    """The decoder with random weights, drawn where they are to lie; arguments as for `fill`.
-
-    Compiled wherever they lie, so that the same seed gives the same bits.
-    """
-    definition, flat, shardings = _blueprint(shape, param_dtype, dtype, place)
-    placed = {path: param.replace(shardings[path]) for path, param in flat.items()}
-    make = jax.jit(
-        _random_state,
-        static_argnums=(0, 1),
-        out_shardings=nnx.from_flat_state(placed) if place else None,
-    )
-    return nnx.merge(definition, make(shape, jnp.dtype(param_dtype), jax.random.key(seed)))
+    """The decoder with random weights; arguments as for `fill`."""
+    formats = {"param_dtype": param_dtype, "dtype": dtype}
+    return fill(shape, Drawn(shape, seed), **formats, place=place)
 
 
 def _blueprint(
     shape: Architecture, param_dtype: Any, dtype: Any, place: Place | None
 ) -> tuple[Any, dict[tuple[Any, ...], Any], dict[tuple[Any, ...], Any]]:
     """The decoder's definition, and by path its parameters' shapes and shardings."""
-    definition, state = nnx.split(abstract_model(shape, param_dtype=param_dtype, dtype=dtype))
+    definition, state = _abstract(shape, jnp.dtype(param_dtype), jnp.dtype(dtype))
     flat = dict(nnx.to_flat_state(state))
     placed = place(nnx.to_pure_dict(state)) if place else None
     shardings = {
