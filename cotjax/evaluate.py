@@ -18,7 +18,7 @@ from rich.console import Console
 from cotjax import config as configs
 from cotjax.config import Config
 from cotjax.errors import InputError
-from cotjax.programs import keep_programs
+from cotjax.programs import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,5 +109,5 @@ def _print(checkpoint: str, numbers: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     sys.exit(main())

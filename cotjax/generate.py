@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cotjax.errors import InputError
-from cotjax.programs import keep_programs
+from cotjax.programs import set_up
 
 PROMPT_BLOCK = 64  # tokens; prompts are padded to a multiple, so that few lengths are compiled
 CHUNK = 4  # tokens between two prints
@@ -168,5 +168,5 @@ def _decoded(student: Any, rollout: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     sys.exit(main())

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from cotjax import config as configs
 from cotjax.errors import InputError
-from cotjax.programs import keep_programs
+from cotjax.programs import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,5 +73,5 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
 
 
 if __name__ == "__main__":
-    keep_programs()
+    set_up()
     sys.exit(main())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cotjax import config as configs
 from cotjax.errors import InputError
 from cotjax.pages import use_large_pages
-from cotjax.programs import keep_programs
+from cotjax.programs import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,5 +62,5 @@ def teach(out: pathlib.Path, argv: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     use_large_pages()
-    keep_programs()
+    set_up()
     sys.exit(main())

@@ -21,7 +21,7 @@ from cotjax import config as configs  # noqa: E402
 from cotjax.config import Config  # noqa: E402
 from cotjax.errors import InputError, NothingToDo  # noqa: E402
 from cotjax.pages import use_large_pages  # noqa: E402
-from cotjax.programs import Programs, counted, keep_programs  # noqa: E402
+from cotjax.programs import Programs, counted, set_up  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,6 +250,6 @@ def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     use_large_pages()
-    keep_programs()
+    set_up()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cotjax import programs as compiled_programs
 from cotjax import train
-from cotjax.programs import counted
+from cotjax.programs import compile_soon, counted
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
 
 
@@ -57,6 +58,51 @@ def test_what_jax_is_told_stands(tmp_path):
     compiled, cached, folder = process(JAX_COMPILATION_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path))
     assert (folder, cached) == ("", 0) and compiled >= 1
     assert not (tmp_path / "cotjax").exists(), "nothing is kept"
+
+
+def flags_after(monkeypatch, *, plugins=(), **environment):
+    """`XLA_FLAGS` as `compile_soon` leaves them, where these plugins are installed."""
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    find = lambda name: object() if name in plugins else None  # noqa: E731
+    monkeypatch.setattr(compiled_programs.importlib.util, "find_spec", find)
+    compile_soon()
+    return os.environ.get("XLA_FLAGS", "")
+
+
+def test_a_cpu_compiles_soon_and_what_the_user_says_stays(monkeypatch):
+    added = flags_after(monkeypatch)
+    assert added.startswith("--xla_backend_extra_options=-unroll-runtime=false")
+    mine = "--xla_force_host_platform_device_count=2"
+    assert flags_after(monkeypatch, XLA_FLAGS=mine) == f"{mine} {added}"
+    asked = flags_after(monkeypatch, JAX_PLATFORMS="cpu", plugins=["libtpu", "jax_plugins"])
+    assert asked == added, "the CPU is asked for"
+    own = "--xla_backend_extra_options=-vectorize-slp=true"
+    assert flags_after(monkeypatch, XLA_FLAGS=own) == own
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"plugins": ["libtpu"]}, {"plugins": ["jax_plugins"]}, {"JAX_PLATFORMS": "tpu,cpu"}],
+    ids=["tpu", "gpu", "asked"],
+)
+def test_an_accelerators_compiler_is_told_nothing(monkeypatch, where):
+    assert flags_after(monkeypatch, **where) == ""
+
+
+def test_xla_knows_the_flags():
+    """An unknown flag would end the process; an unknown option of LLVM too."""
+    code = (
+        "from cotjax.programs import compile_soon; compile_soon();"
+        "import jax; print(jax.jit(lambda x: x + 1)(1))"
+    )
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    plain |= {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]
 
 
 @pytest.fixture(scope="module")

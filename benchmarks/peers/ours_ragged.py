@@ -14,9 +14,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from cotjax.pages import use_large_pages  # noqa: E402
+from cotjax.programs import compile_soon  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()
+    compile_soon()
 
 import grpo_step  # noqa: E402
 import jax  # noqa: E402
