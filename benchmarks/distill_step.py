@@ -21,9 +21,11 @@ from typing import Any
 STARTED = time.perf_counter()
 
 from cotjax.pages import use_large_pages  # noqa: E402
+from cotjax.programs import compile_soon  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()  # as the trainer does
+    compile_soon()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax  # noqa: E402

@@ -20,6 +20,8 @@ from cotjax.models import flash, kv_cache, softmax
 from cotjax.models.kv_cache import Kept
 from cotjax.models.scoring import EVERYTHING, Scoring
 
+LONG = 256  # tokens; a shorter row is one block, which compiles sooner
+
 
 class Attend(Protocol):
     """Mixes tokens: queries in, attended values out, and what the layer leaves for later calls."""
@@ -79,14 +81,23 @@ class Causal:
         seen = (scoring.sees(_distance(row, row)) & same)[:, None, None, None]
         key, value = jnp.matrix_transpose(_by_head(key)), _by_head(value)
         queries = _queries(query[:, None], key.shape[1])
-        out = _tokens(softmax.attend(scoring, queries, [softmax.Keys(key, value, seen)]))
-        return out[:, 0], self._kept(key, value)
+        parts = []
+        for start, stop in _steps(query.shape[1]):  # queries, which see no key behind them
+            keys = softmax.Keys(key[..., :stop], value[..., :stop, :], seen[..., start:stop, :stop])
+            parts.append(softmax.attend(scoring, queries[..., start:stop, :], [keys]))
+        return _tokens(jnp.concatenate(parts, axis=-2))[:, 0], self._kept(key, value)
 
     def _kept(self, key: Array, value: Array) -> Any:
         if not self.keep_cache:
             return None
         keep = functools.partial(kv_cache.keep, dtype=self.cache_dtype)
         return keep(key, axis=-2), keep(value, axis=-1)
+
+
+def _steps(length: int) -> list[tuple[int, int]]:
+    """Cuts a row of tokens, so that over a third of a long one's scores are never computed."""
+    size = -(-length // 4) if length >= LONG else length
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _queries(query: Float[Array, "B G Q H D"], num_kv: int) -> Float[Array, "B K G R Q D"]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cotjax.models import attention
 from cotjax.models.attention import EVERYTHING, Causal, DecodeShared, Scoring, SharedPrompt
 from cotjax.models.kv_cache import keep
 
@@ -65,6 +66,28 @@ def test_causal_equals_the_loops(num_kv, scoring, segment):
     inputs, segment, scoring = qkv(6, num_kv), np.array(segment), SCORINGS[scoring]
     expected = attend_by_loops(*inputs, segment, scoring)
     np.testing.assert_allclose(causal(*inputs, segment, scoring), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [8, 9, 11, 257])
+@pytest.mark.parametrize("scoring", ["everything", "window"])
+def test_a_row_in_steps_equals_the_whole_one_and_has_its_gradient(monkeypatch, size, scoring):
+    inputs = qkv(size, num_kv=2)
+    segment = jnp.asarray(np.arange(size) * 3 // size + np.array([[0], [1]]))  # one is padded
+
+    def result(long):
+        monkeypatch.setattr(attention, "LONG", long)
+
+        def loss(*inputs):
+            out, _ = Causal(segment)(*inputs, None, SCORINGS[scoring])
+            return (jnp.where(segment[..., None, None] > 0, out, 0) ** 3).sum()
+
+        compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*inputs).compile()
+        return compiled(*inputs), compiled.cost_analysis()["flops"]
+
+    (whole, most), (steps, less) = result(size + 1), result(8)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=TOLERANCE, rtol=1e-5),
+                 whole, steps)  # fmt: skip
+    assert size < 257 or less < 0.75 * most, "scores of keys behind the query"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
