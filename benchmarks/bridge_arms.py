@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,13 +98,15 @@ def tokens(folder: pathlib.Path) -> float:
     return seen
 
 
-def measure(options: argparse.Namespace, checkpoint: object, name: str) -> dict:
+def measure(
+    options: argparse.Namespace, checkpoint: object, name: str, more: Sequence[str] = ()
+) -> dict:
     """Greedy and sampled numbers on the held-out problems; kept in OUT/measured."""
     target = options.out / "measured" / f"{name}.json"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
         flags = [f"--eval.problems={options.problems}", f"--eval.samples={options.samples}"]
-        flags += ["--config", options.config] * (name == "base")
+        flags += ["--config", options.config] * (name == "base") + [*more]
         python(options, "cotjax.evaluate", "--checkpoint", checkpoint, "--out", target, *flags)
     return json.loads(target.read_text("utf-8"))
 
@@ -129,13 +132,18 @@ def run_seed(options: argparse.Namespace, seed: int) -> None:
 
 
 def keep(
-    options: argparse.Namespace, arm: str, seed: int, seen: float, folder: pathlib.Path
+    options: argparse.Namespace,
+    arm: str,
+    seed: int,
+    seen: float,
+    folder: pathlib.Path,
+    more: Sequence[str] = (),
 ) -> None:
     """Measures a student and appends its line to OUT/results.jsonl, once."""
     if any((line["arm"], line["seed"]) == (arm, seed) for line in read(options.out)):
         return
     name = f"{folder.parent.name}-{folder.name}".removeprefix("runs-")
-    line = {"arm": arm, "seed": seed, "seen": seen, **measure(options, folder, name)}
+    line = {"arm": arm, "seed": seed, "seen": seen, **measure(options, folder, name, more)}
     with (options.out / "results.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(f"{arm}, seed {seed}: {line['accuracy']:.1%}, {line['tokens']:.1f} tokens", flush=True)

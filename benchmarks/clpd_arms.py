@@ -29,6 +29,16 @@ EASY, HARD, SHUFFLED = (f"--curriculum.direction={word}" for word in (
     "easy_first", "hard_first", "shuffled"
 ))  # fmt: skip
 
+# A hand-over within every 20 steps or so: the default looks every 10 steps and waits for 3 of them.
+ADAPTIVE, EAGER = (
+    "--curriculum.schedule=adaptive",
+    [
+        "--curriculum.check-every=2",
+        "--curriculum.patience=1",
+        "--curriculum.min-progress=0.05",
+        "--curriculum.handover=4",
+    ],
+)
 # Name: teachers, further flags.
 ARMS = {
     "standard": (STRONG, [SHUFFLED]),
@@ -38,7 +48,8 @@ ARMS = {
     "control: hard to easy": (ALL, [HARD]),
     "control: strong to weak": (REVERSED, [EASY]),
     # What the paper leaves to future work.
-    "both, adaptive": (ALL, [EASY, "--curriculum.schedule=adaptive"]),
+    "both, adaptive": (ALL, [EASY, ADAPTIVE]),
+    "both, adaptive, eager": (ALL, [EASY, ADAPTIVE, *EAGER]),
     "both, by student loss": (ALL, [EASY, "--curriculum.difficulty=student_loss"]),
     "both, by pass rate": (ALL, [EASY, "--curriculum.difficulty=pass_rate"]),
 }
