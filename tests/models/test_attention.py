@@ -87,7 +87,7 @@ def test_a_row_in_steps_equals_the_whole_one_and_has_its_gradient(monkeypatch, s
     (whole, most), (steps, less) = result(size + 1), result(8)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=TOLERANCE, rtol=1e-5),
                  whole, steps)  # fmt: skip
-    assert size < 257 or less < 0.75 * most, "scores of keys behind the query"
+    assert size < 257 or less < 0.8 * most, "scores of keys behind the query"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
