@@ -156,7 +156,8 @@ class Drawn:
     """
 
     def __init__(self, shape: Architecture, seed: int) -> None:
-        self.origin, self.shapes = "random weights", tensor_shapes(shape)
+        self.origin = "random weights"
+        self.shapes: Mapping[str, tuple[int, ...]] = tensor_shapes(shape)
         self._seed, self._offset = seed, shape.offset_norms
 
     def read(self, name: str) -> np.ndarray:
