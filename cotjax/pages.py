@@ -6,9 +6,10 @@ import sys
 # XLA takes and returns large blocks in every call. By default each comes as fresh 4 KiB pages,
 # which the kernel clears one fault at a time; these settings of glibc's malloc make them 2 MiB
 # pages and keep them in the process. One arena, because those of other threads than the first give
-# large blocks back to the kernel whatever the thresholds say.
+# large blocks back to the kernel whatever the thresholds say; threads that compile side by side
+# would wait for its lock, so each keeps as many of its small blocks as it likes.
 _MALLOC = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=8000",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**28),

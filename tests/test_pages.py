@@ -27,4 +27,4 @@ def test_a_process_starts_anew_unless_malloc_is_configured(mine):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     arguments, tunables = json.loads(done.stdout)
     assert arguments == ["--name=a b", "x"]
-    assert tunables == (mine or "glibc.malloc.hugetlb=1")
+    assert tunables == (mine or "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=8000")
