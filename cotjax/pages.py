@@ -7,7 +7,7 @@ import sys
 # which the kernel clears one fault at a time; these settings of glibc's malloc make them 2 MiB
 # pages and keep them in the process. One arena, because those of other threads than the first give
 # large blocks back to the kernel whatever the thresholds say; threads that compile side by side
-# would wait for its lock, so each keeps as many of its small blocks as it likes.
+# would wait for its lock, so each keeps up to 8,000 small blocks of a size.
 _MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=8000",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
