@@ -106,7 +106,9 @@ def mix_scores(
 def _log_add(a: Float[Array, "*S"], b: Float[Array, "*S"]) -> Float[Array, "*S"]:
     # log(e^a + e^b), with gradient 0 and not NaN where both are −inf: one of them is replaced.
     dead = jnp.isneginf(a) & jnp.isneginf(b)
-    return jnp.where(dead, -jnp.inf, jnp.logaddexp(jnp.where(dead, 0, a), b))
+    a = jnp.where(dead, 0, a)
+    total = jnp.maximum(a, b) + jnp.log(1 + jnp.exp(-jnp.abs(a - b)))
+    return jnp.where(dead, -jnp.inf, total)
 
 
 def common_vocabulary(

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -63,7 +64,11 @@ class Rope:
     def table(self, positions: Int[Array, "B S"], width: int) -> Table:
         """Cosine and sine of every pair's angle, each [B, S, 1, D/2] float32."""
         angle = positions[..., None, None].astype(jnp.float32) * self.frequencies(width)
-        return jnp.cos(angle) * self.attention_factor, jnp.sin(angle) * self.attention_factor
+        both = jnp.stack([jnp.cos(angle), jnp.sin(angle)]) * self.attention_factor
+        # One array behind a barrier: otherwise a CPU's compiler computes both anew for every
+        # element of every head of every layer.
+        cos, sin = jax.lax.optimization_barrier(both)
+        return cos, sin
 
 
 def rotate(x: Float[Array, "B S H D"], table: Table) -> Float[Array, "B S H D"]:

@@ -35,7 +35,7 @@ from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.stages.opening import open_lora, open_model
 
 LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
-CPU_LOGITS_AT_ONCE = 2**22  # less to walk through memory for, but
+CPU_LOGITS_AT_ONCE = 2**21  # less to walk through memory for, but
 CPU_TOKENS_AT_ONCE = 128  # at least so many tokens meet an unembedding that is read for them
 
 

@@ -1,5 +1,6 @@
 """Rotary positions: what turns, how far, and what stretching leaves alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,20 @@ def test_scores_depend_on_distance_alone():
             ]
             scores.append((turned[0] * turned[1]).sum())
         np.testing.assert_allclose(scores, scores[0], rtol=1e-4)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is a CPU's compiler that repeats")
+def test_the_table_is_computed_once_for_all_layers():
+    @jax.jit
+    def layers(x, positions):
+        table = Rope().table(positions, WIDTH)
+        for _ in range(3):
+            x = jnp.tanh(rotate(x, table) @ jnp.ones((WIDTH, WIDTH)))
+        return x
+
+    arguments = jnp.ones((2, 8, 4, WIDTH)), jnp.ones((2, 8), jnp.int32)
+    program = layers.lower(*arguments).compile().as_text()
+    assert program.count(" cosine(") == 1
 
 
 def test_linear_slows_every_pair_alike():
