@@ -21,10 +21,9 @@ def use_large_pages() -> None:
     """Starts this process anew with large pages; once, on Linux, unless malloc is configured.
 
     malloc reads its settings when a process starts, so call this first of all. Measured on two
-    cores: 30 steps of `benchmarks/distill_step.py` take 1.9 s each instead of 2.2 and 12 s of the
-    kernel's time instead of 22; memory stays at 1.8 GiB as without these settings (with one arena
-    it reached 5.7, and 11.5 after 12 steps with more blocks per thread). 20 steps of the default
-    run take 1.1 GiB.
+    cores, one after the other: 30 steps of `benchmarks/distill_step.py` take 1.9 s each, and 12 s
+    of the kernel's time in all; with large pages but malloc's own thresholds and arenas 2.2 and
+    22 s. Memory stays at 1.8 GiB either way; with one arena it reached 5.7.
     """
     if sys.platform == "linux" and not any(name in os.environ for name in _MALLOC):
         os.environ.update(_MALLOC)
