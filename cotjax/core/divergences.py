@@ -109,8 +109,7 @@ def checked(temperature: Temperature) -> Float[Array, ""]:
 def tempered(logits: Float[Array, "*B"], temperature: Temperature) -> Float[Array, "*B"]:
     """Divides by τ in at least float32."""
     logits = widen(logits)
-    # A product is cheap enough for a compiler to fuse with whatever reads it.
-    return logits * (1 / checked(temperature).astype(logits.dtype))
+    return logits / checked(temperature).astype(logits.dtype)
 
 
 def _log_probs(logits, temperature, mask):
