@@ -7,6 +7,7 @@ parameters stay one array that no slice copies; unrolled, as a decoding loop is,
 layer is known while tracing and nothing is chosen at run time.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -122,12 +123,17 @@ class Transformer(nnx.Module):
         definition, stacked = nnx.split(self.layers)
 
         if isinstance(caches, list):
+            # Traced once for all layers of a kind.
+            @functools.partial(jax.jit, static_argnames="kind")
+            def one(x: Array, params: Any, cache: Any, own: Any, kind: int) -> tuple[Array, Any]:
+                x, cache = nnx.merge(definition, params)(x, mixes[kind], cache, own)
+                return keep(x), cache
+
             new_caches = []
-            for i, (cache, (params, own)) in enumerate(
-                zip(caches, layers or self.unstacked(adapter), strict=True)
+            for kind, cache, (params, own) in zip(
+                which, caches, layers or self.unstacked(adapter), strict=True
             ):
-                x, cache = nnx.merge(definition, params)(x, mixes[which[i]], cache, own)
-                x = keep(x)
+                x, cache = one(x, params, cache, own, kind)
                 new_caches.append(cache)
             return self.final_norm(x), new_caches
 

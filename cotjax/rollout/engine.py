@@ -116,9 +116,9 @@ def stream(
     if not make_plan(len(batch.tokens), model.lanes, settings).in_place:
         raise ValueError("stream: every prompt needs a slot; leave rows and share at 0.")
     same = {"settings": settings, "stop_table": stop_table}
-    state, live, most = _no_piece(model, params, batch, key, **same), True, 1
+    (state, layers), live, most = _no_piece(model, params, batch, key, **same), True, 1
     while live:
-        state, rollout, live = _next_piece(model, params, batch, key, state, most, **same)
+        state, rollout, live = _next_piece(model, params, batch, key, state, layers, most, **same)
         most = chunk
         yield rollout
 
@@ -126,13 +126,14 @@ def stream(
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
 def _no_piece(model, params, batch, key, *, settings, stop_table):
     plan = make_plan(len(batch.tokens), model.lanes, settings)
-    return _Engine(model, params, batch, key, settings, plan, stop_table).start()
+    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    return engine.start(), engine.layers  # cut once for all pieces
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="state")
-def _next_piece(model, params, batch, key, state, most, *, settings, stop_table):
+def _next_piece(model, params, batch, key, state, layers, most, *, settings, stop_table):
     plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    engine = _Engine(model, params, batch, key, settings, plan, stop_table, layers)
     state = engine.some_steps(state, most)
     return state, engine.finish(state), state[1].live.any()
 
@@ -140,7 +141,7 @@ def _next_piece(model, params, batch, key, state, most, *, settings, stop_table)
 class _Engine:
     """One call of `generate`, while it is traced."""
 
-    def __init__(self, model, params, batch, key, settings, plan, stop_table):
+    def __init__(self, model, params, batch, key, settings, plan, stop_table, layers=None):
         self.model, self.params, self.settings, self.plan = model, params, settings, plan
         self.stop_table, self.head = stop_table, model.head(params)
         lanes = (plan.lanes, plan.prompts)
@@ -150,7 +151,7 @@ class _Engine:
         self.last = batch.tokens[:, -1].reshape(lanes)
         drawn = row_uniforms(key, batch.ids, settings.group_size, settings.max_new_tokens)
         self.uniforms = drawn.reshape(plan.lanes, plan.jobs, plan.share, -1)
-        self.layers = model.unstacked(params)
+        self.layers = layers or model.unstacked(params)
 
     def run(self) -> Rollout:
         """Decodes all jobs."""
