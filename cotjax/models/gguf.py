@@ -76,8 +76,19 @@ class File:
                 f"{path}: reading GGUF files needs a package. Run: pip install 'cotjax[gguf]'"
             ) from error
         self.origin = str(path)
+
+        class Reader(GGUFReader):
+            @property
+            def data(self) -> np.ndarray:
+                return self._data
+
+            @data.setter
+            def data(self, mapped: np.memmap) -> None:
+                # Every slice of a memory map is one more, which makes 50,000 tokens take seconds.
+                self._data = mapped.view(np.ndarray)
+
         try:
-            self._reader = GGUFReader(path)
+            self._reader = Reader(path)
         except (OSError, ValueError, IndexError, KeyError) as error:
             raise InputError(
                 f"{path}: not a complete GGUF file ({error}). Download it again."
