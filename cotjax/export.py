@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     origin = args.checkpoint if step is None else f"{args.checkpoint}, step {step}"
     print(f"Wrote {args.out}: {size / 1e6:.2f} million parameters of {origin}.")
-    loader = (
-        "peft.AutoPeftModelForCausalLM" if args.adapter else "transformers.AutoModelForCausalLM"
-    )
+    loader = "peft.AutoPeftModel" if args.adapter else "transformers.AutoModel"
     print(f'Load it with {loader}ForCausalLM.from_pretrained("{args.out}").')
     return 0
 

@@ -76,6 +76,7 @@ def test_command_says_what_it_wrote(
     printed = capsys.readouterr().out
     assert f"Wrote {tmp_path / 'out'}" in printed
     assert "step 5" in printed
+    assert " transformers.AutoModelForCausalLM.from_pretrained(" in printed
 
 
 def test_bad_input_is_one_message_and_status_2(
