@@ -283,6 +283,12 @@ def test_a_supervised_run(folder):
     assert tags.count("figure") == 1 and "Before and after" not in text
 
 
+def test_a_distillation_names_its_teachers(folder):
+    config = load(["--stage=distill", "--name=demo", "--distill.teachers", "weak", "strong"])
+    (folder / "config.toml").write_text(to_toml(config))
+    assert "Teachers weak, strong, schedule" in read(folder)[1]
+
+
 def test_a_folder_without_a_run(tmp_path):
     for wrong in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"holds none of config\.toml.*Name the folder"):

@@ -1,6 +1,7 @@
 """The page: what the run was, before and after, curves, completions, settings."""
 
 import html
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,15 @@ _FACTS["reconstruct"] = (
 _FACTS["rewrite"] = _FACTS["grpo"]
 
 
+class _Words(string.Formatter):
+    """As `str.format`, but a list is its items."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        return super().format_field(value, format_spec)
+
+
 def _source(data: dict[str, Any]) -> str:
     return "mixture" if data.get("mixture") else data.get("source", "")
 
@@ -117,7 +127,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     ]
     for label, form in forms:
         try:
-            yield label, form.format_map(config)
+            yield label, _Words().vformat(form, (), config)
         except KeyError:  # no config, or one of another version
             continue
 
