@@ -70,25 +70,15 @@ class File:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            from gguf import GGUFReader
+            from cotjax.models import gguf_reader
         except ImportError as error:
             raise InputError(
                 f"{path}: reading GGUF files needs a package. Run: pip install 'cotjax[gguf]'"
             ) from error
         self.origin = str(path)
-
-        class Reader(GGUFReader):
-            @property
-            def data(self) -> np.ndarray:
-                return self._data
-
-            @data.setter
-            def data(self, mapped: np.memmap) -> None:
-                # Every slice of a memory map is one more, which makes 50,000 tokens take seconds.
-                self._data = mapped.view(np.ndarray)
-
+        self._expanded = gguf_reader.expanded
         try:
-            self._reader = Reader(path)
+            self._reader = gguf_reader.Reader(path)
         except (OSError, ValueError, IndexError, KeyError) as error:
             raise InputError(
                 f"{path}: not a complete GGUF file ({error}). Download it again."
@@ -161,16 +151,7 @@ class File:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantised to float32, rows in Hugging Face's order."""
-        from gguf.quants import dequantize
-
-        tensor = self._tensors[name]
-        try:
-            values = dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
-            raise InputError(
-                f"{self.origin}: tensor {tensor.name} is stored as {tensor.tensor_type.name}, "
-                "which the gguf package cannot expand. Use another quantisation of the model."
-            ) from error
+        values = self._expanded(self._tensors[name], self.origin)
         values = values.reshape(self.shapes[name])
         return self._unpermute(name, values) if self._architecture == "llama" else values
 

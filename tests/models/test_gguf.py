@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from gguf.quants import dequantize
 from safetensors.numpy import load_file
 from tokenizers import pre_tokenizers
 
+from cotjax import models
 from cotjax.errors import InputError
 from cotjax.models import gguf, huggingface
+from cotjax.models.gguf_reader import Reader, expanded
 from cotjax.models.load import load_student
 from cotjax.models.transformer import Architecture, Transformer
 from tests.models.test_huggingface import SHAPES, assert_same_model
@@ -126,6 +129,36 @@ def test_quantised_file_is_near(kind: str, tmp_path: Path) -> None:
     jax.tree.map(check, nnx.state(model), nnx.state(load(tmp_path / "m.gguf")))
 
 
+@pytest.mark.parametrize("endian", ggml.GGUFEndian)
+def test_fields_are_the_packages_own(endian: ggml.GGUFEndian, tmp_path: Path) -> None:
+    writer = ggml.GGUFWriter(tmp_path / "m.gguf", "llama", endianess=endian)
+    lists: dict[str, Any] = {"words": ["", "é", "a b"], "bits": [True, False], "reals": [0.5, -2.0]}
+    for key, value in (lists | {"integers": list(range(300))}).items():
+        writer.add_array(key, value)
+    writer.add_string("text", "abc")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours, theirs = (reader(tmp_path / "m.gguf") for reader in (Reader, ggml.GGUFReader))
+    assert {key: field.contents() for key, field in ours.fields.items()} == {
+        key: field.contents() for key, field in theirs.fields.items()
+    }
+    assert ours.data_offset == theirs.data_offset
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16, 37, 96, 4096])
+def test_rows_that_are_expanded_together_have_the_packages_values(rows: int) -> None:
+    values = np.random.default_rng(rows).standard_normal((rows, 256), np.float32)
+    for kind in ("Q4_1", "Q8_0", "Q6_K", "F16", "F32"):
+        kind = ggml.GGMLQuantizationType[kind]
+        packed = np.zeros((rows, 210), np.uint8) if kind.name == "Q6_K" else None  # no writer of it
+        packed = ggml.quantize(values, kind) if packed is None else packed
+        tensor = ggml.ReaderTensor("x", kind, values.shape, values.size, 0, 0, packed, None)  # type: ignore[arg-type]
+        found = expanded(tensor, "m.gguf").reshape(values.shape)
+        np.testing.assert_array_equal(found, dequantize(packed, kind))
+
+
 def test_tokenizer_is_rebuilt(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf", make_model("llama"), ggml.GGMLQuantizationType.F32)
     tokenizer = gguf.File(tmp_path / "m.gguf").tokenizer()
@@ -205,7 +238,7 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
         gguf.File(path).architecture()
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100, 5_000, -1000])
+@pytest.mark.parametrize("keep", [0, 3, *range(20, 4_000, 97), 5_000, -1000])
 def test_truncated_file_is_named(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write(path, make_model("llama"), ggml.GGMLQuantizationType.F32)
@@ -216,6 +249,8 @@ def test_truncated_file_is_named(keep: int, tmp_path: Path) -> None:
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.delitem(sys.modules, "cotjax.models.gguf_reader")
+    monkeypatch.delattr(models, "gguf_reader")
     with pytest.raises(InputError, match=r"pip install 'cotjax\[gguf\]'"):
         gguf.File(tmp_path / "m.gguf")
 
