@@ -12,7 +12,7 @@ from typing import Any
 from cotjax.errors import InputError
 from cotjax.programs import set_up
 
-PROMPT_BLOCK = 64  # tokens; prompts are padded to a multiple, so that few lengths are compiled
+BLOCK = 64  # tokens; programs are made for multiples, so that few lengths are compiled
 CHUNK = 4  # tokens between two prints
 
 
@@ -127,14 +127,15 @@ def _completions(
 
     shape = student.policy.bind(student.reference).shape
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
+    room = min(-(-args.max_new_tokens // BLOCK) * BLOCK, shape.max_positions - size)
     settings = Sampling(
-        args.n, args.max_new_tokens, student.eos_id, student.pad_id, args.temperature,
+        args.n, max(room, args.max_new_tokens), student.eos_id, student.pad_id, args.temperature,
         args.top_k, args.top_p, args.min_p,
     )  # fmt: skip
     sizes = {"--n": args.n, "--max-new-tokens": args.max_new_tokens}
     use = Use("generate", settings, 1, size, "the prompt's tokens", "--max-new-tokens", sizes, "")
     check_room(student, mesh, use)
-    width = -(-size // PROMPT_BLOCK) * PROMPT_BLOCK
+    width = -(-size // BLOCK) * BLOCK
     batch = encode_prompts(student.tokenizer, [text], [0], max_length=width, names=["prompt"])
     pieces = stream(
         student.policy,
@@ -144,6 +145,7 @@ def _completions(
         settings=settings,
         stop_table=open_stops(student.tokenizer, shape.vocab_size, args.stop, key="--stop"),
         chunk=CHUNK if args.n == 1 else args.max_new_tokens,
+        limit=args.max_new_tokens,
     )
     texts, shown = [""], 0
     for rollout in pieces:

@@ -14,8 +14,17 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+from cotjax.models import policy  # noqa: E402
 
 # The same examples in every run: a failure that one sees, all see. Compilation makes the first
 # example of a shape slow, so there is no deadline.
 hypothesis.settings.register_profile("cotjax", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("cotjax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_in_blocks():
+    """The small caches of tests are read block by block, as large ones are."""
+    policy.SMALL_CACHE = 0

@@ -40,6 +40,16 @@ def test_a_stream_grows_and_ends_as_the_whole():
         np.testing.assert_array_equal(piece.mask.sum(-1), np.minimum(whole.mask.sum(-1), n))
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_a_limited_stream_is_the_beginning_of_the_whole(limit):
+    same = {"settings": SETTINGS, "chunk": 2, "limit": limit}
+    *_, last = jax.device_get(list(stream(POLICY, PARAMS, PROMPTS, KEY, **same)))
+    whole = jax.device_get(generate(POLICY, PARAMS, PROMPTS, KEY, settings=SETTINGS))
+    mask = whole.mask & (np.arange(SETTINGS.max_new_tokens) < limit)
+    np.testing.assert_array_equal(last.mask, mask)
+    np.testing.assert_array_equal(last.tokens[mask], whole.tokens[mask])
+
+
 def test_a_stream_needs_a_slot_for_each_prompt():
     settings = dataclasses.replace(SETTINGS, rows=4)
     with pytest.raises(ValueError, match="every prompt needs a slot"):
@@ -56,6 +66,9 @@ def test_one_completion_streams_and_several_are_numbered(student, capsys, monkey
     assert said(capsys, *flags) == one
     two = said(capsys, "Why?", "--n=2", *flags)
     assert two.startswith(f"[1] {one.rstrip()}") and "[2] Answer:" in two
+    flags[1] = "--max-new-tokens=2"
+    assert one.startswith(said(capsys, "Why?", *flags).rstrip("\n"))
+    flags[1] = "--max-new-tokens=6"
     stopped = said(capsys, "Why?", "--stop=swer", "--stop=zzz", *flags)
     assert stopped == "Answer\n"
 

@@ -33,11 +33,12 @@ def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
 
 
 CACHE_BLOCKS = 4  # a completion's cache is read as far as it is filled, in quarters
+SMALL_CACHE = 2**20  # bytes of a layer's keys or values; less is read whole, in a shorter program
 
 
-def _block_sizes(length: int) -> list[int]:
+def _block_sizes(length: int, token_bytes: int) -> list[int]:
     """`length` in at most CACHE_BLOCKS parts, all but the last of one size."""
-    size = -(-length // CACHE_BLOCKS)
+    size = -(-length // (1 if length * token_bytes <= SMALL_CACHE else CACHE_BLOCKS))
     return [min(size, length - start) for start in range(0, length, size)]
 
 
@@ -215,7 +216,9 @@ class Policy:
         caches = []
         for key, _ in prompt_caches:
             _, heads, width, _ = key.values.shape
-            shapes = [(rows, heads, group, width, n) for n in _block_sizes(max_new_tokens)]
+            token_bytes = rows * heads * group * width * key.values.dtype.itemsize
+            sizes = _block_sizes(max_new_tokens, token_bytes)
+            shapes = [(rows, heads, group, width, size) for size in sizes]
             empty = [jnp.zeros(shape) for shape in shapes]
             keep = functools.partial(kv_cache.keep, dtype=key.values.dtype)
             caches.append([(keep(own, axis=-2), keep(own.mT, axis=-1)) for own in empty])

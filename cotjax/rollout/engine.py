@@ -105,10 +105,12 @@ def stream(
     settings: Sampling,
     stop_table: Int[Array, "A V"] | None = None,
     chunk: int = 1,
+    limit: int | None = None,
 ) -> Iterator[Rollout]:
     """`generate` in pieces: the completions after one token, then after every `chunk` more.
 
-    The last rollout is that of `generate` with the same arguments.
+    The last rollout is that of `generate` with the same arguments; with a `limit`, of as many
+    tokens at most, for which nothing is compiled anew.
 
     Raises:
       ValueError: see `make_plan`; also settings in which a prompt has no slot of its own.
@@ -116,10 +118,11 @@ def stream(
     if not make_plan(len(batch.tokens), model.lanes, settings).in_place:
         raise ValueError("stream: every prompt needs a slot; leave rows and share at 0.")
     same = {"settings": settings, "stop_table": stop_table}
+    left = settings.max_new_tokens if limit is None else limit
     (state, layers), live, most = _no_piece(model, params, batch, key, **same), True, 1
-    while live:
+    while live and left > 0:
         state, rollout, live = _next_piece(model, params, batch, key, state, layers, most, **same)
-        most = chunk
+        left, most = left - most, min(chunk, left - most)
         yield rollout
 
 

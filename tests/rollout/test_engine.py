@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from cotjax.core.logprobs import entropy, token_logprobs
 from cotjax.interfaces import End, Placement, PromptBatch
+from cotjax.models import policy
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling, make_plan, row_uniforms
 from tests.tiny import SHAPE, make_policy
@@ -83,6 +84,18 @@ def test_logp_equals_the_trainers(rollout):
     expected = trainer_logp(PROMPTS, rollout.tokens, rollout.mask, SETTINGS.temperature)
     np.testing.assert_allclose(rollout.logp, expected, atol=1e-5)
     assert (rollout.logp[rollout.mask] < 0).all() and not rollout.logp[~rollout.mask].any()
+
+
+def test_a_small_cache_is_read_whole(rollout, monkeypatch):
+    assert policy._block_sizes(6, 100) == [2, 2, 2]
+    monkeypatch.setattr(policy, "SMALL_CACHE", 600)
+    assert policy._block_sizes(6, 100) == [6] and policy._block_sizes(7, 100) == [2, 2, 2, 1]
+    monkeypatch.setattr(policy, "SMALL_CACHE", 2**20)
+    longer = dataclasses.replace(SETTINGS, max_new_tokens=NEW + 1)  # a program of its own
+    whole = run(settings=longer)
+    mask = rollout.mask
+    np.testing.assert_array_equal(whole.tokens[:, :, :NEW][mask], rollout.tokens[mask])
+    np.testing.assert_allclose(whole.logp[:, :, :NEW][mask], rollout.logp[mask], atol=1e-5)
 
 
 def assert_ends_are_told(rollout, settings):
