@@ -1,0 +1,57 @@
+"""Seconds from `python -m cotjax.generate` to its first letter and to its end, as a person waits.
+
+`python benchmarks/first_letter.py tiny smollm2-135m [--new 128] [--repeats 5]`
+
+The first run of a model has an empty compilation cache of its own, those that follow find it full.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+COMMAND = (sys.executable, "-m", "cotjax.generate")
+QUESTION = "A farm has 3 cats and 4 hens. How many legs are there?"
+
+
+def timed(model: str, new: int, cache: str) -> tuple[float, float]:
+    """Seconds to the first letter, and to the end of the process."""
+    flags = ["--checkpoint", model, "--max-new-tokens", str(new), QUESTION]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*COMMAND, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+    )
+    assert process.stdout is not None
+    letter = process.stdout.read(1)
+    first = time.perf_counter() - began
+    _, said = process.communicate()
+    if process.returncode or not letter:
+        raise SystemExit(f"{model}: no letter came.\n{said.decode()}")
+    return first, time.perf_counter() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", help="what --checkpoint takes")
+    parser.add_argument("--new", type=int, default=128, help="tokens at most")
+    parser.add_argument("--repeats", type=int, default=5, help="runs with a full cache")
+    arguments = parser.parse_args()
+    print("| model | empty cache: first letter | end | full cache: first letter | end |")
+    print("|---|---|---|---|---|")
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as cache:
+            # Programs as small as these are kept, as cotjax.programs keeps them.
+            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+            runs = [timed(model, arguments.new, cache) for _ in range(1 + arguments.repeats)]
+        cold, warm = runs[0], [statistics.median(each) for each in zip(*runs[1:], strict=True)]
+        print(f"| {model} | " + " | ".join(f"{each:.1f} s" for each in (*cold, *warm)) + " |")
+
+
+if __name__ == "__main__":
+    main()
