@@ -120,14 +120,14 @@ def _completions(
 
     from cotjax.data.encode import encode_prompts
     from cotjax.models.lora import join_adapter
-    from cotjax.rollout.engine import stream
     from cotjax.rollout.plan import Sampling
+    from cotjax.rollout.stream import stream
     from cotjax.stages.common import open_stops
     from cotjax.stages.limits import Use, check_room
 
     shape = student.policy.bind(student.reference).shape
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
-    room = min(-(-args.max_new_tokens // BLOCK) * BLOCK, shape.max_positions - size)
+    room = min(_in_blocks(args.max_new_tokens), shape.max_positions - size)
     settings = Sampling(
         args.n, max(room, args.max_new_tokens), student.eos_id, student.pad_id, args.temperature,
         args.top_k, args.top_p, args.min_p,
@@ -135,7 +135,7 @@ def _completions(
     sizes = {"--n": args.n, "--max-new-tokens": args.max_new_tokens}
     use = Use("generate", settings, 1, size, "the prompt's tokens", "--max-new-tokens", sizes, "")
     check_room(student, mesh, use)
-    width = -(-size // BLOCK) * BLOCK
+    width = _in_blocks(size)
     batch = encode_prompts(student.tokenizer, [text], [0], max_length=width, names=["prompt"])
     pieces = stream(
         student.policy,
@@ -158,6 +158,11 @@ def _completions(
         yield texts[0][shown:]
     else:
         yield "\n\n".join(f"[{number}] {one}" for number, one in enumerate(texts, 1))
+
+
+def _in_blocks(size: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def _decoded(student: Any, rollout: Any) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cotjax import generate as command
-from cotjax.rollout.engine import generate, stream
+from cotjax.rollout.engine import generate
+from cotjax.rollout.stream import stream
 from tests.rollout.test_engine import (
     KEY,
     PARAMS,

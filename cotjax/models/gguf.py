@@ -76,7 +76,6 @@ class File:
                 f"{path}: reading GGUF files needs a package. Run: pip install 'cotjax[gguf]'"
             ) from error
         self.origin = str(path)
-        self._expanded = gguf_reader.expanded
         try:
             self._reader = gguf_reader.Reader(path)
         except (OSError, ValueError, IndexError, KeyError) as error:
@@ -151,7 +150,9 @@ class File:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantised to float32, rows in Hugging Face's order."""
-        values = self._expanded(self._tensors[name], self.origin)
+        from cotjax.models.gguf_reader import expanded
+
+        values = expanded(self._tensors[name], self.origin)
         values = values.reshape(self.shapes[name])
         return self._unpermute(name, values) if self._architecture == "llama" else values
 

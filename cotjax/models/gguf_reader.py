@@ -4,10 +4,8 @@ The package reads a vocabulary letter by letter and expands matrices sixteen row
 of Python for a small model. Nothing here knows more of the format than it does.
 """
 
-import sys
-
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, ReaderTensor
+from gguf import GGUFEndian, GGUFReader, GGUFValueType, ReaderTensor
 from gguf.quants import dequantize
 
 from cotjax.errors import InputError
@@ -52,8 +50,7 @@ class Reader(GGUFReader):
 
     def _strings(self, first: int, count: int) -> tuple[int, list[np.ndarray]]:
         """Where a list of strings ends, and their letters."""
-        host, other = ("little", "big") if sys.byteorder == "little" else ("big", "little")
-        order = host if self.byte_order == "I" else other
+        order = "little" if self.endianess == GGUFEndian.LITTLE else "big"
         data, size, strings = self.data, len(self.data), []
         raw = data.data
         for _ in range(count):

@@ -37,7 +37,12 @@ SMALL_CACHE = 2**20  # bytes of a layer's keys or values; less is read whole, in
 
 
 def _block_sizes(length: int, token_bytes: int) -> list[int]:
-    """`length` in at most CACHE_BLOCKS parts, all but the last of one size."""
+    """`length` in CACHE_BLOCKS parts at most, all but the last of one size; in one if it is small.
+
+    Args:
+      length: tokens.
+      token_bytes: of one token's keys, of all rows together.
+    """
     size = -(-length // (1 if length * token_bytes <= SMALL_CACHE else CACHE_BLOCKS))
     return [min(size, length - start) for start in range(0, length, size)]
 

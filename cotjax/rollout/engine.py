@@ -18,7 +18,6 @@ own: nothing but the question whether anyone is still alive crosses devices.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -92,57 +91,12 @@ def generate(
       ValueError: see `make_plan`.
     """
     plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
+    engine = Engine(model, params, batch, key, settings, plan, stop_table)
     return engine.run()
 
 
-def stream(
-    model: Decoder,
-    params: Any,
-    batch: PromptBatch,
-    key: Array,
-    *,
-    settings: Sampling,
-    stop_table: Int[Array, "A V"] | None = None,
-    chunk: int = 1,
-    limit: int | None = None,
-) -> Iterator[Rollout]:
-    """`generate` in pieces: the completions after one token, then after every `chunk` more.
-
-    The last rollout is that of `generate` with the same arguments; with a `limit`, of as many
-    tokens at most, for which nothing is compiled anew.
-
-    Raises:
-      ValueError: see `make_plan`; also settings in which a prompt has no slot of its own.
-    """
-    if not make_plan(len(batch.tokens), model.lanes, settings).in_place:
-        raise ValueError("stream: every prompt needs a slot; leave rows and share at 0.")
-    same = {"settings": settings, "stop_table": stop_table}
-    left = settings.max_new_tokens if limit is None else limit
-    (state, layers), live, most = _no_piece(model, params, batch, key, **same), True, 1
-    while live and left > 0:
-        state, rollout, live = _next_piece(model, params, batch, key, state, layers, most, **same)
-        left, most = left - most, min(chunk, left - most)
-        yield rollout
-
-
-@functools.partial(jax.jit, static_argnames=("model", "settings"))
-def _no_piece(model, params, batch, key, *, settings, stop_table):
-    plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = _Engine(model, params, batch, key, settings, plan, stop_table)
-    return engine.start(), engine.layers  # cut once for all pieces
-
-
-@functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="state")
-def _next_piece(model, params, batch, key, state, layers, most, *, settings, stop_table):
-    plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = _Engine(model, params, batch, key, settings, plan, stop_table, layers)
-    state = engine.some_steps(state, most)
-    return state, engine.finish(state), state[1].live.any()
-
-
-class _Engine:
-    """One call of `generate`, while it is traced."""
+class Engine:
+    """One call of `generate`, or of a piece of it, while it is traced."""
 
     def __init__(self, model, params, batch, key, settings, plan, stop_table, layers=None):
         self.model, self.params, self.settings, self.plan = model, params, settings, plan
