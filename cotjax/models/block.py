@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cotjax.models.architecture import Architecture
-from cotjax.models.lora import Adapter
+from cotjax.models.lora import PROJECTIONS, Adapter
 
 # Rotates and mixes: query, key, value and cache in, attended values and new cache out.
 Mix = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
@@ -72,6 +72,20 @@ def _gated_back(activation: str, saved: tuple[Array, Array], by_out: Array) -> A
 
 
 gated.defvjp(_gated, _gated_back)
+
+
+def turned_product(
+    x: Float[Array, "N I"], kernel: Float[Array, "O I"], _: Any, precision: Any, **options: Any
+) -> Float[Array, "N O"]:
+    """Gives x @ kernel.T as (kernel @ x.T).T, in place of `jax.lax.dot_general` in an `nnx.Linear`.
+
+    A CPU's library copies the second factor of a product into the order in which it multiplies. For
+    the few rows of a decoding loop, copying a kernel takes longer than the product; x is small.
+    Without the barrier XLA would swap the factors back.
+    """
+    by_last = (((1,), (1,)), ((), ()))
+    product = jax.lax.dot_general(kernel, x, by_last, precision, **options)
+    return jax.lax.optimization_barrier(product).T
 
 
 class RMSNorm(nnx.Module):
@@ -131,6 +145,11 @@ class Block(nnx.Module):
         self.up = linear(hidden, mlp)
         self.down = linear(mlp, hidden)
         self.mlp_post_norm = norm(hidden) if shape.post_norms else None
+
+    def turn(self) -> None:
+        """From now on kernels are read as [out, in], by `turned_product`."""
+        for name in PROJECTIONS:
+            getattr(self, name).dot_general = turned_product
 
     def __call__(
         self, x: Float[Array, "B S D"], mix: Mix, cache: Any, adapter: Adapter | None = None

@@ -232,12 +232,13 @@ class Policy:
     def unstacked(self, params: Any) -> list[Any] | None:
         """Each layer's parameters, for a loop of `decode`; None where that would gain nothing.
 
-        A CPU's products want each matrix by itself, so a loop would cut it out of the stacked ones
-        for every token. An accelerator's read it where it lies, and need no second copy.
+        A CPU's products want each matrix by itself, and turned: a loop would cut it out of the
+        stacked ones for every token. An accelerator's read it where it lies, and need no second
+        copy.
         """
         if self.placement is None or self.placement.platform != "cpu":
             return None
-        return self.bind(split_adapter(params)[1]).unstacked(self._adapter(params))
+        return self.bind(split_adapter(params)[1]).turned(self._adapter(params))
 
     def decode(
         self,

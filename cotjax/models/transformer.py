@@ -104,7 +104,7 @@ class Transformer(nnx.Module):
           attend: who sees whom, and what the cache holds.
           caches: None, or per layer what `attend` takes: a list (layers are unrolled, which is
             what a decoding loop wants) or leaves with a leading layer axis (layers are scanned).
-          layers: what `unstacked` gave, where `caches` is a list; None cuts it here.
+          layers: what `turned` gave, where `caches` is a list; None cuts the stacked ones here.
           adapter: what is added to projections, of all layers; None adds nothing.
           placement: keeps examples apart on a mesh, so that what the compiler gathers are weights.
 
@@ -126,12 +126,15 @@ class Transformer(nnx.Module):
             # Traced once for all layers of a kind.
             @functools.partial(jax.jit, static_argnames="kind")
             def one(x: Array, params: Any, cache: Any, own: Any, kind: int) -> tuple[Array, Any]:
-                x, cache = nnx.merge(definition, params)(x, mixes[kind], cache, own)
+                block = nnx.merge(definition, params)
+                if layers is not None:
+                    block.turn()
+                x, cache = block(x, mixes[kind], cache, own)
                 return keep(x), cache
 
             new_caches = []
             for kind, cache, (params, own) in zip(
-                which, caches, layers or self.unstacked(adapter), strict=True
+                which, caches, layers or self._unstacked(adapter), strict=True
             ):
                 x, cache = one(x, params, cache, own, kind)
                 new_caches.append(cache)
@@ -153,8 +156,12 @@ class Transformer(nnx.Module):
         x, new_caches = jax.lax.scan(layer, x, inputs, unroll=unroll)
         return self.final_norm(x), new_caches
 
-    def unstacked(self, adapter: Adapter | None) -> list[Any]:
-        """Each layer's parameters, and its part of the adapter."""
+    def turned(self, adapter: Adapter | None) -> list[Any]:
+        """Each layer's parameters, kernels as `Block.turn` wants them, and its adapter's."""
+        turn = lambda leaf: leaf.T if leaf.ndim == 2 else leaf  # noqa: E731  (scales, biases)
+        return [(jax.tree.map(turn, params), own) for params, own in self._unstacked(adapter)]
+
+    def _unstacked(self, adapter: Adapter | None) -> list[Any]:
         _, stacked = nnx.split(self.layers)
         numbers = range(self.shape.num_layers)
         return [jax.tree.map(lambda leaf, i=i: leaf[i], (stacked, adapter)) for i in numbers]
