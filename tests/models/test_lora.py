@@ -20,6 +20,7 @@ from cotjax.models.lora import (
 from tests.models.test_policy import (
     assert_close,
     decoded,
+    on_a_mesh,
     row,
     rows,
     together,
@@ -136,7 +137,9 @@ def test_parameters_with_an_adapter_are_not_bound_as_if_they_had_none():
 def test_prefill_and_decode_equal_the_full_forward():
     policy, adapter, base = adapted()
     params = join_adapter(adapter, base)
-    assert_close(decoded(policy, params), together(policy, params))
+    expected = together(policy, params)
+    assert_close(decoded(policy, params), expected)
+    assert_close(decoded(on_a_mesh(policy), params), expected)
 
 
 def test_several_adapters_of_one_base_are_mapped():

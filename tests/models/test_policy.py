@@ -15,6 +15,8 @@ from cotjax.models.attention import Causal
 from cotjax.models.policy import Policy, prompt_positions
 from cotjax.models.rope import Rope
 from cotjax.models.transformer import REMAT, Transformer
+from cotjax.parallel.mesh import make_mesh
+from cotjax.parallel.sharding import placement
 from tests.tiny import SHAPE, make_model, make_policy
 
 TOLERANCE = 1e-5  # of the largest number compared, float32
@@ -193,10 +195,18 @@ def decoded(policy, params):
     return cached(params)
 
 
+def on_a_mesh(policy):
+    """The policy as a run has it: on a CPU it decodes with turned kernels."""
+    return dataclasses.replace(policy, placement=placement(make_mesh(1)))
+
+
+@pytest.mark.parametrize("where", ["anywhere", "on a mesh"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_prefill_and_decode_equal_the_full_forward(shape):
+def test_prefill_and_decode_equal_the_full_forward(shape, where):
     policy, params = make_policy(SHAPES[shape])
-    assert_close(decoded(policy, params), together(policy, params))
+    decoder = policy if where == "anywhere" else on_a_mesh(policy)
+    assert (decoder.unstacked(params) is None) == (where == "anywhere")
+    assert_close(decoded(decoder, params), together(policy, params))
 
 
 @pytest.mark.parametrize("remat", REMAT)
