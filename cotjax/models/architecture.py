@@ -63,7 +63,7 @@ class Architecture:
     scale_embeddings: bool = False
     offset_norms: bool = False
     post_norms: bool = False
-    query_scalar: float = 0.0
+    query_scalar: int = 0
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     layer_types: tuple[LayerType, ...] = ()

@@ -139,7 +139,12 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
     # null, as old files have it, means the same as a head per query head or hidden / heads.
     kv_heads = config["num_key_value_heads"] or heads
     head_dim = config["head_dim"] or hidden // heads
-    query_scalar = config.get("query_pre_attn_scalar", head_dim)
+    query_scalar = config.get("query_pre_attn_scalar")
+    query_scalar = head_dim if query_scalar is None else query_scalar
+    if not isinstance(query_scalar, int | float) or query_scalar < 1 or query_scalar % 1:
+        raise InputError(
+            f"{origin}: query_pre_attn_scalar = {query_scalar!r}; a positive integer is needed."
+        )
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{origin}: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, "
@@ -157,7 +162,7 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
         norm_eps=config["rms_norm_eps"],
         tie_embeddings=config["tie_word_embeddings"],
         max_positions=config["max_position_embeddings"],
-        query_scalar=0.0 if query_scalar == head_dim else query_scalar,
+        query_scalar=0 if query_scalar == head_dim else int(query_scalar),
         attention_softcap=config.get("attn_logit_softcapping") or 0.0,
         logit_softcap=config.get("final_logit_softcapping") or 0.0,
         **_ropes(config, origin),

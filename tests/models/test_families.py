@@ -112,6 +112,16 @@ def test_windows_by_pattern_by_list_and_from_a_layer_on() -> None:
             windows(**bad)
 
 
+def test_query_scalar_is_a_whole_number_as_transformers_wants_it() -> None:
+    for value in (168, 168.0):
+        shape = architecture_of(GEMMA | {"query_pre_attn_scalar": value}, "")
+        assert repr(shape.query_scalar) == "168"
+        assert repr(config_of(shape, "float32")["query_pre_attn_scalar"]) == "168"
+    for bad in (0, -4, 2.5, float("inf"), float("nan"), "256"):
+        with pytest.raises(InputError, match=f"query_pre_attn_scalar = {bad!r}; a positive"):
+            architecture_of(GEMMA | {"query_pre_attn_scalar": bad}, "")
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -32,7 +32,7 @@ SHAPES = {
         "sliding_window": 3,
         "local_rope": Rope(100.0),
         "rope": Rope(10_000.0, "linear", 2.0),
-        "query_scalar": 5.0,
+        "query_scalar": 5,
     },
 }
 

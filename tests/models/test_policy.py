@@ -41,7 +41,7 @@ SHAPES = {
         scale_embeddings=True,
         offset_norms=True,
         post_norms=True,
-        query_scalar=5.0,
+        query_scalar=5,
         attention_softcap=2.0,
         **(WINDOWS | {"layer_types": WINDOWS["layer_types"][:3]}),
     ),
