@@ -118,6 +118,10 @@ def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str
     return {"layer_types": types, "sliding_window": window}
 
 
+def _not_positive(origin: str, key: str, value: Any) -> InputError:
+    return InputError(f"{origin}: {key} = {value!r}; a positive integer is needed.")
+
+
 def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
     """The decoder that a config.json describes.
 
@@ -126,15 +130,13 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
       origin: its name, for error messages.
 
     Raises:
-      InputError: unknown architecture, missing size, an option that is not honoured, or head
-        counts that do not fit.
+      InputError: unknown architecture, a size that is missing or not a positive integer, an option
+        that is not honoured, or head counts that do not fit.
     """
     family, config = _completed(config, origin)
     for key in _REQUIRED:
         if not isinstance(config.get(key), int) or config[key] < 1:
-            raise InputError(
-                f"{origin}: {key} = {config.get(key)!r}; a positive integer is needed."
-            )
+            raise _not_positive(origin, key, config.get(key))
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     # null, as old files have it, means the same as a head per query head or hidden / heads.
     kv_heads = config["num_key_value_heads"] or heads
@@ -142,9 +144,7 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
     query_scalar = config.get("query_pre_attn_scalar")
     query_scalar = head_dim if query_scalar is None else query_scalar
     if not isinstance(query_scalar, int | float) or query_scalar < 1 or query_scalar % 1:
-        raise InputError(
-            f"{origin}: query_pre_attn_scalar = {query_scalar!r}; a positive integer is needed."
-        )
+        raise _not_positive(origin, "query_pre_attn_scalar", query_scalar)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{origin}: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, "
