@@ -36,7 +36,7 @@ AGAINST = "SFT, verbose"
 GLANCE = ("--eval.problems=2", "--eval.samples=1")  # the arms are measured by `measure`, all alike
 STAGES = ("1-reconstruct", "2-grpo", "3-rewrite")
 SUPERVISED = (
-    "--stage=sft", "--model.init=pretrained", "--sft.batch-size=16", "--sft.sequence-length=576",
+    "--stage=sft", "--model.init=pretrained", "--batch.size=16", "--batch.sequence-length=576",
     "--optimizer.learning-rate=1e-3", "--optimizer.schedule=linear", "--optimizer.warmup-steps=5",
     "--checkpoint.every=40",
 )  # fmt: skip

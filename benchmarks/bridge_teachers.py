@@ -33,9 +33,9 @@ def solutions(options: argparse.Namespace, teacher: str, steps: int) -> list[dic
     if not path.exists():
         bridge_arms.python(
             options, "cotjax.rationales", "--config", options.config, "--stage=grpo",
-            f"--out={path}", "--teacher.kind=model", f"--model.path={options.teachers / teacher}",
+            f"--out={path}", "--rationales.writer=model", f"--model.path={options.teachers / teacher}",
             f"--data.min-steps={steps}", f"--data.max-steps={steps}",
-            f"--teacher.questions={options.questions}", "--teacher.max-new-tokens=128",
+            f"--rationales.questions={options.questions}", "--rationales.max-new-tokens=128",
         )  # fmt: skip
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 

@@ -72,12 +72,12 @@ def run_one(options: argparse.Namespace, arm: str, divergence: str, seed: int) -
     argv += [f"--output={folder.parent}", f"--name={name}", f"--seed={seed}"]
     argv += [f"--steps={options.steps}", f"--eval.every={options.eval_every}"]
     argv += [
-        "--curriculum.skill-problems=0",
+        "--curriculum.ranking-problems=0",
         "--checkpoint.every=0",
         *flags,
         *DIVERGENCES[divergence],
     ]
-    argv += ["--distill.teachers", *(options.teachers / name for name in teachers)]
+    argv += ["--teachers.paths", *(options.teachers / name for name in teachers)]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(options.out / "compiled")}
     with (options.out / "log.txt").open("a") as log:
         done = subprocess.run([str(word) for word in argv], env=cache | os.environ, stdout=log)

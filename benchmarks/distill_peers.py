@@ -101,7 +101,7 @@ def main() -> None:
                 f"{record['shape']}: a store is written at {record['store_positions_s']:,.0f} "
                 f"positions/s, {record['share_of_plain']:.0%} of the teacher's plain pass; "
                 f"{record['bytes_per_position']:.0f} bytes each, "
-                f"KL {record['kl_of_store']:.1e} nats"
+                f"KL {record['kl_of_cache']:.1e} nats"
             )
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 STARTED = time.perf_counter()
 
-from cotjax.pages import use_large_pages  # noqa: E402
-from cotjax.programs import compile_soon  # noqa: E402
+from cotjax.startup import use_large_pages  # noqa: E402
+from cotjax.startup import compile_soon  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()  # as the trainer does
@@ -37,13 +37,13 @@ from cotjax import config as configs  # noqa: E402
 from cotjax.core import forward_kl, mix_teachers  # noqa: E402
 from cotjax.interfaces import TokenBatch  # noqa: E402
 from cotjax.models import huggingface  # noqa: E402
-from cotjax.models.load import load_tokenizer, resolve  # noqa: E402
+from cotjax.models.formats.load import load_tokenizer, resolve  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import shard  # noqa: E402
 from cotjax.stages import common, speaking, teachers  # noqa: E402
-from cotjax.stages.classroom import Classroom  # noqa: E402
-from cotjax.stages.distill import DistillStage  # noqa: E402
+from cotjax.curriculum.dataset import DistillDataset  # noqa: E402
+from cotjax.stages.distill import DistillLogitsStage  # noqa: E402
 from cotjax.training.update import make_update  # noqa: E402
 
 TEACHERS = ("one", "two")
@@ -69,12 +69,12 @@ def write_models(size: dict[str, Any], folder: pathlib.Path) -> None:
 
 def open_config(size: dict[str, Any], folder: pathlib.Path) -> configs.Config:
     flags = ["--stage=distill", f"--model.path={folder / 'student'}", "--curriculum.schedule=fixed"]
-    flags += ["--distill.teachers", *(str(folder / name) for name in TEACHERS)]
-    flags += ["--curriculum.weights", "0.5", "0.5", "--curriculum.skill-problems=0"]
-    flags += [f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"]
+    flags += ["--teachers.paths", *(str(folder / name) for name in TEACHERS)]
+    flags += ["--curriculum.teacher-weights", "0.5", "0.5", "--curriculum.ranking-problems=0"]
+    flags += [f"--batch.size={size['rows']}", f"--batch.sequence-length={size['length']}"]
     flags += [f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"]
     return configs.load(
-        [*flags, "--curriculum.monitor=1", "--eval.problems=1", "--data.concise-share=1"]
+        [*flags, "--curriculum.num-monitor=1", "--eval.problems=1", "--data.concise-share=1"]
     )
 
 
@@ -95,7 +95,7 @@ def rows(size: dict[str, Any], step: int) -> TokenBatch:
 def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
     """Tokens per second of whole steps; the first is not counted."""
     config = open_config(size, folder)
-    stage = DistillStage(config, make_mesh(-1))
+    stage = DistillLogitsStage(config, make_mesh(-1))
     if size["mode"] == "dense":
         stage.update = make_update(
             lambda params, base, work: dense(stage, params, work),
@@ -121,7 +121,7 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     }
 
 
-def dense(stage: DistillStage, params: Any, work: Any) -> Any:
+def dense(stage: DistillLogitsStage, params: Any, work: Any) -> Any:
     """The same loss from whole rows of logits."""
     policy, batch, lesson = stage.student.policy, work.batch, work.lesson
     student = policy.rows(params, batch) @ policy.head(params, whole=True).matrix.T
@@ -137,28 +137,28 @@ def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     """Target positions a second: the teacher's plain pass, and writing its store."""
     config = open_config(size, folder)
     config = configs.load([
-        *("--stage=distill", f"--model.path={config.model.path}", "--curriculum.monitor=1"),
-        *("--distill.teachers", str(folder / "one"), "--curriculum.skill-problems=0"),
-        *(f"--sft.batch-size={size['rows']}", f"--sft.sequence-length={size['length']}"),
+        *("--stage=distill", f"--model.path={config.model.path}", "--curriculum.num-monitor=1"),
+        *("--teachers.paths", str(folder / "one"), "--curriculum.ranking-problems=0"),
+        *(f"--batch.size={size['rows']}", f"--batch.sequence-length={size['length']}"),
         *(f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"),
         "--data.concise-share=1",
     ])  # fmt: skip
     mesh = make_mesh(-1)
-    done = speaking.write_store(config, mesh, folder / "warm")  # compiles
-    done = speaking.write_store(config, mesh, folder / "store")
+    done = speaking.cache_logits(config, mesh, folder / "warm")  # compiles
+    done = speaking.cache_logits(config, mesh, folder / "store")
     plain = plain_pass(config, mesh)
     return {
         "store_positions_s": done.positions / done.seconds,
         "plain_positions_s": plain,
         "share_of_plain": done.positions / done.seconds / plain,
         "bytes_per_position": done.bytes / done.positions,
-        "kl_of_store": done.kl,
+        "kl_of_cache": done.kl,
     }
 
 
 def plain_pass(config: configs.Config, mesh: jax.sharding.Mesh) -> float:
     """Target positions a second of the teacher's log-probabilities of the texts."""
-    room = Classroom(config, mesh)
+    room = DistillDataset(config, mesh)
     speaker = teachers.Teachers(config, mesh, room.student.tokenizer, slots=1)
     teacher, policy = speaker[0], speaker[0].student.policy
 

@@ -46,7 +46,7 @@ def main():
     print("|---|---|---|---|---|")
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as cache:
-            # Programs as small as these are kept, as cotjax.programs keeps them.
+            # Programs as small as these are kept, as cotjax.startup keeps them.
             os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
             runs = [timed(model, arguments.new, cache) for _ in range(1 + arguments.repeats)]
         cold, warm = runs[0], [statistics.median(each) for each in zip(*runs[1:], strict=True)]

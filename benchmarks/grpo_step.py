@@ -21,8 +21,8 @@ import time
 
 STARTED = time.perf_counter()
 
-from cotjax.pages import use_large_pages  # noqa: E402
-from cotjax.programs import compile_soon  # noqa: E402
+from cotjax.startup import use_large_pages  # noqa: E402
+from cotjax.startup import compile_soon  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()  # as the trainer does
@@ -38,15 +38,15 @@ from cotjax import config as configs  # noqa: E402
 from cotjax.data.problems import ProblemSource  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch, Record  # noqa: E402
-from cotjax.models.load import load_student  # noqa: E402
+from cotjax.models.formats.load import load_model  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture  # noqa: E402
-from cotjax.models.weights import draw  # noqa: E402
+from cotjax.models.formats.weights import draw  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import param_shardings, placement, shard  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
 from cotjax.stages import common  # noqa: E402
-from cotjax.stages.groups import GroupStage  # noqa: E402
+from cotjax.stages.policy import PolicyStage  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +69,19 @@ SHAPES = {
 }
 
 
-class BenchmarkStage(GroupStage):
+class BenchmarkStage(PolicyStage):
     """The trainer's stage with a student of random weights that never writes the end token."""
 
     def __init__(self, config: configs.Config, shape: Shape) -> None:
         mesh = make_mesh(config.mesh.data)
-        student = open_student(config, mesh, shape)
+        student = load_policy(config, mesh, shape)
         super().__init__(config, mesh, student, [], data=RandomPrompts(shape))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
 
 
-def open_student(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
+def load_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
     """Random weights of the shape; the built-in tokenizer."""
-    tokenizer = load_student(
+    tokenizer = load_model(
         "tiny", init="abstract", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
     )
     formats = {

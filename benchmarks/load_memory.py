@@ -28,10 +28,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
-from cotjax.models import huggingface
+from cotjax.models.formats import huggingface
 from cotjax.models.architecture import Architecture
-from cotjax.models.config_json import config_of
-from cotjax.models.weights import named_tensors, tensor_shapes
+from cotjax.models.formats.config_json import config_of
+from cotjax.models.formats.weights import named_tensors, tensor_shapes
 
 QWEN = Architecture("qwen2", 151_936, 2048, 36, 16, 2, 128, 11_008, norm_eps=1e-6, qkv_bias=True)
 SHARD_BYTES = 3 * 10**9

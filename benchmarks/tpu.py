@@ -27,7 +27,7 @@ from flax import nnx  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from cotjax.config import ModelConfig  # noqa: E402
-from cotjax.models.config_json import architecture_of  # noqa: E402
+from cotjax.models.formats.config_json import architecture_of  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Transformer  # noqa: E402
 from cotjax.parallel.mesh import make_mesh  # noqa: E402

@@ -23,8 +23,8 @@ from cotjax.interfaces import ScoredGroups
 from cotjax.models.lora import attach
 from cotjax.parallel.mesh import batch_devices
 from cotjax.parallel.sharding import batched, param_shardings
-from cotjax.stages.common import make_optimizer, open_lora
-from cotjax.stages.objective import Frozen, make_loss, open_objective
+from cotjax.stages.common import make_optimizer, lora_of
+from cotjax.stages.policy_loss import Frozen, make_loss, open_objective
 from cotjax.training.update import init_state, make_update
 
 
@@ -33,7 +33,7 @@ def abstract_update(config: configs.Config, shape_file, mesh: jax.sharding.Mesh)
     policy, params = tpu.abstract_policy(config.model, shape_file, mesh)
     trained, base = params, {}
     if config.lora.rank:
-        base, lora = params, open_lora(config)
+        base, lora = params, lora_of(config)
         trained = jax.eval_shape(lambda: attach(policy, params, lora, jax.random.key(0))[1])
         policy = dataclasses.replace(policy, lora=lora)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from cotjax import config as configs
 from cotjax.config import Config
 from cotjax.errors import InputError
-from cotjax.programs import set_up
+from cotjax.startup import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +52,13 @@ def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    from cotjax.stages import common, limits
-    from cotjax.stages.completions import evaluate
+    from cotjax.student import preflight
+    from cotjax.student.evaluate import evaluate
+    from cotjax.student.records import load_records
 
     config, mesh, student, step, params = open_checkpoint(checkpoint, argv)
-    limits.check_room(student, mesh, limits.evaluation_use(config, student, mesh))
-    _, held_out = common.open_records(config, student)
+    preflight.check_fits(student, mesh, preflight.evaluation_use(config, student, mesh))
+    _, held_out = load_records(config, student.tokenizer, student.prompts)
     numbers, _ = evaluate(student, config, mesh, params, held_out)
     return {"step": step} | numbers
 
@@ -69,8 +70,7 @@ def open_checkpoint(checkpoint: str, argv: Sequence[str] = ()) -> tuple[Config, 
       InputError: no such checkpoint or model, or a wrong setting.
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
-    from cotjax.stages import common
-    from cotjax.stages.opening import model_bytes
+    from cotjax.student.load import load_policy, model_bytes
     from cotjax.training.checkpoint import find_run, restore_params
 
     folder = pathlib.Path(checkpoint)
@@ -78,7 +78,7 @@ def open_checkpoint(checkpoint: str, argv: Sequence[str] = ()) -> tuple[Config, 
     config = _config(run, checkpoint, argv)
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    student = common.open_student(config, mesh)
+    student = load_policy(config, mesh)
     step, params = restore_params(folder, student.params) if run else (0, student.params)
     return config, mesh, student, step, params
 

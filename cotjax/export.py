@@ -67,11 +67,11 @@ def export(
         raise InputError(f"--out {out}: is there already and not empty. Choose another folder.")
     import jax
 
-    from cotjax.models import huggingface
-    from cotjax.models.lora import attach, join_adapter, merge
-    from cotjax.models.peft import save_peft
+    from cotjax.models.formats import huggingface
+    from cotjax.models.formats.peft import save_peft
+    from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
-    from cotjax.stages.opening import open_lora, open_model
+    from cotjax.student.load import load_from_path, lora_of
     from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
@@ -82,7 +82,7 @@ def export(
             f"--adapter: {checkpoint} has none, it was trained with lora.rank = 0. Drop --adapter."
         )
     whole = bool(run) and not has_adapter  # the checkpoint holds every parameter
-    student = open_model(
+    student = load_from_path(
         dataclasses.replace(model, path=model.path if run else checkpoint),
         init="abstract" if whole else (model.init if run else "pretrained"),
         seed=config.seed,
@@ -96,13 +96,13 @@ def export(
         step, params = _restore(checkpoint, params)
         huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
         return step, _size(params)
-    lora = open_lora(config)
+    lora = lora_of(config)
     policy, like = attach(policy, params, lora, jax.random.key(0))
     step, trained = _restore(checkpoint, like)
     if adapter:
         save_peft(trained, lora, folder, student.model.shape, student.source)
         return step, _size(trained)
-    params = merge(join_adapter(trained, params), lora)
+    params = merge(policy.join(trained, params), lora)
     huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
     return step, _size(params)
 

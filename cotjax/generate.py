@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cotjax.errors import InputError
-from cotjax.programs import set_up
+from cotjax.startup import set_up
 
 BLOCK = 64  # tokens; programs are made for multiples, so that few lengths are compiled
 CHUNK = 4  # tokens between two prints
@@ -119,31 +119,30 @@ def _completions(
     import numpy as np
 
     from cotjax.data.encode import encode_prompts
-    from cotjax.models.lora import join_adapter
     from cotjax.rollout.plan import Sampling
     from cotjax.rollout.stream import stream
-    from cotjax.stages.common import open_stops
-    from cotjax.stages.limits import Use, check_room
+    from cotjax.student.load import make_stop_table
+    from cotjax.student.preflight import Use, check_fits
 
     shape = student.policy.bind(student.reference).shape
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
-    room = min(_in_blocks(args.max_new_tokens), shape.max_positions - size)
+    length = min(_in_blocks(args.max_new_tokens), shape.max_positions - size)
     settings = Sampling(
-        args.n, max(room, args.max_new_tokens), student.eos_id, student.pad_id, args.temperature,
+        args.n, max(length, args.max_new_tokens), student.eos_id, student.pad_id, args.temperature,
         args.top_k, args.top_p, args.min_p,
     )  # fmt: skip
     sizes = {"--n": args.n, "--max-new-tokens": args.max_new_tokens}
     use = Use("generate", settings, 1, size, "the prompt's tokens", "--max-new-tokens", sizes, "")
-    check_room(student, mesh, use)
+    check_fits(student, mesh, use)
     width = _in_blocks(size)
     batch = encode_prompts(student.tokenizer, [text], [0], max_length=width, names=["prompt"])
     pieces = stream(
         student.policy,
-        join_adapter(params, student.base),
+        student.all_params(params),
         batch,
         jax.random.key(args.seed),
         settings=settings,
-        stop_table=open_stops(student.tokenizer, shape.vocab_size, args.stop, key="--stop"),
+        stop_table=make_stop_table(student.tokenizer, shape.vocab_size, args.stop, key="--stop"),
         chunk=CHUNK if args.n == 1 else args.max_new_tokens,
         limit=args.max_new_tokens,
     )

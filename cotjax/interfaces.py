@@ -7,7 +7,7 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -167,7 +167,7 @@ class ScoredGroups:
       logp_ref: [B, G, T] of the frozen reference; None where the loss scores it itself, or where
         it is not needed.
       logp_teacher: [B, G, T] of the teachers in use; None if the advantage has no part of theirs.
-      lesson: what the teachers say about every token, for a divergence; None without one.
+      teacher_outputs: what teachers give for every token, for a divergence; None without one.
     """
 
     prompt: Int[Array, "B P"]
@@ -179,7 +179,7 @@ class ScoredGroups:
     logp_old: Float[Array, "B G T"] | None = None
     logp_ref: Float[Array, "B G T"] | None = None
     logp_teacher: Float[Array, "B G T"] | None = None
-    lesson: Any = None
+    teacher_outputs: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,29 +214,107 @@ class Step:
     limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict)
 
 
-class Stage(Protocol):
-    """A stream of batches and a loss; the loop does the rest.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What an optimizer step changes.
 
     Attributes:
-      state: the training state to begin with.
-      update: one optimizer update, (state, micro-batches) -> (state, metrics as (sum, count)).
-      inner_updates: optimizer updates per batch.
-      data: iterator with `get_state` and `set_state`.
-      config: the run's, with nothing left to be looked up elsewhere.
-      notes: what a reader of the run should know, one sentence each.
-      columns: of the table of steps.
+      step: optimizer steps taken.
+      params: the student's parameters.
+      opt_state: optax's.
     """
 
-    config: Any
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of the step table: its two-line title, a metric's name and how to print it."""
+
+    title: str
+    unit: str
+    metric: str
+    form: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program that a run compiles, known before any weight is read.
+
+    Attributes:
+      name: for the reader.
+      function: of `jax.jit`.
+      args: its arguments, `jax.ShapeDtypeStruct`s with shardings in place of arrays.
+      kwargs: the same by name; static ones as they are.
+      always: whether every run compiles it; others only if a batch has their shape.
+    """
+
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    always: bool = True
+
+
+class DataStream(Protocol):
+    """Where a stage's data stands, for a checkpoint."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The place behind what was given out, as JSON holds it."""
+        ...
+
+    def set_state(self, state: dict[str, Any], /) -> None:
+        """Goes on from a place."""
+        ...
+
+
+# Metrics of an update: a sum and a count each, which are divided once.
+SumCounts = dict[str, tuple[Array, Array]]
+Row = dict[str, Any]  # a line of a .jsonl file
+
+
+class Stage(Protocol):
+    """A stream of batches, a loss, and the programs that it runs; the loop does the rest.
+
+    The config names a class whose `from_config(config, mesh)` makes one. That class may also have
+    `defaults` (settings, nested as in a file), `reads` (sections and keys that it reads beside
+    those of every stage), `check(config)` (sentences about what is wrong) and `facts` (label and
+    form, for the report).
+
+    Attributes:
+      notes: what a reader of the run should know, one sentence each.
+      columns: of the table of steps.
+      resolved: settings that the config left to "auto", by section and key.
+      state: the training state to begin with.
+      inner_updates: optimizer updates per batch.
+      data: where its data stands; there after `prepare`.
+    """
+
     notes: tuple[str, ...]
-    columns: Any
-    state: Any
-    update: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+    columns: tuple[Column, ...]
+    resolved: Mapping[str, Mapping[str, Any]]
+    state: TrainState
     inner_updates: int
-    data: Any
+
+    @property
+    def data(self) -> DataStream:
+        """See above."""
+        ...
+
+    def update(self, state: TrainState, batch: list[Any], /) -> tuple[TrainState, SumCounts]:
+        """One optimizer update on the micro-batches of a step."""
+        ...
+
+    def programs(self) -> Sequence[Program]:
+        """What a run compiles; asked before `state` is."""
+        ...
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """What comes before the first step; `data` is there after it. Sentences for the reader.
+        """What comes before the first step; sentences for the reader.
 
         Args:
           folder: the run folder, where costly results may be kept for a resumed run.
@@ -247,6 +325,6 @@ class Stage(Protocol):
         """The batch of step `step` (0 is the first)."""
         ...
 
-    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[Row]]:
         """Held-out numbers, and the completions behind them."""
         ...

@@ -1,10 +1,10 @@
 """`python -m cotjax.rationales --out FILE.jsonl`: a teacher's solutions, kept where they are right.
 
-Every flag of `cotjax.train` may be given; those of the section [teacher] choose the teacher:
+Every flag of `cotjax.train` may be given; those of the section [rationales] choose who writes:
 
     data     the solutions of the data itself
     model    the student's own kind: model.path, by the rollout engine
-    server   any OpenAI-compatible server (teacher.url), whose answers are cached on disk
+    server   any OpenAI-compatible server (rationales.url), whose answers are cached on disk
 
 The file has GSM8K's layout, so `--data.source=jsonl --data.path=FILE.jsonl` reads it.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from cotjax import config as configs
 from cotjax.errors import InputError
-from cotjax.programs import set_up
+from cotjax.startup import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["unanswered"]:
         print(
             "Some questions have no answer yet. The same command asks only for those; what was "
-            "answered is in teacher.cache.",
+            "answered is in rationales.cache.",
             file=sys.stderr,
         )
     return 1 if counts["unanswered"] else 0
@@ -55,14 +55,14 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
       InputError: a wrong setting, or a teacher that cannot be asked.
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
-    from cotjax.stages.opening import model_bytes
-    from cotjax.stages.rationales import TEACHERS, collect
+    from cotjax.student.load import model_bytes
+    from cotjax.teachers.rationales import WRITERS, collect
 
-    config = configs.load([*argv])
+    config = configs.load([*argv], tool="rationales")
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    with TEACHERS[config.teacher.kind](config, mesh) as teacher:
-        rows, counts = collect(teacher)
+    with WRITERS[config.rationales.writer](config, mesh) as writer:
+        rows, counts = collect(writer)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

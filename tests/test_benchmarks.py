@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.data.bucketed import pack
-from cotjax.models.load import load_student
+from cotjax.curriculum.buckets import pack
+from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -129,7 +129,7 @@ def test_a_grown_student_says_what_the_student_says(tmp_path):
     batch, _ = pack([(0, row)], 1, 64)
     spoken = []
     for path, layers in (("tiny", 2), (str(tmp_path / "grown"), 4)):
-        loaded = load_student(
+        loaded = load_model(
             path, init="pretrained", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
         )
         assert loaded.model.shape.num_layers == layers

@@ -16,8 +16,9 @@ import tomli_w
 from cotjax import config as configs
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
-from cotjax.stages import bridge, mining
-from cotjax.stages.groups import GroupStage
+from cotjax.stages import bridge
+from cotjax.student import mining
+from cotjax.stages.policy import PolicyStage
 from cotjax.stages.supervised import SupervisedStage
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
 
@@ -124,9 +125,9 @@ class Stop(Exception):
 
 PLACES = {
     "reconstruct": (SupervisedStage, "next_step", 2),
-    "grpo": (GroupStage, "sample_step", 1),
+    "grpo": (PolicyStage, "sample_step", 1),
     "mining": (mining, "_try", 1),
-    "rewrite": (GroupStage, "sample_step", 5),
+    "rewrite": (PolicyStage, "sample_step", 5),
 }
 
 
@@ -186,7 +187,7 @@ def test_a_bridge_killed_inside_any_stage_resumes_to_the_same_numbers(world, pla
 
 
 def test_resuming_a_finished_bridge_runs_nothing(world, monkeypatch):
-    monkeypatch.setattr(GroupStage, "evaluate", None)
+    monkeypatch.setattr(PolicyStage, "evaluate", None)
     before = world.result("whole")
     assert world.train("whole", "--resume")[0] == 0
     assert world.result("whole") == before

@@ -11,9 +11,10 @@ import sys
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cotjax import teach, train
-from cotjax.models import huggingface
-from cotjax.models.load import load_tokenizer, resolve
+from cotjax import train
+from cotjax import cache_logits as teach
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from tests.test_train import assert_same_run, lines
 from tests.tiny import flags, keep_compiled_programs, make_model, write_sevens, write_student
@@ -29,18 +30,18 @@ ADAPTIVE = (
     *("--curriculum.min-progress=0.9", "--curriculum.handover=6", "--steps=12"),
 )
 STEP = ("--curriculum.schedule=step", "--steps=4")
-LONG = "--rollout.max-prompt-tokens=160", "--sft.sequence-length=192"
+LONG = "--rollout.max-prompt-tokens=160", "--batch.sequence-length=192"
 KILLED = """
 import os, signal, sys
 from cotjax import train
-from cotjax.stages.distill import DistillStage
-original = DistillStage.next_step
+from cotjax.stages.distill import DistillLogitsStage
+original = DistillLogitsStage.next_step
 def next_step(self, params, step):
     work = original(self, params, step)
     if step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return work
-DistillStage.next_step = next_step
+DistillLogitsStage.next_step = next_step
 train.main(sys.argv[1:])
 """
 
@@ -57,9 +58,9 @@ class World:
             huggingface.save(make_model(shape, seed), folder / name, tokenizer=tokenizer)
 
     def flags(self, name, *more, teachers=("weak", "strong")):
-        own = ["--stage=distill", "--curriculum.buckets=2", "--curriculum.monitor=4"]
-        own += ["--curriculum.skill-problems=0"]
-        own += ["--distill.teachers", *(str(self.folder / one) for one in teachers)]
+        own = ["--stage=distill", "--curriculum.buckets=2", "--curriculum.num-monitor=4"]
+        own += ["--curriculum.ranking-problems=0"]
+        own += ["--teachers.paths", *(str(self.folder / one) for one in teachers)]
         return flags(self.student, self.data, self.folder / "runs", name, *own, *more)
 
     def train(self, argv):
@@ -69,7 +70,7 @@ class World:
         return status, out.getvalue()
 
     def store(self, name, *more):
-        """A folder that python -m cotjax.teach wrote, and the flags it was written with."""
+        """A folder that python -m cotjax.cache_logits wrote, and the flags it was written with."""
         out = self.folder / name
         argv = self.flags(name, *STEP, *more)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -109,8 +110,8 @@ def refused(world, capsys, argv, *words):
 
 
 def test_weights_that_do_not_sum_to_1(world, capsys):
-    argv = world.flags("weights", "--curriculum.schedule=fixed", "--curriculum.weights", "0.5", "1")
-    refused(world, capsys, argv, "curriculum.weights = [0.5, 1.0]", "sum to 1.5", "sum to 1.")
+    argv = world.flags("weights", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "1")
+    refused(world, capsys, argv, "curriculum.teacher-weights = [0.5, 1.0]", "sum to 1.5", "sum to 1.")
 
 
 def test_more_stages_than_examples(world, capsys):
@@ -119,14 +120,14 @@ def test_more_stages_than_examples(world, capsys):
 
 
 def test_a_teacher_that_does_not_fit(world, capsys, monkeypatch):
-    monkeypatch.setattr("cotjax.stages.teachers.free_bytes", lambda mesh: 1000)
+    monkeypatch.setattr("cotjax.teachers.pool.free_bytes", lambda mesh: 1000)
     words = "GiB per device, which has 0.0 free", str(world.folder / "strong"), "distill.teacher"
     refused(world, capsys, world.flags("large"), *words)
 
 
 def test_a_teacher_that_is_not_there(world, capsys):
     argv = world.flags("nobody", teachers=("weak", "nobody"))
-    refused(world, capsys, argv, "distill.teachers", str(world.folder / "nobody"))
+    refused(world, capsys, argv, "teachers.paths", str(world.folder / "nobody"))
 
 
 def test_teachers_in_the_wrong_order_are_warned_about_with_numbers(world):
@@ -136,7 +137,7 @@ def test_teachers_in_the_wrong_order_are_warned_about_with_numbers(world):
     tensors = load_file(weights)
     tensors["lm_head.weight"][tokenizer.convert_tokens_to_ids("7")] *= 2  # 7 is what is asked for
     save_file(tensors, weights, metadata={"format": "pt"})
-    argv = world.flags("order", "--curriculum.skill-problems=4", teachers=("right", "weak"))
+    argv = world.flags("order", "--curriculum.ranking-problems=4", teachers=("right", "weak"))
     status, shown = world.train([*argv, *STEP])
     assert status == 0
     (note,) = [line for line in shown.splitlines() if "not in the order weak to strong" in line]
@@ -147,7 +148,7 @@ def test_teachers_in_the_wrong_order_are_warned_about_with_numbers(world):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--distill.top-k=8"], ("was made with top_k = 16, this run has 8", "distill.top_k")),
+        (["--teachers.top-k=8"], ("was made with top_k = 16, this run has 8", "teachers.top_k")),
         (["--data.templates=bridge", *LONG], ("was made with template =", "data.prompt")),
         (["--seed=4"], ("was made with data =", "seed")),
         (["--distill.temperature=2"], ("temperature = 1.0, this run has 2.0",)),
@@ -156,7 +157,7 @@ def test_teachers_in_the_wrong_order_are_warned_about_with_numbers(world):
 def test_a_store_of_something_else(world, capsys, flags, words):
     if not (world.folder / "store").exists():
         world.store("store")
-    argv = world.flags("other", *STEP, f"--distill.store={world.folder / 'store'}", *flags)
+    argv = world.flags("other", *STEP, f"--teachers.cache={world.folder / 'store'}", *flags)
     refused(world, capsys, argv, *words)
 
 
@@ -166,7 +167,7 @@ def test_a_store_with_another_tokenizer(world, capsys):
     path = world.folder / "store" / "manifest.json"
     before = path.read_text()
     path.write_text(json.dumps(json.loads(before) | {"tokenizer": "0123456789abcdef"}))
-    argv = world.flags("tokenizer", *STEP, f"--distill.store={path.parent}")
+    argv = world.flags("tokenizer", *STEP, f"--teachers.cache={path.parent}")
     words = "was made with tokenizer = 0123456789abcdef", "Take the student whose tokenizer"
     refused(world, capsys, argv, *words)
     path.write_text(before)
@@ -176,13 +177,13 @@ def test_a_shard_that_was_cut_off(world, capsys):
     store = world.store("cut")
     shard = sorted(store.glob("*.array_record"))[0]
     shard.write_bytes(shard.read_bytes()[:-100])
-    argv = world.flags("cut-off", *STEP, f"--distill.store={store}")
-    refused(world, capsys, argv, shard.name, "so it was cut off", "cotjax.teach")
+    argv = world.flags("cut-off", *STEP, f"--teachers.cache={store}")
+    refused(world, capsys, argv, shard.name, "so it was cut off", "cotjax.cache_logits")
 
 
 def test_a_store_trains(world):
     store = world.store("good")
-    status, _ = world.train(world.flags("stored", *STEP, f"--distill.store={store}"))
+    status, _ = world.train(world.flags("stored", *STEP, f"--teachers.cache={store}"))
     assert status == 0
     assert [line["teacher_2"] for line in lines(world.folder / "runs" / "stored" / "metrics.jsonl")
             if line["kind"] == "train"] == [0, 0, 1, 1]  # fmt: skip

@@ -11,8 +11,8 @@ import pytest
 
 from cotjax import config as configs
 from cotjax.export import export, main
-from cotjax.models import huggingface
-from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.policy import Policy
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.update import init_state

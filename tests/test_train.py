@@ -17,7 +17,7 @@ import pytest
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
 from cotjax.stages import completions
-from cotjax.stages.groups import GroupStage
+from cotjax.stages.policy import PolicyStage
 from cotjax.stages.rewrite import RewriteStage
 from cotjax.stages.supervised import SupervisedStage
 from cotjax.training.checkpoint import Checkpoints
@@ -25,12 +25,12 @@ from tests.tiny import SHAPE, flags, keep_compiled_programs, write_sevens, write
 
 STEPS = 4
 STAGES = {
-    "grpo": (GroupStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
-    "adapter": (GroupStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
+    "grpo": (PolicyStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
+    "adapter": (PolicyStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
     "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
     "reconstruct": (
         SupervisedStage,
-        ["--stage=reconstruct", "--sft.sequence-length=96", "--optimizer.warmup-steps=0"],
+        ["--stage=reconstruct", "--batch.sequence-length=96", "--optimizer.warmup-steps=0"],
     ),
     "rewrite": (
         RewriteStage,
@@ -38,8 +38,8 @@ STAGES = {
             *(
                 "--stage=rewrite",
                 "--rollout.max-prompt-tokens=64",
-                "--rewrite.replay-batch=2",
-                "--sft.sequence-length=64",
+                "--batch.size=2",
+                "--batch.sequence-length=64",
             ),
             *("--mining.questions=6", "--mining.max-new-tokens=8", "--mining.batch-size=8"),
         ],
@@ -238,14 +238,14 @@ def test_stopping_and_resuming_equals_an_unbroken_run(world, stage, monkeypatch)
 KILLED = """
 import os, signal, sys
 from cotjax import train
-from cotjax.stages.groups import GroupStage
-original = GroupStage.next_step
+from cotjax.stages.policy import PolicyStage
+original = PolicyStage.next_step
 def next_step(self, params, step):
     work = original(self, params, step)
     if step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return work
-GroupStage.next_step = next_step
+PolicyStage.next_step = next_step
 train.main(sys.argv[1:])
 """
 

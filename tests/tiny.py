@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from cotjax.config import load
-from cotjax.models import huggingface
-from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 
@@ -80,10 +80,10 @@ def flags(student, data, output, name, *more):
         *(f"--output={output}", f"--name={name}", "--mesh.data=1", "--seed=3"),
         *("--rollout.prompts=4", "--rollout.group-size=4", "--rollout.max-prompt-tokens=32"),
         *("--rollout.max-new-tokens=8", "--optimizer.learning-rate=0.01"),
-        # Sampled evaluation and rollout are one shape, so they share a compiled program.
+        # RolloutGroups evaluation and rollout are one shape, so they share a compiled program.
         *("--eval.problems=4", "--eval.samples=4", "--eval.batch-size=16"),
         "--eval.max-new-tokens=8",
-        *("--sft.batch-size=2", "--sft.sequence-length=48", "--checkpoint.every=1"),
+        *("--batch.size=2", "--batch.sequence-length=48", "--checkpoint.every=1"),
         *more,
     ]
 

@@ -5,7 +5,10 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotjax.config.sections import Config, DataConfig, Range, every_setting
+from cotjax.config.ranges import Range
+from cotjax.config.sections import DataConfig
+from cotjax.config.stages import stage_class
+from cotjax.config.whole import Config, every_setting
 from cotjax.errors import InputError
 
 
@@ -43,18 +46,18 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"Set data.max_steps >= {data.min_steps}."
         )
     yield from _source_disagreements(data)
-    yield from _teaching(config)
+    yield from stage_class(config.stage).check(config)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
         yield (
             f"mesh.{' = mesh.'.join(open_axes)} = -1: only one axis can take the devices that are "
             f"left. Set mesh.{open_axes[0]} >= 1."
         )
-    group, share = config.rollout.group_size, config.rollout.share
+    group, share = config.rollout.group_size, config.rollout.completions_per_slot
     if share and group % share:
         yield (
-            f"rollout.share = {share}: does not divide rollout.group_size = {group}. "
-            f"Set rollout.share to a divisor of {group}, or to 0."
+            f"rollout.completions_per_slot = {share}: does not divide rollout.group_size = {group}."
+            f" Set rollout.completions_per_slot to a divisor of {group}, or to 0."
         )
     if config.policy.dual_clip != "auto" and 0 < config.policy.dual_clip <= 1:
         yield (
@@ -87,107 +90,19 @@ def _source_disagreements(data: DataConfig) -> Iterator[str]:
         yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'
 
 
-def _teaching(config: Config) -> Iterator[str]:
-    """What is wrong with the teachers, if any teach."""
-    if config.distill.coefficient:
-        yield from _coaching(config)
-    if config.stage == "distill" or config.distill.coefficient:
-        yield from _weighing(config)
-    if config.stage == "distill":
-        yield from _distilling(config)
-
-
-def _weighing(config: Config) -> Iterator[str]:
-    curriculum, number = config.curriculum, len(config.distill.teachers)
-    weights = curriculum.weights
+def teacher_mistakes(config: Config) -> Iterator[str]:
+    """What is wrong with the weights of the teachers."""
+    curriculum, number = config.curriculum, len(config.teachers.paths)
+    weights = curriculum.teacher_weights
     if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
         yield (
-            f"curriculum.weights = {list(weights)}, curriculum.schedule = "
+            f"curriculum.teacher_weights = {list(weights)}, curriculum.schedule = "
             f'"{curriculum.schedule}": "fixed" needs one weight for each of {number} teachers, the '
             f"others need none. Set {number} weights for "
-            '"fixed", or leave curriculum.weights empty.'
+            '"fixed", or leave curriculum.teacher_weights empty.'
         )
     if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
         yield (
-            f"curriculum.weights = {list(weights)}: they sum to {sum(weights):g}. "
+            f"curriculum.teacher_weights = {list(weights)}: they sum to {sum(weights):g}. "
             "Set weights >= 0 that sum to 1."
-        )
-
-
-def _coaching(config: Config) -> Iterator[str]:
-    """What is wrong with teachers beside a policy loss."""
-    distill, rollout = config.distill, config.rollout
-    shown = f"distill.coefficient = {distill.coefficient}"
-    if config.stage != "grpo":
-        yield (
-            f'{shown}: stage = "{config.stage}" adds no teachers to a policy loss. Set '
-            'stage = "grpo", or distill.coefficient under [bridge.grpo.distill], or to 0.'
-        )
-    if distill.store:
-        yield (
-            f'{shown}, distill.store = "{distill.store}": a store holds what teachers say about '
-            "the data's texts, and the student writes others. Set distill.store empty."
-        )
-    if config.curriculum.schedule == "adaptive":
-        yield (
-            f'{shown}, curriculum.schedule = "adaptive": it follows a held-out loss that only '
-            '--stage=distill measures. Set curriculum.schedule to "step", "linear", "cosine" or '
-            '"fixed".'
-        )
-    constant = distill.temperature_schedule == "constant"
-    tempered = distill.temperature, distill.temperature_schedule
-    if distill.on_policy_loss == "policy_gradient" and not (
-        constant and distill.temperature == rollout.temperature
-    ):
-        yield (
-            f'distill.temperature = {tempered[0]}, distill.temperature_schedule = "{tempered[1]}": '
-            "the gap to the teachers is an advantage only at the temperature of the samples. Set "
-            f"distill.temperature = {rollout.temperature} (rollout.temperature) and "
-            'distill.temperature_schedule = "constant", or distill.on_policy_loss = "divergence".'
-        )
-
-
-def _distilling(config: Config) -> Iterator[str]:
-    distill, curriculum = config.distill, config.curriculum
-    if config.data.mixture:
-        yield (
-            f"data.mixture = {config.data.mixture}: a curriculum puts the records of one source in "
-            "order. Set data.source and data.path, and leave data.mixture empty."
-        )
-    if distill.store and distill.temperature_schedule != "constant":
-        yield (
-            f'distill.temperature_schedule = "{distill.temperature_schedule}": a store has one '
-            'temperature. Set distill.temperature_schedule = "constant", or distill.store empty.'
-        )
-    if distill.store and curriculum.rescore:
-        yield (
-            "curriculum.rescore = true: which teacher is asked about which example would only be "
-            "known while training. Set curriculum.rescore = false, or distill.store empty."
-        )
-    if curriculum.examples and curriculum.buckets > curriculum.examples:
-        yield (
-            f"curriculum.buckets = {curriculum.buckets}: more stages than examples "
-            f"(curriculum.examples = {curriculum.examples}). Set fewer buckets or more examples."
-        )
-    if distill.target == "text" and (distill.store or distill.on_policy):
-        yield (
-            f'distill.target = "text", distill.store = "{distill.store}", distill.on_policy = '
-            f"{distill.on_policy}: texts of teachers are learned as they stand. Set distill.store "
-            'empty and distill.on_policy = 0, or distill.target = "distribution".'
-        )
-    files = [name for name in distill.teachers if name.endswith(".jsonl")]
-    if files and distill.target != "text":
-        yield (
-            f'distill.teachers: "{files[0]}" holds texts, which have no distribution. Set '
-            'distill.target = "text", or name the model that wrote it.'
-        )
-    if distill.store and distill.on_policy:
-        yield (
-            f'distill.store = "{distill.store}": a store holds what teachers say about the data\'s '
-            "texts, and the student writes others. Empty distill.store, or distill.on_policy = 0."
-        )
-    if distill.store and distill.divergence != "forward_kl":
-        yield (
-            f'distill.divergence = "{distill.divergence}": a store of top logits gives the forward '
-            'KL. Set distill.divergence = "forward_kl", or distill.store empty.'
         )

@@ -5,10 +5,13 @@ import difflib
 import json
 import tomllib
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cotjax.config.sections import BridgeConfig, Config, every_setting
+from cotjax.config.old_names import new_name
+from cotjax.config.ranges import Named
+from cotjax.config.whole import KEYS, SECTIONS
 from cotjax.errors import InputError
 
 
@@ -29,81 +32,136 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def merge(base: Any, table: dict[str, Any], path: str, prefix: str = "") -> Any:
-    """Puts a TOML table's values over a dataclass's, section by section.
+    """Puts a table's values over a dataclass's, section by section.
 
     Args:
       base: the dataclass.
-      table: a TOML table.
+      table: as TOML gives it.
       path: of its file, for the error.
       prefix: of the keys, for the error.
 
     Raises:
       InputError: an unknown key, or a value of a wrong type.
     """
-    hints = typing.get_type_hints(type(base))
+    hints = typing.get_type_hints(type(base), include_extras=True)
     changes = {}
     for name, value in table.items():
         key = prefix + name
         if name not in hints:
-            raise InputError(f'{path}: unknown key "{key}". Did you mean "{_nearest(key)}"?')
-        if hints[name] is _TABLE:
-            changes[name] = _deep(getattr(base, name), value)
-        elif not dataclasses.is_dataclass(hints[name]):
+            raise InputError(f"{path}: {unknown(key)}")
+        if not dataclasses.is_dataclass(hints[name]):
             changes[name] = typed(key, value, hints[name], path)
         elif isinstance(value, dict):
             changes[name] = merge(getattr(base, name), value, path, f"{key}.")
         else:
-            raise InputError(f"{path}: {key} = {json.dumps(value)}: needs a section [{key}].")
+            raise InputError(f"{path}: {key} = {_shown(value)}: needs a section [{key}].")
     return dataclasses.replace(base, **changes)
 
 
-_TABLE = typing.get_type_hints(BridgeConfig)["grpo"]  # the type without its annotation
+def unknown(key: str) -> str:
+    """A sentence about a key that does not exist: its new name, or the one most like it."""
+    new = new_name(key)
+    if new:
+        return f'unknown key "{key}": it is now {new}.'
+    return f'unknown key "{key}". Did you mean "{nearest(key)}"?'
 
 
-def _deep(base: dict[str, Any], over: Any) -> dict[str, Any]:
-    """One nested table over another."""
-    if not isinstance(over, dict):
-        raise InputError(f"[bridge]: {json.dumps(over, default=str)}: needs a section per stage.")
-    both = {
-        key: _deep(base[key], value) if isinstance(base.get(key), dict) else value
-        for key, value in over.items()
-    }
-    return {**base, **both}
-
-
-_NEEDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def typed(key: str, value: Any, hint: Any, path: str) -> Any:
-    """Returns `value` if it is what the key needs; a whole number may stand for a float."""
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise InputError(f"{path}: {key} = {json.dumps(value, default=str)}: needs a list.")
-        return tuple(typed(key, one, typing.get_args(hint)[0], path) for one in value)
-    choices: list[Any] = []
-    types: list[type] = []
-    for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
-        choices += typing.get_args(part)
-        types += [part] if part in _NEEDS else []
-    if any(type(value) is type(choice) and value == choice for choice in choices):
-        return value
-    if type(value) in types:
-        return value
-    if float in types and type(value) is int:
-        return float(value)
-    needs = [_NEEDS[kind] for kind in types]
-    needs += ["one of " * (len(choices) > 1) + ", ".join(map(json.dumps, choices))] * bool(choices)
-    shown = json.dumps(value, default=str)
-    raise InputError(
-        f"{path}: {key} = {shown} ({type(value).__name__}): needs {' or '.join(needs)}."
-    )
-
-
-def _nearest(key: str) -> str:
+def nearest(key: str) -> str:
     """The known key most like an unknown one: alike as a whole, and in its last part."""
 
     def likeness(known: str) -> float:
         pairs = (known, key), (known.rpartition(".")[2], key.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    return max((known for known, _, _ in every_setting(Config())), key=likeness)
+    return max((*KEYS, *SECTIONS), key=likeness)
+
+
+def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """One nested table over another."""
+    both = {
+        key: overlay(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
+
+
+def keys_of(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a nested table, down to settings."""
+    for name, value in table.items():
+        key = prefix + name
+        if isinstance(value, dict) and key not in KEYS:
+            yield from keys_of(value, f"{key}.")
+        else:
+            yield key
+
+
+_NEEDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+}
+
+
+def typed(key: str, value: Any, hint: Any, path: str) -> Any:
+    """Returns `value` if it is what the key needs; a whole number may stand for a float.
+
+    Raises:
+      InputError: it is not.
+    """
+    while typing.get_origin(hint) is typing.Annotated:
+        named = [one for one in hint.__metadata__ if isinstance(one, Named)]
+        hint = hint.__origin__
+        if named:
+            return _named(key, value, named[0], path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{path}: {key} = {_shown(value)}: needs a list.")
+        return tuple(typed(key, one, typing.get_args(hint)[0], path) for one in value)
+    if hint is Any:
+        return value
+    if typing.get_origin(hint) is dict:
+        if isinstance(value, dict):
+            _, inner = typing.get_args(hint)
+            return {name: typed(f"{key}.{name}", one, inner, path) for name, one in value.items()}
+        hint = dict
+    choices: list[Any] = []
+    types: list[type] = []
+    for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
+        while typing.get_origin(part) is typing.Annotated:
+            part = part.__origin__
+        choices += typing.get_args(part)
+        types += [part] if part in _NEEDS else []
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return value
+    if type(value) in types and type(value) is not dict:
+        return value
+    if float in types and type(value) is int:
+        return float(value)
+    needs = [_NEEDS[kind] for kind in types]
+    needs += ["one of " * (len(choices) > 1) + ", ".join(map(json.dumps, choices))] * bool(choices)
+    raise InputError(
+        f"{path}: {key} = {_shown(value)} ({type(value).__name__}): needs {' or '.join(needs)}."
+    )
+
+
+def _named(key: str, value: Any, named: Named, path: str) -> Any:
+    """A built-in name, a reference, or a user's object from Python."""
+    if isinstance(value, str) and (value in named.known or ":" in value):
+        return value
+    if isinstance(value, str | int | float | list | tuple | dict | None):
+        close = difflib.get_close_matches(str(value), named.known, n=1)
+        hint = f' Did you mean "{close[0]}"?' if close else ""
+        raise InputError(
+            f"{path}: {key} = {_shown(value)}: needs one of "
+            f"{', '.join(map(json.dumps, named.known))}, or a reference such as "
+            f'"./file.py:name" to {named.takes}.{hint}'
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)

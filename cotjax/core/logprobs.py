@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int
 
-from cotjax.core.blocks import rows_gradient, wide_of
+from cotjax.core.chunked.blocks import rows_gradient, wide_of
 from cotjax.core.masking import fill_masked, widen
 from cotjax.core.softcap import SoftCap, soft_cap, soft_cap_slope
 

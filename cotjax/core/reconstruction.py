@@ -32,5 +32,26 @@ def reconstruction_loss(
 
     Source: maximum likelihood; as the first stage of BRIDGE, arXiv:2602.17686.
     """
-    logp = token_logprobs(logits, targets, mask=weight > 0)
+    return weighted_nll(token_logprobs(logits, targets, mask=weight > 0), weight)
+
+
+def weighted_nll(logp: Float[Array, "*B T"], weight: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+    """Negative log-likelihood of each target token, times its weight, from its log-probability.
+
+        −w_t log π(y_t)
+
+    Args:
+      logp: [..., T] of the targets, 0 where the weight is 0.
+      weight: [..., T] ≥ 0.
+
+    Returns:
+      [..., T] nats, ≥ 0: what `reconstruction_loss` gives, for a caller that never holds logits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> weighted_nll(jnp.log(jnp.array([0.5, 1.0])), jnp.array([2.0, 0.0])).round(4)
+      Array([ 1.3863, -0.    ], dtype=float32)
+
+    Source: maximum likelihood.
+    """
     return -weight.astype(logp.dtype) * logp

@@ -13,10 +13,7 @@ from typing import Any
 import grain
 from absl import flags
 
-from cotjax.data.curriculum import Curriculum
-from cotjax.data.sources import Mixture
-from cotjax.errors import InputError
-from cotjax.interfaces import Source
+from cotjax.data.sources import Records
 
 AHEAD = 2  # blocks that each worker keeps ready
 
@@ -42,7 +39,7 @@ class Batches:
     """Batches for ever, with `get_state` and `set_state`.
 
     Args:
-      source: records, or a curriculum of them, which begins with bucket 0.
+      source: records.
       blocks: a source to the endless data set of its blocks.
       cutting: blocks to batches.
       workers: processes that make blocks; 0 makes them in a thread of this one.
@@ -51,8 +48,8 @@ class Batches:
 
     def __init__(
         self,
-        source: Source | Mixture | Curriculum,
-        blocks: Callable[[Any], grain.MapDataset],
+        source: Records,
+        blocks: Callable[[Records], grain.MapDataset],
         cutting: Cutting,
         *,
         workers: int = 0,
@@ -60,44 +57,20 @@ class Batches:
     ) -> None:
         self._source, self._blocks, self._cutting = source, blocks, cutting
         self._workers, self._place = workers, place
-        self._bucket = 0
-        self._places: dict[str, list[int]] = {}
         self._executor = concurrent.futures.ThreadPoolExecutor(1) if place else None
         self._ahead: concurrent.futures.Future[Any] | None = None
         self._iterator: Any = None
-        self._open()
+        self._go_to(0, 0)
 
-    @property
-    def bucket(self) -> int:
-        """The bucket of the curriculum that batches come from."""
-        return self._bucket
-
-    @property
-    def num_buckets(self) -> int:
-        """Buckets of the curriculum; 1 without one."""
-        return len(self._source) if isinstance(self._source, Curriculum) else 1
-
-    def advance(self, bucket: int) -> None:
-        """Goes on with another bucket, where it was left or at its beginning.
-
-        Raises:
-          InputError: there is no such bucket.
-        """
-        if not 0 <= bucket < self.num_buckets:
-            raise InputError(f"curriculum: bucket {bucket}: there are 0 to {self.num_buckets - 1}.")
-        self.set_state(self.get_state() | {"bucket": bucket})
-
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, int]:
         """The place behind the last batch that was given out, as JSON holds it."""
-        bucket, places, here = self._given
-        return {"bucket": bucket, "places": places | {str(bucket): here}}
+        block, row = self._given
+        return {"block": block, "row": row}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, int]) -> None:
         """Goes on from a place, of this pipeline or of one with other workers."""
         self.close()
-        self._bucket = state["bucket"]
-        self._places = {bucket: list(place) for bucket, place in state["places"].items()}
-        self._open()
+        self._go_to(state["block"], state["row"])
 
     def close(self) -> None:
         """Ends threads and worker processes; `set_state` or the next batch starts others."""
@@ -121,16 +94,13 @@ class Batches:
         self._ahead = self._executor.submit(self._make)
         return batch
 
-    def _open(self) -> None:
+    def _go_to(self, block: int, row: int) -> None:
         self._block: Any = None
-        self._index, self._row = self._places.get(str(self._bucket), [0, 0])
-        self._given = (self._bucket, self._places, [self._index, self._row])
+        self._index, self._row = block, row
+        self._given = block, row
 
     def _start(self) -> Any:
-        source = self._source
-        if isinstance(source, Curriculum):
-            source = source.stage(self._bucket)
-        blocks = self._blocks(source)[self._index :]
+        blocks = self._blocks(self._source)[self._index :]
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
         stream = blocks.to_iter_dataset(read)
         if self._workers:
@@ -143,7 +113,7 @@ class Batches:
             )
         return iter(stream)
 
-    def _make(self) -> tuple[Any, tuple[int, dict[str, list[int]], list[int]]]:
+    def _make(self) -> tuple[Any, tuple[int, int]]:
         cutting, parts, missing = self._cutting, [], self._cutting.size
         while missing:
             if self._block is None:
@@ -160,4 +130,4 @@ class Batches:
         batch = cutting.join(parts)
         if self._place:
             batch = self._place(batch)
-        return batch, (self._bucket, self._places, [self._index, self._row])
+        return batch, (self._index, self._row)

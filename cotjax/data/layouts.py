@@ -22,7 +22,7 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _HEAD = "Thinking…"
 
 
-class Rationale(Protocol):
+class ParsedRationale(Protocol):
     """A solution in pieces, as `cotjax.cot.parse_rationale` gives it."""
 
     @property
@@ -37,7 +37,7 @@ class Rationale(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class RecordReader:
     """How rows become records.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reader:
     """
 
     gold_answer: Callable[[str], str | None]
-    parse: Callable[[str], Rationale]
+    parse: Callable[[str], ParsedRationale]
     equal: Callable[[str | None, str | None], bool]
     layout: Layout = "auto"
     keep_calculator: bool = False
@@ -80,7 +80,7 @@ class Reader:
         return make(self, row, name)
 
 
-def _gsm8k(reader: Reader, row: Mapping[str, str], name: str) -> Record:
+def _gsm8k(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     gold = reader.gold_answer(row["answer"]) if "####" in row["answer"] else None
     if gold is None:
         raise InputError(f'{name}: "answer" has no line "#### <number>".')
@@ -95,7 +95,7 @@ def _lines(answer: str) -> Iterator[str]:
             yield line.strip()
 
 
-def _bridge(reader: Reader, row: Mapping[str, str], name: str) -> Record:
+def _bridge(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     question = row["input"].strip().removeprefix("Question:").strip()
     gold = reader.gold_answer(row["target"])
     if gold is None:
@@ -103,14 +103,14 @@ def _bridge(reader: Reader, row: Mapping[str, str], name: str) -> Record:
     return _with_rationale(reader, name, question, gold, row["target"])
 
 
-def _failures(reader: Reader, row: Mapping[str, str], name: str) -> Record:
+def _failures(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     gold = reader.gold_answer(row["gold_answer"])
     if gold is None:
         raise InputError(f'{name}: "gold_answer" = "{row["gold_answer"]}" is no number.')
     return _with_rationale(reader, name, row["question"].strip(), gold, row["teacher_cot"])
 
 
-def _with_rationale(reader: Reader, name: str, question: str, gold: str, text: str) -> Record:
+def _with_rationale(reader: RecordReader, name: str, question: str, gold: str, text: str) -> Record:
     found = reader.gold_answer(text)
     if reader.filter_teacher and not reader.equal(found, gold):
         raise InputError(f"{name}: the rationale's answer is {found}, the gold answer {gold}.")
@@ -121,7 +121,7 @@ def _with_rationale(reader: Reader, name: str, question: str, gold: str, text: s
     return Record(name, question, gold, rationale.steps, len(rationale.steps), thinking)
 
 
-def _gym(reader: Reader, row: Mapping[str, str], name: str) -> Record:
+def _gym(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     gold = reader.gold_answer(row["answer"])
     if gold is None:
         raise InputError(f'{name}: "answer" = "{row["answer"]}" is no number.')
@@ -129,7 +129,7 @@ def _gym(reader: Reader, row: Mapping[str, str], name: str) -> Record:
 
 
 # In the order in which "auto" tries them; a gym row has GSM8K's keys, so it must be named.
-_LAYOUTS: dict[str, tuple[frozenset[str], Callable[[Reader, Any, str], Record]]] = {
+_LAYOUTS: dict[str, tuple[frozenset[str], Callable[[RecordReader, Any, str], Record]]] = {
     "bridge": (frozenset({"input", "target"}), _bridge),
     "failures": (frozenset({"question", "gold_answer", "teacher_cot"}), _failures),
     "gsm8k": (frozenset({"question", "answer"}), _gsm8k),

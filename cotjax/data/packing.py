@@ -1,9 +1,15 @@
-"""Examples of several lengths into rows of one length."""
+"""Examples of several lengths into rows of one length: as tight as possible, or in order."""
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from cotjax.interfaces import TokenBatch
+
+Example = dict[str, np.ndarray]  # tokens, targets, weight, of one length
 
 KEYS = ("tokens", "targets", "weight")
 PADDING = -1  # instead of an example
@@ -67,3 +73,55 @@ def _lay(
             ]
         )
     return {key: values.reshape(len(rows), length) for key, values in flat.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Where an example lies in a batch of rows: `row`, columns `start` to `stop`."""
+
+    example: int
+    row: int
+    start: int
+    stop: int
+
+
+def first_fit(free: list[int], size: int) -> list[int]:
+    """The first row with room, as a list of at most one; it has less room afterwards."""
+    row = [row for row, room in enumerate(free) if room >= size][:1]
+    for one in row:
+        free[one] -= size
+    return row
+
+
+def pack_in_order(
+    examples: Sequence[tuple[int, Example]], rows: int, length: int
+) -> tuple[TokenBatch, list[Span]]:
+    """Puts each example into the first row with room for it; those that fit in none are left out.
+
+    Args:
+      examples: index and arrays of each.
+      rows: B.
+      length: S.
+
+    Returns:
+      the rows on the host, and where each example lies.
+    """
+    batch: dict[str, Any] = {key: np.zeros((rows, length), np.int32) for key in _INTEGERS}
+    batch["weight"] = np.zeros((rows, length), np.float32)
+    free, spans, number = [length] * rows, [], [0] * rows
+    for index, example in examples:
+        size = len(example["tokens"])
+        for row in first_fit(free, size):
+            stop = length - free[row]
+            span = Span(index, row, stop - size, stop)
+            inside = row, slice(span.start, span.stop)
+            number[row] += 1
+            for key in ("tokens", "targets", "weight"):
+                batch[key][inside] = example[key]
+            batch["segment"][inside] = number[row]
+            batch["positions"][inside] = np.arange(size)
+            spans.append(span)
+    return TokenBatch(**batch), spans
+
+
+_INTEGERS = ("tokens", "targets", "segment", "positions")

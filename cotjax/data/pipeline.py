@@ -14,36 +14,35 @@ import grain
 import numpy as np
 
 from cotjax.data.batches import Batches, Cutting
-from cotjax.data.curriculum import Curriculum
 from cotjax.data.draws import Draws, draws
 from cotjax.data.encode import Tokenizer, pad_prompts
 from cotjax.data.packing import pack
-from cotjax.data.sources import Mixture
+from cotjax.data.sources import Records
 from cotjax.errors import InputError
-from cotjax.interfaces import PromptBatch, Record, Source, TokenBatch
+from cotjax.interfaces import PromptBatch, Record, TokenBatch
 
 EXAMPLES_PACKED = 512  # together; more fill rows better and take longer to begin
 ALL = slice(None)
 BATCHES_SORTED = 8  # whose prompts are dealt out by length, where there are several widths
 
-Records = Source | Mixture | Curriculum
 
-
-def _stream(source: Source | Mixture, seed: int) -> grain.MapDataset:
-    """The numbers of the records, see `_Lookup`, for ever, each epoch in another order."""
-    if isinstance(source, Mixture):
-        stops = np.cumsum([len(one) for one in source.sources]).tolist()
+def _stream(source: Records, seed: int) -> grain.MapDataset:
+    """The numbers of the records, for ever, each epoch in another order."""
+    if len(source.parts) > 1:
+        sizes = [len(one) for one, _ in source.parts]
         streams = [
-            grain.MapDataset.range(stop - len(one), stop).seed(seed + number).shuffle().repeat()
-            for number, (one, stop) in enumerate(zip(source.sources, stops, strict=True))
+            grain.MapDataset.range(stop - size, stop).seed(seed + number).shuffle().repeat()
+            for number, (size, stop) in enumerate(
+                zip(sizes, np.cumsum(sizes).tolist(), strict=True)
+            )
         ]
-        return grain.MapDataset.mix(streams, source.weights).seed(seed)
+        return grain.MapDataset.mix(streams, [weight for _, weight in source.parts]).seed(seed)
     return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
 
-def _numbers(source: Source | Mixture, seed: int, size: int) -> grain.MapDataset:
+def _numbers(source: Records, seed: int, size: int) -> grain.MapDataset:
     """Lists of the numbers of `size` records, for ever, each epoch in another order."""
-    if isinstance(source, Mixture):
+    if len(source.parts) > 1:
         return _stream(source, seed).batch(size, drop_remainder=True, batch_fn=list)
     blocks: Any = _Blocks(len(source), size, seed)  # Grain asks for a parameter called `index`
     return grain.MapDataset.source(blocks).seed(seed)
@@ -82,22 +81,6 @@ def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(records)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Lookup:
-    """A number to its record; a mixture's records are numbered source by source."""
-
-    source: Source | Mixture
-
-    def __call__(self, number: int) -> Record:
-        if not isinstance(self.source, Mixture):
-            return self.source[number]
-        for one in self.source.sources:
-            if number < len(one):
-                return one[number]
-            number -= len(one)
-        raise IndexError(number)
-
-
 def supervised_batches(
     source: Records,
     encode: Callable[[Record, Draws], dict[str, np.ndarray]],
@@ -112,7 +95,7 @@ def supervised_batches(
     """Rows of packed examples, for ever.
 
     Args:
-      source: records, a mixture, or a curriculum.
+      source: records, or a mixture of them.
       encode: a record to `tokens`, `targets`, `weight` arrays of one length. What it draws depends
         on seed, epoch and place in the epoch alone. With workers it is sent to other processes, so
         it should hold no model.
@@ -129,9 +112,9 @@ def supervised_batches(
       an iterator of `TokenBatch` [B, S], or of what `place` makes of it.
     """
 
-    def blocks(part: Source | Mixture) -> grain.MapDataset:
+    def blocks(part: Records) -> grain.MapDataset:
         size = min(EXAMPLES_PACKED, len(part))
-        return _numbers(part, seed, size).random_map(_Pack(_Lookup(part), encode, sequence_length))
+        return _numbers(part, seed, size).random_map(_Pack(part, encode, sequence_length))
 
     cutting = Cutting(
         batch_size,
@@ -146,13 +129,13 @@ def supervised_batches(
 class _Pack:
     """The numbers of some records to rows."""
 
-    record: _Lookup
+    source: Records
     encode: Callable[[Record, Draws], dict[str, np.ndarray]]
     length: int
 
     def __call__(self, numbers: list[int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         each = zip(numbers, draws(rng, len(numbers)), strict=True)
-        examples = [self.encode(self.record(number), drawn) for number, drawn in each]
+        examples = [self.encode(self.source[number], drawn) for number, drawn in each]
         return pack(examples, length=self.length, rng=rng)
 
 
@@ -178,7 +161,7 @@ def prompt_batches(
     wide as its longest prompt needs; what compiles for a width does so `widths` times at most.
 
     Args:
-      source: records, a mixture, or a curriculum.
+      source: records, or a mixture of them.
       prompt: a record to its prompt's text. Its generator depends on seed, epoch and place in the
         epoch alone.
       tokenizer: text to ids.
@@ -196,8 +179,8 @@ def prompt_batches(
     def draw(record: Record, rng: np.random.Generator) -> tuple[Record, str]:
         return record, prompt(record, rng)
 
-    def blocks(part: Source | Mixture) -> grain.MapDataset:
-        records = _stream(part, seed).map(_Lookup(part))
+    def blocks(part: Records) -> grain.MapDataset:
+        records = _stream(part, seed).map(part.__getitem__)
         stream = records.random_map(draw).map_with_index(lambda i, x: (i, *x))
         size = batch_size * (1 if widths == 1 else BATCHES_SORTED)
         return stream.batch(size, drop_remainder=True, batch_fn=list).random_map(pad)

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Literal
 
+from cotjax.data.sources import OneSource
 from cotjax.interfaces import Record
 
 Split = Literal["train", "validation", "test"]
@@ -158,7 +159,7 @@ def make_problem(seed: int, split: Split, index: int, min_steps: int, max_steps:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProblemSource:
+class ProblemSource(OneSource):
     """Random access to an endless supply of problems; `len` is a nominal epoch.
 
     Attributes:

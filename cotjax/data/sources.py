@@ -5,10 +5,12 @@ import importlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from cotjax.data.jsonl import json_rows
-from cotjax.data.layouts import Reader
+from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Source
 
@@ -19,8 +21,72 @@ FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "reasoning_gym"
 Rows = Iterable[tuple[str, Any]]
 
 
+class Records(Source, Protocol):
+    """A source that a stage trains on, and what a stage may ask of it beside its records."""
+
+    @property
+    def parts(self) -> "tuple[tuple[Source, float], ...]":
+        """Sources that are drawn from by weight; several have no order among each other."""
+        ...
+
+    def part(self, chosen: Sequence[int] | np.ndarray) -> "Records":
+        """The records at some indices, in the order of these."""
+        ...
+
+    def checked(self, check: Callable[[list[Record]], list[Record]]) -> "Records":
+        """What `check` leaves of the records; those that are made one by one pass unseen."""
+        ...
+
+
+class OneSource:
+    """What a source answers that is no mixture and makes its records one by one."""
+
+    @property
+    def parts(self) -> tuple[tuple[Any, float], ...]:
+        """Itself alone."""
+        return ((self, 1.0),)
+
+    def part(self, chosen: Sequence[int] | np.ndarray) -> Records:
+        """The records at some indices."""
+        own: Any = self
+        return Subset(own, np.asarray(chosen, int))
+
+    def checked(self, check: Callable[[list[Record]], list[Record]]) -> Any:
+        """Itself: there are too many records to look at each."""
+        del check
+        return self
+
+
+class RecordList(list[Record], OneSource):
+    """The records of a file, in its order."""
+
+    def part(self, chosen: Sequence[int] | np.ndarray) -> "RecordList":
+        """The records at some indices."""
+        return RecordList(self[int(index)] for index in chosen)
+
+    def checked(self, check: Callable[[list[Record]], list[Record]]) -> "RecordList":
+        """What `check` leaves of them."""
+        return RecordList(check(self))
+
+
 @dataclasses.dataclass(frozen=True)
-class Mixture:
+class Subset(OneSource):
+    """Some records of a source, by index."""
+
+    source: Source
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record `index` of the subset."""
+        return self.source[int(self.indices[index])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture(OneSource):
     """Sources that one stream draws from in proportion to their weights.
 
     Attributes:
@@ -53,6 +119,19 @@ class Mixture:
         """Number of records in all sources."""
         return sum(len(source) for source in self.sources)
 
+    def __getitem__(self, index: int) -> Record:
+        """Record `index`; they are numbered source by source."""
+        for source in self.sources:
+            if index < len(source):
+                return source[index]
+            index -= len(source)
+        raise IndexError(index)
+
+    @property
+    def parts(self) -> tuple[tuple[Source, float], ...]:
+        """Its sources, by weight."""
+        return tuple(zip(self.sources, self.weights, strict=True))
+
 
 def parse_mixture(text: str) -> list[tuple[str, str, float]]:
     """Entries `source[:path]=weight`, separated by commas, as (source, path, weight).
@@ -83,7 +162,7 @@ def parse_mixture(text: str) -> list[tuple[str, str, float]]:
 
 def read_records(
     path: str,
-    reader: Reader,
+    reader: RecordReader,
     *,
     source: FileSource = "jsonl",
     split: str = "train",

@@ -16,9 +16,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
-from cotjax.models import flash, kv_cache, softmax
+from cotjax.models import attention_softmax as softmax
+from cotjax.models import flash, kv_cache
+from cotjax.models.attention_scores import EVERYTHING, Scoring
 from cotjax.models.kv_cache import Kept
-from cotjax.models.scoring import EVERYTHING, Scoring
 
 LONG = 256  # tokens; a shorter row is one block, which compiles sooner
 

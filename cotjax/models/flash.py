@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
-from cotjax.models.scoring import Scoring
+from cotjax.models.attention_scores import Scoring
 
 LANES = 128  # a block is a multiple of what a TPU register holds
 LARGEST_BLOCK = 512

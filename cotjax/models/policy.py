@@ -19,11 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.interfaces import Placement, TokenBatch
 from cotjax.models import kv_cache
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
 from cotjax.models.head import Head
-from cotjax.models.lora import Adapter, Lora, split_adapter
+from cotjax.models.lora import Adapter, Lora, join_adapter, split_adapter
 from cotjax.models.transformer import Transformer
 
 
@@ -32,6 +33,9 @@ def prompt_positions(mask: Bool[Array, "B P"]) -> Int[Array, "B P"]:
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
+LOGITS_AT_ONCE = 2**24  # numbers per device, 64 MiB in float32
+CPU_LOGITS_AT_ONCE = 2**21  # less to walk through memory for, but
+CPU_TOKENS_AT_ONCE = 128  # at least so many tokens meet an unembedding that is read for them
 CACHE_BLOCKS = 4  # a completion's cache is read as far as it is filled, in quarters
 SMALL_CACHE = 2**20  # bytes of a layer's keys or values; less is read whole, in a shorter program
 
@@ -100,6 +104,15 @@ class Policy:
         """The model with these parameters, which hold no adapter: `lora.merge` takes it in."""
         return nnx.merge(self.definition, params)
 
+    def join(self, trained: Any, base: Any) -> Any:
+        """The parameters that every method takes: what is trained, beside what stays as it is.
+
+        Args:
+          trained: the decoder's parameters, or an adapter's.
+          base: the decoder's beside an adapter; empty without one.
+        """
+        return join_adapter(trained, base)
+
     def _run(
         self, params: Any, *inputs: Any, layers: list[Any] | None = None, dropout_key: Any = None
     ) -> tuple[Array, Any]:
@@ -133,6 +146,33 @@ class Policy:
         """
         cap = self.bind(split_adapter(params)[1]).shape.logit_softcap
         return Head(self.unembed(params, whole=whole), cap if cap else None, self.placement)
+
+    def tokens_at_once(self, vocab_size: int) -> int:
+        """How many tokens' logits a loss in chunks may hold, on all devices together."""
+        if self.on_cpu:
+            each = max(CPU_LOGITS_AT_ONCE // vocab_size, CPU_TOKENS_AT_ONCE)
+            return each * self.batch_devices
+        return max(LOGITS_AT_ONCE * self.batch_devices // vocab_size, 1)
+
+    def head_logprobs(
+        self,
+        params: Any,
+        hidden: Float[Array, "*B T D"],
+        tokens: Int[Array, "*B T"],
+        mask: Bool[Array, "*B T"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
+        """Log-probabilities and entropies of tokens, a block of logits at a time, nats."""
+        head = self.head(params, whole=True)
+        return chunked_token_logprobs(
+            hidden,
+            head.matrix,
+            tokens,
+            chunk_size=self.tokens_at_once(head.size),
+            temperature=temperature,
+            softcap=head.softcap,
+            mask=mask,
+        )
 
     def keep(self, values: Float[Array, "L *N"]) -> Float[Array, "L *N"]:
         """The same values, each lane's whole on all of its devices."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cotjax.report.run import Run, Series
+from cotjax.report.run_folder import Run, Series
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.report.charts import curves
-from cotjax.report.run import Run, read_run
+from cotjax.report.run_folder import Run, read_run
 
 PAIRS_SHOWN = 8
 _STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
@@ -60,37 +60,6 @@ _DATA = {
     "jsonl": "{data[path]}",
     "mixture": "{data[mixture]}",
 }
-_FACTS = {
-    "grpo": (
-        ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
-        ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
-        (
-            "Objective",
-            "preset {policy[preset]}, objective {policy[objective]}, "
-            "clip {policy[clip_low]}/{policy[clip_high]}, "
-            "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
-        ),
-    ),
-    "distill": (
-        ("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),
-        ("Teachers", "{distill[teachers]}, schedule {curriculum[schedule]}"),
-        ("Loss", "{distill[divergence]}, temperature {distill[temperature]:g}"),
-        (
-            "Curriculum",
-            "{curriculum[buckets]} buckets by {curriculum[difficulty]}, {curriculum[direction]}",
-        ),
-    ),
-    "sft": (("Batch", "{sft[batch_size]} rows × {sft[sequence_length]} tokens"),),
-}
-_FACTS["reconstruct"] = (
-    *_FACTS["sft"],
-    (
-        "Prompts",
-        "{reconstruct[mask_count]} step masked with probability {reconstruct[mask_probability]}, "
-        "shuffled with {reconstruct[shuffle_probability]}",
-    ),
-)
-_FACTS["rewrite"] = _FACTS["grpo"]
 
 
 class _Words(string.Formatter):
@@ -121,7 +90,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     forms = [
         ("Student", "{model[path]}, {model[init]}"),
         ("Data", _DATA.get(_source(config.get("data", {})), "{data[source]} {data[path]}")),
-        *_FACTS.get(config.get("stage", ""), ()),
+        *run.facts,
         ("Optimizer", "AdamW, {optimizer[schedule]}, peak {optimizer[learning_rate]:g}"),
         ("Seed", "{seed}"),
     ]

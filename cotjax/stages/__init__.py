@@ -1,17 +1,6 @@
-"""The stages: the only files that wire data, models, rollout and training together."""
+"""The training stages. `config.reference` names the class of each; a user's own needs no entry.
 
-from collections.abc import Callable
-
-from jax.sharding import Mesh
-
-from cotjax.config import Config
-from cotjax.interfaces import Stage
-from cotjax.stages import distill, grpo, reconstruct, rewrite, sft
-
-STAGES: dict[str, Callable[[Config, Mesh], Stage]] = {
-    "distill": distill.open_stage,
-    "grpo": grpo.open_stage,
-    "reconstruct": reconstruct.open_stage,
-    "rewrite": rewrite.RewriteStage,
-    "sft": sft.open_stage,
-}
+A stage's file holds its defaults, the settings that it reads, what must agree among them, its
+facts for the report, and how it is wired. It imports what computes only when it is opened, so that
+a wrong setting is told at once.
+"""

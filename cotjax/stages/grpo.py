@@ -1,47 +1,127 @@
 """GRPO: complete a masked rationale, or solve the question alone, and learn from differences.
 
     rule "bridge"   m = min(max(3, ⌊n/2⌋), n − 1) of n steps are masked
-    rule "share"    a share of the steps, growing level by level
+    rule "share"    a share of the steps, growing bucket by bucket
     rule "question" no steps are shown
 
 Where nothing would be left to write (n = 1) or nothing is shown (all masked), the prompt is the
 question alone, which is how every evaluation asks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jax.sharding import Mesh
-
-from cotjax.config import Config, MaskConfig
+from cotjax.config import MaskConfig, teacher_mistakes
 from cotjax.cot import Rationale, completion_mask_count, mask_steps
-from cotjax.data.prompts import Prompts
-from cotjax.interfaces import Record
-from cotjax.stages import common
-from cotjax.stages.asking import prompt_stream
-from cotjax.stages.groups import GroupStage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from cotjax.config import Config
+    from cotjax.data.prompts import Prompts
+    from cotjax.interfaces import Record
+    from cotjax.stages.policy import PolicyStage
+
+FACTS = (
+    ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
+    ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
+    (
+        "Objective",
+        "preset {policy[preset]}, objective {policy[objective]}, "
+        "clip {policy[clip_low]}/{policy[clip_high]}, "
+        "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
+    ),
+)
+ORDER = tuple(
+    f"curriculum.{name}"
+    for name in (
+        *("examples", "difficulty", "signals", "samples", "buckets", "direction", "pacing"),
+        *("replay", "advance_accuracy", "advance_window", "advance_after"),
+    )
+)
+TEACHERS = (
+    *("teachers.paths", "teachers.dtype", "distill.coefficient", "distill.on_policy_loss"),
+    *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
+    *("distill.temperature_end", "distill.temperature_schedule", "distill.scale_by_temperature"),
+    *("curriculum.schedule", "curriculum.mixing", "curriculum.weights"),
+    "curriculum.ranking_problems",
+)
 
 
-def open_stage(config: Config, mesh: Mesh) -> GroupStage:
+class Grpo:
     """GRPO on the config's prompts; the reference is the student that it begins with."""
-    student = common.open_student(config, mesh)
-    train, held_out = common.open_records(config, student)
-    if isinstance(train, list) and config.mask.rule != "question":
-        train = common.check_prompts(student, train, config, config.data.path, longest_prompt)
-    prompt = functools.partial(MaskedPrompt, config.mask, student.prompts)
-    data = prompt_stream(config, student, train, prompt)
-    return GroupStage(config, mesh, student, held_out, data=data)
 
+    defaults: dict[str, Any] = {"distill": {"on_policy_loss": "policy_gradient"}}
+    reads = ("rollout", "reward", "policy", "mask", *ORDER, *TEACHERS)
+    facts = FACTS
 
-def longest_prompt(student: common.Student, record: Record) -> str:
-    """A prompt that no masked one is longer than, unless a step is shorter than its mask."""
-    return student.prompts.complete(record.question, record.steps)
+    @staticmethod
+    def check(config: Config) -> Iterator[str]:
+        """What is wrong with the teachers beside the policy loss, if there are any."""
+        distill, rollout = config.distill, config.rollout
+        if not distill.coefficient:
+            return
+        yield from teacher_mistakes(config)
+        shown = f"distill.coefficient = {distill.coefficient}"
+        if config.curriculum.schedule == "adaptive":
+            yield (
+                f'{shown}, curriculum.schedule = "adaptive": it follows a held-out loss that only '
+                '--stage=distill measures. Set curriculum.schedule to "step", "linear", "cosine" '
+                'or "fixed".'
+            )
+        kind = distill.temperature_schedule
+        same = kind == "constant" and distill.temperature == rollout.temperature
+        if distill.on_policy_loss == "policy_gradient" and not same:
+            yield (
+                f"distill.temperature = {distill.temperature}, distill.temperature_schedule = "
+                f'"{kind}": the gap to the teachers is an advantage only at the temperature of '
+                f"the samples. Set distill.temperature = {rollout.temperature} "
+                '(rollout.temperature) and distill.temperature_schedule = "constant", or '
+                'distill.on_policy_loss = "divergence".'
+            )
+
+    @classmethod
+    def from_config(cls, config: Config, mesh: Mesh) -> PolicyStage:
+        """Opens the stage.
+
+        Raises:
+          InputError: a model or a file that cannot be read, or too little memory.
+        """
+        from cotjax.curriculum.difficulty import Difficulty
+        from cotjax.curriculum.prompt_stream import prompt_stream
+        from cotjax.stages.policy import PolicyStage
+        from cotjax.student.load import load_policy
+        from cotjax.student.records import check_prompts, load_records
+
+        student = load_policy(config, mesh)
+        train, held_out = load_records(config, student.tokenizer, student.prompts)
+        if config.mask.rule != "question":
+            # No masked prompt is longer, unless a step is shorter than its mask.
+            text = lambda record: student.prompts.complete(record.question, record.steps)  # noqa: E731
+            train = train.checked(
+                lambda records: check_prompts(
+                    student.tokenizer, records, config, config.data.path, text
+                )
+            )
+        prompt = functools.partial(MaskedPrompt, config.mask, student.prompts)
+        measure = functools.partial(Difficulty(config, mesh, student), student.params)
+        data = prompt_stream(config, student.tokenizer, train, prompt, measure)
+        teachers = None
+        if config.distill.coefficient:
+            from cotjax.teachers.policy_term import PolicyTerm
+
+            teachers = functools.partial(PolicyTerm, config, mesh, student, held_out)
+        return PolicyStage(config, mesh, student, held_out, data=data, teachers=teachers)
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedPrompt:
-    """A record's prompt at some progress, 0–1, of the run's levels; holds no model."""
+    """A record's prompt at some progress, 0–1, of the run's buckets; holds no model."""
 
     mask: MaskConfig
     prompts: Prompts

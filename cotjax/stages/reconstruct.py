@@ -4,42 +4,80 @@ With probability 0.7 one step becomes the mask token, then the steps are shuffle
 the whole rationale, its answer and the end. The loss is cross-entropy on the target's tokens.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax.sharding import Mesh
 
-from cotjax.config import Config, ReconstructConfig
+from cotjax.config import MaskConfig, ReconstructConfig
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
-from cotjax.data.draws import Draws
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
-from cotjax.stages import common
-from cotjax.stages.supervised import Solution, SupervisedStage, open_solution
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from cotjax.config import Config
+    from cotjax.data.draws import Draws
+    from cotjax.interfaces import Record
+    from cotjax.stages.supervised import Solution, SupervisedStage
 
 
-def open_stage(config: Config, mesh: Mesh) -> SupervisedStage:
-    """The supervised stage on reconstruction prompts.
+class Reconstruct:
+    """Prompts of shuffled, masked steps; whole solutions as targets."""
 
-    Raises:
-      InputError: no record of a file has a step.
-    """
-    student = common.open_student(config, mesh)
-    train, held_out = common.open_records(config, student)
-    notes: tuple[str, ...] = ()
-    if isinstance(train, list):
-        usable = [record for record in train if record.steps]
-        if not usable:
-            raise InputError(
-                f'data.path = "{config.data.path}": no record has a step to reconstruct. '
-                "Give rationales with at least one step."
-            )
-        if len(usable) < len(train):
-            notes = (f"Left out {len(train) - len(usable)} records without a step.",)
-        train = usable
-    encode = Reconstruction(open_solution(student, config), config.reconstruct, student.tokenizer)
-    return SupervisedStage(config, mesh, student, train, held_out, encode, notes=notes)
+    defaults: dict[str, Any] = {
+        "steps": 150,
+        "reconstruct": {"solve_share": 0.3},
+        "batch": {"size": 16, "sequence_length": 576},
+        "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 10},
+        "checkpoint": {"every": 50},
+    }
+    reads = (
+        *("batch", "reconstruct", "mask.token", "mask.mode", "mask.granularity"),
+        *("mask.keep_first", "mask.keep_last"),
+    )
+    facts = (
+        ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),
+        (
+            "Prompts",
+            "{reconstruct[mask_count]} step masked with probability "
+            "{reconstruct[mask_probability]}, shuffled with {reconstruct[shuffle_probability]}",
+        ),
+    )
+
+    @classmethod
+    def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:
+        """Opens the stage.
+
+        Raises:
+          InputError: no record of a file has a step; or see `sft.Sft`.
+        """
+        from cotjax.stages.supervised import SupervisedStage, solution_encoder
+        from cotjax.student.load import load_policy
+        from cotjax.student.records import load_records
+
+        student = load_policy(config, mesh)
+        train, held_out = load_records(config, student.tokenizer, student.prompts)
+        notes: list[str] = []
+
+        def with_steps(records: list[Record]) -> list[Record]:
+            usable = [record for record in records if record.steps]
+            if not usable:
+                raise InputError(
+                    f'data.path = "{config.data.path}": no record has a step to reconstruct. '
+                    "Give rationales with at least one step."
+                )
+            if len(usable) < len(records):
+                notes.append(f"Left out {len(records) - len(usable)} records without a step.")
+            return usable
+
+        train = train.checked(with_steps)
+        encode = Reconstruction(
+            solution_encoder(student, config), config.reconstruct, config.mask, student.tokenizer
+        )
+        return SupervisedStage(config, mesh, student, train, held_out, encode, notes=tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +86,19 @@ class Reconstruction:
 
     Attributes:
       solution: encodes the target.
-      settings: of the config.
+      settings: how often and how much is masked and shuffled.
+      mask: what is hidden, and how.
       tokenizer: says where in the target a token stands.
     """
 
     solution: Solution
     settings: ReconstructConfig
+    mask: MaskConfig
     tokenizer: Any
 
     def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
         """The row."""
-        settings, prompts = self.settings, self.solution.prompts
+        settings, mask, prompts = self.settings, self.mask, self.solution.prompts
         if rng.random() < settings.solve_share:
             return self.solution(record, rng)
         masked, chosen = mask_steps(
@@ -66,11 +106,11 @@ class Reconstruction:
             rng=rng,
             count=settings.mask_count,
             probability=settings.mask_probability,
-            mode=settings.mode,
-            granularity=settings.granularity,
-            keep_first=settings.keep_first,
-            keep_last=settings.keep_last,
-            mask_token=settings.token,
+            mode=mask.mode,
+            granularity=mask.granularity,
+            keep_first=mask.keep_first,
+            keep_last=mask.keep_last,
+            mask_token=mask.token,
         )
         if rng.random() < settings.shuffle_probability:
             masked, _ = shuffle_steps(masked, rng=rng)
@@ -82,7 +122,7 @@ class Reconstruction:
 
     def _emphasis(self, record: Record, chosen: tuple[int, ...], length: int) -> np.ndarray:
         """[S] the weight of masked steps' tokens, 1 elsewhere; the target ends the row."""
-        target = common.solution(record)
+        target = render_rationale(Rationale(steps=record.steps, answer=record.answer))
         ends = [
             len(render_rationale(Rationale(steps=record.steps[:size])))
             for size in range(len(record.steps) + 1)

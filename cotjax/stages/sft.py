@@ -1,15 +1,40 @@
 """Supervised fine-tuning: cross-entropy on the rationale and answer, given the question."""
 
-from jax.sharding import Mesh
+from __future__ import annotations
 
-from cotjax.config import Config
-from cotjax.stages import common
-from cotjax.stages.supervised import SupervisedStage, open_solution
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from cotjax.config import Config
+    from cotjax.stages.supervised import SupervisedStage
 
 
-def open_stage(config: Config, mesh: Mesh) -> SupervisedStage:
+class Sft:
     """Questions as prompts, whole solutions as targets."""
-    student = common.open_student(config, mesh)
-    train, held_out = common.open_records(config, student)
-    encode = open_solution(student, config)
-    return SupervisedStage(config, mesh, student, train, held_out, encode)
+
+    defaults: dict[str, Any] = {
+        "steps": 1000,
+        "model": {"init": "random"},
+        "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50},
+        "checkpoint": {"every": 500},
+    }
+    reads = ("batch",)
+    facts = (("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),)
+
+    @classmethod
+    def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:
+        """Opens the stage.
+
+        Raises:
+          InputError: a model or a file that cannot be read, or too little memory.
+        """
+        from cotjax.stages.supervised import SupervisedStage, solution_encoder
+        from cotjax.student.load import load_policy
+        from cotjax.student.records import load_records
+
+        student = load_policy(config, mesh)
+        train, held_out = load_records(config, student.tokenizer, student.prompts)
+        encode = solution_encoder(student, config)
+        return SupervisedStage(config, mesh, student, train, held_out, encode)

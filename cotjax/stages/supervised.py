@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,23 +13,25 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
+from cotjax.core.reconstruction import weighted_nll
 from cotjax.cot import Rationale, render_rationale
 from cotjax.data.draws import Draws
 from cotjax.data.encode import join_supervised
 from cotjax.data.pipeline import supervised_batches
 from cotjax.data.prompts import Prompts
-from cotjax.data.sources import Mixture
-from cotjax.data.tokens import CAPACITY, TokenCache
-from cotjax.interfaces import Record, Source, Step, TokenBatch
-from cotjax.models.lora import join_adapter
+from cotjax.data.sources import Records
+from cotjax.data.token_cache import CAPACITY, TokenCache
+from cotjax.interfaces import Record, Step, TokenBatch
 from cotjax.models.policy import Policy
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.stages import common, guards, limits
-from cotjax.stages.completions import evaluate
-from cotjax.training.metrics import SFT_COLUMNS
-from cotjax.training.update import LossFn, init_state, make_update
+from cotjax.stages.base import BaseStage
+from cotjax.student import guards, preflight
+from cotjax.student.load import LoadedPolicy
+from cotjax.training.metrics import SPEED, Column
+from cotjax.training.optimizer import make_optimizer
+from cotjax.training.update import Frozen, LossFn, SumCount, init_state, make_update
 
 Encode = Callable[[Record, Draws], dict[str, np.ndarray]]
 
@@ -65,31 +66,38 @@ def _target(steps: tuple[str, ...], answer: str) -> str:
     return render_rationale(Rationale(steps=steps, answer=answer))
 
 
-def open_solution(student: common.Student, config: Config) -> Solution:
+def solution_encoder(student: LoadedPolicy, config: Config) -> Solution:
     """How a run encodes its records."""
-    return Solution(TokenCache(student.tokenizer), student.prompts, config.sft.sequence_length)
+    return Solution(TokenCache(student.tokenizer), student.prompts, config.batch.sequence_length)
 
 
 def make_loss(policy: Policy) -> LossFn:
     """Cross-entropy of targets times their weight, over the number of targets that count."""
 
     def loss(
-        params: Any, base: Any, micro: tuple[TokenBatch, Any]
-    ) -> tuple[Array, Array, dict[str, Any]]:
+        params: Any, reference: Any, micro: tuple[TokenBatch, Any]
+    ) -> tuple[Array, Array, dict[str, SumCount]]:
+        del reference
         batch, dropout_key = micro
-        params = join_adapter(params, base)
         mask = batch.weight > 0
         hidden = policy.rows(params, batch, dropout_key=dropout_key)
-        logp, entropy = common.head_logprobs(policy, params, hidden, batch.targets, mask)
+        logp, entropy = policy.head_logprobs(params, hidden, batch.targets, mask)
         count = mask.sum()
         used = (batch.segment > 0).sum(), jnp.float32(batch.segment.size)
         metrics = {"entropy": (entropy.sum(), count), "used": used}
-        return -(batch.weight * logp).sum(), count, metrics
+        return weighted_nll(logp, batch.weight).sum(), count, metrics
 
     return loss
 
 
-class SupervisedStage:
+COLUMNS = (
+    Column("loss", "nats", "loss", "{:.4f}", 8),
+    Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
+    SPEED,
+)
+
+
+class SupervisedStage(BaseStage):
     """A supervised stage; `cotjax.interfaces.Stage` says what the members do.
 
     Args:
@@ -102,35 +110,40 @@ class SupervisedStage:
       notes: what a reader should know.
     """
 
-    columns = SFT_COLUMNS
-    inner_updates = 1
+    columns = COLUMNS
 
     def __init__(
         self,
         config: Config,
         mesh: Mesh,
-        student: common.Student,
-        train: Source | Mixture,
+        student: LoadedPolicy,
+        train: Records,
         held_out: list[Record],
         encode: Encode,
         *,
         notes: tuple[str, ...] = (),
     ) -> None:
-        check_divides(mesh, config.sft.batch_size, "sft.batch_size")
-        self.config, self.mesh, self.student = config, mesh, student
-        room = limits.check_room(student, mesh, limits.evaluation_use(config, student, mesh))
-        self.held_out, self.notes = held_out, (*student.notes, *notes, *room)
-        optimizer = common.make_optimizer(config.optimizer, config.steps)
+        check_divides(mesh, config.batch.size, "batch.size")
+        super().__init__(config, mesh, student, held_out)
+        use = preflight.evaluation_use(config, student, mesh)
+        self.notes += (*notes, *preflight.check_fits(student, mesh, use))
+        optimizer = make_optimizer(config.optimizer, config.steps)
         self.state = init_state(student.params, optimizer)
-        self.update = make_update(make_loss(student.policy), optimizer, self.state, student.base)
+        self.update = make_update(
+            make_loss(student.policy),
+            optimizer,
+            self.state,
+            Frozen(student.base),
+            join=student.policy.join,
+        )
         self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
             encode,
             seed=config.seed,
-            batch_size=config.sft.batch_size,
-            sequence_length=config.sft.sequence_length,
-            rows=processes.fed_rows(mesh, config.sft.batch_size),
+            batch_size=config.batch.size,
+            sequence_length=config.batch.sequence_length,
+            rows=processes.fed_rows(mesh, config.batch.size),
             workers=config.data.workers,
             place=self._place,
         )
@@ -139,12 +152,7 @@ class SupervisedStage:
         """The batch on the devices of all processes, and alarms about this one's rows."""
         targets, weight, segment = map(np.asarray, (batch.targets, batch.weight, batch.segment))
         found = guards.supervised_end_check(targets, weight, segment, self.student.eos_id)
-        return processes.assemble(self.mesh, batch, self.config.sft.batch_size), found
-
-    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the extractor on the held-out golds; the folder is not needed."""
-        del folder
-        return guards.gold_check(self.held_out)
+        return processes.assemble(self.mesh, batch, self.config.batch.size), found
 
     def next_step(self, params: Any, step: int) -> Step:
         """A packed batch and the key of its dropout; `params` do not matter."""
@@ -155,10 +163,6 @@ class SupervisedStage:
         metrics = {"batch_tokens": batch.tokens.size, "data_wait_s": waited}
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
         return Step([(batch, key)], metrics, [], " ".join(found))
-
-    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Accuracy on the held-out problems."""
-        return evaluate(self.student, self.config, self.mesh, params, self.held_out)
 
 
 def dropout_key(config: Config, mesh: Mesh, key: Any) -> Any:

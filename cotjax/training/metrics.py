@@ -9,12 +9,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from cotjax.interfaces import Column
 
 
 class MetricsWriter:
@@ -118,41 +119,7 @@ def wilson_interval(successes: float, total: float, z: float = 1.96) -> tuple[fl
     return max((middle - reach) / scale, 0.0), min((middle + reach) / scale, 1.0)
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the step table: its two-line title, a metric's name and how to print it."""
-
-    title: str
-    unit: str
-    metric: str
-    form: str
-    width: int
-
-
-_SPEED = Column("step", "s", "step_s", "{:.2f}", 6)
-
-GRPO_COLUMNS = (
-    Column("accuracy", "", "accuracy", "{:.1%}", 8),
-    Column("reward", "", "reward", "{:+.3f}", 7),
-    Column("length", "tokens", "completion_tokens", "{:.1f}", 7),
-    Column("KL", "nats", "kl", "{:.4f}", 7),
-    Column("entropy", "nats", "entropy", "{:.3f}", 7),
-    Column("no signal", "groups", "no_signal", "{:.1%}", 9),
-    Column("rollout", "tokens/s", "rollout_tok_s", "{:,.0f}", 8),
-    _SPEED,
-)
-SFT_COLUMNS = (
-    Column("loss", "nats", "loss", "{:.4f}", 8),
-    Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
-    _SPEED,
-)
-DISTILL_COLUMNS = (
-    Column("loss", "nats", "loss", "{:.4f}", 8),
-    Column("distance", "nats", "divergence", "{:.4f}", 8),
-    Column("stage", "", "data_stage", "{:.0f}", 5),
-    Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
-    _SPEED,
-)
+SPEED = Column("step", "s", "step_s", "{:.2f}", 6)  # the last column of every stage
 
 
 class StepTable:

@@ -5,38 +5,40 @@
 so the result does not depend on how a batch is split into micro-batches or devices.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from cotjax.interfaces import TrainState
 
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
-# (parameters, frozen, micro-batch) -> loss sum, loss count, and further metrics as (sum, count).
+# (all parameters, the reference's, micro-batch) -> loss sum, count, further (sum, count) metrics.
 LossFn = Callable[[Any, Any, Any], tuple[Array, Array, dict[str, SumCount]]]
 # Gradient of a loss sum, and metrics; adds up over micro-batches.
 Gradient = tuple[Any, dict[str, SumCount]]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """What an optimizer step changes.
+class Frozen(NamedTuple):
+    """Parameters that an update reads and does not change.
 
     Attributes:
-      step: optimizer steps taken.
-      params: the student's parameters.
-      opt_state: optax's.
+      base: those beside an adapter; empty without one.
+      reference: those of a frozen reference, for the loss to score; None without.
     """
 
-    step: Int[Array, ""]
-    params: Any
-    opt_state: Any
+    base: Any = None
+    reference: Any = None
+
+
+NOTHING = Frozen()
+# Trained parameters and the base's to all parameters of the model.
+Join = Callable[[Any, Any], Any]
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -78,8 +80,9 @@ def make_update(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    frozen: Any = None,
+    frozen: Frozen = NOTHING,
     *,
+    join: Join = lambda trained, _: trained,
     scan: bool = True,
 ) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
     """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
@@ -95,17 +98,19 @@ def make_update(
       loss_fn: see `LossFn`.
       optimizer: optax's.
       state: one that will be updated; only its shardings are read.
-      frozen: arrays that the loss reads and no update changes, such as a reference's parameters;
-        an argument of the compiled programs, so no copy is baked into them.
+      frozen: arrays that the loss reads and no update changes; an argument of the compiled
+        programs, so no copy is baked into them.
+      join: trained parameters and those beside them to all that the loss takes.
       scan: whether micro-batches may be stacked; not if they share large arrays.
     """
     place = jax.tree.map(lambda leaf: leaf.sharding, state)
 
-    def sums(params: Any, frozen: Any, micro: Any) -> tuple[Array, dict[str, SumCount]]:
-        total, count, metrics = loss_fn(params, frozen, micro)
+    def sums(params: Any, frozen: Frozen, micro: Any) -> tuple[Array, dict[str, SumCount]]:
+        whole = join(params, frozen.base)
+        total, count, metrics = loss_fn(whole, frozen.reference, micro)
         return total, {"loss": (total, count)} | metrics
 
-    def gradient(params: Any, frozen: Any, micro: Any) -> Gradient:
+    def gradient(params: Any, frozen: Frozen, micro: Any) -> Gradient:
         return jax.grad(sums, has_aux=True)(params, frozen, micro)
 
     def apply(state: TrainState, summed: Gradient) -> tuple[TrainState, dict[str, SumCount]]:
@@ -117,7 +122,7 @@ def make_update(
         metrics = metrics | {"grad_norm": (optax.tree.norm(mean), jnp.ones(()))}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def accumulate(params: Any, frozen: Any, micros: Sequence[Any]) -> Gradient:
+    def accumulate(params: Any, frozen: Frozen, micros: Sequence[Any]) -> Gradient:
         def add(summed: Gradient, micro: Any) -> tuple[Gradient, None]:
             total, metrics = jax.tree.map(jnp.add, summed, gradient(params, frozen, micro))
             return (jax.lax.with_sharding_constraint(total, place.params), metrics), None
@@ -128,7 +133,7 @@ def make_update(
         return jax.lax.scan(add, empty, stacked)[0]
 
     def whole(
-        state: TrainState, frozen: Any, micros: Sequence[Any]
+        state: TrainState, frozen: Frozen, micros: Sequence[Any]
     ) -> tuple[TrainState, dict[str, SumCount]]:
         if len(micros) == 1:
             return apply(state, gradient(state.params, frozen, micros[0]))

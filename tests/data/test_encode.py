@@ -59,7 +59,7 @@ def test_an_example_that_is_too_long_names_record_and_key():
         supervised("abc", "defghi")
     assert str(error.value) == (
         "train:7: the example has 9 tokens, the row 8. "
-        "Set sft.sequence_length >= 9 or remove the record."
+        "Set batch.sequence_length >= 9 or remove the record."
     )
 
 

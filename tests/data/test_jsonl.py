@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cotjax.cot import answers_equal, gold_answer, parse_rationale
 from cotjax.data import sources
-from cotjax.data.layouts import Reader
+from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
@@ -17,7 +17,7 @@ GOOD = '{"question": "How many?", "answer": "1+1 = <<1+1=2>>2\\n#### 2"}'
 FIX = ' Fix the line or set data.on_bad_record = "skip".'
 
 
-READER = Reader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(gold_answer, parse_rationale, answers_equal)
 
 
 def read_records(path, **settings):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cotjax.data.prompts import FOLDER, PLACES, make_prompts
 from cotjax.errors import InputError
-from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.formats.load import load_tokenizer, resolve
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"

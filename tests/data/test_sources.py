@@ -9,14 +9,14 @@ import pytest
 
 from cotjax.config import load
 from cotjax.cot import answers_equal, gold_answer, parse_rationale
-from cotjax.data.layouts import Reader
-from cotjax.data.opening import open_split
+from cotjax.data.layouts import RecordReader
+from cotjax.data.splits import open_split
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, parse_mixture, read_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
-READER = Reader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(gold_answer, parse_rationale, answers_equal)
 ROWS = [
     {"question": f"{i} and 1?", "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
     for i in range(6)
@@ -131,7 +131,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_reasoning_gym_makes_its_problems_from_the_seed():
     needs("reasoning_gym")
-    gym = Reader(gold_answer, parse_rationale, answers_equal, layout="gym")
+    gym = RecordReader(gold_answer, parse_rationale, answers_equal, layout="gym")
     make = lambda seed: read_records(  # noqa: E731
         "chain_sum", gym, source="reasoning_gym", size=5, seed=seed
     )
@@ -145,7 +145,7 @@ def test_reasoning_gym_makes_its_problems_from_the_seed():
 
 
 def record_of(row, **settings):
-    reader = Reader(gold_answer, parse_rationale, answers_equal, **settings)
+    reader = RecordReader(gold_answer, parse_rationale, answers_equal, **settings)
     return reader.record(row, "file:1")
 
 

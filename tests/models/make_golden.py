@@ -176,7 +176,7 @@ def _write_tiny() -> None:
 def _write_smollm2() -> None:
     import transformers
 
-    from cotjax.models.load import resolve
+    from cotjax.models.formats.load import resolve
 
     torch = importlib.import_module("torch")
     file = resolve("smollm2-135m")

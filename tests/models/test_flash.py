@@ -9,7 +9,7 @@ import pytest
 
 from cotjax.models.attention import Causal, SharedPrompt
 from cotjax.models.flash import shared_prompt_mask
-from cotjax.models.scoring import Scoring
+from cotjax.models.attention_scores import Scoring
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import placement
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cotjax.models import huggingface
+from cotjax.models.formats import huggingface
 from cotjax.models.attention import Causal
-from cotjax.models.load import load_student
+from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Transformer
-from cotjax.models.weights import named_tensors
+from cotjax.models.formats.weights import named_tensors
 from tests.models.make_golden import (
     CASES,
     GOLDEN,
@@ -107,7 +107,7 @@ def test_logits_and_gradients_equal_golden(case: str) -> None:
 @needs_smollm2
 def test_smollm2_logits_and_tokens_equal_golden() -> None:
     golden = np.load(GOLDEN / "smollm2-135m.npz")
-    student = load_student(
+    student = load_model(
         "smollm2-135m",
         init="pretrained",
         param_dtype=jnp.float32,
@@ -140,7 +140,7 @@ def test_smollm2_equals_transformers() -> None:
     import transformers
 
     torch = importlib.import_module("torch")
-    student = load_student(
+    student = load_model(
         "smollm2-135m",
         init="pretrained",
         param_dtype=jnp.float32,

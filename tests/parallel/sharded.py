@@ -95,7 +95,7 @@ def losses(policy):
     return {"grpo": grpo, "adapter": grpo, "distill": distill}
 
 
-def open_model(mesh, kind):
+def load_from_path(mesh, kind):
     """(policy, what is trained, what is frozen) on a mesh."""
     policy, params = Policy.split(make_model(SHAPE))
     policy = dataclasses.replace(policy, placement=placement(mesh))
@@ -117,7 +117,7 @@ def whole(tree):
 
 def three_steps(mesh, kind):
     """Losses and gradient norms of three steps, the first gradient, the last parameters."""
-    policy, params, reference = open_model(mesh, kind)
+    policy, params, reference = load_from_path(mesh, kind)
     loss = losses(policy)[kind]
     batch = shard(mesh, inputs())
 

@@ -22,7 +22,7 @@ def open_smollm2() -> tuple[Any, Any]:
     """(tokenizer, model) by transformers, float32."""
     import transformers
 
-    from cotjax.models.load import resolve
+    from cotjax.models.formats.load import resolve
 
     torch = importlib.import_module("torch")
     file = resolve("smollm2-135m")

@@ -14,8 +14,8 @@ import pytest
 
 from cotjax.core.logprobs import token_logprobs
 from cotjax.interfaces import End, PromptBatch
-from cotjax.models import huggingface
-from cotjax.models.load import load_student
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
@@ -91,7 +91,7 @@ def test_slots_change_nothing_in_an_int8_cache(case):
 
 @functools.cache
 def open_ours():
-    student = load_student(
+    student = load_model(
         "smollm2-135m",
         init="pretrained",
         param_dtype=jnp.float32,

@@ -10,13 +10,13 @@ import pytest
 from cotjax.config import PolicyConfig
 from cotjax.core import OBJECTIVES, PRESETS
 from cotjax.errors import InputError
-from cotjax.models import huggingface
-from cotjax.models.load import load_tokenizer, resolve
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions, grpo
-from cotjax.stages.groups import _bucket, _micro_batch
-from cotjax.stages.objective import open_objective, resolved
+from cotjax.stages.policy import _bucket, _micro_batch
+from cotjax.stages.policy_loss import open_objective, resolved
 from tests.tiny import keep_compiled_programs, make_config, make_model
 
 

@@ -10,9 +10,10 @@ from cotjax.cot import completion_mask_count
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import guards, reconstruct
+from cotjax.stages import reconstruct
+from cotjax.student import guards
 from cotjax.stages.grpo import MaskedPrompt
-from cotjax.stages.supervised import open_solution
+from cotjax.stages.supervised import solution_encoder
 from tests.stages.test_common import STUDENT
 from tests.tiny import make_config
 
@@ -85,9 +86,9 @@ def folder(tmp_path_factory):
 def row(folder, *flags, record=RECORD, seed=0):
     """(prompt, target, the target's weights) of an encoded record."""
     config = make_config(folder, "--stage=reconstruct", "--reconstruct.solve-share=0",
-                         "--sft.sequence-length=256", *flags)  # fmt: skip
+                         "--batch.sequence-length=256", *flags)  # fmt: skip
     encode = reconstruct.Reconstruction(
-        open_solution(STUDENT, config), config.reconstruct, STUDENT.tokenizer
+        solution_encoder(STUDENT, config), config.reconstruct, STUDENT.tokenizer
     )
     encoded = encode(record, np.random.default_rng(seed))
     counted = encoded["weight"] > 0
@@ -115,7 +116,7 @@ def test_options_of_masking_and_shuffling(folder):
     text, *_ = row(
         folder,
         *("--reconstruct.mask-count=2", "--reconstruct.mask-probability=1"),
-        *("--reconstruct.shuffle-probability=0", "--reconstruct.token=?"),
+        *("--reconstruct.shuffle-probability=0", "--mask.token=?"),
     )
     shown = [step for step in STEPS if step in text]
     assert text.count("- ?") == 2 and len(shown) == 4

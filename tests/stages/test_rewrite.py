@@ -10,8 +10,8 @@ from cotjax.cot import rewrite_reward
 from cotjax.errors import InputError, NothingToDo
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import mining
-from cotjax.stages.groups import Sampled
+from cotjax.student import mining
+from cotjax.stages.policy import RolloutGroups
 from cotjax.stages.rewrite import Accepted, RewritePrompt, RewriteStage
 from cotjax.training.evaluation import Completion
 from tests.stages.test_common import STUDENT
@@ -59,13 +59,13 @@ def tries(monkeypatch):
     return calls
 
 
-FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64", "--sft.sequence-length=64"
+FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64", "--batch.sequence-length=64"
 FLAGS += "--mining.questions=10", "--mining.attempts=2", "--mining.batch-size=8"
 
 
 def open_stage(folder, *more):
     return RewriteStage(
-        make_config(folder, *FLAGS, "--rewrite.replay-batch=2", *more), make_mesh(1)
+        make_config(folder, *FLAGS, "--batch.size=2", *more), make_mesh(1)
     )
 
 
@@ -145,7 +145,7 @@ GOOD = "Step 1: 7*1=7\nAnswer: 7"
 
 def take(accepted, *group, record=RECORD):
     nothing = None
-    accepted.take(Sampled(nothing, nothing, [record], [list(group)]))  # pyright: ignore
+    accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
 
 
 def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():

@@ -70,8 +70,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_targets(stage):
 
 
 def test_rows_that_devices_cannot_share(folder):
-    with pytest.raises(InputError, match="sft.batch_size = 3: 2 devices cannot share it"):
-        sft.open_stage(make_config(folder, "--stage=sft", "--sft.batch-size=3"), make_mesh(2))
+    with pytest.raises(InputError, match="batch.size = 3: 2 devices cannot share it"):
+        sft.open_stage(make_config(folder, "--stage=sft", "--batch.size=3"), make_mesh(2))
 
 
 def test_an_adapter_learns_with_dropout_and_its_base_stays(folder):

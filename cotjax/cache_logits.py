@@ -1,0 +1,66 @@
+"""`python -m cotjax.cache_logits --config FILE --out DIR`: teachers' top-K logits on disk.
+
+Further flags are config keys, as for `cotjax.train`; train with the same ones and
+`--teachers.cache DIR`. A cache that was begun is continued.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cotjax import config as configs
+from cotjax.errors import InputError
+from cotjax.startup import set_up, use_large_pages
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes a cache and says what it holds; 0 if it worked, 2 if the input was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cotjax.cache_logits",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the cache")
+    known, rest = parser.parse_known_args(argv)
+    try:
+        print(write_cache(known.out, ["--stage=distill", *rest]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_cache(out: pathlib.Path, argv: Sequence[str]) -> str:
+    """Writes a cache; a sentence about it.
+
+    Raises:
+      InputError: a wrong setting, or another cache in the folder.
+    """
+    config = configs.load(argv)
+    if config.teachers.cache:
+        raise InputError(
+            f'teachers.cache = "{config.teachers.cache}": the folder to write is --out. '
+            "Set teachers.cache empty."
+        )
+    from cotjax.curriculum.cache_logits import cache_logits
+    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+
+    use_cpu_cores()
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    done = cache_logits(config, mesh, out)
+    if not done.shards:
+        return f"{out} was complete already."
+    return (
+        f"{out}: {done.shards} shards, {done.positions:,} positions of "
+        f"K = {config.teachers.top_k}, {done.bytes / done.positions:.1f} bytes each; "
+        f"KL of the whole teacher from the cache {done.kl:.2e} nats. "
+        f"{done.positions / done.seconds:,.0f} positions/s, "
+        f"{done.forward_s / done.seconds:.0%} of the time waiting for the teacher."
+    )
+
+
+if __name__ == "__main__":
+    use_large_pages()
+    set_up()
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The values that settings may take: ranges of numbers, names, and references to a user's code."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take. NaN is in no range."""
+
+    form: str  # How to write it, with {} for the key.
+    holds: Callable[[float], bool]
+    why: str = "out of range"
+
+
+Natural = Annotated[int, Range("{} >= 0", lambda value: value >= 0)]
+Count = Annotated[int, Range("{} >= 1", lambda value: value >= 1)]
+NotNegative = Annotated[float, Range("{} >= 0", lambda value: 0 <= value < math.inf)]
+Positive = Annotated[float, Range("{} > 0", lambda value: 0 < value < math.inf)]
+Share = Annotated[float, Range("0 <= {} <= 1", lambda value: 0 <= value <= 1)]
+ShareBelow1 = Annotated[float, Range("0 <= {} < 1", lambda value: 0 <= value < 1)]
+ShareAbove0 = Annotated[float, Range("0 < {} <= 1", lambda value: 0 < value <= 1)]
+GroupSize = Annotated[
+    int,
+    Range(
+        "{} >= 2",
+        lambda value: value >= 2,
+        "a group baseline needs at least 2 completions per prompt",
+    ),
+]
+RowLength = Annotated[
+    int, Range("{} >= 2", lambda value: value >= 2, "a row's first token has no target")
+]
+AxisSize = Annotated[
+    int,
+    Range("{} >= 1, or -1 for the devices that are left", lambda value: value == -1 or value >= 1),
+]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a key names: something built in, or a user's own object.
+
+    Attributes:
+      known: the built-in names.
+      takes: what a user's object is, as its signature.
+    """
+
+    known: tuple[str, ...]
+    takes: str
+
+
+# A name, "package.module:name", "./file.py:name", or (from Python) the object itself.
+_WORD = tyro.conf.arg(constructor=str, metavar="NAME|MODULE:NAME")
+
+Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
+Dtype = Literal["float32", "bfloat16"]
+Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
+Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
+Divergence = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+]
+Ramp = Literal["constant", "linear", "cosine"]
+Tail = Literal["bucket", "renormalise", "drop"]
+Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
+SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
+SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
+STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
+
+SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
+
+StageName = Annotated[Any, _WORD, Named(STAGES, "a class with from_config(config, mesh)")]
+SourceName = Annotated[
+    Any, _WORD, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record")
+]
+RewardName = Annotated[
+    Any, _WORD, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")
+]
+VerifierName = Annotated[
+    Any, _WORD, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
+]
+TermName = Annotated[
+    Any,
+    _WORD,
+    Named(("auto",), "(logp, logp_old, advantage, mask, **settings) -> loss [B, G, T]"),
+]
+DifficultyName = Annotated[
+    Any,
+    _WORD,
+    Named((*SIGNALS, "rank_fusion"), "(Record) -> float, or (student, records) -> [n]"),
+]
+ScheduleName = Annotated[Any, _WORD, Named(SCHEDULES, "(progress, num_teachers) -> [N]")]

@@ -1,0 +1,158 @@
+"""A user's own objects by name: "package.module:name", or "./file.py:name" inside the project.
+
+One resolver for every key that takes one. An object that was passed from Python is used as it is.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from cotjax.errors import InputError
+
+FROM_PYTHON = "python:"  # how config.toml writes an object that no import finds
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value names, or is, a user's own object."""
+    return not isinstance(value, str) or ":" in value
+
+
+def resolve(key: str, value: Any, *, takes: str) -> Any:
+    """The object that a key names.
+
+    Args:
+      key: for errors.
+      value: the name, or the object.
+      takes: what the key takes, for errors.
+
+    Raises:
+      InputError: no such module, file or name; or the import raised.
+    """
+    if not isinstance(value, str):
+        return value
+    where, _, name = value.rpartition(":")
+    shown = f'{key} = "{value}"'
+    if value.startswith(FROM_PYTHON):
+        raise InputError(
+            f"{shown}: the run was given this object from Python, and no import finds it. Give it "
+            f"again: cotjax.train(config, …), or move it into a file and name that."
+        )
+    if not where or not name:
+        raise InputError(
+            f"{shown}: names no object. Write package.module:name or ./file.py:name; "
+            f"it takes {takes}."
+        )
+    module = _file(shown, where) if where.endswith(".py") else _module(shown, where)
+    if not hasattr(module, name):
+        public = [one for one in vars(module) if not one.startswith("_")]
+        raise InputError(
+            f'{shown}: "{where}" has no "{name}". It has {", ".join(public) or "nothing"}; '
+            f"{key} takes {takes}."
+        )
+    return getattr(module, name)
+
+
+def name_of(value: Any) -> str:
+    """How config.toml writes a name or an object; `resolve` finds it again if an import does."""
+    if isinstance(value, str):
+        return value
+    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    found: Any = sys.modules.get(module) if module != "__main__" else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    own_file = module.startswith(_PREFIX)
+    if own_file and found is value:
+        return f"{_FILES[module]}:{name}"
+    return f"{module}:{name}" if found is value else f"{FROM_PYTHON}{name or type(value).__name__}"
+
+
+def check_call(key: str, value: Any, function: Any, *, takes: str, names: int | list[str]) -> None:
+    """Refuses what cannot be called as the key needs.
+
+    Args:
+      key: for errors.
+      value: as the config has it.
+      function: the object behind it.
+      takes: the expected signature.
+      names: how many positional arguments it is called with.
+
+    Raises:
+      InputError: not callable, or another signature; both are shown.
+    """
+    shown = f'{key} = "{name_of(value)}"'
+    if not callable(function):
+        raise InputError(
+            f"{shown}: is {type(function).__name__}, not a function. {key} takes {takes}."
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built in, without one
+        return
+    count = names if isinstance(names, int) else len(names)
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise InputError(
+            f"{shown}: its signature is {signature}, and {key} takes {takes}. Change its "
+            "parameters."
+        ) from error
+
+
+_PREFIX = "cotjax_user_file_"
+_FILES: dict[str, str] = {}
+
+
+def _file(shown: str, path: str) -> Any:
+    """The module of a file inside the working directory."""
+    project, file = pathlib.Path.cwd().resolve(), pathlib.Path(path).resolve()
+    if not file.is_relative_to(project):
+        raise InputError(
+            f"{shown}: {file} lies outside of the project {project}. Copy it there, or start from "
+            "its folder."
+        )
+    if not file.is_file():
+        raise InputError(f"{shown}: there is no file {file}. Name one that is there.")
+    name = _PREFIX + "_".join(file.relative_to(project).with_suffix("").parts)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name], _FILES[name] = module, path
+    try:
+        _imported(shown, lambda: spec.loader.exec_module(module))  # pyright: ignore
+    except InputError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _module(shown: str, name: str) -> Any:
+    if str(pathlib.Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(pathlib.Path.cwd()))  # as `python -m` has it
+    return _imported(shown, lambda: importlib.import_module(name), name)
+
+
+def _imported(shown: str, run: Callable[[], Any], module: str = "") -> Any:
+    try:
+        return run()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        if missing and f"{module}.".startswith(f"{missing}."):
+            raise InputError(
+                f'{shown}: there is no module "{missing}". Install it, or start from the folder '
+                "that holds it."
+            ) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{shown}: importing it raised {type(error).__name__}: {error} "
+            f'({pathlib.Path(last.filename).name}, line {last.lineno}: "{last.line}"). '
+            "Fix it there."
+        ) from error

@@ -1,0 +1,196 @@
+"""Stages by name: their defaults, the settings that they read, and lists of them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cotjax.config.ranges import STAGES
+from cotjax.config.reading import merge, overlay
+from cotjax.config.reference import is_reference, name_of, resolve
+from cotjax.config.whole import KEYS, Config
+from cotjax.errors import InputError
+
+TAKES = "a class with from_config(config, mesh), see cotjax.interfaces.Stage"
+# Every stage loads a student, evaluates it, and saves what it trains.
+EVERYWHERE = (
+    *("stage", "name", "seed", "steps", "output", "resume", "stages"),
+    *("data", "model", "lora", "optimizer", "eval", "checkpoint", "mesh", "reward"),
+    *("rollout.max_prompt_tokens", "rollout.stop", "rollout.cache_dtype"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageClass:
+    """What a stage's class says about itself; all but `from_config` is optional in a user's.
+
+    Attributes:
+      name: for the reader.
+      from_config: (config, mesh) to the stage.
+      defaults: what it sets otherwise than `Config`, nested as in a file.
+      reads: sections and keys that it reads beside `EVERYWHERE`.
+      facts: (label, form) of its settings, for the report.
+      check: a config to sentences about what is wrong with it.
+      entries: of a list of stages; empty for a stage that trains.
+    """
+
+    name: str
+    from_config: Callable[[Config, Any], Any]
+    defaults: dict[str, Any]
+    reads: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    check: Callable[[Config], Iterator[str]]
+    entries: tuple[dict[str, Any], ...] = ()
+
+    def reads_key(self, key: str) -> bool:
+        """Whether the stage reads a setting."""
+        return any(key == one or key.startswith(f"{one}.") for one in (*EVERYWHERE, *self.reads))
+
+
+def stage_class(stage: Any, key: str = "stage") -> StageClass:
+    """The class of a stage, by its built-in name, a reference, or the class itself.
+
+    Raises:
+      InputError: there is no such class, or it has no `from_config`.
+    """
+    if isinstance(stage, str) and stage in STAGES:
+        stage = f"cotjax.stages.{stage}:{stage.capitalize()}"
+    if not is_reference(stage):
+        raise InputError(
+            f'{key} = "{stage}": unknown. Set {key} to one of {", ".join(STAGES)}, or to your own '
+            f"class: package.module:Name or ./file.py:Name."
+        )
+    found = resolve(key, stage, takes=TAKES)
+    entries = tuple(getattr(found, "entries", ()))
+    if not (entries or callable(getattr(found, "from_config", None))):
+        raise InputError(
+            f'{key} = "{name_of(stage)}": {type(found).__name__} without from_config. {key} takes '
+            f"{TAKES}."
+        )
+    return StageClass(
+        name=getattr(found, "__name__", str(found)),
+        from_config=getattr(found, "from_config", None),  # pyright: ignore[reportArgumentType]
+        defaults=getattr(found, "defaults", {}),
+        reads=tuple(getattr(found, "reads", KEYS)),
+        facts=tuple(getattr(found, "facts", ())),
+        check=getattr(found, "check", lambda config: iter(())),
+        entries=entries,
+    )
+
+
+def defaults_of(stage: Any, key: str = "stage") -> Config:
+    """The config of a stage that nobody has set anything of.
+
+    Raises:
+      InputError: see `stage_class`; or its defaults name a key that does not exist.
+    """
+    own = stage_class(stage, key)
+    base = merge(Config(stage=stage), own.defaults, f"{own.name}.defaults")
+    return dataclasses.replace(base, stages=own.entries)
+
+
+def check_reads(given: Sequence[str], stages: Sequence[Any], where: str) -> None:
+    """Refuses settings that no stage of a run reads.
+
+    Args:
+      given: dotted keys of a file or of flags.
+      stages: of the run.
+      where: the file, or what else gave them.
+
+    Raises:
+      InputError: names the first one and the stages that read it.
+    """
+    classes = [stage_class(stage) for stage in stages]
+    for key in given:
+        if any(one.reads_key(key) for one in classes):
+            continue
+        readers = [name for name in STAGES if _trains(name) and stage_class(name).reads_key(key)]
+        others = [tool for tool, sections in READERS.items() if key.split(".")[0] in sections]
+        who = [f"--stage={name}" for name in readers] + others
+        names = " and ".join(name_of(stage) for stage in stages)
+        raise InputError(
+            f"{where}: {key}: stage {names} does not read it; "
+            f"{', '.join(who) or 'none'} does. Leave it out, or choose another stage."
+        )
+
+
+READERS = {"python -m cotjax.rationales": ("rationales",)}
+
+
+def _trains(name: str) -> bool:
+    return not stage_class(name).entries
+
+
+def stage_configs(config: Config) -> list[tuple[str, Config]]:
+    """The name and the config of each stage of a list, in order.
+
+    Settings of the whole list come over the stage's defaults, an entry's own over these.
+
+    Raises:
+      InputError: an entry without a stage, two of one name, or a wrong setting; names the entry.
+    """
+    if not config.stages:
+        raise InputError("stages = []: an empty list trains nothing. Give [[stages]] an entry.")
+    found: list[tuple[str, Config]] = []
+    for number, entry in enumerate(config.stages, 1):
+        where = f"[[stages]] {number}"
+        if "stage" not in entry:
+            raise InputError(
+                f"{where}: names no stage. Set stage to one of {', '.join(STAGES)}, or your own."
+            )
+        stage = entry["stage"]
+        own = stage_class(stage, f"{where}: stage")
+        if own.entries:
+            raise InputError(
+                f'{where}: stage = "{name_of(stage)}" is a list itself. Write its stages out.'
+            )
+        if found and "path" in entry.get("model", {}):
+            raise InputError(
+                f'{where}: model.path = "{entry["model"]["path"]}": a stage of a list begins from '
+                "the one before, with its tokenizer. Leave model.path out."
+            )
+        name = entry.get("name", own.name.lower() if stage in STAGES else own.name)
+        if name in [one for one, _ in found]:
+            raise InputError(
+                f'{where}: name = "{name}" is that of a stage before. Give this one another name.'
+            )
+        merged = merge(Config(stage=stage), own.defaults, f"{own.name}.defaults")
+        merged = merge(merged, {k: v for k, v in entry.items() if k != "name"}, where)
+        found.append((name, dataclasses.replace(merged, name=name, stages=())))
+    return found
+
+
+def with_entries(
+    entries: Sequence[dict[str, Any]], below: dict[str, Any], above: dict[str, Any]
+) -> tuple[dict[str, Any], ...]:
+    """Entries of a list with what holds for all: a file's own keys below them, flags above.
+
+    Keys that the stage of an entry does not read are left out of it.
+    """
+    whole = []
+    for entry in entries:
+        own = stage_class(entry["stage"], "[[stages]]: stage") if "stage" in entry else None
+        shared, flags = (table if own is None else _read_by(own, table) for table in (below, above))
+        whole.append(overlay(overlay(shared, entry), flags))
+        below, above = _without_model(below), _without_model(above)
+    return tuple(whole)
+
+
+def _without_model(table: dict[str, Any]) -> dict[str, Any]:
+    """What later stages take of the settings for all: they begin from the one before."""
+    model = {name: one for name, one in table.get("model", {}).items() if name not in _FIRST}
+    return {**table, "model": model} if "model" in table else table
+
+
+_FIRST = ("path", "init")  # of [model]: what the first stage begins from
+
+
+def _read_by(own: StageClass, table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in table.items():
+        key = prefix + name
+        if isinstance(value, dict) and key not in KEYS:
+            if inner := _read_by(own, value, f"{key}."):
+                kept[name] = inner
+        elif own.reads_key(key):
+            kept[name] = value
+    return kept

@@ -1,0 +1,1 @@
+"""The order of the data: difficulty, buckets, when the next bucket opens, rows and prompts."""

@@ -1,0 +1,104 @@
+"""The examples of a distillation run, as rows, and the curriculum that orders them."""
+
+import hashlib
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.curriculum.curriculum import Curriculum
+from cotjax.curriculum.difficulty import Difficulty
+from cotjax.data.encode import encode_supervised
+from cotjax.data.packing import Example
+from cotjax.data.sources import Records
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.student.evaluate import evaluate, with_one_sample
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import load_records, solution
+from cotjax.teachers.logit_store import Manifest
+from cotjax.teachers.pool import TeacherPool
+from cotjax.teachers.vocabulary import tokenizer_hash
+
+
+class DistillDataset:
+    """What training and writing a logit cache have in common.
+
+    Attributes:
+      records: the examples.
+      monitor: further records, on which the student is measured while it learns.
+      held_out: those of the evaluation.
+      curriculum: their order.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      student: who learns.
+
+    Raises:
+      InputError: as `load_records`, or fewer examples than buckets.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, student: LoadedPolicy) -> None:
+        self.config, self.mesh, self.student = config, mesh, student
+        source, self.held_out = load_records(config, student.tokenizer, student.prompts)
+        self.records, self.monitor = split_monitor(source, config)
+        size = config.batch
+        measure = Difficulty(config, mesh, student, rows=size.size, length=size.sequence_length)
+        self.curriculum = Curriculum(config, self.records, self.encode, measure)
+
+    def encode(self, index: int) -> Example:
+        """An example as arrays."""
+        return self.encode_record(self.records[index])
+
+    def encode_record(self, record: Record) -> Example:
+        """A record as arrays; its target is its own solution."""
+        return encode_supervised(
+            self.student.tokenizer,
+            self.student.prompts.solve(record.question),
+            solution(record),
+            max_length=self.config.batch.sequence_length,
+            name=record.id,
+        )
+
+    def pass_rate(self, params: Any) -> float:
+        """The student's share of right answers to the monitored records."""
+        config = with_one_sample(self.config)
+        numbers, _ = evaluate(self.student, config, self.mesh, params, self.monitor)
+        return numbers["accuracy"]
+
+    def manifest(self, teachers: TeacherPool) -> Manifest:
+        """What a logit cache for this run is made of; the curriculum has sorted its examples."""
+        settings = self.config.teachers
+        data = hashlib.sha256(self.curriculum.bucket.astype("<i8").tobytes())
+        for index in range(len(self.records)):
+            example = self.encode(index)
+            data.update(example["tokens"].astype("<i4").tobytes())
+            data.update(example["weight"].astype("<f4").tobytes())
+        template = self.student.prompts.solve("2+2?")
+        return Manifest(
+            tokenizer=tokenizer_hash(self.student.tokenizer),
+            template=hashlib.sha256(template.encode()).hexdigest()[:16],
+            data=data.hexdigest()[:16],
+            vocab_size=teachers.vocab_size,
+            top_k=settings.top_k,
+            temperature=self.config.distill.temperature,
+            dtype=settings.cache_dtype,
+            teachers=tuple(plan.fingerprint() for plan in teachers.plans),
+        )
+
+
+def split_monitor(source: Records, config: Config) -> tuple[list[Record], list[Record]]:
+    """Examples to learn from, and records on which the student is measured while it learns."""
+    curriculum = config.curriculum
+    count = len(source) - curriculum.num_monitor
+    if curriculum.examples:
+        count = min(count, curriculum.examples)
+    if count < curriculum.buckets:
+        raise InputError(
+            f"curriculum.buckets = {curriculum.buckets}: more buckets than the {max(count, 0)} "
+            f"examples that are left beside curriculum.num_monitor = {curriculum.num_monitor}. Set "
+            "fewer buckets or give more records."
+        )
+    records = [source[i] for i in range(count + curriculum.num_monitor)]
+    return records[:count], records[count:]

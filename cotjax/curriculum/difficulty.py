@@ -1,0 +1,134 @@
+"""How hard examples are: for a reader of their solutions, or for the student itself."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.core.curriculum import rank_fusion
+from cotjax.cot import Rationale, cot_difficulty
+from cotjax.data.encode import encode_supervised
+from cotjax.data.packing import pack_in_order
+from cotjax.interfaces import Record, TokenBatch
+from cotjax.parallel import sharding as parallel
+from cotjax.rollout.plan import Sampling
+from cotjax.student.generate import complete
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import solution
+
+ROWS = 16  # scored at once where a stage has no packed rows of its own
+
+
+class Difficulty:
+    """The signals that order a curriculum; all are greater for harder examples.
+
+        cot_steps, cot_tokens, cot_operations   of the solution, see `cot_difficulty`
+        student_loss                            mean −log q of the solution's tokens, nats
+        pass_rate                               share of the student's samples that are wrong
+        rank_fusion                             several of them, by rank
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      student: whose loss and pass rate count.
+      rows: scored at once.
+      length: tokens a row, which every example must fit; 0 = as long as the longest needs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        student: LoadedPolicy,
+        *,
+        rows: int = ROWS,
+        length: int = 0,
+    ) -> None:
+        self._config, self._mesh, self._student = config, mesh, student
+        self._rows, self._length = rows, length
+        self._score = jax.jit(self._logprobs)
+
+    def __call__(self, params: Any, records: Sequence[Record]) -> np.ndarray:
+        """Difficulty of some examples, [n] float64.
+
+        Args:
+          params: what is trained of the student.
+          records: the examples.
+        """
+        curriculum = self._config.curriculum
+        if curriculum.difficulty != "rank_fusion":
+            return self.signal(curriculum.difficulty, params, records)
+        return rank_fusion(*(self.signal(name, params, records) for name in curriculum.signals))
+
+    def signal(self, name: str, params: Any, records: Sequence[Record]) -> np.ndarray:
+        """One signal of some examples, [n] float64."""
+        measured: dict[str, Callable[[Any, Sequence[Record]], np.ndarray]] = {
+            "student_loss": self.student_loss,
+            "pass_rate": self.failure_rate,
+        }
+        if name in measured:
+            return measured[name](params, records)
+        kind: Any = name
+        return np.array([self._from_text(kind, record) for record in records])
+
+    def _from_text(self, kind: Any, record: Record) -> float:
+        def count(text: str) -> int:
+            return len(self._student.tokenizer.encode(text, add_special_tokens=False))
+
+        rationale = Rationale(steps=record.steps, answer=record.answer)
+        return cot_difficulty(rationale, signal=kind, count_tokens=count)
+
+    def student_loss(self, params: Any, records: Sequence[Record]) -> np.ndarray:
+        """Mean −log q of each example's target tokens, nats."""
+        left = [(place, self._encode(record)) for place, record in enumerate(records)]
+        longest = max((len(example["tokens"]) for _, example in left), default=1)
+        length = self._length if self._length else -(-longest // 64) * 64  # few lengths compile
+        loss = np.zeros(len(records))
+        while left:
+            batch, spans = pack_in_order(left, self._rows, length)
+            logp = np.asarray(self._score(params, parallel.shard(self._mesh, batch)))
+            for span in spans:
+                inside = span.row, slice(span.start, span.stop)
+                loss[span.example] = -logp[inside].sum() / max(batch.weight[inside].sum(), 1)
+            done = {span.example for span in spans}
+            left = [(place, example) for place, example in left if place not in done]
+        return loss
+
+    def _encode(self, record: Record) -> dict[str, np.ndarray]:
+        return encode_supervised(
+            self._student.tokenizer,
+            self._student.prompts.solve(record.question),
+            solution(record),
+            max_length=self._length if self._length else 2**31,
+            name=record.id,
+        )
+
+    def _logprobs(self, params: Any, batch: TokenBatch) -> Any:
+        policy, params = self._student.policy, self._student.all_params(params)
+        hidden = policy.rows(params, batch)
+        return policy.head_logprobs(params, hidden, batch.targets, batch.weight > 0)[0]
+
+    def failure_rate(self, params: Any, records: Sequence[Record]) -> np.ndarray:
+        """Share of wrong answers among the student's samples for each example."""
+        config = self._config
+        settings = Sampling(
+            group_size=config.curriculum.samples,
+            max_new_tokens=config.rollout.max_new_tokens,
+            eos_id=self._student.eos_id,
+            pad_id=self._student.pad_id,
+            temperature=config.rollout.temperature,
+        )
+        judged = complete(
+            self._student,
+            config,
+            self._mesh,
+            params,
+            records,
+            settings=settings,
+            completions=config.eval.batch_size,
+        )
+        right = [[one.parts["correct"] for one in group] for group in judged]
+        return 1 - np.mean(right, axis=1)

@@ -1,0 +1,176 @@
+"""The prompts of a policy stage, bucket by bucket; the student's success opens the next bucket."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cotjax.config import Config
+from cotjax.core.curriculum import assign_buckets
+from cotjax.curriculum.buckets import bucket_pools
+from cotjax.data.pipeline import prompt_batches
+from cotjax.data.sources import Mixture, Records
+from cotjax.data.token_cache import TokenCache
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.student.records import in_order
+
+# A record to its prompt's text; holds no model, as it travels to workers.
+PromptFn = Callable[[Record, np.random.Generator], str]
+# Records to how hard each is, [n].
+Measure = Callable[[Sequence[Record]], np.ndarray]
+
+
+class BucketStream:
+    """An iterator over the current bucket's batches, which `report` may move to the next bucket.
+
+    Where it stands (bucket, position in it, successes seen) is its state, so that a resumed run
+    advances where an unbroken one did.
+
+    Args:
+      buckets: makes the stream of each bucket, easiest first; with `get_state`, `set_state`,
+        `close`.
+      threshold: mean success of the last `window` reports that opens the next bucket.
+      window: reports in that mean; a bucket lasts at least as many.
+      patience: reports after which the next bucket opens anyway; 0 = never.
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Callable[[], Any]],
+        *,
+        threshold: float,
+        window: int,
+        patience: int,
+    ) -> None:
+        self._buckets, self.bucket = buckets, 0
+        self._threshold, self._window, self._patience = threshold, window, patience
+        self._seen: deque[float] = deque(maxlen=window)
+        self._reports = 0
+        self._stream = buckets[0]()
+
+    @property
+    def num_buckets(self) -> int:
+        """How many there are."""
+        return len(self._buckets)
+
+    def __iter__(self) -> "BucketStream":
+        """Itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch of the current bucket."""
+        return next(self._stream)
+
+    def report(self, success: float) -> bool:
+        """Counts a batch's success, 0–1; True if that opened the next bucket."""
+        self._seen.append(success)
+        self._reports += 1
+        full = len(self._seen) == self._window
+        mastered = full and float(np.mean(self._seen)) >= self._threshold
+        waited = bool(self._patience) and self._reports >= self._patience
+        if self.bucket + 1 == len(self._buckets) or not (mastered or waited):
+            return False
+        self._enter(self.bucket + 1)
+        return True
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._stream.close()
+
+    def _enter(self, bucket: int) -> None:
+        self._stream.close()
+        self.bucket, self._reports = bucket, 0
+        self._seen.clear()
+        self._stream = self._buckets[bucket]()
+
+    def get_state(self) -> dict[str, Any]:
+        """Bucket, position and successes, as JSON has them."""
+        return {
+            "bucket": self.bucket,
+            "reports": self._reports,
+            "seen": list(self._seen),
+            "position": self._stream.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` stood."""
+        self._enter(state["bucket"])
+        self._seen.extend(state["seen"])
+        self._reports = state["reports"]
+        self._stream.set_state(state["position"])
+
+
+def prompt_stream(
+    config: Config,
+    tokenizer: Any,
+    train: Records,
+    prompt: Callable[[float], PromptFn],
+    measure: Measure,
+) -> BucketStream:
+    """The prompts of a run, bucket by bucket.
+
+    Args:
+      config: of the run.
+      tokenizer: of the student.
+      train: records.
+      prompt: a bucket's progress to what it asks: 0 for the first of several, 1 for the last.
+      measure: how hard records are; asked only if there are several buckets.
+
+    Raises:
+      InputError: fewer records than buckets, or buckets of a mixture.
+    """
+    curriculum, rollout = config.curriculum, config.rollout
+    sources = in_buckets(config, train, measure) if curriculum.buckets > 1 else [train]
+    tokens = TokenCache(tokenizer)
+
+    def stream(bucket: int) -> Any:
+        return prompt_batches(
+            sources[bucket],
+            prompt(bucket / (len(sources) - 1) if len(sources) > 1 else 1.0),
+            tokens,
+            seed=config.seed + bucket * 2**20,  # every bucket in an order of its own
+            batch_size=rollout.prompts,
+            max_length=rollout.max_prompt_tokens,
+            widths=config.data.prompt_widths,
+            workers=config.data.workers,
+        )
+
+    return BucketStream(
+        [functools.partial(stream, bucket) for bucket in range(len(sources))],
+        threshold=curriculum.advance_accuracy,
+        window=curriculum.advance_window,
+        patience=curriculum.advance_after,
+    )
+
+
+def in_buckets(config: Config, train: Records, measure: Measure) -> list[Records]:
+    """What training draws from in each bucket's turn.
+
+    Raises:
+      InputError: fewer records than buckets, or a mixture, which has no order.
+    """
+    curriculum = config.curriculum
+    train = in_order(train, f"curriculum.buckets = {curriculum.buckets}", "curriculum.buckets = 1")
+    count = min(curriculum.examples or len(train), len(train))
+    ordered = train.part(range(count))
+    try:
+        bucket = assign_buckets(
+            measure([ordered[index] for index in range(count)]),
+            num_buckets=curriculum.buckets,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"curriculum.buckets = {curriculum.buckets}: a bucket would be empty ({error}). "
+            f"Set curriculum.buckets <= {count}."
+        ) from error
+    pools = bucket_pools(bucket, direction=curriculum.direction, pacing=curriculum.pacing)
+    now: list[Records] = [ordered.part(pool) for pool in pools]
+    if not curriculum.replay:
+        return now
+    before = [ordered.part(np.concatenate(pools[:turn])) for turn in range(1, len(pools))]
+    weights = 1 - curriculum.replay, curriculum.replay
+    return now[:1] + [Mixture(pair, weights) for pair in zip(now[1:], before, strict=True)]

@@ -1,0 +1,92 @@
+"""A run's training and held-out records, opened by the names in its [data] section."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from cotjax.config import SOURCES, Config
+from cotjax.data.layouts import RecordReader
+from cotjax.data.problems import ProblemSource
+from cotjax.data.sources import Mixture, RecordList, Records, parse_mixture, read_records
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+
+HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
+
+# What is left of a file's records, with the file's name: those whose prompts fit the student.
+Keep = Callable[[list[Record], str], list[Record]]
+
+
+def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Records, list[Record]]:
+    """Training records and held-out records; never one in both.
+
+    Held out are the records of `data.eval_path`; without it the built-in test problems if built-in
+    problems are trained on, else the last `eval.problems` records of `data.path`.
+
+    Args:
+      config: the run's.
+      reader: how rows become records.
+      keep: which of a file's records can be used.
+
+    Raises:
+      InputError: see `open_source`; too few records to hold any out; a mixture of files without
+        `data.eval_path`.
+    """
+    data, held_out = config.data, config.eval.problems
+    sources = [(data.source, data.path, 1.0)]
+    if data.mixture:
+        sources = parse_mixture(data.mixture)
+    key = "data.mixture" if data.mixture else "data.path"
+    opened = [open_source(config, reader, keep, one, path, key=key) for one, path, _ in sources]
+    train: Records = opened[0]
+    if data.mixture:
+        train = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
+    if data.eval_path:
+        own = "jsonl" if data.mixture else data.source
+        others = open_source(config, reader, keep, own, data.eval_path, key="data.eval_path")
+        return train, [others[i] for i in range(min(held_out, len(others)))]
+    if any(one == "problems" for one, _, _ in sources):
+        test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
+        return train, [test[i] for i in range(held_out)]
+    if data.mixture:
+        raise InputError(
+            f'data.mixture = "{data.mixture}": nothing is held out of a mixture of files. '
+            "Set data.eval_path to a .jsonl file of held-out records."
+        )
+    if len(train) <= held_out:
+        raise InputError(
+            f'data.path = "{data.path}": {len(train)} records, and the last eval.problems = '
+            f"{held_out} are held out. Set eval.problems < {len(train)} or data.eval_path."
+        )
+    first = len(train) - held_out
+    return train.part(range(first)), [train[i] for i in range(first, len(train))]
+
+
+def open_source(
+    config: Config, reader: RecordReader, keep: Keep, source: str, path: str, *, key: str
+) -> Records:
+    """The records of one source.
+
+    Raises:
+      InputError: an unknown source, or see `read_records`.
+    """
+    data = config.data
+    if source == "problems":
+        shape = (data.min_steps, data.max_steps)
+        return ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
+    if source not in SOURCES:
+        raise InputError(f'{key}: source "{source}" is unknown. Use one of {", ".join(SOURCES)}.')
+    known: Any = source
+    if source == "reasoning_gym":
+        reader = dataclasses.replace(reader, layout="gym")
+    records = read_records(
+        path,
+        reader,
+        source=known,
+        split=data.split,
+        size=data.size,
+        seed=config.seed,
+        key=key,
+        on_bad_record=data.on_bad_record,
+    )
+    return RecordList(keep(records, path))

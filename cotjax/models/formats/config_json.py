@@ -1,0 +1,222 @@
+"""Between a Hugging Face config.json and an `Architecture`.
+
+An option that the decoder does not honour is refused, never ignored: a model that loads
+computes what its authors' code computes.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cotjax.errors import InputError
+from cotjax.models.architecture import Architecture
+from cotjax.models.formats.families import FAMILIES, Family
+from cotjax.models.rope import Rope, options_of, rope_of
+
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_REQUIRED = (*_SIZES, "intermediate_size")
+# What transformers assumes for options of every family that config.json leaves out.
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 32_768,
+        "num_key_value_heads": None,  # = num_attention_heads
+        "head_dim": None,  # = hidden_size / num_attention_heads
+        "layer_types": None,
+        "rope_scaling": None,
+        "rope_parameters": None,
+    }
+)
+# Token ids are the tokenizer's business; the rest describes the file or a way to run it.
+_NEUTRAL = frozenset(
+    {"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype"}
+    | {"transformers_version", "transformers.js_config", "use_cache", "initializer_range"}
+    | {"_name_or_path", "is_llama_config", "pretraining_tp", "cache_implementation"}
+    | {"_sliding_window_pattern"}  # transformers' own note of where layer_types came from
+)
+# Options that a config.json may spell out, but only with the value that we compute.
+_FIXED: Mapping[str, Any] = MappingProxyType(
+    {"attention_dropout": 0.0, "partial_rotary_factor": 1.0}
+)
+_ACTIVATION = ("hidden_act", "hidden_activation")
+_KINDS = ("full_attention", "sliding_attention")
+
+
+def _refuse_unknown_options(config: Mapping[str, Any], family: Family, origin: str) -> None:
+    activation = family.fixed.get("activation", "silu")
+    fixed = {**_FIXED, **dict.fromkeys(_ACTIVATION, activation)}
+    known = {"model_type", *_REQUIRED, *_DEFAULTS, *_NEUTRAL, *family.defaults, *fixed}
+    for key, value in config.items():
+        if key in fixed and value != fixed[key]:
+            raise InputError(
+                f"{origin}: {key} = {value!r} is not supported; "
+                f"use a model with {key} = {fixed[key]!r}."
+            )
+        if key not in known and value is not None and value is not False:
+            raise InputError(
+                f"{origin}: option {key} = {value!r} is not supported. Use a model without it, "
+                "or delete the key if it does not change what the model computes."
+            )
+
+
+def _completed(config: Mapping[str, Any], origin: str) -> tuple[Family, dict[str, Any]]:
+    """The family of a config.json, and all of its options.
+
+    Raises:
+      InputError: its `model_type` is not in the table, or an option is not honoured.
+    """
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise InputError(
+            f'{origin}: model_type = "{model_type}" is not a known architecture; '
+            f"use a model of one of these: {', '.join(FAMILIES)}."
+        )
+    family = FAMILIES[model_type]
+    _refuse_unknown_options(config, family, origin)
+    return family, {**_DEFAULTS, **family.defaults, **config}
+
+
+def _ropes(config: Mapping[str, Any], origin: str) -> dict[str, Rope | None]:
+    """Rotary positions; where layers of two kinds differ, transformers 5 nests them by kind."""
+    options = {**(config["rope_scaling"] or {}), **(config["rope_parameters"] or {})}
+    positions, theta = config["max_position_embeddings"], config["rope_theta"]
+    if "rope_local_base_freq" not in config:
+        return {"rope": rope_of(options, theta, positions, origin)}
+    full, local = ((options.pop(kind, None) or {}) for kind in _KINDS)
+    rope = rope_of(local, config["rope_local_base_freq"], positions, origin)
+    if rope.kind != "default":
+        raise InputError(f"{origin}: rotary scaling {local!r} of sliding layers is not supported.")
+    return {"rope": rope_of({**options, **full}, theta, positions, origin), "local_rope": rope}
+
+
+def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str, Any]:
+    """Which layers see a window, and how wide it is; nothing if none does."""
+    types = config["layer_types"]
+    types = tuple(family.layer_types(config) if types is None else types)
+    may = _KINDS if "sliding_window" in family.defaults else _KINDS[:1]
+    if unknown := sorted(set(types) - set(may)):
+        raise InputError(
+            f"{origin}: layer_types has {', '.join(unknown)}; "
+            f"{config['model_type']} may have {' and '.join(may)} only."
+        )
+    if len(types) != config["num_hidden_layers"]:
+        raise InputError(
+            f"{origin}: layer_types names {len(types)} layers, but num_hidden_layers = "
+            f"{config['num_hidden_layers']}."
+        )
+    if "sliding_attention" not in types:
+        return {}
+    window = config["sliding_window"] if config.get("use_sliding_window", True) else None
+    if not isinstance(window, int) or window < 1:
+        raise InputError(
+            f"{origin}: layer_types has sliding_attention, but sliding_window = "
+            f"{config['sliding_window']!r}, use_sliding_window = "
+            f"{config.get('use_sliding_window', True)!r}; a window of at least 1 token is needed."
+        )
+    return {"layer_types": types, "sliding_window": window}
+
+
+def _not_positive(origin: str, key: str, value: Any) -> InputError:
+    return InputError(f"{origin}: {key} = {value!r}; a positive integer is needed.")
+
+
+def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
+    """The decoder that a config.json describes.
+
+    Args:
+      config: the parsed file.
+      origin: its name, for error messages.
+
+    Raises:
+      InputError: unknown architecture, a size that is missing or not a positive integer, an option
+        that is not honoured, or head counts that do not fit.
+    """
+    family, config = _completed(config, origin)
+    for key in _REQUIRED:
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise _not_positive(origin, key, config.get(key))
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    # null, as old files have it, means the same as a head per query head or hidden / heads.
+    kv_heads = config["num_key_value_heads"] or heads
+    head_dim = config["head_dim"] or hidden // heads
+    query_scalar = config.get("query_pre_attn_scalar")
+    query_scalar = head_dim if query_scalar is None else query_scalar
+    if not isinstance(query_scalar, int | float) or query_scalar < 1 or query_scalar % 1:
+        raise _not_positive(origin, "query_pre_attn_scalar", query_scalar)
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(
+            f"{origin}: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, "
+            f"head_dim = {head_dim}; heads must divide by key-value heads and head_dim by 2."
+        )
+    return Architecture(
+        family=config["model_type"],
+        vocab_size=config["vocab_size"],
+        hidden_size=hidden,
+        num_layers=config["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp_size=config["intermediate_size"],
+        norm_eps=config["rms_norm_eps"],
+        tie_embeddings=config["tie_word_embeddings"],
+        max_positions=config["max_position_embeddings"],
+        query_scalar=0 if query_scalar == head_dim else int(query_scalar),
+        attention_softcap=config.get("attn_logit_softcapping") or 0.0,
+        logit_softcap=config.get("final_logit_softcapping") or 0.0,
+        **_ropes(config, origin),
+        **_windows(config, family, origin),
+        **family.fixed,
+    )
+
+
+def config_of(shape: Architecture, dtype: str) -> dict[str, Any]:
+    """The config.json of a decoder; `architecture_of` reads it back.
+
+    Args:
+      shape: the decoder.
+      dtype: of the saved tensors, e.g. "float32".
+
+    Returns:
+      Options in the spelling that transformers 4 and 5 and vLLM read.
+    """
+    family = FAMILIES[shape.family]
+    scaling = options_of(shape.rope)
+    return {
+        "architectures": [family.class_name],
+        "model_type": shape.family,
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "intermediate_size": shape.mlp_size,
+        "hidden_act": shape.activation,
+        "max_position_embeddings": shape.max_positions,
+        "rope_theta": shape.rope.theta,
+        "rms_norm_eps": shape.norm_eps,
+        "tie_word_embeddings": shape.tie_embeddings,
+        "torch_dtype": dtype,
+        **({"rope_scaling": scaling} if scaling else {}),
+        **_own_options(shape, family),
+    }
+
+
+def _own_options(shape: Architecture, family: Family) -> dict[str, Any]:
+    """Options that only some families have."""
+    types = shape.layer_types or ("full_attention",) * shape.num_layers
+    windows = "sliding_attention" in types
+    own = {
+        "hidden_activation": shape.activation,
+        "query_pre_attn_scalar": shape.query_scalar or shape.head_dim,
+        "attn_logit_softcapping": shape.attention_softcap or None,
+        "final_logit_softcapping": shape.logit_softcap or None,
+        "rope_local_base_freq": (shape.local_rope or shape.rope).theta,
+        "use_sliding_window": windows,
+        "sliding_window": shape.sliding_window or None,
+        "max_window_layers": types.index("sliding_attention") if windows else shape.num_layers,
+    }
+    written = {key: value for key, value in own.items() if key in family.defaults}
+    return written | ({"layer_types": list(types)} if "sliding_window" in written else {})

@@ -1,0 +1,272 @@
+"""GGUF files, the format of llama.cpp: weights dequantised, the tokenizer rebuilt.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package parses the
+file and knows the quantised formats; this module says what the names and options mean.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+
+from cotjax.errors import InputError
+from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES
+from cotjax.models.formats.pretokenize import PRE_TOKENIZERS
+from cotjax.models.formats.weights import Place, fill
+from cotjax.models.rope import Rope
+from cotjax.models.transformer import Architecture, Transformer
+
+# llama.cpp's name of each tensor that `families.TENSOR_NAMES` names in Hugging Face's way.
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "embed.embedding": "token_embd.weight",
+        "layers.attention_norm.scale": "blk.{}.attn_norm.weight",
+        "layers.query.kernel": "blk.{}.attn_q.weight",
+        "layers.query.bias": "blk.{}.attn_q.bias",
+        "layers.query_norm.scale": "blk.{}.attn_q_norm.weight",
+        "layers.key.kernel": "blk.{}.attn_k.weight",
+        "layers.key.bias": "blk.{}.attn_k.bias",
+        "layers.key_norm.scale": "blk.{}.attn_k_norm.weight",
+        "layers.value.kernel": "blk.{}.attn_v.weight",
+        "layers.value.bias": "blk.{}.attn_v.bias",
+        "layers.out.kernel": "blk.{}.attn_output.weight",
+        "layers.mlp_norm.scale": "blk.{}.ffn_norm.weight",
+        "layers.gate.kernel": "blk.{}.ffn_gate.weight",
+        "layers.up.kernel": "blk.{}.ffn_up.weight",
+        "layers.down.kernel": "blk.{}.ffn_down.weight",
+        "final_norm.scale": "output_norm.weight",
+        "unembed_weight": "output.weight",
+    }
+)
+
+_FAMILIES = ("llama", "qwen2", "qwen3")  # whose tensors have these names and these values
+
+# The options of an architecture, below its name: `llama.block_count` and so on.
+_SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+_READ = frozenset(
+    (*_SIZES, "context_length", "vocab_size", "attention.head_count_kv", "attention.key_length")
+    + ("attention.value_length", "attention.layer_norm_rms_epsilon")
+    + ("rope.freq_base", "rope.dimension_count")
+)
+
+_UNUSED = (0, "", "none")  # what an option that is not in use may say
+
+_SPECIAL_TYPES = frozenset({2, 3})  # unknown and control tokens
+_USER_DEFINED = 4
+
+
+class File:
+    """A GGUF file; see `weights.Tensors` for `origin`, `shapes` and `read`.
+
+    Raises:
+      InputError: not a complete GGUF file, or the `gguf` package is not installed.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            from cotjax.models.formats import gguf_reader
+        except ImportError as error:
+            raise InputError(
+                f"{path}: reading GGUF files needs a package. Run: pip install 'cotjax[gguf]'"
+            ) from error
+        self.origin = str(path)
+        try:
+            self._reader = gguf_reader.FastReader(path)
+        except (OSError, ValueError, IndexError, KeyError) as error:
+            raise InputError(
+                f"{path}: not a complete GGUF file ({error}). Download it again."
+            ) from error
+        self._architecture = self._option("general.architecture")
+        renamed = _huggingface_names(self._reader.tensors)
+        self._tensors = dict(zip(renamed, self._reader.tensors, strict=True))
+        self.shapes = {
+            name: tuple(int(n) for n in reversed(tensor.shape))
+            for name, tensor in self._tensors.items()
+        }
+
+    def _option(self, key: str, default: Any = None) -> Any:
+        field = self._reader.get_field(key)
+        return default if field is None else field.contents()
+
+    def architecture(self) -> Architecture:
+        """The decoder that the metadata describes.
+
+        Raises:
+          InputError: unknown architecture, or an option that is not honoured.
+        """
+        name = self._architecture
+        if name not in _FAMILIES:
+            raise InputError(
+                f'{self.origin}: general.architecture = "{name}" is not a known architecture; '
+                f"use a model of one of these: {', '.join(_FAMILIES)}, or a Hugging Face folder."
+            )
+        found = {
+            key.removeprefix(f"{name}."): self._option(key)
+            for key in self._reader.fields
+            if key.startswith(f"{name}.")
+        }
+        for key, value in found.items():
+            if isinstance(value, list) or (key not in _READ and value not in _UNUSED):
+                raise InputError(
+                    f"{self.origin}: option {name}.{key} = {value!r} is not supported; use a "
+                    "model without it."
+                )
+        if missing := [key for key in _SIZES if key not in found]:
+            raise InputError(f"{self.origin}: no {name}.{missing[0]}; the file is not complete.")
+        return self._from_options(found)
+
+    def _from_options(self, options: Mapping[str, Any]) -> Architecture:
+        family = FAMILIES[self._architecture]
+        heads, hidden = options["attention.head_count"], options["embedding_length"]
+        head_dim = options.get("attention.key_length", hidden // heads)
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if options.get(key, head_dim) != head_dim:
+                raise InputError(
+                    f"{self.origin}: {self._architecture}.{key} = {options[key]} differs from "
+                    f"the head size {head_dim}; such a model is not supported."
+                )
+        rows = self.shapes.get(TENSOR_NAMES["embed.embedding"], (0,))[0]
+        return Architecture(
+            family=self._architecture,
+            vocab_size=rows or options.get("vocab_size", 0),
+            hidden_size=hidden,
+            num_layers=options["block_count"],
+            num_heads=heads,
+            num_kv_heads=options.get("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            mlp_size=options["feed_forward_length"],
+            rope=Rope(float(options.get("rope.freq_base", 10_000.0))),
+            norm_eps=_shortest(options.get("attention.layer_norm_rms_epsilon", 1e-5)),
+            tie_embeddings=TENSOR_NAMES["unembed_weight"] not in self.shapes,
+            max_positions=options.get("context_length", 2048),
+            **family.fixed,
+        )
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, dequantised to float32, rows in Hugging Face's order."""
+        from cotjax.models.formats.gguf_reader import expanded
+
+        values = expanded(self._tensors[name], self.origin)
+        values = values.reshape(self.shapes[name])
+        return self._unpermute(name, values) if self._architecture == "llama" else values
+
+    def _unpermute(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Undoes llama.cpp's row order of `llama` queries and keys.
+
+        Its rotary pairs are neighbours (2i, 2i + 1); Hugging Face's are halves (i, i + D/2).
+        """
+        if name.endswith("q_proj.weight"):
+            heads = self._option("llama.attention.head_count")
+        elif name.endswith("k_proj.weight"):
+            heads = self._option("llama.attention.head_count_kv") or self._option(
+                "llama.attention.head_count"
+            )
+        else:
+            return values
+        rows, width = values.shape
+        pairs = values.reshape(heads, rows // heads // 2, 2, width)
+        return pairs.swapaxes(1, 2).reshape(rows, width)
+
+    def load(self, *, param_dtype: Any, dtype: Any, place: Place | None = None) -> Transformer:
+        """The decoder with its weights; arguments and errors as for `huggingface.load`."""
+        return fill(self.architecture(), self, param_dtype=param_dtype, dtype=dtype, place=place)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer in the metadata, as a transformers `PreTrainedTokenizerFast`.
+
+        Raises:
+          InputError: not byte-level BPE, or an unknown `tokenizer.ggml.pre`.
+        """
+        tokens = self._option("tokenizer.ggml.tokens")
+        kind = self._option("tokenizer.ggml.model")
+        if tokens is None or kind != "gpt2":
+            raise InputError(
+                f'{self.origin}: tokenizer.ggml.model = "{kind}"; only byte-level BPE ("gpt2") '
+                "is read from GGUF. Use the model's Hugging Face folder."
+            )
+        backend = self._backend(tokens)
+        special = {
+            f"{role}_token": tokens[index]
+            for role, key in (
+                ("bos", "bos"),
+                ("eos", "eos"),
+                ("unk", "unknown"),
+                ("pad", "padding"),
+            )
+            if (index := self._option(f"tokenizer.ggml.{key}_token_id")) is not None
+        }
+        # Its advice that models need PyTorch is beside the point: only the tokenizer is used.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
+
+        wrapped = PreTrainedTokenizerFast(
+            tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
+        )
+        wrapped.chat_template = self._option("tokenizer.chat_template")
+        return wrapped
+
+    def _backend(self, tokens: list[str]) -> Tokenizer:
+        name = self._option("tokenizer.ggml.pre")
+        if name not in PRE_TOKENIZERS:
+            raise InputError(
+                f'{self.origin}: tokenizer.ggml.pre = "{name}" is not known; this reader knows '
+                f"{', '.join(PRE_TOKENIZERS)}. Use the model's Hugging Face folder."
+            )
+        pre = PRE_TOKENIZERS[name]
+        merges = [tuple(merge.split(" ")) for merge in self._option("tokenizer.ggml.merges", [])]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        backend = Tokenizer(
+            models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.whole_words)
+        )
+        if pre.normalizer is not None:
+            backend.normalizer = pre.normalizer
+        backend.pre_tokenizer = pre.splitter
+        backend.decoder = decoders.ByteLevel()
+        types = self._option("tokenizer.ggml.token_type", [1] * len(tokens))
+        backend.add_special_tokens(
+            [
+                AddedToken(token, special=True, normalized=False)
+                for token, kind in zip(tokens, types, strict=True)
+                if kind in _SPECIAL_TYPES
+            ]
+        )
+        backend.add_tokens(
+            [
+                AddedToken(token, normalized=False)
+                for token, kind in zip(tokens, types, strict=True)
+                if kind == _USER_DEFINED
+            ]
+        )
+        bos = self._option("tokenizer.ggml.bos_token_id")
+        if bos is not None and self._option("tokenizer.ggml.add_bos_token", pre.adds_bos):
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+            )
+        return backend
+
+
+def _huggingface_names(tensors: list[Any]) -> list[str]:
+    """The tensors' names in Hugging Face's spelling; unknown ones keep theirs."""
+    one: dict[str, str] = {}
+    for leaf, name in _NAMES.items():
+        one[name.replace("blk.{}.", "")] = TENSOR_NAMES[leaf]
+    renamed = []
+    for tensor in tensors:
+        head, _, rest = tensor.name.partition(".")
+        layer, _, tail = rest.partition(".")
+        if head == "blk" and tail in one:
+            renamed.append(one[tail].format(layer))
+        else:
+            renamed.append(one.get(tensor.name, tensor.name))
+    return renamed
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal with this float32: the file's 9.9999997e-06 was written as 1e-05."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,195 @@
+"""Hugging Face folders: config.json, safetensors and tokenizer files, in and out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from cotjax.errors import InputError
+from cotjax.models.formats.config_json import architecture_of, config_of
+from cotjax.models.formats.safetensors_file import SafetensorsFile
+from cotjax.models.formats.weights import Place, fill, named_tensors
+from cotjax.models.transformer import Architecture, Transformer
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      InputError: the file is missing, or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot read this JSON file ({error}).") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a {type(value).__name__}; a JSON object is needed.")
+    return value
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The decoder that a folder's config.json describes.
+
+    Raises:
+      InputError: no readable config.json, or a decoder that is not supported.
+    """
+    path = folder / "config.json"
+    return architecture_of(read_json(path), str(path))
+
+
+class SafetensorsFolder:
+    """The tensors of a folder, memory-mapped; see `weights.Tensors`."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __init__(self, folder: Path) -> None:
+        self.origin = str(folder)
+        self._file_of: dict[str, SafetensorsFile] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in _weight_files(folder):
+            file = SafetensorsFile(path)
+            shapes |= file.shapes
+            self._file_of |= dict.fromkeys(file.shapes, file)
+        self.shapes = shapes
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor, a view of its file."""
+        return self._file_of[name].read(name)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that the index names."""
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise InputError(
+            f"{folder}: no weights: neither {_WEIGHTS} nor {_INDEX} among {found}. "
+            'Point model.path to a folder with safetensors, or set model.init = "random".'
+        )
+    index = read_json(folder / _INDEX)
+    shards = sorted(set(index.get("weight_map", {}).values()))
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: {_INDEX} names {', '.join(missing)}, which is not there.")
+    return [folder / name for name in shards]
+
+
+def load(
+    folder: str | Path,
+    *,
+    param_dtype: Any = jnp.float32,
+    dtype: Any = jnp.float32,
+    place: Place | None = None,
+) -> Transformer:
+    """A decoder from a local Hugging Face folder.
+
+    Args:
+      folder: holds config.json and model.safetensors, or shards with their index.
+      param_dtype: number format of the parameters; the weights are rounded to it.
+      dtype: number format of the activations.
+      place: from the parameters' shapes, as `Policy.split` nests them, to a sharding for each;
+        None puts everything on the default device.
+
+    Raises:
+      InputError: an unsupported model, no weights, a damaged file, or tensors that do not
+        match the config.
+    """
+    folder = Path(folder)
+    shape = read_architecture(folder)
+    tensors = SafetensorsFolder(folder)
+    return fill(shape, tensors, param_dtype=param_dtype, dtype=dtype, place=place)
+
+
+def save(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    tokenizer: Any = None,
+    dtype: str = "",
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a folder that transformers and vLLM load and generate from.
+
+    Args:
+      model: the decoder.
+      folder: made if missing; files of the same name are replaced.
+      tokenizer: a transformers tokenizer; saved beside the weights, and its special tokens
+        into generation_config.json. None writes neither.
+      dtype: "float32" or "bfloat16"; empty = that of the parameters.
+      max_shard_bytes: weights beyond this size are split over several files, with an index.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    target = jnp.dtype(dtype) if dtype else model.embed.embedding.dtype
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_weights(model, folder, target, max_shard_bytes)
+        special = _write_tokenizer(tokenizer, folder) if tokenizer is not None else {}
+        _write_json(folder / "config.json", config_of(model.shape, target.name) | special)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error}).") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path) -> dict[str, int]:
+    """Saves the tokenizer and generation_config.json; returns the special ids."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = read_json(path)
+    for key in ("is_local", "local_files_only", "name_or_path"):  # of the folder it came from
+        config.pop(key, None)
+    # transformers 5 writes a class name that transformers 4 and vLLM do not know.
+    _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special = {key: value for key, value in ids.items() if value is not None}
+    _write_json(folder / "generation_config.json", special)
+    return special
+
+
+def _write_weights(model: Transformer, folder: Path, dtype: Any, max_shard_bytes: int) -> None:
+    """One file, or shards no larger than `max_shard_bytes` (a larger tensor has its own)."""
+    shards: list[list[str]] = []
+    waiting: dict[str, np.ndarray] = {}
+    total = size = 0
+
+    def flush() -> None:
+        shards.append(list(waiting))
+        save_file(waiting, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        waiting.clear()
+
+    for name, tensor in named_tensors(model, dtype):
+        if waiting and size + tensor.nbytes > max_shard_bytes:
+            flush()
+            size = 0
+        waiting[name] = tensor
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    for stale in folder.glob("model*.safetensors*"):
+        stale.unlink()
+    # The names carry the number of shards, known only now.
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    if len(shards) == 1:
+        names = [_WEIGHTS]
+    else:
+        weight_map = {
+            tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / _INDEX, index)
+    for i, name in enumerate(names, start=1):
+        path = (folder / f"shard-{i}").rename(folder / name)
+        # safetensors keeps its files to their owner; these are as open as their folder.
+        path.chmod(folder.stat().st_mode & 0o666)

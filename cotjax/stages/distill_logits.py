@@ -1,0 +1,298 @@
+"""Distillation from distributions: the scheduled teachers' logits for the bucket's examples.
+
+examples of the bucket -> rows -> hidden states of the teachers in use -> divergence -> update
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.curriculum.dataset import DistillDataset
+from cotjax.data.packing import Example, Span, pack_in_order
+from cotjax.interfaces import Step, TokenBatch
+from cotjax.models.head import Head
+from cotjax.parallel import processes
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.rollout.engine import generate
+from cotjax.stages.base import BaseStage
+from cotjax.stages.supervised import dropout_key
+from cotjax.student import preflight
+from cotjax.student.generate import rollout_params, rollout_sampling
+from cotjax.student.load import load_policy
+from cotjax.student.records import prompt_batch
+from cotjax.teachers.distill_loss import TeacherOutputs, make_distill_loss
+from cotjax.teachers.logit_store import LogitStore
+from cotjax.teachers.pool import TeacherPool
+from cotjax.teachers.ranking import check_ranking
+from cotjax.training.metrics import SPEED, Column
+from cotjax.training.optimizer import make_optimizer, ramp
+from cotjax.training.update import Frozen, init_state, make_update
+
+AHEAD = 8  # steps before its first use that a teacher begins to load
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What an update takes.
+
+    Attributes:
+      batch: rows of the data's or the student's text.
+      outputs: the teachers' for them.
+      alpha: share of cross-entropy in the loss.
+      own: 1 if the student wrote the text, else 0.
+      dropout_key: None without dropout.
+    """
+
+    batch: TokenBatch
+    outputs: TeacherOutputs
+    alpha: Array
+    own: Array
+    dropout_key: Any
+
+
+COLUMNS = (
+    Column("loss", "nats", "loss", "{:.4f}", 8),
+    Column("distance", "nats", "divergence", "{:.4f}", 8),
+    Column("bucket", "", "bucket", "{:.0f}", 6),
+    Column("update", "tokens/s", "update_tok_s", "{:,.0f}", 9),
+    SPEED,
+)
+
+
+class DistillLogitsStage(BaseStage):
+    """See the module docstring; `cotjax.interfaces.Stage` says what the members do.
+
+    Args:
+      config: of the run.
+      mesh: devices.
+    """
+
+    columns = COLUMNS
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        check_divides(mesh, config.batch.size, "batch.size")
+        if config.distill.on_policy:
+            check_divides(mesh, config.rollout.prompts, "rollout.prompts")
+        student = load_policy(config, mesh)
+        self.dataset = DistillDataset(config, mesh, student)
+        super().__init__(config, mesh, student, self.dataset.held_out)
+        self.data = self.dataset.curriculum
+        slots = self.data.schedule.slots()
+        self.teachers = TeacherPool(config, mesh, student.tokenizer, slots=slots)
+        self.sampling = rollout_sampling(
+            config.rollout, eos_id=student.eos_id, pad_id=student.pad_id, in_groups=False
+        )
+        uses = [preflight.evaluation_use(config, student, mesh)]
+        if config.distill.on_policy:
+            uses.append(preflight.rollout_use(config, self.sampling))
+        problems = self.dataset.monitor[: config.curriculum.ranking_problems]
+        self.notes += preflight.check_fits(student, mesh, *uses)
+        self.notes += check_ranking(config, mesh, self.teachers, problems)
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        # The update reuses the state's buffers; difficulty may be measured with the first ones.
+        self.state = init_state(jax.tree.map(jnp.copy, student.params), optimizer)
+        self.distill_loss = make_distill_loss(config, student, self.teachers.vocab_size)
+        self.store: LogitStore | None = None
+        if config.teachers.cache:
+            self._open_data(student.params, 0)
+        frozen, join = Frozen(student.base), student.policy.join
+        self.update = make_update(self._loss, optimizer, self.state, frozen, join=join)
+        self.held_out_loss = jax.jit(self._held_out_loss)
+        self.root = jax.random.key(config.seed)
+        distill, steps = config.distill, config.steps
+        self.alpha = ramp(distill.alpha_schedule, distill.alpha, distill.alpha_end, steps)
+        self.temperature = ramp(
+            distill.temperature_schedule, distill.temperature, distill.temperature_end, steps
+        )
+
+    # The loss.
+
+    def _loss(
+        self, params: Any, reference: Any, work: Work
+    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        del reference
+        policy, batch, distill = self.student.policy, work.batch, self.config.distill
+        mask = batch.weight > 0
+        count = mask.sum()
+        hidden = policy.rows(params, batch, dropout_key=work.dropout_key)
+        divergence = self._divergence(policy.head(params, whole=True), hidden, work, mask)
+        metrics = {"divergence": (divergence, count)}
+        if not (distill.alpha or distill.alpha_schedule != "constant"):
+            return divergence, count, metrics
+
+        def cross_entropy(hidden: Array) -> Array:
+            return -policy.head_logprobs(params, hidden, batch.targets, mask)[0].sum()
+
+        data = jax.lax.cond(work.alpha > 0, cross_entropy, lambda _: jnp.zeros(()), hidden)
+        loss = (1 - work.alpha) * divergence + work.alpha * data
+        return loss, count, metrics | {"cross_entropy": (data, count)}
+
+    def _divergence(self, head: Head, hidden: Array, work: Work, mask: Array) -> Array:
+        """Of the student from the teachers, over all tokens together, nats."""
+
+        def divergence(hidden: Array, head: Head) -> Array:
+            return self.distill_loss.total_divergence(work.outputs, hidden, head, mask)
+
+        def policy_gradient(hidden: Array, head: Head) -> Array:
+            return self.distill_loss.policy_gradient(
+                work.outputs, hidden, head, work.batch.targets, mask
+            ).sum()
+
+        distill = self.config.distill
+        if not distill.on_policy or distill.on_policy_loss == "divergence":
+            return divergence(hidden, head)
+        return jax.lax.cond(work.own > 0, policy_gradient, divergence, hidden, head)
+
+    def _held_out_loss(self, params: Any, work: Work) -> Array:
+        policy = self.student.policy
+        hidden, mask = policy.rows(params, work.batch), work.batch.weight > 0
+        head = policy.head(params, whole=True)
+        return self.distill_loss.total_divergence(work.outputs, hidden, head, mask) / mask.sum()
+
+    # A step.
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """Rows of the bucket's examples, with the outputs of the teachers in use."""
+        waited = time.perf_counter()
+        self._open_data(params, step)
+        observed, alarm = self.data.schedule.maybe_hand_over(
+            step,
+            self.teachers.names,
+            lambda teacher: self._held_out(params, step, teacher),
+            lambda: self.dataset.pass_rate(params),
+        )
+        own = _is_turn(step, self.config.distill.on_policy)
+        batch, spans = self._own_rows(params, step) if own else self.data.next_rows(step)
+        used = float((batch.segment > 0).mean())
+        ready = time.perf_counter()
+        weights = self.data.teacher_weights(step)
+        placed = parallel.shard(self.mesh, batch)
+        if self.config.teachers.cache:
+            outputs = self._read(batch, spans, weights)
+            ready = time.perf_counter()
+        else:
+            outputs = self.teachers.outputs(placed, weights, self.temperature(step))
+            self.teachers.keep_only(upcoming := self.data.upcoming_teachers(step, AHEAD))
+            self.teachers.prefetch(upcoming)
+        alpha = 0.0 if own else self.alpha(step)
+        metrics = {
+            "batch_tokens": batch.tokens.size,
+            "used": used,
+            "examples": len(spans),
+            "bucket": self.data.bucket_at(step) + 1,
+            "data_wait_s": ready - waited,
+            "temperature": self.temperature(step),
+            "alpha": alpha,
+            "own_text": float(own),
+        }
+        metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
+        key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
+        work = self._work(placed, outputs, alpha=alpha, own=own, dropout_key=key)
+        return Step([work], metrics | observed, [], alarm)
+
+    def _open_data(self, params: Any, step: int) -> None:
+        """Sorts the examples if it is time to, and opens a logit cache, which must be of them."""
+        self.data.prepare(params, step)
+        if self.config.teachers.cache and self.store is None:
+            expected = self.dataset.manifest(self.teachers)
+            folder = pathlib.Path(self.config.teachers.cache)
+            self.store = LogitStore(folder, expected, sorted(self.data.pairs()))
+
+    def _work(
+        self,
+        batch: TokenBatch,
+        outputs: TeacherOutputs,
+        *,
+        alpha: float,
+        own: bool,
+        dropout_key: Any,
+    ) -> Work:
+        share, flag = (parallel.replicate(self.mesh, np.float32(x)) for x in (alpha, own))
+        return Work(batch, outputs, share, flag, dropout_key)
+
+    def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> TeacherOutputs:
+        """The cached logits of the teachers in use."""
+        assert self.store is not None, "it is opened before the first step"
+        shape = (*batch.tokens.shape, self.config.teachers.top_k)
+        slots, read = self.teachers.in_slots(weights), {}
+        for teacher in {k for k, weight in slots if weight > 0}:
+            ids, logp = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
+            for span in spans:
+                stored = self.store.read(teacher, span.example)
+                columns = span.start + np.flatnonzero(
+                    batch.weight[span.row, span.start : span.stop] > 0
+                )
+                ids[span.row, columns], logp[span.row, columns] = stored.ids, stored.logp
+            read[teacher] = parallel.shard(self.mesh, (logp, ids))
+        return TeacherOutputs(
+            *self.teachers.numbers(slots, self.config.distill.temperature),
+            topk_logp=tuple(read[k][0] for k, _ in slots),
+            topk_ids=tuple(read[k][1] for k, _ in slots),
+        )
+
+    def _own_rows(self, params: Any, step: int) -> tuple[TokenBatch, list[Span]]:
+        """Rows of what the student now writes for the bucket's questions."""
+        rollout = self.config.rollout
+        indices = self.data.take(step, rollout.prompts)
+        records = [self.dataset.records[i] for i in indices]
+        texts = [self.student.prompts.solve(record.question) for record in records]
+        prompts = prompt_batch(
+            self.student.tokenizer, indices, records, texts, rollout.max_prompt_tokens
+        )
+        written = generate(
+            self.student.policy,
+            rollout_params(self.student, self.config, self.mesh, params),
+            parallel.shard(self.mesh, prompts),
+            jax.random.fold_in(self.root, step),
+            settings=self.sampling,
+            stop_table=self.student.stop_table,
+        )
+        written = processes.fetch(written)
+        tokens, mask = written.tokens[:, 0], written.mask[:, 0]
+        examples = [
+            (index, _row(prompt[seen], own[counts]))
+            for index, prompt, seen, own, counts in zip(
+                indices, prompts.tokens, prompts.mask, tokens, mask, strict=True
+            )
+        ]
+        return pack_in_order(examples, self.config.batch.size, self.config.batch.sequence_length)
+
+    def _held_out(self, params: Any, step: int, teacher: int) -> float:
+        """The student's divergence from a teacher on the monitored records, nats."""
+        examples = [
+            (i, self.dataset.encode_record(record)) for i, record in enumerate(self.dataset.monitor)
+        ]
+        batch, _ = pack_in_order(
+            examples, self.config.batch.size, self.config.batch.sequence_length
+        )
+        placed, alone = parallel.shard(self.mesh, batch), np.eye(len(self.teachers.names))[teacher]
+        outputs = self.teachers.outputs(placed, alone, self.temperature(step))
+        work = self._work(placed, outputs, alpha=0.0, own=False, dropout_key=None)
+        return float(self.held_out_loss(self.student.all_params(params), work))
+
+
+def _is_turn(step: int, share: float) -> bool:
+    """Whether a step belongs to a share of all steps, spread evenly.
+
+    Example:
+      >>> [_is_turn(step, 0.5) for step in range(4)]
+      [False, True, False, True]
+    """
+    return int((step + 1) * share + 1e-9) > int(step * share + 1e-9)
+
+
+def _row(prompt: np.ndarray, completion: np.ndarray) -> Example:
+    """The student's own text as an example; the loss falls on what it wrote."""
+    row = np.concatenate([prompt, completion]).astype(np.int32)
+    weight = (np.arange(1, len(row)) >= len(prompt)).astype(np.float32)
+    return {"tokens": row[:-1], "targets": row[1:], "weight": weight}

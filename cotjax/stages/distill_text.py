@@ -1,0 +1,135 @@
+"""Sequence-level distillation: cross-entropy on what the scheduled teachers write.
+
+questions of the bucket -> a teacher for each, by weight -> texts -> the student's tokens -> update
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.curriculum.dataset import DistillDataset
+from cotjax.data.encode import encode_supervised
+from cotjax.data.packing import Example, pack_in_order
+from cotjax.interfaces import Record, Step
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.stages.base import BaseStage
+from cotjax.stages.supervised import COLUMNS, dropout_key, make_loss
+from cotjax.student import preflight
+from cotjax.student.load import load_policy
+from cotjax.student.records import solution
+from cotjax.teachers.text import TextTeachers
+from cotjax.training.optimizer import make_optimizer, ramp
+from cotjax.training.update import Frozen, init_state, make_update
+
+AHEAD = 8  # steps before its first use that a teacher begins to load
+DATA = -1  # stands for the data's own solutions
+
+
+class DistillTextStage(BaseStage):
+    """See the module docstring; `cotjax.interfaces.Stage` says what the members do.
+
+    Of a step's questions a share alpha keeps the data's own solution; the others are dealt out to
+    the teachers by their weights.
+
+    Args:
+      config: of the run.
+      mesh: devices.
+    """
+
+    columns = COLUMNS
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        check_divides(mesh, config.batch.size, "batch.size")
+        student = load_policy(config, mesh)
+        self.dataset = DistillDataset(config, mesh, student)
+        super().__init__(config, mesh, student, self.dataset.held_out)
+        self.data = self.dataset.curriculum
+        self.teachers = TextTeachers(config, mesh, self.dataset.records)
+        use = preflight.evaluation_use(config, student, mesh)
+        self.notes += preflight.check_fits(student, mesh, use)
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        # The update reuses the state's buffers; difficulty may be measured with the first ones.
+        self.state = init_state(jax.tree.map(jnp.copy, student.params), optimizer)
+        loss = make_loss(student.policy)
+        frozen, join = Frozen(student.base), student.policy.join
+        self.update = make_update(loss, optimizer, self.state, frozen, join=join)
+        self._loss = jax.jit(loss)
+        self.root = jax.random.key(config.seed)
+        distill = config.distill
+        self.alpha = ramp(distill.alpha_schedule, distill.alpha, distill.alpha_end, config.steps)
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """Rows of what the teachers write about the bucket's questions."""
+        began = time.perf_counter()
+        self.data.prepare(params, step)
+        observed, alarm = self.data.schedule.maybe_hand_over(
+            step,
+            self.teachers.names,
+            lambda teacher: self._held_out(params, teacher),
+            lambda: self.dataset.pass_rate(params),
+        )
+        indices = self.data.take(step, self.config.rollout.prompts)
+        records = [self.dataset.records[index] for index in indices]
+        weights, alpha = self.data.teacher_weights(step), self.alpha(step)
+        draw = np.random.default_rng((self.config.seed, 2, step))
+        share = np.append((1 - alpha) * weights / weights.sum(), alpha)
+        writers = draw.choice(
+            [*range(len(weights)), DATA], size=len(records), p=share / share.sum()
+        )
+        key = jax.random.fold_in(self.root, step)
+        examples = self._examples(records, writers, key)
+        batch, spans = pack_in_order(
+            examples, self.config.batch.size, self.config.batch.sequence_length
+        )
+        self.teachers.keep_only(self.data.upcoming_teachers(step, AHEAD))
+        metrics = {
+            "batch_tokens": batch.tokens.size,
+            "examples": len(spans),
+            "kept_texts": len(spans) / len(records),
+            "bucket": self.data.bucket_at(step) + 1,
+            "data_wait_s": time.perf_counter() - began,
+            "alpha": alpha,
+        }
+        metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
+        work = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
+        return Step([work], metrics | observed, [], alarm)
+
+    def _examples(
+        self, records: Sequence[Record], writers: np.ndarray, key: Any
+    ) -> list[tuple[int, Example]]:
+        """(place among the records, arrays) of the texts that there are and that fit a row."""
+        texts: list[str | None] = [solution(record) for record in records]
+        for teacher in sorted(set(writers.tolist()) - {DATA}):
+            places = np.flatnonzero(writers == teacher).tolist()
+            chosen = [records[place] for place in places]
+            written = self.teachers.write(teacher, chosen, key=jax.random.fold_in(key, teacher))
+            for place, text in zip(places, written, strict=True):
+                texts[place] = text
+        limit = self.config.batch.sequence_length
+        encoded = [
+            (place, self._encode(records[place], text))
+            for place, text in enumerate(texts)
+            if text is not None
+        ]
+        return [(place, one) for place, one in encoded if len(one["tokens"]) <= limit]
+
+    def _encode(self, record: Record, text: str) -> Example:
+        tokenizer, prompt = self.student.tokenizer, self.student.prompts.solve(record.question)
+        return encode_supervised(tokenizer, prompt, text, max_length=2**31, name=record.id)
+
+    def _held_out(self, params: Any, teacher: int) -> float:
+        """Cross-entropy of a teacher's texts about the monitored records, nats."""
+        monitor, size = self.dataset.monitor, self.config.batch
+        writers = np.full(len(monitor), teacher)
+        examples = self._examples(monitor, writers, jax.random.fold_in(self.root, 2**31 - 1))
+        batch, _ = pack_in_order(examples, size.size, size.sequence_length)
+        work = parallel.shard(self.mesh, batch), None
+        total, count, _ = self._loss(self.student.all_params(params), None, work)
+        return float(total) / max(float(count), 1.0)

@@ -1,0 +1,275 @@
+"""What every policy stage does in a step.
+
+prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> update
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.core.objectives import Objective, policy_advantage
+from cotjax.interfaces import PromptBatch, Record, ScoredGroups, Step
+from cotjax.parallel import processes
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.rollout.engine import generate
+from cotjax.stages.base import BaseStage
+from cotjax.stages.policy_loss import TeacherTerm, logprobs, make_loss, open_objective, resolved
+from cotjax.student import guards, preflight
+from cotjax.student.generate import rollout_params, rollout_sampling
+from cotjax.student.groups import RolloutGroups, micro_batch_prompts
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.rewards import RewardFn, add_overlong, completion_row, judge_own, solve_reward
+from cotjax.training.metrics import SPEED, Column
+from cotjax.training.optimizer import make_optimizer
+from cotjax.training.update import Frozen, init_state, make_update
+
+COLUMNS = (
+    Column("accuracy", "", "accuracy", "{:.1%}", 8),
+    Column("reward", "", "reward", "{:+.3f}", 7),
+    Column("length", "tokens", "completion_tokens", "{:.1f}", 7),
+    Column("KL", "nats", "kl", "{:.4f}", 7),
+    Column("entropy", "nats", "entropy", "{:.3f}", 7),
+    Column("no signal", "groups", "no_signal", "{:.1%}", 9),
+    Column("rollout", "tokens/s", "rollout_tok_s", "{:,.0f}", 8),
+    SPEED,
+)
+
+
+class Teachers(TeacherTerm, Protocol):
+    """Teachers beside a policy stage; see `teachers.policy_term`.
+
+    Attributes:
+      notes: what a reader of the run should know about them.
+    """
+
+    notes: tuple[str, ...]
+
+    def add_teacher_term(
+        self, micros: Sequence[ScoredGroups], step: int
+    ) -> tuple[list[ScoredGroups], dict[str, float]]:
+        """Micro-batches with what the teachers in use give for them, and metrics."""
+        ...
+
+
+# An objective to the teachers that are added to it.
+OpenTeachers = Callable[[Objective], Teachers]
+
+
+class PolicyStage(BaseStage):
+    """A policy-gradient stage; `cotjax.interfaces.Stage` says what the members do.
+
+    Args:
+      config: of the run.
+      mesh: devices.
+      student: what learns; its start is the reference.
+      held_out: what it is evaluated on.
+      data: see `prompt_stream`; None if it is set before the first step.
+      reward: what a completion earns.
+      shows_steps: whether prompts show all the teacher's steps by design.
+      updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
+      teachers: opens the teachers that are added to the loss; None without.
+    """
+
+    columns = COLUMNS
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        student: LoadedPolicy,
+        held_out: list[Record],
+        *,
+        data: Any = None,
+        reward: RewardFn = solve_reward,
+        shows_steps: bool = False,
+        updates: int = 0,
+        teachers: OpenTeachers | None = None,
+    ) -> None:
+        rollout, policy = config.rollout, config.policy
+        check_divides(mesh, rollout.prompts, "rollout.prompts")
+        self.objective = open_objective(policy)
+        super().__init__(config, mesh, student, held_out)
+        self.resolved = {"policy": resolved(self.objective)}
+        self.stream = self.data = data
+        self.reward, self.shows_steps = reward, shows_steps
+        self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
+        self.inner_updates = policy.inner_updates
+        self.sampling = rollout_sampling(rollout, eos_id=student.eos_id, pad_id=student.pad_id)
+        memory = preflight.check_fits(
+            student,
+            mesh,
+            preflight.rollout_use(config, self.sampling),
+            preflight.evaluation_use(config, student, mesh),
+        )
+        self.notes = (*student.notes, f"the loss is {self.objective}", *memory)
+        self.teachers = teachers(self.objective) if teachers else None
+        if self.teachers is not None:
+            self.notes += self.teachers.notes
+        self.root = jax.random.key(config.seed)
+        per_step = updates if updates else policy.inner_updates
+        self.optimizer = make_optimizer(config.optimizer, config.steps * per_step)
+        # The update reuses the state's buffers; a reference needs its own.
+        start = jax.tree.map(lambda leaf: leaf.copy(), student.params)
+        self.state = init_state(start, self.optimizer)
+        # With one update per batch, the update's own program scores the reference.
+        inside = self.objective.beta and policy.inner_updates == 1
+        frozen = Frozen(student.base, student.reference if inside else None)
+        temperature = rollout.temperature if self.objective.tempered else 1.0
+        comparable = temperature == rollout.temperature
+        self.limits = preflight.sampler_limits(config, comparable=comparable)
+        loss = make_loss(
+            student.policy,
+            self.objective,
+            temperature=temperature,
+            max_length=rollout.max_new_tokens,
+            sampler_correction=policy.sampler_correction,
+            teachers=self.teachers,
+        )
+        self.update = make_update(
+            loss,
+            self.optimizer,
+            self.state,
+            frozen,
+            join=student.policy.join,
+            # Teachers' outputs hold their heads, which micro-batches share.
+            scan=self.teachers is None or self.teachers.by_gap,
+        )
+        self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
+        self.score = jax.jit(
+            lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
+            static_argnums=0,
+        )
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """Samples, rewards and scores the groups of one step."""
+        return self.sample_step(params, step)[0]
+
+    def sample_step(self, params: Any, step: int) -> tuple[Step, RolloutGroups]:
+        """A step, and everything that was sampled for it."""
+        waited = time.perf_counter()
+        batch = next(self.stream)
+        began = time.perf_counter()
+        weights = rollout_params(self.student, self.config, self.mesh, params)
+        key = jax.random.fold_in(self.root, step)
+        everything, kept, counts = self._collect(batch, weights, key)
+        sampled = time.perf_counter()
+        micros = [self._score(params, micro) for micro in self._micros(kept, counts)]
+        told = {}
+        if self.teachers is not None:
+            micros, told = self.teachers.add_teacher_term(micros, step)
+        rows, width = kept.rollout.ended.size, kept.prompts.mask.shape[1]
+        metrics: dict[str, Any] = everything.metrics() | told
+        metrics |= {
+            "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
+            "rollout_s": sampled - began,
+            "data_wait_s": began - waited,
+            # Nominal: every completion counts its prompt, which is computed once for the group.
+            "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
+        }
+        if self.config.policy.refill:
+            metrics["sampled_groups"] = len(everything.records)
+            metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
+        if self.stream.num_buckets > 1:
+            metrics["bucket"] = self.stream.bucket + 1
+            self.stream.report(metrics["accuracy"])
+        examples = [
+            completion_row(record, one)
+            for record, group in zip(kept.records[:2], kept.judged, strict=False)
+            for one in group[:2]
+        ]
+        alarm = self._alarm(everything)
+        return Step(micros, metrics, examples, alarm, self.limits), everything
+
+    def _alarm(self, groups: RolloutGroups) -> str:
+        prompts, rollout, student = groups.prompts, groups.rollout, self.student
+        shown = [row[mask] for row, mask in zip(prompts.tokens, prompts.mask, strict=True)]
+        texts = student.tokenizer.batch_decode(shown, skip_special_tokens=False)
+        found = (
+            *guards.leak_guard(texts, groups.records, shows_steps=self.shows_steps),
+            *guards.no_signal(groups.judged),
+            *guards.end_check(rollout, self.sampling.eos_id),
+            *guards.repeated_seed(prompts, rollout),
+        )
+        return " ".join(found)
+
+    def _sample(
+        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any
+    ) -> RolloutGroups:
+        prompts, records = batch
+        placed = parallel.shard(self.mesh, prompts)
+        rollout = generate(
+            self.student.policy,
+            weights,
+            placed,
+            key,
+            settings=self.sampling,
+            stop_table=self.student.stop_table,
+        )
+        rollout = processes.fetch(rollout)
+        judged = judge_own(self.mesh, self.student, self.config, records, rollout, self.reward)
+        return RolloutGroups(prompts, rollout, records, add_overlong(self.config, judged))
+
+    def _collect(
+        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any
+    ) -> tuple[RolloutGroups, RolloutGroups, np.ndarray]:
+        """Samples until every group of the batch has different rewards, or the budget is spent.
+
+        Returns:
+          everything sampled, the groups of the update, and which completions [B, G] of these
+          count: with dynamic sampling, groups of equal rewards that no other replaced do not.
+        """
+        policy, size = self.config.policy, self.config.rollout.prompts
+        everything = self._sample(batch, weights, key)
+        for _ in range(policy.refill):
+            if everything.informative.sum() >= size:
+                break
+            everything = everything.join(self._sample(next(self.stream), weights, key))
+        kept = everything
+        if policy.refill:
+            kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
+        counts = np.ones(kept.rollout.ended.shape, bool)
+        counts &= kept.finite
+        if policy.refill:
+            counts &= kept.informative[:, None]
+        if policy.overlong == "mask":
+            counts &= kept.rollout.ended
+        return everything, kept, counts
+
+    def _micros(self, groups: RolloutGroups, counts: np.ndarray) -> Iterator[ScoredGroups]:
+        """Micro-batches on the mesh."""
+        finite: Any = groups.finite
+        baseline = None if finite.all() else finite
+        if self.config.policy.overlong == "mask":
+            baseline = groups.rollout.ended
+        reward: Any = groups.reward
+        for micro in groups.micro_batches(
+            np.asarray(self.advantage(reward, baseline)),
+            counts,
+            prompts=self.micro_batch,
+            longest=self.sampling.max_new_tokens,
+            pad_id=self.student.pad_id,
+        ):
+            yield parallel.shard(self.mesh, micro)
+
+    def _score(self, params: Any, groups: ScoredGroups) -> ScoredGroups:
+        """Adds what several updates of one batch compare with: log-probabilities before the first.
+
+        With one update nothing is scored here: the policy that sampled is the policy that learns,
+        so the ratio is 1.
+        """
+        if self.config.policy.inner_updates == 1:
+            return groups
+        policy, student = self.student.policy, self.student
+        logp_old = self.score(policy, student.all_params(params), groups)
+        logp_ref = None
+        if self.objective.beta:
+            logp_ref = self.score(policy.without_adapter, student.reference, groups)
+        return dataclasses.replace(groups, logp_old=logp_old, logp_ref=logp_ref)

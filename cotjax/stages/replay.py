@@ -1,0 +1,243 @@
+"""A policy stage that replays what it accepts as ordinary supervised targets."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import normalize_rationale, parse_rationale, render_rationale, rewrite_reward
+from cotjax.curriculum.difficulty import Difficulty
+from cotjax.curriculum.prompt_stream import BucketStream, prompt_stream
+from cotjax.data.encode import encode_supervised
+from cotjax.data.sources import RecordList, Records
+from cotjax.errors import InputError
+from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import check_divides
+from cotjax.stages.policy import PolicyStage
+from cotjax.stages.supervised import dropout_key, make_loss
+from cotjax.student.groups import RolloutGroups
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.mining import mine
+from cotjax.student.records import check_prompts, in_order, solution
+from cotjax.training.update import Frozen, make_update
+
+
+class RecordPrompt(Protocol):
+    """What a record's prompt shows; holds no model, as it travels to workers."""
+
+    def text(self, record: Record) -> str:
+        """The prompt's text."""
+        ...
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> str:
+        """The same; nothing is drawn."""
+        ...
+
+
+class ReplayStage(PolicyStage):
+    """Groups on mined failures, and a replay of the rewrites that were accepted.
+
+    Args:
+      config: of the run.
+      mesh: devices.
+      student: what learns.
+      train: records, among which failures are mined.
+      held_out: what it is evaluated on.
+      prompt: a record to its prompt.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        student: LoadedPolicy,
+        train: Records,
+        held_out: list[Record],
+        prompt: RecordPrompt,
+    ) -> None:
+        replays = int(config.rewrite.internalize)
+        super().__init__(
+            config,
+            mesh,
+            student,
+            held_out,
+            reward=self._reward,
+            shows_steps=True,
+            updates=config.policy.inner_updates + replays,
+        )
+        self.train, self._prompt = train, prompt
+        self.inner_updates = 1  # of the loop; one step is the config's inner updates and a replay
+        if replays:
+            check_divides(mesh, config.batch.size, "batch.size")
+        self._update_policy = self.update
+        self._update_replayed = make_update(
+            make_loss(student.policy),
+            self.optimizer,
+            self.state,
+            Frozen(student.base),
+            join=student.policy.join,
+        )
+        self.update = self._update
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Mines the failures, or takes every record; says what it found.
+
+        Raises:
+          InputError: nothing is left to rewrite.
+        """
+        config, student = self.config, self.student
+        told, failures = list(super().prepare(folder)), self.train
+        if config.mining.questions:
+            setting = f"mining.questions = {config.mining.questions}"
+            train = in_order(self.train, setting, "mining.questions = 0")
+            found = mine(student, config, self.mesh, train, folder)
+            told.append(str(found))
+            failures = RecordList(found.failures)
+
+        def usable(records: list[Record]) -> list[Record]:
+            with_steps = [record for record in records if record.steps]
+            if not with_steps:
+                raise InputError(
+                    f"None of {len(records)} failures has a rationale to shorten. Give "
+                    "rationales with at least one step (python -m cotjax.rationales)."
+                )
+            if len(with_steps) < len(records):
+                told.append(f"Left out {len(records) - len(with_steps)} without a rationale.")
+            path = config.data.path
+            return check_prompts(student.tokenizer, with_steps, config, path, self._prompt.text)
+
+        failures = failures.checked(usable)
+        measure = functools.partial(Difficulty(config, self.mesh, student), student.params)
+        stream = prompt_stream(
+            config, student.tokenizer, failures, lambda progress: self._prompt, measure
+        )
+        self.stream = stream
+        self.data = self.accepted = Accepted(stream)
+        return tuple(told)
+
+    def next_step(self, params: Any, step: int) -> Step:
+        """The groups of a step, and the rewrites to replay after it."""
+        work, groups = self.sample_step(params, step)
+        self.accepted.take(groups)
+        key = jax.random.fold_in(self.root, step)
+        rows = self.accepted.draw(
+            self.config.batch.size, np.random.default_rng((self.config.seed, step))
+        )
+        replay = None
+        if rows and self.config.rewrite.internalize:
+            batch = self._rows(rows)
+            replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
+        metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
+        return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
+
+    def _update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
+        """The policy's inner updates, then one on the replayed rewrites."""
+        micros, replay = batch
+        for _ in range(self.config.policy.inner_updates - 1):
+            state, _ = self._update_policy(state, micros)
+        state, metrics = self._update_policy(state, micros)
+        if replay is not None:
+            state, replayed = self._update_replayed(state, [replay])
+            metrics = metrics | {"replay_loss": replayed["loss"]}
+        return state, metrics
+
+    def _reward(
+        self, config: Config, record: Record, text: str, tokens: int
+    ) -> tuple[float, dict[str, float]]:
+        unit, text_of_teacher = config.reward.unit, solution(record)
+        counts = {
+            "words": lambda: len(text_of_teacher.split()),
+            "tokens": lambda: len(
+                self.student.tokenizer.encode(text_of_teacher, add_special_tokens=False)
+            ),
+        }
+        return rewrite_reward(
+            text,
+            gold=record.answer,
+            teacher_length=counts[unit](),
+            unit=unit,
+            length=tokens if unit == "tokens" else None,
+        )
+
+    def _rows(self, rewrites: list[dict[str, Any]]) -> TokenBatch:
+        """[R, S], one rewrite a row; rows that are missing are padding."""
+        shape = self.config.batch.size, self.config.batch.sequence_length
+        arrays = {
+            "tokens": np.full(shape, self.student.pad_id, np.int32),
+            "targets": np.full(shape, self.student.pad_id, np.int32),
+            "weight": np.zeros(shape, np.float32),
+        }
+        segment = np.zeros(shape, np.int32)
+        for row, rewrite in enumerate(rewrites):
+            encoded = encode_supervised(
+                self.student.tokenizer,
+                self.student.prompts.solve(rewrite["question"]),
+                rewrite["text"],
+                max_length=shape[1],
+                name=rewrite["id"],
+            )
+            size = len(encoded["tokens"])
+            segment[row, :size] = 1
+            for name, values in encoded.items():
+                arrays[name][row, :size] = values
+        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+        host: Any = {**arrays, "segment": segment, "positions": positions}
+        return TokenBatch(**host)
+
+
+class Accepted:
+    """The accepted rewrites, beside the stream of failures; both are the checkpoint's.
+
+    A rewrite is accepted if it is correct and well-formed, and the shortest of its group; of a
+    question seen again the shorter one stays.
+
+    Args:
+      stream: of the failures.
+    """
+
+    def __init__(self, stream: BucketStream) -> None:
+        self._stream = stream
+        self.rewrites: dict[str, dict[str, Any]] = {}
+
+    def take(self, groups: RolloutGroups) -> None:
+        """Keeps the accepted rewrites of a step."""
+        for record, group in zip(groups.records, groups.judged, strict=True):
+            good = [
+                one
+                for one in group
+                if one.ended and one.parts["correct"] and one.parts["well_formed"]
+            ]
+            if not good:
+                continue
+            best = min(good, key=lambda one: one.tokens)
+            known = self.rewrites.get(record.id)
+            if known is None or best.tokens < known["tokens"]:
+                text = render_rationale(
+                    normalize_rationale(parse_rationale(best.text, kind="numbered"))
+                )
+                self.rewrites[record.id] = {
+                    "id": record.id,
+                    "question": record.question,
+                    "text": text,
+                    "tokens": best.tokens,
+                }
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """Some of them, without replacement; all if there are fewer."""
+        every = list(self.rewrites.values())
+        return [every[place] for place in rng.permutation(len(every))[:count]]
+
+    def get_state(self) -> dict[str, Any]:
+        """The stream's state and the rewrites, as JSON has them."""
+        return {"stream": self._stream.get_state(), "rewrites": list(self.rewrites.values())}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` stood."""
+        self._stream.set_state(state["stream"])
+        self.rewrites = {rewrite["id"]: rewrite for rewrite in state["rewrites"]}

@@ -1,0 +1,36 @@
+"""The evaluation of every stage: greedy and sampled answers to held-out questions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.interfaces import Record
+from cotjax.student.generate import complete, evaluation_sampling
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.rewards import completion_row
+from cotjax.training.evaluation import summarize
+
+
+def evaluate(
+    student: LoadedPolicy, config: Config, mesh: Mesh, params: Any, records: Sequence[Record]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Greedy and sampled accuracy on held-out records.
+
+    Returns:
+      the numbers of `summarize`, and one completions.jsonl row per greedy completion.
+    """
+    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    judged = list(
+        complete(student, config, mesh, params, records, settings=settings, completions=size)
+    )
+    greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
+    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
+    return summarize(greedy, sampled), rows
+
+
+def with_one_sample(config: Config) -> Config:
+    """The config with as little sampling beside greedy decoding as there is."""
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, samples=1))

@@ -1,0 +1,116 @@
+"""Completions of records: prompts encoded, sampled by the rollout engine, judged."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import Mesh
+
+from cotjax.config import Config, RolloutConfig
+from cotjax.data.splits import HELD_OUT_SEED
+from cotjax.interfaces import Record
+from cotjax.parallel import processes
+from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import batch_devices
+from cotjax.rollout.engine import generate
+from cotjax.rollout.plan import Sampling
+from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import prompt_batch
+from cotjax.student.rewards import judge_own
+from cotjax.training.evaluation import Completion
+
+
+def evaluation_sampling(student: LoadedPolicy, config: Config) -> Sampling:
+    """How an evaluation samples: one greedy completion and `eval.samples` others."""
+    return Sampling(
+        group_size=1 + config.eval.samples,
+        max_new_tokens=config.eval.max_new_tokens,
+        eos_id=student.eos_id,
+        pad_id=student.pad_id,
+        temperature=config.eval.temperature,
+        greedy_first=True,
+    )
+
+
+def rollout_sampling(
+    config: RolloutConfig, *, eos_id: int, pad_id: int, in_groups: bool = True
+) -> Sampling:
+    """How a run samples while it trains.
+
+    Args:
+      config: of the rollouts.
+      eos_id: ends a completion.
+      pad_id: what stands after it.
+      in_groups: groups of completions, in the engine's slots; or one for each prompt.
+    """
+    return Sampling(
+        group_size=config.group_size if in_groups else 1,
+        max_new_tokens=config.max_new_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        rows=config.max_concurrent if in_groups else 0,
+        share=config.completions_per_slot if in_groups else 0,
+    )
+
+
+def rollout_params(student: LoadedPolicy, config: Config, mesh: Mesh, params: Any) -> Any:
+    """The parameters with which a student samples, its adapter joined; see `for_rollout`."""
+    return parallel.for_rollout(mesh, student.all_params(params), config.model.compute_dtype)
+
+
+def prompts_at_once(completions: int, group_size: int, mesh: Mesh) -> int:
+    """Prompts that `complete` gives the sampler in one call."""
+    size, parts = max(completions // group_size, 1), batch_devices(mesh)
+    return -(-size // parts) * parts
+
+
+def prompt_width(config: Config) -> int:
+    """Tokens that the prompts of an evaluation are padded to."""
+    return config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
+
+
+def complete(
+    student: LoadedPolicy,
+    config: Config,
+    mesh: Mesh,
+    params: Any,
+    records: Sequence[Record],
+    *,
+    settings: Sampling,
+    completions: int,
+    key: Array | None = None,
+    first: int = 0,
+) -> Iterator[list[Completion]]:
+    """Judged completions of records; `settings.group_size` for each, batch by batch.
+
+    Args:
+      student: who writes.
+      config: of the run.
+      mesh: of the run.
+      params: what is trained of the student.
+      records: the problems, each asked by its question alone.
+      settings: how to sample.
+      completions: how many are decoded at once; a multiple of the group, or the next below it.
+      key: of the random numbers; None: that of all evaluations of all runs, so that differences
+        are the model's.
+      first: number of the first record; with the key it decides the random numbers.
+    """
+    width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
+    key = jax.random.key(HELD_OUT_SEED) if key is None else key
+    params = rollout_params(student, config, mesh, params)
+    for start in range(0, len(records), size):
+        chunk = list(records[start : start + size])
+        full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
+        texts = [student.prompts.solve(record.question) for record in full]
+        ids = range(first + start, first + start + size)
+        batch = parallel.shard(mesh, prompt_batch(student.tokenizer, ids, full, texts, width))
+        rollout = generate(
+            student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
+        )
+        judged = judge_own(mesh, student, config, full, processes.fetch(rollout))
+        yield from judged[: len(chunk)]

@@ -1,0 +1,147 @@
+"""Groups of completions on the host, and their micro-batches for the policy loss."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cotjax.core.advantage import informative_groups
+from cotjax.errors import InputError
+from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups
+from cotjax.parallel.mesh import batch_devices
+from cotjax.training.evaluation import Completion
+
+SHORTEST = 64  # tokens; scoring and update are compiled once per doubling that occurs
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutGroups:
+    """Judged groups on the host; B of everything.
+
+    Attributes:
+      prompts: [B, P].
+      rollout: [B, G, T].
+      records: B.
+      judged: B lists of G.
+    """
+
+    prompts: PromptBatch
+    rollout: Rollout
+    records: list[Record]
+    judged: list[list[Completion]]
+
+    @property
+    def reward(self) -> np.ndarray:
+        """[B, G]."""
+        return np.array([[one.reward for one in group] for group in self.judged], np.float32)
+
+    @property
+    def finite(self) -> np.ndarray:
+        """[B, G] False where a NaN or infinite logit ended the completion."""
+        return np.asarray(self.rollout.end != End.NONFINITE)
+
+    @property
+    def informative(self) -> np.ndarray:
+        """[B] True where rewards differ: equal ones have zero advantage."""
+        reward: Any = self.reward
+        return np.asarray(informative_groups(reward))
+
+    def take(self, groups: Sequence[int] | np.ndarray) -> "RolloutGroups":
+        """Some groups, in the order given."""
+        index = np.asarray(groups, int)
+        prompts, rollout = jax.tree.map(lambda leaf: leaf[index], (self.prompts, self.rollout))
+        return RolloutGroups(
+            prompts,
+            rollout,
+            [self.records[one] for one in groups],
+            [self.judged[one] for one in groups],
+        )
+
+    def join(self, other: "RolloutGroups") -> "RolloutGroups":
+        """These groups, then the other's."""
+        prompts, rollout = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves),
+            (self.prompts, self.rollout),
+            (other.prompts, other.rollout),
+        )
+        return RolloutGroups(
+            prompts, rollout, self.records + other.records, self.judged + other.judged
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """What the completions of a step say about the student."""
+        flat = [one for group in self.judged for one in group]
+        return {
+            "accuracy": float(np.mean([one.parts["correct"] for one in flat])),
+            "well_formed": float(np.mean([one.parts["well_formed"] for one in flat])),
+            "reward": float(np.mean([one.reward for one in flat])),
+            "completion_tokens": float(np.mean([one.tokens for one in flat])),
+            "truncated": float(np.mean([not one.ended for one in flat])),
+            "no_signal": float(1 - self.informative.mean()),
+            "nonfinite": int((~self.finite).sum()),
+        }
+
+    def micro_batches(
+        self,
+        advantage: np.ndarray,
+        counts: np.ndarray,
+        *,
+        prompts: int,
+        longest: int,
+        pad_id: int,
+    ) -> Iterator[ScoredGroups]:
+        """Groups of like length together, so that no micro-batch is padded to another's longest.
+
+        Args:
+          advantage: [B, G].
+          counts: [B, G] False where a completion teaches nothing.
+          prompts: of a micro-batch.
+          longest: T of the longest micro-batch, in tokens.
+          pad_id: stands for what made a logit NaN: it would make one in the trainer too, and
+            0 · NaN is NaN.
+        """
+        rollout, finite = self.rollout, self.finite
+        mask: Any = np.asarray(rollout.mask) & counts[..., None]
+        own: Any = advantage
+        prompt: Any = np.where(finite.any(axis=1)[:, None], self.prompts.tokens, pad_id)
+        completion: Any = np.where(finite[..., None], rollout.tokens, pad_id)
+        lengths = np.array(rollout.mask, int).sum(axis=-1).max(axis=-1)
+        for rows in np.argsort(lengths, kind="stable").reshape(-1, prompts):
+            size = padded_length(int(lengths[rows].max()), longest)
+            yield ScoredGroups(
+                prompt=prompt[rows],
+                prompt_mask=self.prompts.mask[rows],
+                completion=completion[rows, :, :size],
+                completion_mask=mask[rows, :, :size],
+                advantage=own[rows],
+                logp_sampler=rollout.logp[rows, :, :size],
+            )
+
+
+def padded_length(longest: int, limit: int) -> int:
+    """The least of 64, 128, 256, … and the limit that holds `longest` tokens."""
+    size = SHORTEST
+    while size < longest:
+        size *= 2
+    return min(size, limit)
+
+
+def micro_batch_prompts(per_device: int, prompts: int, mesh: Mesh) -> int:
+    """Prompts per pass on all devices together.
+
+    Raises:
+      InputError: they do not divide the prompts of a step.
+    """
+    whole = per_device * batch_devices(mesh)
+    if whole == 0 or whole >= prompts:
+        return prompts
+    if prompts % whole:
+        raise InputError(
+            f"policy.micro_batch = {per_device}: on {batch_devices(mesh)} devices that is {whole} "
+            f"prompts a pass, which does not divide rollout.prompts = {prompts}. Set "
+            f"policy.micro_batch = 0 or rollout.prompts to a multiple of {whole}."
+        )
+    return whole

@@ -1,0 +1,150 @@
+"""Failure mining: which questions the student does not solve, however often it tries.
+
+Every question tried is a line of mined.jsonl in the run folder, so that a stopped run goes on where
+it was; random numbers depend on the seed and the question's index only.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.errors import NothingToDo
+from cotjax.interfaces import Record, Source
+from cotjax.parallel import processes
+from cotjax.rollout.plan import Sampling
+from cotjax.student.generate import complete
+from cotjax.student.load import LoadedPolicy
+from cotjax.training.evaluation import Completion
+
+Outcome = Literal["solved", "failed", "truncated"]
+KEY = 2**31 - 1  # folded into the seed's key; no step has this number
+
+
+def outcome(attempts: Sequence[Completion]) -> Outcome:
+    """What the attempts at one question amount to.
+
+    One right attempt solves it. Else it failed, if an attempt came to its end: attempts that the
+    limit cut off say nothing, and a question with no other kind is neither.
+    """
+    if any(one.parts["correct"] for one in attempts):
+        return "solved"
+    return "failed" if any(one.ended for one in attempts) else "truncated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mined:
+    """What mining found.
+
+    Attributes:
+      failures: the persistent failures, in the order of the source.
+      outcomes: questions by outcome.
+      attempts: attempts at all questions.
+      cut: those that the token limit cut off.
+    """
+
+    failures: list[Record]
+    outcomes: Counter[Outcome]
+    attempts: int
+    cut: int
+
+    def __str__(self) -> str:
+        """A sentence for the run's reader."""
+        return (
+            f"Mining: of {self.outcomes.total()} questions {self.outcomes['solved']} are solved, "
+            f"{self.outcomes['failed']} are persistent failures and "
+            f"{self.outcomes['truncated']} are neither, for the token limit cut off every attempt; "
+            f"it cut off {self.cut} of {self.attempts} attempts in all."
+        )
+
+
+def mine(
+    student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, folder: pathlib.Path
+) -> Mined:
+    """Tries the first `mining.questions` records; the student is the one that the run begins with.
+
+    Raises:
+      NothingToDo: no question is a persistent failure.
+    """
+    path = folder / "mined.jsonl"
+    count = min(config.mining.questions, len(train))
+    first = processes.is_first()
+    known = {line["index"]: line for line in processes.gather(_read(path) if first else [])[0]}
+    size = max(config.mining.batch_size // config.mining.attempts, 1)
+    with open(path if first else os.devnull, "ab", buffering=0) as file:
+        for start in range(0, count, size):
+            numbers = range(start, min(start + size, count))
+            if all(number in known for number in numbers):
+                continue
+            tried = _try(student, config, mesh, train, numbers)
+            lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            known |= {line["index"]: line for line in lines}
+    lines = [known[number] for number in range(count)]
+    found = Mined(
+        [train[line["index"]] for line in lines if line["outcome"] == "failed"],
+        Counter(line["outcome"] for line in lines),
+        sum(line["attempts"] for line in lines),
+        sum(line["cut"] for line in lines),
+    )
+    if not found.failures:
+        raise NothingToDo(
+            f"mining.questions = {config.mining.questions}: nothing to rewrite. {found} "
+            "Raise mining.questions or mining.max_new_tokens, or set mining.questions = 0 to "
+            "rewrite every record."
+        )
+    return found
+
+
+def _try(
+    student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, numbers: range
+) -> list[list[Completion]]:
+    """The judged attempts at some questions."""
+    settings = Sampling(
+        group_size=config.mining.attempts,
+        max_new_tokens=config.mining.max_new_tokens,
+        eos_id=student.eos_id,
+        pad_id=student.pad_id,
+        temperature=config.mining.temperature,
+        greedy_first=True,
+    )
+    return list(
+        complete(
+            student,
+            config,
+            mesh,
+            student.params,
+            [train[number] for number in numbers],
+            settings=settings,
+            completions=config.mining.batch_size,
+            key=jax.random.fold_in(jax.random.key(config.seed), KEY),
+            first=numbers.start,
+        )
+    )
+
+
+def _line(number: int, record: Record, attempts: Sequence[Completion]) -> dict[str, Any]:
+    return {
+        "index": number,
+        "id": record.id,
+        "outcome": outcome(attempts),
+        "attempts": len(attempts),
+        "correct": int(sum(one.parts["correct"] for one in attempts)),
+        "cut": sum(not one.ended for one in attempts),
+    }
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines; a last one that a killed run cut off is dropped from the file."""
+    if not path.exists():
+        return []
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    path.write_bytes(b"".join(whole))
+    return [json.loads(line) for line in whole]

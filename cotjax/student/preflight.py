@@ -1,0 +1,194 @@
+"""What stops a run that samples: too little memory at first, or numbers that go wrong later."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.errors import InputError
+from cotjax.interfaces import Limit
+from cotjax.parallel.memory import free_bytes
+from cotjax.rollout.memory import CacheBytes, cache_bytes
+from cotjax.rollout.plan import Sampling
+from cotjax.student.generate import evaluation_sampling, prompt_width, prompts_at_once
+from cotjax.student.load import LoadedPolicy
+
+# Most nats per token, in the mean over a step, from the sampler's log-probabilities to the
+# trainer's where policy and tokens are the same. Beyond rounding, by a factor of ten at least: see
+# docs/numerics.md. A wrong mask, position, temperature or weight gives more.
+SAMPLER_GAP = {"float32": 0.01, "bfloat16": 0.1, "int8": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One of the ways in which a run samples.
+
+    Attributes:
+      name: for the reader.
+      settings: of the sampler.
+      prompts: how many in one call.
+      width: tokens that prompts are padded to.
+      width_key: the setting behind it.
+      length_key: the setting behind `settings.max_new_tokens`.
+      sizes: settings that make the caches smaller, with their values.
+      otherwise: what helps beside them.
+    """
+
+    name: str
+    settings: Sampling
+    prompts: int
+    width: int
+    width_key: str
+    length_key: str
+    sizes: dict[str, Any]
+    otherwise: str = ', or set rollout.cache_dtype = "bfloat16" or "int8"'
+
+
+def rollout_use(config: Config, settings: Sampling) -> Use:
+    """How a student samples in a step of training."""
+    rollout = config.rollout
+    sizes: dict[str, Any] = {"rollout.prompts": rollout.prompts}
+    if settings.group_size > 1:  # else all are decoded at once
+        sizes["rollout.max_concurrent"] = (
+            rollout.max_concurrent if rollout.max_concurrent else "0 (all at once)"
+        )
+    sizes["rollout.max_new_tokens"] = rollout.max_new_tokens
+    keys = "rollout.max_prompt_tokens", "rollout.max_new_tokens"
+    return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
+
+
+def evaluation_use(config: Config, student: LoadedPolicy, mesh: Mesh) -> Use:
+    """How every stage samples in an evaluation."""
+    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    prompts = prompts_at_once(size, settings.group_size, mesh)
+    sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
+    keys = _prompt_key(config), "eval.max_new_tokens"
+    return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)
+
+
+def _prompt_key(config: Config) -> str:
+    """The setting behind `prompt_width`."""
+    return f"{'eval' if config.eval.max_prompt_tokens else 'rollout'}.max_prompt_tokens"
+
+
+def check_fits(student: LoadedPolicy, mesh: Mesh, *uses: Use) -> tuple[str, ...]:
+    """Says how large the caches of each use are; nothing is allocated.
+
+    Raises:
+      InputError: prompt and completion exceed the model's context, or a cache the memory that a
+        device has left.
+    """
+    shape = student.policy.bind(student.reference).shape
+    for use in uses:
+        length = use.settings.max_new_tokens
+        check_context(shape.max_positions, {use.width_key: use.width, use.length_key: length})
+    free = free_bytes(mesh)
+    return tuple(check_memory(student, use, mesh.size, free) for use in uses)
+
+
+def check_contexts(config: Config, max_positions: int, *, rollout_too: bool) -> None:
+    """`check_context` for all that a stage samples, from its settings alone.
+
+    Raises:
+      InputError: see `check_context`.
+    """
+    rollout, own = config.rollout, config.eval.max_prompt_tokens
+    prompt = {
+        "eval.max_prompt_tokens" if own else "rollout.max_prompt_tokens": prompt_width(config)
+    }
+    check_context(max_positions, prompt | {"eval.max_new_tokens": config.eval.max_new_tokens})
+    if rollout_too:
+        texts = {
+            "rollout.max_prompt_tokens": rollout.max_prompt_tokens,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        }
+        check_context(max_positions, texts)
+
+
+def check_context(max_positions: int, lengths: dict[str, int]) -> None:
+    """Refuses texts that are longer than what the model was made for.
+
+    Args:
+      max_positions: of the model.
+      lengths: tokens of a prompt and of its completion, by the setting behind each.
+
+    Raises:
+      InputError: see above.
+    """
+    total = sum(lengths.values())
+    if total > max_positions:
+        shown = ", ".join(f"{key} = {value}" for key, value in lengths.items())
+        raise InputError(
+            f"{shown}: together more than the model's context of {max_positions} tokens. Lower one "
+            f"of them by {total - max_positions}."
+        )
+
+
+def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> str:
+    """One sentence on the caches of a use.
+
+    Args:
+      student: who samples.
+      use: how.
+      devices: over how many the caches are split.
+      free: bytes that each has left.
+
+    Raises:
+      InputError: they do not fit.
+    """
+    params = student.all_params(student.params)
+    size = cache_bytes(student.policy, params, use.settings, prompts=use.prompts, width=use.width)
+    shown = f"keys and values take {_parts(size, devices)} on each device"
+    if size.total // devices > free:
+        settings = ", ".join(f"{key} = {value}" for key, value in use.sizes.items())
+        raise InputError(
+            f"{settings}: {shown}, which has {_shown(free)} left. Lower one of them{use.otherwise}."
+        )
+    return f"{use.name}: {shown}, which has {_shown(free)} left."
+
+
+def _parts(size: CacheBytes, devices: int) -> str:
+    named = {
+        "prompts": size.prompts,
+        "copies in slots": size.slots,
+        "completions": size.own,
+        "a narrower tail": size.tail,
+    }
+    parts = ", ".join(f"{name} {_shown(n // devices)}" for name, n in named.items() if n)
+    return f"{_shown(size.total // devices)} ({parts})"
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
+
+
+def sampler_limits(config: Config, *, comparable: bool = True) -> dict[str, Limit]:
+    """The metrics that stop a policy stage.
+
+    Args:
+      config: of the run.
+      comparable: whether the trainer's log-probabilities are at the sampling temperature.
+    """
+    rollout, limits = config.rollout, {}
+    if rollout.on_nonfinite == "stop":
+        limits["nonfinite"] = Limit(
+            0,
+            'rollout.on_nonfinite = "stop": {value} completions met a logit that is NaN or '
+            "infinite. Resume from the last checkpoint with a lower optimizer.learning_rate or "
+            'model.compute_dtype = "float32", or set rollout.on_nonfinite = "count" to go on '
+            "without these completions.",
+        )
+    most, auto = rollout.max_sampler_gap, rollout.max_sampler_gap == "auto"
+    if most == "auto":
+        formats = {config.model.compute_dtype, rollout.cache_dtype} - {"auto"}
+        most = max(SAMPLER_GAP[name] for name in formats)
+    if most and comparable:
+        limits["sampler_gap"] = Limit(
+            most,
+            "the sampler's log-probabilities are {value:.2g} nats per token from the trainer's, "
+            f"above rollout.max_sampler_gap = {most:g}{' (auto)' if auto else ''}. Use "
+            'model.compute_dtype = "float32" or rollout.cache_dtype = "auto", or raise '
+            "rollout.max_sampler_gap; 0 switches this off.",
+        )
+    return limits

@@ -1,0 +1,123 @@
+"""The records of a run: read, checked against the student's prompt length, and split."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cotjax.config import Config
+from cotjax.cot import Rationale, answers_equal, gold_answer, parse_rationale, render_rationale
+from cotjax.data.encode import encode_prompts
+from cotjax.data.layouts import RecordReader
+from cotjax.data.prompts import Prompts
+from cotjax.data.sources import Records
+from cotjax.data.splits import open_split
+from cotjax.errors import InputError
+from cotjax.interfaces import PromptBatch, Record
+
+# A record to the text of its prompt.
+PromptText = Callable[[Record], str]
+
+
+def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Records, list[Record]]:
+    """Training records and held-out records, whose prompts fit; never one in both.
+
+    Args:
+      config: of the run.
+      tokenizer: of the student.
+      prompts: of the student.
+
+    Raises:
+      InputError: a file that cannot be read, a prompt that is too long, or too few records to
+        hold any out.
+    """
+    reader = RecordReader(
+        gold_answer,
+        parse_rationale,
+        answers_equal,
+        layout=config.data.layout,
+        keep_calculator=config.data.keep_calculator,
+        filter_teacher=config.data.filter_teacher,
+    )
+
+    def keep(records: list[Record], path: str) -> list[Record]:
+        text = lambda record: prompts.solve(record.question)  # noqa: E731
+        return check_prompts(tokenizer, records, config, path, text)
+
+    train, held_out = open_split(config, reader, keep)
+    return part_of(config, train), held_out
+
+
+def part_of(config: Config, train: Records) -> Records:
+    """The records from data.start to data.stop; the others are for other stages."""
+    start, stop = config.data.start, config.data.stop
+    if not (start or stop):
+        return train
+    train = in_order(train, f"data.start = {start}, data.stop = {stop}", "both to 0")
+    chosen = range(len(train))[start : stop or None]
+    if not chosen:
+        raise InputError(
+            f"data.start = {start}, data.stop = {stop}: none of {len(train)} training records. "
+            f"Set data.start < {len(train)} and data.stop above it, or 0."
+        )
+    return train.part(chosen)
+
+
+def in_order(train: Records, setting: str, instead: str) -> Records:
+    """The same records, which have an order.
+
+    Raises:
+      InputError: a mixture, for which a setting has no meaning; says what to set instead.
+    """
+    if len(train.parts) > 1:
+        raise InputError(
+            f"{setting}: the parts of data.mixture have no order among each other. Set {instead}."
+        )
+    return train
+
+
+def solution(record: Record) -> str:
+    """A record's own solution, as the student should write it."""
+    return render_rationale(Rationale(steps=record.steps, answer=record.answer))
+
+
+def check_prompts(
+    tokenizer: Any, records: Sequence[Record], config: Config, path: str, text: PromptText
+) -> list[Record]:
+    """Records whose prompt fits; done once, before a run begins, for records of a file.
+
+    Args:
+      tokenizer: of the student.
+      records: of a file.
+      config: of the run.
+      path: of the file, for the error.
+      text: a record's prompt.
+
+    Raises:
+      InputError: a prompt is too long and `data.on_bad_record` is "error", or none fits.
+    """
+    limit, fits = config.rollout.max_prompt_tokens, []
+    for record in records:
+        size = len(tokenizer.encode(text(record), add_special_tokens=False))
+        if size <= limit:
+            fits.append(record)
+        elif config.data.on_bad_record == "error":
+            raise InputError(
+                f"{record.id}: the prompt has {size} tokens, the limit is {limit}. Set "
+                f'rollout.max_prompt_tokens >= {size} or data.on_bad_record = "skip".'
+            )
+    if not fits:
+        raise InputError(
+            f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
+        )
+    return fits
+
+
+def prompt_batch(
+    tokenizer: Any,
+    ids: Sequence[int],
+    records: Sequence[Record],
+    texts: Sequence[str],
+    max_length: int,
+) -> PromptBatch:
+    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers."""
+    names = [record.id for record in records]
+    return encode_prompts(tokenizer, texts, ids, max_length=max_length, names=names)

@@ -1,0 +1,1 @@
+"""Models, servers and texts that teach: who they are, what they give, and when."""

@@ -1,0 +1,219 @@
+"""Rationales from a teacher: asked, parsed, kept only where the answer is right.
+
+A teacher gives up to `rationales.attempts` texts per question; the first right one with steps is
+kept. What a run was given it never asks for again.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import is_correct, parse_rationale
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.rollout.plan import Sampling
+from cotjax.student.generate import complete
+from cotjax.student.load import LoadedPolicy, load_policy
+from cotjax.student.records import in_order, load_records, solution
+from cotjax.teachers.answer_cache import AnswerCache
+from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
+
+INSTRUCTION = (
+    'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
+    'then the result on the last line as "Answer: <number>".\n\n'
+)
+FAILURES_IN_A_ROW = 3  # a server that fails so often is down: stop, and keep what there is
+
+
+class Writer(Protocol):
+    """Gives texts for records.
+
+    Attributes:
+      name: written beside every rationale.
+    """
+
+    name: str
+
+    @property
+    def report(self) -> Mapping[str, int]:
+        """Further counts for the reader."""
+        ...
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """Each record with its texts, best first; None if there was no answer."""
+        ...
+
+
+def collect(writer: Writer) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Filters a writer's texts by answer.
+
+    Returns:
+      rows in GSM8K's layout (`question`, `answer`), with `teacher` and `thinking`; and counts.
+    """
+    counts = {"kept": 0, "wrong": 0, "without steps": 0, "unanswered": 0}
+    rows = []
+    for record, texts in writer.solve():
+        if texts is None:
+            counts["unanswered"] += 1
+            continue
+        right = [text for text in texts if is_correct(text, record.answer)]
+        pieces = [parse_rationale(text) for text in right]
+        usable = next((one for one in pieces if one.steps), None)
+        if usable is None:
+            counts["without steps" if right else "wrong"] += 1
+            continue
+        counts["kept"] += 1
+        lines = [" ".join(step.split()) for step in usable.steps]
+        rows.append(
+            {
+                "question": record.question,
+                "answer": "\n".join([*lines, f"#### {record.answer}"]),
+                "teacher": writer.name,
+                "thinking": usable.thinking,
+            }
+        )
+    return rows, {**counts, **writer.report}
+
+
+def _records(config: Config, student: LoadedPolicy) -> list[Record]:
+    train, _ = load_records(config, student.tokenizer, student.prompts)
+    count = config.rationales.questions
+    train = in_order(train, f"rationales.questions = {count}", "data.mixture to nothing")
+    return [train[index] for index in range(min(count, len(train)))]
+
+
+class DataWriter:
+    """The data's own solutions."""
+
+    name = "data"
+    report: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        self._records = _records(config, load_policy(config, mesh))
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """The solutions as they stand."""
+        for record in self._records:
+            yield record, [solution(record)]
+
+
+class ModelWriter:
+    """A model on this machine, by the rollout engine; the first attempt is greedy."""
+
+    report: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        self.name = config.model.path
+        self._config, self._mesh = config, mesh
+        self._student = load_policy(config, mesh)
+        self._records = _records(config, self._student)
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """A batch of questions at a time, all attempts together."""
+        config, student = self._config, self._student
+        settings = Sampling(
+            group_size=config.rationales.attempts,
+            max_new_tokens=config.rationales.max_new_tokens,
+            eos_id=student.eos_id,
+            pad_id=student.pad_id,
+            temperature=config.rationales.temperature,
+            greedy_first=True,
+        )
+        answers = complete(
+            student,
+            config,
+            self._mesh,
+            student.params,
+            self._records,
+            settings=settings,
+            completions=config.eval.batch_size,
+            key=jax.random.key(config.seed),
+        )
+        for record, group in zip(self._records, answers, strict=True):
+            yield record, [one.text for one in group]
+
+
+class ServerWriter:
+    """A server; a question that it fails is left unanswered, to be asked again another time."""
+
+    def __init__(self, config: Config, mesh: Mesh, cache: AnswerCache) -> None:
+        settings = config.rationales
+        self.name = settings.model
+        self._attempts = settings.attempts
+        self._records = _records(config, load_policy(config, mesh))
+        self._server = ChatServer(
+            ServerSettings(
+                url=settings.url,
+                model=settings.model,
+                key_variable=settings.key_variable,
+                temperature=settings.temperature,
+                max_new_tokens=settings.max_new_tokens,
+                timeout=settings.timeout,
+                retries=settings.retries,
+                backoff=settings.backoff,
+                per_minute=settings.per_minute,
+            ),
+            cache,
+        )
+        self._damaged = cache.damaged
+
+    @property
+    def report(self) -> Mapping[str, int]:
+        """What the cache gave, what it had lost, and how often the server was asked."""
+        return {
+            "cached": self._server.cached,
+            "asked": self._server.asked,
+            "damaged": self._damaged,
+        }
+
+    def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
+        """Asks one by one, until one answer is right; so nothing is asked in vain."""
+        failed = 0
+        for record in self._records:
+            texts: list[str] | None = []
+            try:
+                for attempt in range(self._attempts):
+                    text = self._server.answer(INSTRUCTION + record.question, attempt=attempt)
+                    texts.append(text)
+                    if is_correct(text, record.answer):
+                        break
+                failed = 0
+            except ServerFailed as error:
+                failed += 1
+                if failed >= FAILURES_IN_A_ROW:
+                    raise InputError(
+                        f"rationales.url: the server failed {failed} questions in a row ({error}). "
+                        "What it answered is in rationales.cache, and the same command goes on."
+                    ) from error
+                texts = texts if texts else None
+            yield record, texts
+
+
+@contextlib.contextmanager
+def open_server(config: Config, mesh: Mesh) -> Iterator[Writer]:
+    """A server's teacher; its cache is locked as long as it is open."""
+    if not config.rationales.url:
+        raise InputError(
+            'rationales.url = "": rationales.writer = "server" asks a server. Set rationales.url '
+            "to its address, such as http://localhost:8000/v1."
+        )
+    with AnswerCache(pathlib.Path(config.rationales.cache)) as cache:
+        yield ServerWriter(config, mesh, cache)
+
+
+def _plain(make: Callable[[Config, Mesh], Writer]) -> Callable[..., Any]:
+    return lambda config, mesh: contextlib.nullcontext(make(config, mesh))
+
+
+WRITERS: dict[str, Callable[[Config, Mesh], AbstractContextManager[Writer]]] = {
+    "data": _plain(DataWriter),
+    "model": _plain(ModelWriter),
+    "server": open_server,
+}

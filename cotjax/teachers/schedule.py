@@ -1,0 +1,134 @@
+"""The weight of every teacher at a step: a function of the step, or what the student decides."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cotjax.config import Config
+from cotjax.core.curriculum import Cause, HandOver, handover_weights, observe, teacher_weights
+
+
+class TeacherSchedule:
+    """The teachers' weights over a run; only `handover` is state.
+
+    Args:
+      config: of the run.
+
+    Attributes:
+      handover: where the schedule "adaptive" stands.
+      num_teachers: N.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._curriculum, self._steps = config.curriculum, config.steps
+        self.num_teachers = len(config.teachers.paths)
+        self.handover = HandOver()
+        kind: Any = config.curriculum.schedule
+        if kind in ("linear", "cosine"):
+            progress = np.arange(config.steps) / max(config.steps - 1, 1)
+            self._smooth = np.asarray(
+                jax.vmap(lambda p: teacher_weights(p, num_teachers=self.num_teachers, kind=kind))(
+                    progress.astype(np.float32)
+                )
+            )
+
+    def weights(self, step: int, progress: float) -> np.ndarray:
+        """Weights of the teachers at a step, [N] float32; they sum to 1.
+
+        Args:
+          step: from 0.
+          progress: share of the buckets that are progress after the step's bucket, for "step".
+        """
+        curriculum = self._curriculum
+        table: dict[str, Callable[[], np.ndarray]] = {
+            "fixed": lambda: np.asarray(curriculum.teacher_weights, np.float32),
+            "adaptive": lambda: handover_weights(
+                self.handover, step, num_teachers=self.num_teachers, length=curriculum.handover
+            ),
+            "step": lambda: np.asarray(teacher_weights(progress, num_teachers=self.num_teachers)),
+        }
+        if curriculum.schedule in table:
+            return table[curriculum.schedule]()
+        return self._smooth[min(step, len(self._smooth) - 1)]
+
+    def slots(self) -> int:
+        """How many teachers are in use at once, at most."""
+        curriculum = self._curriculum
+        single = curriculum.schedule == "step" or (
+            curriculum.schedule == "adaptive" and curriculum.handover == 1
+        )
+        if curriculum.schedule == "fixed":
+            return sum(weight > 0 for weight in curriculum.teacher_weights)
+        return 1 if single else min(2, self.num_teachers)
+
+    def upcoming_teachers(
+        self, step: int, ahead: int, progress: Callable[[int], float]
+    ) -> set[int]:
+        """Teachers that are in use within the next steps, as far as one can know.
+
+        Args:
+          step: from 0.
+          ahead: how many steps.
+          progress: a step to that share; see `weights`.
+        """
+        steps = range(step, min(step + ahead, self._steps))
+        used = {int(k) for s in steps for k in np.flatnonzero(self.weights(s, progress(s)))}
+        state, curriculum = self.handover, self._curriculum
+        impatient = curriculum.schedule == "adaptive" and state.stale + 1 >= curriculum.patience
+        if impatient and state.teacher + 1 < self.num_teachers:
+            used.add(state.teacher + 1)
+        return used
+
+    def maybe_hand_over(
+        self,
+        step: int,
+        names: Sequence[str],
+        held_out_loss: Callable[[int], float],
+        pass_rate: Callable[[], float],
+    ) -> tuple[dict[str, float], str]:
+        """Measures the student where schedule "adaptive" does; begins a hand-over if it is time.
+
+        Args:
+          step: about to be taken.
+          names: of the teachers.
+          held_out_loss: the student's against a teacher, nats.
+          pass_rate: the student's share of right answers; asked only if it matters.
+
+        Returns:
+          metrics, and a sentence if a hand-over begins.
+        """
+        curriculum = self._curriculum
+        if curriculum.schedule != "adaptive" or not step or step % curriculum.check_every:
+            return {}, ""
+        current = self.handover.teacher
+        metrics = {"held_out_divergence": held_out_loss(current)}
+        if curriculum.pass_rate < 1:
+            metrics["held_out_pass_rate"] = pass_rate()
+        loss, passed = metrics["held_out_divergence"], metrics.get("held_out_pass_rate", 0.0)
+        cause = self.observe(step, loss, passed)
+        if not cause:
+            return metrics, ""
+        words = {
+            "plateau": f"the held-out loss against it no longer falls ({loss:.4f} nats)",
+            "pass_rate": f"the student solves {passed:.1%} of the held-out problems",
+        }
+        sentence = f"{names[current]} hands over to {names[self.handover.teacher]}: {words[cause]}"
+        return metrics | {f"handover_by_{cause}": 1.0}, sentence
+
+    def observe(self, step: int, loss: float, pass_rate: float) -> Cause:
+        """Lets the adaptive schedule see the student; the cause of a hand-over that begins."""
+        curriculum = self._curriculum
+        self.handover, cause = observe(
+            self.handover,
+            loss,
+            pass_rate,
+            step=step,
+            num_teachers=self.num_teachers,
+            length=curriculum.handover,
+            patience=curriculum.patience,
+            min_progress=curriculum.min_progress,
+            threshold=curriculum.pass_rate,
+        )
+        return cause

@@ -1,0 +1,134 @@
+"""Teachers by their texts for questions, written now or read from a file.
+
+A text crosses from one tokenizer to another, so any model can teach any student.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cotjax.config import Config
+from cotjax.cot import (
+    answers_equal,
+    gold_answer,
+    is_correct,
+    parse_rationale,
+)
+from cotjax.data.layouts import RecordReader
+from cotjax.data.sources import read_records
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.student.generate import complete, rollout_sampling
+from cotjax.student.records import solution
+from cotjax.teachers.pool import TeacherPool
+
+FILE = ".jsonl"  # of python -m cotjax.rationales
+
+
+class TextTeachers:
+    """All teachers of a run, weak to strong; models are loaded when they write.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+      records: the examples; every file must solve some of them.
+
+    Raises:
+      InputError: no teachers, a model or file that is not there, or a file about other questions.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, records: Sequence[Record]) -> None:
+        self.names = config.teachers.paths
+        self._config, self._mesh = config, mesh
+        self._files = {k: _read(config, name, records) for k, name in enumerate(self.names)
+                       if name.endswith(FILE)}  # fmt: skip
+        rest = [k for k in range(len(self.names)) if k not in self._files]
+        self._place = {k: place for place, k in enumerate(rest)}
+        self.models: TeacherPool | None = None
+        if rest or not self.names:
+            named = tuple(self.names[k] for k in rest)
+            teachers = dataclasses.replace(config.teachers, paths=named)
+            self.models = TeacherPool(
+                dataclasses.replace(config, teachers=teachers), mesh, None, slots=1, compare=False
+            )
+
+    def keep_only(self, wanted: Iterable[int]) -> None:
+        """Drops the other models' parameters, and begins to load these."""
+        if self.models is not None:
+            places = [self._place[k] for k in wanted if k in self._place]
+            self.models.keep_only(places)
+            self.models.prefetch(places)
+
+    def write(
+        self, teacher: int, records: Sequence[Record], *, key: Any, first: int = 0
+    ) -> list[str | None]:
+        """A teacher's text for each record; None where it has none that may be learned from.
+
+        Args:
+          teacher: who writes.
+          records: the problems.
+          key: of the random numbers.
+          first: number of the first record; with the key it decides the random numbers.
+        """
+        if teacher in self._files:
+            texts = self._files[teacher]
+            return [texts.get(record.question) for record in records]
+        return [
+            text if text is not None and self._usable(text, record) else None
+            for text, record in zip(
+                self._sampled(teacher, records, key, first), records, strict=True
+            )
+        ]
+
+    def _usable(self, text: str, record: Record) -> bool:
+        return not self._config.distill.filter_texts or is_correct(text, record.answer)
+
+    def _sampled(
+        self, teacher: int, records: Sequence[Record], key: Any, first: int
+    ) -> list[str | None]:
+        """What a model writes; None where it did not come to an end."""
+        assert self.models is not None, "a teacher that is no file is a model"
+        rollout, model = self._config.rollout, self.models[self._place[teacher]]
+        settings = rollout_sampling(
+            rollout, eos_id=model.student.eos_id, pad_id=model.student.pad_id, in_groups=False
+        )
+        groups = complete(
+            dataclasses.replace(model.student, base={}),
+            self._config,
+            self._mesh,
+            model.params,
+            records,
+            settings=settings,
+            completions=rollout.prompts,
+            key=key,
+            first=first,
+        )
+        return [one.text if one.ended else None for (one,) in groups]
+
+
+def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str]:
+    """Texts of a file by question."""
+    reader = RecordReader(gold_answer, parse_rationale, answers_equal, layout="gsm8k")
+    rows = read_records(
+        path,
+        reader,
+        source="jsonl",
+        split="",
+        size=0,
+        seed=0,
+        key="teachers.paths",
+        on_bad_record=config.data.on_bad_record,
+    )
+    texts = {row.question: solution(row) for row in rows}
+    gold = {record.question: record.answer for record in records}
+    if config.distill.filter_texts:
+        texts = {q: t for q, t in texts.items() if q not in gold or is_correct(t, gold[q])}
+    if not texts.keys() & gold.keys():
+        raise InputError(
+            f'teachers.paths: "{path}" solves none of the {len(records)} questions of this run. '
+            "Write it with python -m cotjax.rationales and the same [data] and seed, with "
+            "rationales.questions >= curriculum.examples."
+        )
+    return texts

@@ -1,0 +1,160 @@
+"""What stops a policy stage: a sampler that is not the trainer, NaN logits, and too little room."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax import train
+from cotjax.errors import InputError
+from cotjax.interfaces import End
+from cotjax.parallel.mesh import make_mesh
+from cotjax.stages import common, grpo
+from cotjax.student import preflight as limits
+from tests.tiny import flags as small
+from tests.tiny import keep_compiled_programs, make_config, write_sevens, write_student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("limits")
+    write_student(folder / "student")
+    write_sevens(folder / "sevens.jsonl")
+    return folder
+
+
+def open_stage(folder, *more):
+    return grpo.open_stage(make_config(folder, "--steps=3", *more), make_mesh(1))
+
+
+def updated(stage):
+    """State and metrics of one step."""
+    work = stage.next_step(stage.state.params, 0)
+    state, metrics = stage.update(stage.state, work.batch)
+    return state, work.metrics | {name: float(s / n) for name, (s, n) in metrics.items()}
+
+
+# The sampler's gap.
+
+
+@pytest.mark.parametrize(
+    ("most", "flags"),
+    [
+        (1e-5, []),
+        (limits.SAMPLER_GAP["bfloat16"], ["--model.compute-dtype=bfloat16"]),
+        (limits.SAMPLER_GAP["bfloat16"], ["--rollout.cache-dtype=bfloat16"]),
+        (limits.SAMPLER_GAP["int8"], ["--rollout.cache-dtype=int8"]),
+    ],
+    ids=["float32", "bfloat16", "bfloat16 cache", "int8 cache"],
+)
+def test_sampler_and_trainer_agree_as_their_formats_promise(folder, most, flags):
+    stage = open_stage(folder, *flags)
+    _, metrics = updated(stage)
+    assert metrics["sampler_gap"] < most / 5, "the limit is beyond rounding"
+    if "--model.compute-dtype=bfloat16" in flags:
+        assert metrics["sampler_gap"] > 1e-5, "rounding shows, so it is measured"
+    else:
+        cache = stage.config.rollout.cache_dtype
+        assert stage.student.policy.cache_dtype == (None if cache == "auto" else jnp.dtype(cache))
+    assert stage.limits["sampler_gap"].most == (most if flags else 0.01)
+
+
+def test_a_gap_above_the_limit_stops_the_run_before_its_state_is_kept(folder, capsys):
+    argv = small(folder / "student", folder / "sevens.jsonl", folder / "runs", "gap")
+    assert train.main([*argv, "--steps=3", "--rollout.max-sampler-gap=1e-12"]) == 2
+    said = capsys.readouterr().err
+    for words in ("error: step 1: ", "nats per token from the trainer's",
+                  "above rollout.max_sampler_gap = 1e-12", "0 switches this off"):  # fmt: skip
+        assert words in said
+    lines = (folder / "runs" / "gap" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["sampler_gap"] > 1e-12, "the line that stopped it is there"
+    assert not list((folder / "runs" / "gap" / "checkpoints").iterdir())
+
+
+def test_the_gap_has_no_limit_where_it_is_switched_off_or_means_nothing(folder):
+    assert "sampler_gap" not in open_stage(folder, "--rollout.max-sampler-gap=0").limits
+    untempered = "--policy.objective=bridge_release", "--rollout.temperature=0.7"
+    assert "sampler_gap" not in open_stage(folder, *untempered).limits
+
+
+# NaN logits: the token "3" leads to them.
+
+
+def poisoned(stage):
+    """The stage with a NaN in the embedding of a token that some completions have."""
+    three = stage.student.tokenizer.convert_tokens_to_ids("3")
+    embed = np.asarray(stage.state.params["embed"]["embedding"]).copy()
+    embed[three] = np.nan
+    params = stage.state.params | {"embed": {"embedding": jnp.asarray(embed)}}
+    stage.state = dataclasses.replace(stage.state, params=params)
+    return stage
+
+
+def test_a_completion_that_meets_a_nan_teaches_nothing_and_harms_nothing(folder):
+    stage = poisoned(open_stage(folder, "--rollout.on-nonfinite=count"))
+    assert "nonfinite" not in stage.limits
+    work, sampled = stage.sample_step(stage.state.params, 0)
+    ill = sampled.rollout.end == End.NONFINITE
+    assert work.metrics["nonfinite"] == ill.sum() and 0 < ill.sum() < ill.size
+    assert ill.all(axis=1).any(), "a prompt that has the token itself is in the batch"
+    clean = jax.tree.map(np.array, stage.state.params)
+    state, metrics = stage.update(stage.state, work.batch)
+    assert all(np.isfinite(float(total)) for total, _ in metrics.values())
+    new = jax.tree.map(np.array, state.params)
+    for before, after in zip(*map(jax.tree.leaves, (clean, new)), strict=True):
+        np.testing.assert_array_equal(np.isfinite(after), np.isfinite(before))
+    assert (new["unembed_weight"] != clean["unembed_weight"]).any(), "the others teach"
+
+
+def test_a_nan_stops_the_run_unless_it_is_only_counted(folder):
+    stage = poisoned(open_stage(folder))
+    limit = stage.limits["nonfinite"]
+    count = stage.next_step(stage.state.params, 0).metrics["nonfinite"]
+    assert count > limit.most == 0
+    said = limit.says.format(value=count)
+    assert f"{count} completions met a logit that is NaN" in said
+    assert 'rollout.on_nonfinite = "count"' in said
+
+
+# Room.
+
+
+def test_a_run_says_what_its_caches_take(folder):
+    notes = open_stage(folder).notes
+    # 2 layers, keys and values, 2 heads of 8 numbers, 4 bytes; 4 prompts of 32, 16 rows of 8.
+    prompts, own = (2 * 2 * 2 * 8 * 4 * tokens for tokens in (4 * 32, 16 * 8))
+    assert prompts == own == 32768
+    for name in ("rollout", "evaluation"):
+        (note,) = [note for note in notes if note.startswith(f"{name}: ")]
+        assert "take 0.1 MiB (prompts 0.0 MiB, completions 0.0 MiB) on each device" in note
+
+
+def test_a_cache_that_does_not_fit_names_what_to_lower(folder, monkeypatch):
+    config = make_config(folder, "--rollout.max-concurrent=8")
+    student = common.load_policy(config, make_mesh(1))
+    use = limits.rollout_use(config, open_stage(folder, "--rollout.max-concurrent=8").sampling)
+    monkeypatch.setattr(limits, "free_bytes", lambda mesh: 2**16 - 1)
+    with pytest.raises(InputError) as error:
+        limits.check_fits(student, make_mesh(1), use)
+    said = str(error.value)
+    assert "rollout.prompts = 4, rollout.max-concurrent = 8, rollout.max_new_tokens = 8: " in said
+    assert "copies in slots 0.0 MiB" in said and "which has 0.1 MiB left" in said
+    assert 'rollout.cache_dtype = "bfloat16" or "int8"' in said
+
+
+def test_devices_share_a_cache(folder, monkeypatch):
+    flags = "--rollout.prompts=8", "--eval.problems=8", "--eval.batch-size=40"
+    config, mesh = make_config(folder, *flags), make_mesh(8)
+    student = common.load_policy(config, mesh)
+    use = limits.evaluation_use(config, student, mesh)
+    assert use.prompts == 8
+    need = 2 * 2 * 2 * 8 * 4 * (8 * 32 + 40 * 8)
+    monkeypatch.setattr(limits, "free_bytes", lambda mesh: need // 8)
+    limits.check_fits(student, mesh, use)
+    monkeypatch.setattr(limits, "free_bytes", lambda mesh: need // 8 - 1)
+    with pytest.raises(InputError, match="eval.batch_size = 40, eval.max_new_tokens = 8"):
+        limits.check_fits(student, mesh, use)

@@ -1,0 +1,132 @@
+"""Compiled programs are kept for the next run and counted; steps compile nothing new."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cotjax import startup as compiled_programs
+from cotjax import train
+from cotjax.startup import compile_soon, counted
+from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+
+
+def test_compilations_are_counted_and_a_program_that_is_there_is_not():
+    double = jax.jit(lambda x: x * 2 + 17)
+    x = jnp.arange(3)
+    with counted() as programs:
+        double(x)
+        double(x)
+    assert programs.compiled + programs.cached == 1 and programs.seconds > 0
+    double(jnp.arange(4))
+    assert programs.compiled + programs.cached == 1, "it counts no longer"
+
+
+PROGRAM = """
+import json, os
+from cotjax.startup import counted, keep_programs
+keep_programs()
+import jax
+with counted() as programs:
+    jax.jit(lambda x: x * 2)(1.0)
+print(json.dumps([programs.compiled, programs.cached, os.environ["JAX_COMPILATION_CACHE_DIR"]]))
+"""
+
+
+def process(**environment):
+    """What the program above says with these variables and no others about caches."""
+    plain = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    plain |= {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    compiled, cached, folder = process(XDG_CACHE_HOME=str(tmp_path))
+    assert folder == str(tmp_path / "cotjax" / "xla") and compiled >= 1 and cached == 0
+    assert process(XDG_CACHE_HOME=str(tmp_path)) == [0, compiled, folder]
+
+
+def test_what_jax_is_told_stands(tmp_path):
+    mine = str(tmp_path / "mine")
+    assert process(JAX_COMPILATION_CACHE_DIR=mine)[2] == mine
+    compiled, cached, folder = process(JAX_COMPILATION_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    assert (folder, cached) == ("", 0) and compiled >= 1
+    assert not (tmp_path / "cotjax").exists(), "nothing is kept"
+
+
+def flags_after(monkeypatch, *, plugins=(), **environment):
+    """`XLA_FLAGS` as `compile_soon` leaves them, where these plugins are installed."""
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    find = lambda name: object() if name in plugins else None  # noqa: E731
+    monkeypatch.setattr(compiled_programs.importlib.util, "find_spec", find)
+    compile_soon()
+    return os.environ.get("XLA_FLAGS", "")
+
+
+def test_a_cpu_compiles_soon_and_what_the_user_says_stays(monkeypatch):
+    added = flags_after(monkeypatch)
+    assert added.startswith("--xla_backend_extra_options=xla_cpu_disable_loop_unrolling,")
+    mine = "--xla_force_host_platform_device_count=2"
+    assert flags_after(monkeypatch, XLA_FLAGS=mine) == f"{mine} {added}"
+    asked = flags_after(monkeypatch, JAX_PLATFORMS="cpu", plugins=["libtpu", "jax_plugins"])
+    assert asked == added, "the CPU is asked for"
+    own = "--xla_backend_extra_options=-vectorize-slp=true"
+    assert flags_after(monkeypatch, XLA_FLAGS=own) == own
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"plugins": ["libtpu"]}, {"plugins": ["jax_plugins"]}, {"JAX_PLATFORMS": "tpu,cpu"}],
+    ids=["tpu", "gpu", "asked"],
+)
+def test_an_accelerators_compiler_is_told_nothing(monkeypatch, where):
+    assert flags_after(monkeypatch, **where) == ""
+
+
+def test_xla_knows_the_flags():
+    """An unknown flag would end the process."""
+    code = (
+        "from cotjax.startup import compile_soon; compile_soon();"
+        "import jax; print(jax.jit(lambda x: x + 1)(1))"
+    )
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    plain |= {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("programs")
+    write_student(folder / "student")
+    write_sevens(folder / "sevens.jsonl")
+    return folder
+
+
+def asked(folder, steps):
+    """Programs by source in the result of a run that finds nothing in memory."""
+    jax.clear_caches()
+    argv = flags(folder / "student", folder / "sevens.jsonl", folder / "runs", f"{steps}-steps")
+    assert train.main([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
+    run = folder / "runs" / f"{steps}-steps"
+    programs = json.loads((run / "result.json").read_text())["programs"]
+    shown = f"{programs['compiled']} compiled, {programs['cached']} from the cache"
+    assert shown in (run / "report.html").read_text("utf-8")
+    return programs["compiled"] + programs["cached"]
+
+
+def test_more_steps_compile_no_more_programs(folder, capsys):
+    few, many = (asked(folder, steps) for steps in (2, 8))
+    assert few == many < 60, "rollout, update and evaluation, and what is as small as a copy"
+    assert "Programs: " in capsys.readouterr().out
