@@ -103,7 +103,8 @@ class RolloutGroups:
           pad_id: stands for what made a logit NaN: it would make one in the trainer too, and
             0 · NaN is NaN.
         """
-        rollout, finite = self.rollout, self.finite
+        rollout = self.rollout
+        finite: Any = self.finite
         mask: Any = np.asarray(rollout.mask) & counts[..., None]
         own: Any = advantage
         prompt: Any = np.where(finite.any(axis=1)[:, None], self.prompts.tokens, pad_id)
