@@ -79,7 +79,7 @@ def open_checkpoint(checkpoint: str, argv: Sequence[str] = ()) -> tuple[Config, 
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = load_policy(config, mesh)
-    step, params = restore_params(folder, student.params) if run else (0, student.params)
+    step, params = restore_params(folder, student.shapes) if run else (0, student.params)
     return config, mesh, student, step, params
 
 

@@ -124,7 +124,7 @@ def _completions(
     from cotjax.student.load import make_stop_table
     from cotjax.student.preflight import Use, check_fits
 
-    shape = student.policy.bind(student.reference).shape
+    shape = student.architecture
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
     length = min(_in_blocks(args.max_new_tokens), shape.max_positions - size)
     settings = Sampling(

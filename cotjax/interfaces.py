@@ -297,8 +297,12 @@ class Stage(Protocol):
     notes: tuple[str, ...]
     columns: tuple[Column, ...]
     resolved: Mapping[str, Mapping[str, Any]]
-    state: TrainState
     inner_updates: int
+
+    @property
+    def state(self) -> TrainState:
+        """See above; whoever asks first waits for the weights."""
+        ...
 
     @property
     def data(self) -> DataStream:

@@ -12,7 +12,7 @@ from rich.console import Console
 from cotjax.config import Config, name_of, stage_class, stage_configs, to_toml
 from cotjax.config.reading import merge
 from cotjax.errors import InputError, NothingToDo
-from cotjax.startup import STARTED, Programs, counted
+from cotjax.startup import STARTED, Programs, compiling_side_by_side, counted
 
 
 def run(config: Config) -> pathlib.Path:
@@ -110,7 +110,7 @@ def check_lengths(stages: list[Config]) -> None:
     from cotjax.student.load import load_from_path
     from cotjax.student.preflight import check_contexts
 
-    model = load_from_path(stages[0].model, seed=0, place=None, init="abstract").model
+    model = load_from_path(stages[0].model, seed=0, place=None, init="random").shell
     for config in stages:
         reads = stage_class(config.stage).reads_key("rollout.max_new_tokens")
         try:
@@ -148,8 +148,6 @@ def _run_stage(
         facts = json.dumps(stage_class(config.stage).facts)
         (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
     console.print(to_toml(config))
-    for note in (*stage.notes, *stage.prepare(folder)):
-        console.print(f"note: {note}")
     settings = LoopSettings(
         steps=config.steps,
         eval_every=config.eval.every,
@@ -158,7 +156,10 @@ def _run_stage(
         resume=config.resume,
     )
     table = StepTable(stage.columns, config.steps, console)
-    result = fit(stage, folder, settings, table, console)
+    with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
+        for note in (*stage.notes, *stage.prepare(folder)):
+            console.print(f"note: {note}")
+        result = fit(stage, folder, settings, table, console)
     if not first:
         return folder
     if config.resume:  # settings that do not fit the checkpoint must not replace those that do

@@ -5,8 +5,9 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 
 import dataclasses
 import functools
+import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -15,21 +16,26 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.core.objectives import Objective, policy_advantage
-from cotjax.interfaces import PromptBatch, Record, ScoredGroups, Step
-from cotjax.parallel import processes
+from cotjax.data.pipeline import prompt_widths
+from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
+from cotjax.models.policy import Policy
+from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages.base import BaseStage
 from cotjax.stages.policy_loss import TeacherTerm, logprobs, make_loss, open_objective, resolved
 from cotjax.student import guards, preflight
-from cotjax.student.generate import rollout_params, rollout_sampling
-from cotjax.student.groups import RolloutGroups, micro_batch_prompts
+from cotjax.student.generate import rollout_params, rollout_sampling, sampling_programs
+from cotjax.student.groups import (
+    RolloutGroups,
+    informative_program,
+    micro_batch_prompts,
+    micro_shapes,
+)
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import RewardFn, add_overlong, completion_row, judge_own, solve_reward
 from cotjax.training.metrics import SPEED, Column
-from cotjax.training.optimizer import make_optimizer
-from cotjax.training.update import Frozen, init_state, make_update
 
 COLUMNS = (
     Column("accuracy", "", "accuracy", "{:.1%}", 8),
@@ -44,19 +50,30 @@ COLUMNS = (
 
 
 class Teachers(TeacherTerm, Protocol):
-    """Teachers beside a policy stage; see `teachers.policy_term`.
+    """Teachers beside a policy stage; see `teachers.policy_term`."""
 
-    Attributes:
-      notes: what a reader of the run should know about them.
-    """
-
-    notes: tuple[str, ...]
+    def prepare(self) -> tuple[str, ...]:
+        """What comes before the first step; sentences for the reader."""
+        ...
 
     def add_teacher_term(
         self, micros: Sequence[ScoredGroups], step: int
     ) -> tuple[list[ScoredGroups], dict[str, float]]:
         """Micro-batches with what the teachers in use give for them, and metrics."""
         ...
+
+    def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:
+        """The shapes that micro-batches of these shapes may have then."""
+        ...
+
+    def programs(self, micros: Sequence[ScoredGroups]) -> Iterable[Program]:
+        """What `prepare` and `add_teacher_term` compile for micro-batches of these shapes."""
+        ...
+
+
+def nothing() -> Iterable[Program]:
+    """Of a stream that asks no model for its order."""
+    return ()
 
 
 # An objective to the teachers that are added to it.
@@ -71,7 +88,8 @@ class PolicyStage(BaseStage):
       mesh: devices.
       student: what learns; its start is the reference.
       held_out: what it is evaluated on.
-      data: see `prompt_stream`; None if it is set before the first step.
+      data: opens the stream of prompts; see `prompt_stream`.
+      data_programs: what that compiles.
       reward: what a completion earns.
       shows_steps: whether prompts show all the teacher's steps by design.
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
@@ -87,7 +105,8 @@ class PolicyStage(BaseStage):
         student: LoadedPolicy,
         held_out: list[Record],
         *,
-        data: Any = None,
+        data: Callable[[], Any],
+        data_programs: Callable[[], Iterable[Program]] = nothing,
         reward: RewardFn = solve_reward,
         shows_steps: bool = False,
         updates: int = 0,
@@ -98,7 +117,7 @@ class PolicyStage(BaseStage):
         self.objective = open_objective(policy)
         super().__init__(config, mesh, student, held_out)
         self.resolved = {"policy": resolved(self.objective)}
-        self.stream = self.data = data
+        self._open_data, self._data_programs = data, data_programs
         self.reward, self.shows_steps = reward, shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
@@ -111,17 +130,7 @@ class PolicyStage(BaseStage):
         )
         self.notes = (*student.notes, f"the loss is {self.objective}", *memory)
         self.teachers = teachers(self.objective) if teachers else None
-        if self.teachers is not None:
-            self.notes += self.teachers.notes
         self.root = jax.random.key(config.seed)
-        per_step = updates if updates else policy.inner_updates
-        self.optimizer = make_optimizer(config.optimizer, config.steps * per_step)
-        # The update reuses the state's buffers; a reference needs its own.
-        start = jax.tree.map(lambda leaf: leaf.copy(), student.params)
-        self.state = init_state(start, self.optimizer)
-        # With one update per batch, the update's own program scores the reference.
-        inside = self.objective.beta and policy.inner_updates == 1
-        frozen = Frozen(student.base, student.reference if inside else None)
         temperature = rollout.temperature if self.objective.tempered else 1.0
         comparable = temperature == rollout.temperature
         self.limits = preflight.sampler_limits(config, comparable=comparable)
@@ -133,20 +142,122 @@ class PolicyStage(BaseStage):
             sampler_correction=policy.sampler_correction,
             teachers=self.teachers,
         )
-        self.update = make_update(
+        self.learn_from(
             loss,
-            self.optimizer,
-            self.state,
-            frozen,
-            join=student.policy.join,
+            config.steps * (updates if updates else policy.inner_updates),
+            # With one update per batch, the update's own program scores the reference.
+            scores_reference=bool(self.objective.beta) and policy.inner_updates == 1,
             # Teachers' outputs hold their heads, which micro-batches share.
             scan=self.teachers is None or self.teachers.by_gap,
         )
-        self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
-        self.score = jax.jit(
-            lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
-            static_argnums=0,
-        )
+
+        def advantage(reward: Any, baseline: Any) -> Any:
+            return policy_advantage(self.objective, reward, baseline)
+
+        def score(policy: Policy, params: Any, groups: ScoredGroups) -> Any:
+            return logprobs(policy, params, groups, temperature)[0]
+
+        place = parallel.batched(mesh)
+        self.advantage = jax.jit(advantage)
+        self.score = jax.jit(score, static_argnums=0, out_shardings=place)
+
+    @functools.cached_property
+    def stream(self) -> Any:
+        """The stream of prompts."""
+        return self._open_data()
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """Where the data stands: with the stream of prompts."""
+        return self.stream
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Checks the golds and the teachers, and opens the stream."""
+        told = super().prepare(folder)
+        if self.teachers is not None:
+            told += self.teachers.prepare()
+        assert self.stream is not None, "it is opened here, where it may measure difficulty"
+        return told
+
+    # What it compiles.
+
+    def programs(self) -> Sequence[Program]:
+        """Those of every stage; the rollout, what scores it, and the update."""
+        found: list[Program] = [*self._data_programs()]
+        micros = self._micro_shapes()
+        if self.teachers is not None:
+            found += self.teachers.programs(micros)
+        found += super().programs()
+        found += self._rollout_programs()
+        found += self._score_programs()
+        if self.teachers is not None:
+            micros = self.teachers.micro_shapes(micros)
+        count = self.config.rollout.prompts // self.micro_batch
+        return (*found, *self.update_programs(micros, count=count))
+
+    def _widths(self) -> tuple[int, ...]:
+        return prompt_widths(self.config.rollout.max_prompt_tokens, self.config.data.prompt_widths)
+
+    def _rollout_programs(self) -> Iterator[Program]:
+        config, widths = self.config, self._widths()
+        for width in widths:
+            yield from sampling_programs(
+                "rollout",
+                self.student,
+                config,
+                self.mesh,
+                settings=self.sampling,
+                prompts=config.rollout.prompts,
+                width=width,
+                always=len(widths) == 1,
+            )
+        size = config.rollout.prompts, config.rollout.group_size
+        for times in range(1, config.policy.refill + 2):
+            yield informative_program(size[0] * times, size[1], always=times == 1)
+        reward, counts = shapes.on_host(*size), shapes.on_host(*size, dtype=np.bool_)
+        masked = config.policy.overlong == "mask"
+        yield Program("advantage", self.advantage, (reward, None), always=not masked)
+        yield Program("advantage", self.advantage, (reward, counts), always=masked)
+
+    def _score_programs(self) -> Iterator[Program]:
+        if self.config.policy.inner_updates == 1:
+            return
+        policy, student = self.student.policy, self.student
+        micros = self._unscored_shapes()
+        for micro in micros:
+            sure = len(micros) == 1
+            args = policy, student.all_shapes, micro
+            yield Program("log-probabilities", self.score, args, always=sure)
+            if self.objective.beta:
+                args = policy.without_adapter, student.reference_shapes, micro
+                yield Program("the reference's log-probabilities", self.score, args, always=sure)
+
+    def _unscored_shapes(self) -> list[ScoredGroups]:
+        """Of micro-batches as `_micros` gives them."""
+        size = self.config.rollout.group_size
+        longest = self.sampling.max_new_tokens
+        return [
+            micro
+            for width in self._widths()
+            for micro in micro_shapes(
+                self.mesh, self.micro_batch, size, width=width, longest=longest
+            )
+        ]
+
+    def _micro_shapes(self) -> list[ScoredGroups]:
+        """Of micro-batches as `_score` gives them."""
+        micros = self._unscored_shapes()
+        if self.config.policy.inner_updates == 1:
+            return micros
+        beta = self.objective.beta
+        return [
+            dataclasses.replace(
+                micro, logp_old=micro.logp_sampler, logp_ref=micro.logp_sampler if beta else None
+            )
+            for micro in micros
+        ]
+
+    # A step.
 
     def next_step(self, params: Any, step: int) -> Step:
         """Samples, rewards and scores the groups of one step."""

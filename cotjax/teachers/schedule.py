@@ -1,13 +1,17 @@
 """The weight of every teacher at a step: a function of the step, or what the student decides."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from cotjax.config import Config
 from cotjax.core.curriculum import Cause, HandOver, handover_weights, observe, teacher_weights
+from cotjax.interfaces import Program
+from cotjax.parallel import shapes
 
 
 class TeacherSchedule:
@@ -26,13 +30,25 @@ class TeacherSchedule:
         self.num_teachers = len(config.teachers.paths)
         self.handover = HandOver()
         kind: Any = config.curriculum.schedule
-        if kind in ("linear", "cosine"):
-            progress = np.arange(config.steps) / max(config.steps - 1, 1)
-            self._smooth = np.asarray(
-                jax.vmap(lambda p: teacher_weights(p, num_teachers=self.num_teachers, kind=kind))(
-                    progress.astype(np.float32)
-                )
-            )
+
+        def schedule(progress: Array) -> Array:
+            weights = functools.partial(teacher_weights, num_teachers=self.num_teachers, kind=kind)
+            return weights(progress) if kind == "step" else jax.vmap(weights)(progress)
+
+        self._compiled = jax.jit(schedule)
+
+    def programs(self) -> Iterator[Program]:
+        """What a schedule compiles that is a function of the step."""
+        kind = self._curriculum.schedule
+        if kind in ("step", "linear", "cosine"):
+            progress = shapes.on_host(*(() if kind == "step" else (self._steps,)))
+            yield Program("the teachers' weights", self._compiled, (progress,))
+
+    @functools.cached_property
+    def _smooth(self) -> np.ndarray:
+        """[steps, N] the weights at every step, of a schedule that moves with each."""
+        progress = np.arange(self._steps) / max(self._steps - 1, 1)
+        return np.asarray(self._compiled(progress.astype(np.float32)))
 
     def weights(self, step: int, progress: float) -> np.ndarray:
         """Weights of the teachers at a step, [N] float32; they sum to 1.
@@ -47,11 +63,19 @@ class TeacherSchedule:
             "adaptive": lambda: handover_weights(
                 self.handover, step, num_teachers=self.num_teachers, length=curriculum.handover
             ),
-            "step": lambda: np.asarray(teacher_weights(progress, num_teachers=self.num_teachers)),
+            "step": lambda: np.asarray(self._compiled(np.float32(progress))),
         }
         if curriculum.schedule in table:
             return table[curriculum.schedule]()
         return self._smooth[min(step, len(self._smooth) - 1)]
+
+    def combinations(self) -> list[tuple[int, ...]]:
+        """The teachers in all slots, as they may stand there together."""
+        slots, count = self.slots(), self.num_teachers
+        if self._curriculum.schedule == "fixed":
+            return [tuple(np.flatnonzero(self._curriculum.teacher_weights).tolist())]
+        alone = [(k,) * slots for k in range(count)]
+        return alone + ([(k, k + 1) for k in range(count - 1)] if slots > 1 else [])
 
     def slots(self) -> int:
         """How many teachers are in use at once, at most."""
