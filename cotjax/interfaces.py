@@ -250,7 +250,8 @@ class Program:
       function: of `jax.jit`.
       args: its arguments, `jax.ShapeDtypeStruct`s with shardings in place of arrays.
       kwargs: the same by name; static ones as they are.
-      always: whether every run compiles it; others only if a batch has their shape.
+      always: whether every run needs it, or nearly every one; others only if a batch has their
+        shape.
     """
 
     name: str

@@ -225,7 +225,7 @@ class PolicyStage(BaseStage):
         policy, student = self.student.policy, self.student
         micros = self._unscored_shapes()
         for micro in micros:
-            sure = len(micros) == 1
+            sure = micro is micros[-1]
             args = policy, student.all_shapes, micro
             yield Program("log-probabilities", self.score, args, always=sure)
             if self.objective.beta:
@@ -233,7 +233,7 @@ class PolicyStage(BaseStage):
                 yield Program("the reference's log-probabilities", self.score, args, always=sure)
 
     def _unscored_shapes(self) -> list[ScoredGroups]:
-        """Of micro-batches as `_micros` gives them."""
+        """Of micro-batches as `_micros` gives them; nearly every step has one of the last."""
         size = self.config.rollout.group_size
         longest = self.sampling.max_new_tokens
         return [

@@ -92,14 +92,14 @@ class PolicyTerm:
         yield from self.schedule.programs()
         first = np.flatnonzero(self.schedule.weights(0, self._progress(0))).tolist()
         for micro in micros:
-            used = first if len(micros) == 1 else ()
-            yield from self.teachers.programs(micro, used, read_groups)
+            likely = micro is micros[-1]
+            yield from self.teachers.programs(micro, first if likely else (), read_groups)
             outputs = self._output_shapes(micro) if self.by_gap else ()
             for one in outputs:
                 args, sure = (one, micro.completion, micro.completion_mask), len(outputs) == 1
                 yield Program(
                     *("the teachers' log-probabilities", self._logprobs, args),
-                    always=sure and len(micros) == 1,
+                    always=sure and likely,
                 )
 
     def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:

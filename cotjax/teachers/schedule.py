@@ -70,12 +70,12 @@ class TeacherSchedule:
         return self._smooth[min(step, len(self._smooth) - 1)]
 
     def combinations(self) -> list[tuple[int, ...]]:
-        """The teachers in all slots, as they may stand there together."""
+        """The teachers in all slots, as they may stand there together; the first ones last."""
         slots, count = self.slots(), self.num_teachers
         if self._curriculum.schedule == "fixed":
             return [tuple(np.flatnonzero(self._curriculum.teacher_weights).tolist())]
         alone = [(k,) * slots for k in range(count)]
-        return alone + ([(k, k + 1) for k in range(count - 1)] if slots > 1 else [])
+        return [*((k, k + 1) for k in range(count - 1) if slots > 1), *alone[::-1]]
 
     def slots(self) -> int:
         """How many teachers are in use at once, at most."""

@@ -150,24 +150,23 @@ class Update:
         Args:
           name: of the step, for the reader.
           state: shapes.
-          micros: the shapes that a micro-batch may have; each with all its leaves.
+          micros: the shapes that a micro-batch may have, the likeliest last.
           count: micro-batches of a step.
           frozen: shapes.
-          always: whether every run takes such a step.
+          always: whether every run takes such a step, nearly always with the likeliest shape.
         """
+        likeliest, one_shape = micros[-1], count == 1 or len(micros) == 1
         stacked = count == 1 or self.scan
-        if stacked:
-            for micro in micros:
-                sure = always and len(micros) == 1
-                yield Program(name, self.whole, (state, frozen, (micro,) * count), always=sure)
-        if count == 1 or (stacked and len(micros) == 1):
-            return  # no step has micro-batches of several shapes
+        for micro in micros if stacked else ():
+            sure = always and one_shape and micro is likeliest
+            yield Program(name, self.whole, (state, frozen, (micro,) * count), always=sure)
+        if stacked and one_shape:
+            return
         sure = always and not stacked
         for micro in micros:
             args = state.params, frozen, micro
-            yield Program(
-                f"{name}: gradient", self.gradient, args, always=sure and len(micros) == 1
-            )
+            likely = sure and micro is likeliest
+            yield Program(f"{name}: gradient", self.gradient, args, always=likely)
         summed = _gradient_shapes(self.gradient, state, frozen, micros[0])
         yield Program(f"{name}: sum of gradients", self.add, (summed, summed), always=sure)
         yield Program(f"{name}: new state", self.apply, (state, summed), always=sure)
