@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,7 +40,13 @@ class LoopSettings:
 
 
 def fit(
-    stage: Stage, folder: pathlib.Path, settings: LoopSettings, table: StepTable, console: Console
+    stage: Stage,
+    folder: pathlib.Path,
+    settings: LoopSettings,
+    table: StepTable,
+    console: Console,
+    *,
+    saved: Callable[[int, int], None] = lambda first_step, last_step: None,
 ) -> dict[str, Any]:
     """Trains a stage.
 
@@ -50,6 +56,8 @@ def fit(
       settings: see `LoopSettings`.
       table: prints a line per step.
       console: for everything else.
+      saved: is told the step that it began with and the newest one, at first, after each
+        checkpoint and at the end.
 
     Returns:
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
@@ -70,6 +78,7 @@ def fit(
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start = latest
+    saved(start, start)
     writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
     before = _evaluation_at(0, folder)
     if before is None:
@@ -96,6 +105,7 @@ def fit(
             console.print(_sentence(f"step {done}", numbers))
         if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
             checkpoints.save(done, state, stage.data.get_state())
+            saved(start, done)
     after = _evaluation_at(settings.steps, folder) if start == settings.steps else None
     if after is None:
         after, rows = stage.evaluate(state.params)
