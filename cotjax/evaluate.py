@@ -21,9 +21,15 @@ from cotjax.startup import set_up
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates and prints; 0 if it worked, 2 if the input was wrong."""
-    command = Command("evaluate", __doc__, takes_keys=True)
-    command.add_argument("--checkpoint", required=True, help="run folder, or a model")
-    command.add_argument("--out", type=pathlib.Path, help="JSON file for the numbers")
+    command = Command(
+        "evaluate", __doc__, usage="--checkpoint RUN [--KEY VALUE …]", takes_keys=True
+    )
+    command.add_argument(
+        "--checkpoint", metavar="RUN", required=True, help="run folder, or a model"
+    )
+    command.add_argument(
+        "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
+    )
     known, rest = command.parse(argv)
     numbers = evaluate(known.checkpoint, rest)
     if known.out:

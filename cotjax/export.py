@@ -17,11 +17,16 @@ from cotjax.errors import InputError
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports and says what was written; 0 if it worked, 2 if the input was wrong."""
-    parser = Command("export", __doc__)
+    parser = Command("export", __doc__, usage="--checkpoint RUN --out DIR")
     parser.add_argument(
-        "--checkpoint", required=True, help="run folder, one of its checkpoints/STEP, or a model"
+        "--checkpoint",
+        metavar="RUN",
+        required=True,
+        help="run folder, one of its checkpoints/STEP, or a model",
     )
-    parser.add_argument("--out", required=True, help="folder to write; must be new or empty")
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="folder to write; must be new or empty"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: as trained"
     )

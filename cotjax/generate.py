@@ -1,6 +1,6 @@
 """Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
 
-One completion is printed as it is written, several are numbered. A stop string stays in the text.
+One completion is printed as it is written, several are numbered.
 """
 
 import pathlib
@@ -26,25 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command() -> Command:
-    command = Command("generate", __doc__)
+    command = Command("generate", __doc__, usage="[--FLAG VALUE …] [PROMPT]")
     add = command.add_argument
-    add("prompt", nargs="?", help="default: --file, or the standard input")
-    add("--file", help="file that holds the prompt")
-    add("--checkpoint", default="tiny", help="run folder, checkpoint, or a model")
-    add("--n", type=int, default=1, help="completions")
-    add("--max-new-tokens", type=int, default=256, help="longest completion")
-    add("--temperature", type=float, default=1.0, help="0 is greedy")
-    add("--top-k", type=int, default=0, help="0 = all")
-    add("--top-p", type=float, default=1.0, help="1 = all")
-    add("--min-p", type=float, default=0.0, help="0 = all")
-    add("--seed", type=int, default=0, help="of the draws")
-    add("--stop", action="append", default=[], help="text that ends; repeatable")
+    add("prompt", metavar="PROMPT", nargs="?", help="default: --file, or the standard input")
+    add("--file", metavar="FILE", help="file that holds the prompt")
+    add("--checkpoint", metavar="RUN", default="tiny", help="run folder, checkpoint, or a model")
+    add("--n", metavar="N", type=int, default=1, help="completions")
+    add("--max-new-tokens", metavar="N", type=int, default=256, help="longest completion")
+    add("--temperature", metavar="X", type=float, default=1.0, help="0 is greedy")
+    add("--top-k", metavar="N", type=int, default=0, help="0 = all")
+    add("--top-p", metavar="X", type=float, default=1.0, help="1 = all")
+    add("--min-p", metavar="X", type=float, default=0.0, help="0 = all")
+    add("--seed", metavar="N", type=int, default=0, help="of the draws")
+    add("--stop", metavar="TEXT", action="append", default=[], help="text that ends it, and stays; repeatable")
     layout = command.add_mutually_exclusive_group()
     layout.add_argument("--chat", dest="layout", action="store_const", const="chat",
                         default="question",
-                        help="the prompt is a user's message in the chat template")  # fmt: skip
+                        help="the prompt is a user's chat message")  # fmt: skip
     layout.add_argument("--plain", dest="layout", action="store_const", const="plain",
-                        help="the text as it is; default: a question, as in training")  # fmt: skip
+                        help="the text as it is; default: a question")  # fmt: skip
     return command
 
 

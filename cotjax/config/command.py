@@ -3,7 +3,9 @@
 import argparse
 import functools
 import inspect
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -13,6 +15,7 @@ from cotjax.config.reading import nearest
 from cotjax.errors import InputError
 
 VERSION = f"cotjax {__version__}"
+WIDTH = 80  # of a terminal
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
@@ -35,15 +38,19 @@ class Command(argparse.ArgumentParser):
     Args:
       name: as in `cotjax NAME`.
       about: what it does; the first words of its `--help`.
+      usage: what stands behind the name.
       takes_keys: whether config keys may stand among its flags.
     """
 
-    def __init__(self, name: str, about: str | None, *, takes_keys: bool = False) -> None:
+    def __init__(
+        self, name: str, about: str | None, *, usage: str, takes_keys: bool = False
+    ) -> None:
         super().__init__(
             prog=f"cotjax {name}",
-            description=inspect.cleandoc(about or ""),
+            description=_filled(inspect.cleandoc(about or "")),
+            usage=f"cotjax {name} {usage}",
             formatter_class=functools.partial(
-                argparse.RawDescriptionHelpFormatter, max_help_position=32, width=80
+                argparse.RawDescriptionHelpFormatter, max_help_position=32, width=WIDTH
             ),
             epilog="Config keys: cotjax train --help." if takes_keys else None,
             allow_abbrev=False,
@@ -83,4 +90,19 @@ class Command(argparse.ArgumentParser):
         Raises:
           InputError: always.
         """
+        wrong = _WRONG_TYPE.fullmatch(message)
+        if wrong:
+            flag, kind, value = wrong.groups()
+            raise InputError(f"{flag} = {value}: needs {_NEEDS[kind]}.")
         raise InputError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+_WRONG_TYPE = re.compile(r"argument (\S+): invalid (int|float) value: '(.*)'")  # argparse's words
+_NEEDS = {"int": "a whole number", "float": "a number"}
+
+
+def _filled(text: str) -> str:
+    """Paragraphs as wide as a terminal; an indented one is left as it is."""
+    paragraphs = text.split("\n\n")
+    filled = [one if one.startswith(" ") else textwrap.fill(one, WIDTH) for one in paragraphs]
+    return "\n\n".join(filled)

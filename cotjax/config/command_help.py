@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cotjax.config.command import WIDTH
 from cotjax.config.field_help import texts, type_of
 from cotjax.config.loading import unchecked
 from cotjax.config.ranges import STAGES
@@ -20,7 +21,6 @@ MOST_USED = (
     *("rollout.group_size", "teachers.paths", "optimizer.learning_rate", "resume", "seed"),
 )
 NUM_SHOWN = 10
-WIDTH = 80
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

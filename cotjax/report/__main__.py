@@ -11,8 +11,10 @@ from cotjax.report.page import write_report
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes each folder's report.html and prints its path; 2 if one cannot be written."""
-    command = Command("report", __doc__)
-    command.add_argument("folder", nargs="+", type=Path, help="a run folder, such as runs/NAME")
+    command = Command("report", __doc__, usage="RUN …")
+    command.add_argument(
+        "folder", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/NAME"
+    )
     known, _ = command.parse(argv)
     for folder in known.folder:
         print(write_report(folder))

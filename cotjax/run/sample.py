@@ -126,13 +126,15 @@ def stream_texts(
 def _laid_out(text: str, layout: str, student: Any) -> str:
     """The text that the model is given."""
     if not text.strip():
-        raise InputError("the prompt is empty. Give a text, --file or the standard input.")
+        raise InputError("the prompt is empty. Give a text.")
     if layout == "question":
         return student.prompts.solve(text)
     if layout == "plain":
         return text
     if student.tokenizer.chat_template is None:
-        raise InputError("--chat: the tokenizer has no chat template. Use --plain or neither.")
+        raise InputError(
+            'layout = "chat": the tokenizer has no chat template. Ask a question or plain text.'
+        )
     message = {"role": "user", "content": text}
     return student.tokenizer.apply_chat_template(
         [message], tokenize=False, add_generation_prompt=True

@@ -73,9 +73,8 @@ def _sample_settings(given: dict[str, Any]) -> SampleSettings:
         if name not in names:
             raise InputError(f"cotjax.generate: no setting {name}. There are {', '.join(names)}.")
     stop = given.get("stop", ())
-    settings = SampleSettings(
-        **{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    )
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    settings = SampleSettings(**{**given, "stop": stop})
     settings.check()
     return settings
 
@@ -113,7 +112,8 @@ def plot(
     names = [run.folder.name for run in opened] if labels is None else list(labels)
     if not opened or len(names) != len(opened):
         raise InputError(
-            f"cotjax.plot: {len(opened)} runs, {len(names)} labels. Give a label each."
+            f"cotjax.plot: {len(opened)} runs and {len(names)} labels. Give a run at least, and a "
+            "label for each or none."
         )
     figure = draw(
         [
