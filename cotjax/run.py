@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cotjax.config import Config, name_of, stage_class, stage_configs, to_toml
+from cotjax.config import Config, check_plugins, name_of, stage_class, stage_configs, to_toml
 from cotjax.config.reading import merge
 from cotjax.errors import InputError, NothingToDo
 from cotjax.startup import STARTED, Programs, counted
@@ -25,6 +25,7 @@ def run(config: Config) -> pathlib.Path:
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
+    check_plugins(config)  # before the heavy imports
     from cotjax.parallel import processes
 
     processes.join()

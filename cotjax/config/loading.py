@@ -11,8 +11,9 @@ import tomli_w
 import tyro
 
 from cotjax.config.checks import validate
+from cotjax.config.plugins import check_plugins
 from cotjax.config.reading import keys_of, merge, overlay, read_toml, unknown
-from cotjax.config.reference import name_of
+from cotjax.config.reference import ARGUMENTS, name_of
 from cotjax.config.stages import check_reads, defaults_of, stage_class, stage_configs, with_entries
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
@@ -85,7 +86,37 @@ def from_table(table: dict[str, Any], where: str, *, tool: str = "") -> Config:
     Raises:
       InputError: see `load`.
     """
-    return _finish(_start(table, None, where), table, {}, where, tool=tool)
+    config = _finish(_start(table, None, where), table, {}, where, tool=tool)
+    check_plugins(config, given=False)
+    return config
+
+
+def with_objects(config: Config, **objects: Any) -> Config:
+    """The config with a user's objects in their places, in every stage that reads them.
+
+    Args:
+      config: of a stage, or of a list of stages.
+      **objects: by their names in `ARGUMENTS`: reward, verifier, term, source, difficulty,
+        schedule. An object, or its name as a config has it; None leaves a key as it is.
+
+    Raises:
+      InputError: no such name, an object that its key does not take, or that no stage reads.
+    """
+    where = "cotjax.train"
+    table: dict[str, Any] = {}
+    for name, value in objects.items():
+        if name not in ARGUMENTS:
+            raise InputError(
+                f"{where}: {name}: there is no such argument. It takes {', '.join(ARGUMENTS)}."
+            )
+        if value is not None:
+            section, _, last = ARGUMENTS[name].partition(".")
+            table.setdefault(section, {})[last] = value
+    if not table:
+        return config
+    config = _finish(merge(config, table, where), {}, table, where, tool="")
+    check_plugins(config)
+    return config
 
 
 def _start(table: dict[str, Any], stage: Any, path: str) -> Config:
@@ -131,28 +162,25 @@ def _finish(
 
 def to_toml(config: Config) -> str:
     """Writes every setting that the run's stages read; `load` gives the same config back."""
-    table = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
     if config.stages:
-        kept = {name: table[name] for name in (*OWN, "seed")}
-        return tomli_w.dumps(kept)
+        return tomli_w.dumps({name: _plain(name, getattr(config, name)) for name in (*OWN, "seed")})
     own = stage_class(config.stage)
-    kept = {}
-    for key in KEYS:
-        if own.reads_key(key) and key != "stages":
-            *sections, name = key.split(".")
-            here, there = kept, table
-            for section in sections:
-                here, there = here.setdefault(section, {}), there[section]
-            here[name] = there[name]
-    return tomli_w.dumps(kept)
+    kept = _picked(config, [key for key in KEYS if own.reads_key(key) and key != "stages"])
+    return tomli_w.dumps(_plain("", kept))
 
 
-def _plain(value: Any) -> Any:
-    """A value as TOML has it."""
+def _plain(key: str, value: Any) -> Any:
+    """A value as TOML has it; what a user's object is called is all that is kept of it.
+
+    Args:
+      key: of the value; empty for the whole table, and for an entry of a list.
+      value: a setting, or a table of settings.
+    """
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        before = f"{key}." if key else ""
+        return {name: _plain(f"{before}{name}", one) for name, one in value.items()}
+    if isinstance(value, list | tuple) and key not in ARGUMENTS.values():
+        return [_plain("", one) for one in value]
     return value if isinstance(value, str | int | float | bool) else name_of(value)
 
 

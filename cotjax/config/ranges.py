@@ -1,6 +1,8 @@
 """The values that settings may take: ranges of numbers, names, and references to a user's code."""
 
+import json
 import math
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -48,14 +50,42 @@ class Named:
     Attributes:
       known: the built-in names.
       takes: what a user's object is, as its signature.
+      lists: whether a list from Python is such an object.
     """
 
     known: tuple[str, ...]
     takes: str
+    lists: bool = False
 
 
 # A name, "package.module:name", "./file.py:name", or (from Python) the object itself.
 _WORD = tyro.conf.arg(constructor=str, metavar="NAME|MODULE:NAME")
+
+
+def _table(words: list[str]) -> dict[str, Any]:
+    """A table as one flag has it, in TOML: `{ cap = 2.0 }`."""
+    try:
+        table = tomllib.loads(f"table = {words[0]}")["table"]
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"no table in TOML ({error})") from error
+    if not isinstance(table, dict):
+        raise ValueError("no table in TOML")
+    return table
+
+
+def _inline(table: dict[str, Any]) -> list[str]:
+    return [f"{{ {', '.join(f'{name} = {json.dumps(one)}' for name, one in table.items())} }}"]
+
+
+_TABLE = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="{NAME = VALUE, …}",
+    instance_from_str=_table,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=_inline,
+)
+Table = Annotated[dict[str, Any], _TABLE]
+TextTable = Annotated[dict[str, str], _TABLE]
 
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
@@ -76,11 +106,13 @@ SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_ra
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 
+# The keys of a file's row that its layout reads, as data.columns names them.
+ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
 StageName = Annotated[Any, _WORD, Named(STAGES, "a class with from_config(config, mesh)")]
 SourceName = Annotated[
-    Any, _WORD, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record")
+    Any, _WORD, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]
 RewardName = Annotated[
     Any, _WORD, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")

@@ -112,10 +112,10 @@ def every_setting(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, An
     for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
         value = getattr(section, name)
         yield prefix + name, hint, value
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(hint):  # not its value, which may be a user's object
             yield from every_setting(value, f"{prefix}{name}.")
 
 
-_ALL = [(key, dataclasses.is_dataclass(value)) for key, _, value in every_setting(Config())]
+_ALL = [(key, dataclasses.is_dataclass(hint)) for key, hint, _ in every_setting(Config())]
 KEYS = tuple(key for key, is_section in _ALL if not is_section)
 SECTIONS = tuple(key for key, is_section in _ALL if is_section)
