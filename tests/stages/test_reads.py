@@ -1,6 +1,7 @@
 """What a stage says it reads is what it reads: every setting that a run looks at, and no other."""
 
 import dataclasses
+import pathlib
 import sys
 
 import pytest
@@ -18,18 +19,18 @@ SECTIONS = {
 # Asked for in one run each: together they look at everything that the stage declares.
 RUNS = {
     "sft": [[]],
-    "reconstruct": [["--reconstruct.masked-weight=2.0", "--batch.sequence-length=96"]],
+    "reconstruct": [["--reconstruct.masked-weight=2.0", "--batch.sequence-length=128"]],
     "grpo": [
         ["--mask.rule=share", "--curriculum.buckets=2", "--policy.overlong-buffer=2",
-         "--rollout.max-prompt-tokens=64"],
+         "--rollout.max-prompt-tokens=96"],
         ["--curriculum.buckets=2", "--curriculum.difficulty=rank_fusion",
          "--curriculum.signals", "cot_steps", "pass_rate"],
         ["--distill.coefficient=0.1", "--teachers.paths", "STUDENT", "STUDENT"],
         ["--distill.coefficient=0.1", "--teachers.paths", "STUDENT", "--distill.on-policy-loss",
          "divergence", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "1.0"],
     ],
-    "rewrite": [["--mining.questions=16", "--mining.attempts=1", "--rollout.max-prompt-tokens=64"],
-                ["--mining.questions=0", "--rollout.max-prompt-tokens=64",
+    "rewrite": [["--mining.questions=16", "--mining.attempts=1", "--rollout.max-prompt-tokens=96"],
+                ["--mining.questions=0", "--rollout.max-prompt-tokens=96",
                  "--curriculum.buckets=2", "--curriculum.difficulty=rank_fusion",
                  "--curriculum.signals", "cot_steps", "pass_rate"]],
     "distill": [
@@ -48,7 +49,9 @@ def folder(tmp_path_factory):
     keep_compiled_programs()
     folder = tmp_path_factory.mktemp("reads")
     write_student(folder / "student")
-    write_sevens(folder / "sevens.jsonl")
+    data = pathlib.Path(write_sevens(folder / "sevens.jsonl"))
+    two_steps = data.read_text("utf-8").replace("7*1=7", "7*1=7\\n7+0=7")  # one can be masked
+    data.write_text(two_steps, encoding="utf-8")
     return folder
 
 
@@ -83,6 +86,8 @@ def run(folder, stage, more):
     common = flags(student, folder / "sevens.jsonl", folder / "runs", stage)
     own = stage_class(stage)
     argv = [flag for flag in common if own.reads_key(key_of(flag))] + argv
+    if stage in ("sft", "distill"):
+        argv.append("--batch.sequence-length=64")
     if stage == "distill":
         argv += ["--curriculum.buckets=2", "--curriculum.num-monitor=4",
                  "--curriculum.ranking-problems=2"]  # fmt: skip
