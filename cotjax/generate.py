@@ -38,7 +38,13 @@ def _command() -> Command:
     add("--top-p", metavar="X", type=float, default=1.0, help="1 = all")
     add("--min-p", metavar="X", type=float, default=0.0, help="0 = all")
     add("--seed", metavar="N", type=int, default=0, help="of the draws")
-    add("--stop", metavar="TEXT", action="append", default=[], help="text that ends it, and stays; repeatable")
+    add(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="text that ends it, and stays; repeatable",
+    )
     layout = command.add_mutually_exclusive_group()
     layout.add_argument("--chat", dest="layout", action="store_const", const="chat",
                         default="question",

@@ -51,13 +51,14 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.load import model_bytes
+    from cotjax.student.verify import open_verifier
     from cotjax.teachers.rationales import WRITERS, collect
 
     config = configs.load([*argv], tool="rationales")
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     with WRITERS[config.rationales.writer](config, mesh) as writer:
-        rows, counts = collect(writer)
+        rows, counts = collect(writer, open_verifier(config))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,5 +1,6 @@
 """`--help` of training: the keys most used on one screen, and how to see every other one."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -144,7 +145,7 @@ def _value(key: str, whole: Config, stages: Sequence[Config]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        value = tuple(f"{name}={one}" for name, one in value.items())
+        return json.dumps(value) if value else '""'
     words = value if isinstance(value, tuple) else (value,)
     return (
         " ".join(str(one) if isinstance(one, int | float) else name_of(one) for one in words)

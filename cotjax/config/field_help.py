@@ -65,7 +65,7 @@ def _words(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return f"{_words(typing.get_args(hint)[0])} …"
     if typing.get_origin(hint) is dict or hint is dict:
-        return "name=value …"
+        return "{ name = value }"
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, Named):
             return " | ".join((*part.known, "module:name"))

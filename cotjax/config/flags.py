@@ -20,7 +20,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
     Args:
       argv: `--key value` or `--key=value`, with - or _; `--key` and `--no-key` (or
-        `--section.no-key`) for what is true or false; `--key a b` for a list.
+        `--section.no-key`) for what is true or false; `--key a b` for a list, and
+        `--key "{ name = 1 }"` for a table.
 
     Returns:
       the path, empty without one; the settings, nested as in a file.
@@ -33,7 +34,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
       InputError: a flag that is no key (names the nearest), one without its value, or a value
         without a flag.
     """
-    path, table, rest = "", {}, list(argv)
+    path, rest = "", list(argv)
+    table: dict[str, Any] = {}
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         if not flag.startswith("--"):
@@ -45,18 +47,19 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
             if not equals and rest and rest[0] in ("true", "false"):
                 words = [rest.pop(0)]
             setting = _switch(flag, words, no)
-        elif typing.get_origin(hint) in (tuple, dict):
+        elif typing.get_origin(hint) is tuple:
             while rest and not rest[0].startswith("--"):
                 words.append(rest.pop(0))
-            setting = _several(flag, words, hint)
+            setting = [_one(word, typing.get_args(hint)[0]) for word in words]
         else:
             if not equals:
                 if not rest or rest[0].startswith("--"):
                     raise InputError(f"{flag}: needs a value. Write {flag} VALUE or {flag}=VALUE.")
                 words = [rest.pop(0)]
-            setting = _one(words[0], hint)
+            is_table = typing.get_origin(hint) is dict
+            setting = _toml(words[0]) if is_table else _one(words[0], hint)
         if key == "config":
-            path = setting
+            path = str(setting)
         else:
             *sections, name = key.split(".")
             here = table
@@ -96,20 +99,6 @@ def _switch(flag: str, words: Sequence[str], no: bool) -> Any:
     return {"true": True, "false": False}.get(words[0].lower(), words[0])
 
 
-def _several(flag: str, words: Sequence[str], hint: Any) -> Any:
-    """A list, or the table of name=value words."""
-    inner = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        return [_one(word, inner[0]) for word in words]
-    table = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"{flag} {word}: needs name=value. Write {flag} name=value ….")
-        table[name] = _toml(value) if inner[1] is Any else _one(value, inner[1])
-    return table
-
-
 def _one(word: str, hint: Any) -> Any:
     """What a word stands for; the word itself if it is not what the key takes."""
     types, choices = kinds(hint)
@@ -126,7 +115,7 @@ def _one(word: str, hint: Any) -> Any:
 
 
 def _toml(word: str) -> Any:
-    """A number, a truth value or a list as TOML writes it; any other word is text."""
+    """A table as TOML writes it, `{ cap = 2.0 }`; any other word itself."""
     try:
         return tomllib.loads(f"value = {word}")["value"]
     except tomllib.TOMLDecodeError:

@@ -11,10 +11,11 @@ import tomli_w
 
 from cotjax.config.checks import validate
 from cotjax.config.flags import read_flags
+from cotjax.config.plugins import check_plugins
 from cotjax.config.reading import keys_of, merge, overlay, read_toml
-from cotjax.config.reference import name_of
+from cotjax.config.reference import ARGUMENTS, name_of
 from cotjax.config.stages import check_reads, defaults_of, stage_class, stage_configs, with_entries
-from cotjax.config.whole import KEYS, SECTIONS, Config
+from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
 # What belongs to a list of stages itself and not to each of them.
@@ -83,7 +84,9 @@ def from_table(table: dict[str, Any], where: str, *, tool: str = "") -> Config:
     Raises:
       InputError: see `load`.
     """
-    return _finish(_start(table, None, where), table, {}, "", where, tool=tool)
+    config = _finish(_start(table, None, where), table, {}, "", where, tool=tool)
+    check_plugins(config, given=False)
+    return config
 
 
 def change(config: Config, table: dict[str, Any], where: str) -> Config:
@@ -98,6 +101,34 @@ def change(config: Config, table: dict[str, Any], where: str) -> Config:
       InputError: see `load`.
     """
     return _finish(merge(config, table, where), {}, table, where, "", tool="")
+
+
+def with_objects(config: Config, **objects: Any) -> Config:
+    """The config with a user's objects in their places, in every stage that reads them.
+
+    Args:
+      config: of a stage, or of a list of stages.
+      **objects: by their names in `ARGUMENTS`: reward, verifier, term, source, difficulty,
+        schedule. An object, or its name as a config has it; None leaves a key as it is.
+
+    Raises:
+      InputError: no such name, an object that its key does not take, or that no stage reads.
+    """
+    where = "cotjax.train"
+    table: dict[str, Any] = {}
+    for name, value in objects.items():
+        if name not in ARGUMENTS:
+            raise InputError(
+                f"{where}: {name}: there is no such argument. It takes {', '.join(ARGUMENTS)}."
+            )
+        if value is not None:
+            section, _, last = ARGUMENTS[name].partition(".")
+            table.setdefault(section, {})[last] = value
+    if not table:
+        return config
+    config = change(config, table, where)
+    check_plugins(config)
+    return config
 
 
 def _start(table: dict[str, Any], stage: Any, path: str) -> Config:
@@ -165,35 +196,36 @@ def _spread(config: Config, table: dict[str, Any], above: dict[str, Any]) -> Con
 
 def to_toml(config: Config) -> str:
     """Writes every setting that the run's stages read; `load` gives the same config back."""
-    table = _nested(config)
     if config.stages:
-        kept = {name: table[name] for name in (*OWN, "seed")}
-        return tomli_w.dumps(kept)
+        return tomli_w.dumps({name: _plain(name, getattr(config, name)) for name in (*OWN, "seed")})
     own = stage_class(config.stage)
-    kept = {}
-    for key in KEYS:
-        if own.reads_key(key) and key != "stages":
-            *sections, name = key.split(".")
-            here, there = kept, table
-            for section in sections:
-                here, there = here.setdefault(section, {}), there[section]
-            here[name] = there[name]
-    return tomli_w.dumps(kept)
+    kept = _picked(config, [key for key in KEYS if own.reads_key(key) and key != "stages"])
+    return tomli_w.dumps(_plain("", kept))
 
 
-def _nested(section: Any, prefix: str = "") -> dict[str, Any]:
-    """A section as TOML has it; objects are named, never copied."""
-    table = {}
-    for field in dataclasses.fields(section):
-        key, value = prefix + field.name, getattr(section, field.name)
-        table[field.name] = _nested(value, f"{key}.") if key in SECTIONS else _plain(value)
-    return table
+def _plain(key: str, value: Any) -> Any:
+    """A value as TOML has it; what a user's object is called is all that is kept of it.
 
-
-def _plain(value: Any) -> Any:
-    """A value as TOML has it."""
+    Args:
+      key: of the value; empty for the whole table, and for an entry of a list.
+      value: a setting, or a table of settings.
+    """
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        before = f"{key}." if key else ""
+        return {name: _plain(f"{before}{name}", one) for name, one in value.items()}
+    if isinstance(value, list | tuple) and key not in ARGUMENTS.values():
+        return [_plain("", one) for one in value]
     return value if isinstance(value, str | int | float | bool) else name_of(value)
+
+
+def _picked(config: Config, keys: Sequence[str]) -> dict[str, Any]:
+    """Some settings of a config as a nested table."""
+    table: dict[str, Any] = {}
+    for key in keys:
+        *sections, name = key.split(".")
+        here: dict[str, Any] = table
+        there: Any = config
+        for section in sections:
+            here, there = here.setdefault(section, {}), getattr(there, section)
+        here[name] = getattr(there, name)
+    return table

@@ -48,12 +48,16 @@ class Named:
     Attributes:
       known: the built-in names.
       takes: what a user's object is, as its signature.
+      lists: whether a list from Python is such an object.
     """
 
     known: tuple[str, ...]
     takes: str
+    lists: bool = False
 
 
+Table = dict[str, Any]
+TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
@@ -73,10 +77,14 @@ SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_ra
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 
+# The keys of a file's row that its layout reads, as data.columns names them.
+ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
 StageName = Annotated[Any, Named(STAGES, "a class with from_config(config, mesh)")]
-SourceName = Annotated[Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record")]
+SourceName = Annotated[
+    Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
+]
 RewardName = Annotated[Any, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")]
 VerifierName = Annotated[
     Any, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")

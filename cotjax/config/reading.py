@@ -163,6 +163,8 @@ def _named(key: str, value: Any, named: Named, path: str) -> Any:
     """A built-in name, a reference, or a user's object from Python."""
     if isinstance(value, str) and (value in named.known or ":" in value):
         return value
+    if named.lists and isinstance(value, list | tuple):
+        return value
     if isinstance(value, str | int | float | list | tuple | dict | None):
         close = difflib.get_close_matches(str(value), named.known, n=1)
         hint = f' Did you mean "{close[0]}"?' if close else ""

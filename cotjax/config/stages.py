@@ -11,10 +11,12 @@ from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
 TAKES = "a class with from_config(config, mesh), see cotjax.interfaces.Stage"
+PIPELINE = ("data.workers", "data.prompt_widths")  # of stages with a Grain pipeline
 # Every stage loads a student, evaluates it, and saves what it trains.
 EVERYWHERE = (
     *("stage", "name", "seed", "steps", "output", "resume", "stages"),
-    *("data", "model", "lora", "optimizer", "eval", "checkpoint", "mesh", "reward"),
+    *(key for key in KEYS if key.startswith("data.") and key not in PIPELINE),
+    *("model", "lora", "optimizer", "eval", "checkpoint", "mesh", "reward"),
     *("rollout.max_prompt_tokens", "rollout.stop", "rollout.cache_dtype"),
 )
 

@@ -5,8 +5,9 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from cotjax.config import Config, change, load, stage_configs
+from cotjax.config import Config, load, stage_class, stage_configs, with_objects
 from cotjax.config.reading import nearest
+from cotjax.config.reference import ARGUMENTS
 from cotjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Run:
 
     Args:
       folder: of the run.
-      objects: what the run was given from Python, nested as in a file.
+      objects: what `cotjax.train` was given.
     """
 
     def __init__(self, folder: pathlib.Path, *, objects: dict[str, Any] | None = None) -> None:
@@ -92,7 +93,11 @@ class Run:
     def config(self) -> Config:
         """Every setting, as the run resolved it."""
         config = load(["--config", str(self.folder / "config.toml")])
-        return change(config, self._objects, "cotjax.train")
+        if config.stages:
+            return with_objects(config, **self._objects)
+        own = stage_class(config.stage)
+        read = {name: one for name, one in self._objects.items() if own.reads_key(ARGUMENTS[name])}
+        return with_objects(config, **read)
 
     @property
     def stages(self) -> "tuple[Run, ...]":
@@ -102,14 +107,7 @@ class Run:
         names = [f"{n}-{name}" for n, (name, _) in enumerate(stage_configs(self.config), 1)]
         folders = [self.folder / name for name in names]
         begun = [folder for folder in folders if (folder / "config.toml").is_file()]
-        return tuple(Run(folder, objects=self._objects_of(folder)) for folder in begun)
-
-    def _objects_of(self, stage: pathlib.Path) -> dict[str, Any]:
-        """What of the objects the stage in a folder was given."""
-        from cotjax.config.stages import read_by, stage_class
-
-        own = load(["--config", str(stage / "config.toml")]).stage
-        return read_by(stage_class(own), self._objects)
+        return tuple(Run(folder, objects=self._objects) for folder in begun)
 
     @property
     def metrics(self) -> Metrics:

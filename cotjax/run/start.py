@@ -4,21 +4,12 @@ import pathlib
 import time
 from typing import Any
 
-from cotjax.config import Config, change
+from cotjax.config import Config, change, check_plugins, with_objects
 from cotjax.run.folder import check_folder
 from cotjax.run.handle import Run
 from cotjax.run.one_stage import run_stage
 from cotjax.run.stage_list import run_list
 from cotjax.startup import set_up
-
-_KEYS = {
-    "reward": ("reward", "function"),
-    "verifier": ("reward", "verifier"),
-    "term": ("policy", "term"),
-    "source": ("data", "source"),
-    "difficulty": ("curriculum", "difficulty"),
-    "schedule": ("curriculum", "schedule"),
-}
 
 
 def train(
@@ -57,13 +48,9 @@ def train(
         **{"reward": reward, "verifier": verifier, "term": term, "source": source},
         **{"difficulty": difficulty, "schedule": schedule},
     }
-    table: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is not None:
-            section, key = _KEYS[name]
-            table.setdefault(section, {})[key] = value
-    config = change(config, table, "cotjax.train")
-    return Run(run(config, began=began), objects=table)
+    # Checked again, which a config that `dataclasses.replace` made is not.
+    config = change(with_objects(config, **given), {}, "cotjax.train")
+    return Run(run(config, began=began), objects=given)
 
 
 def run(config: Config, *, began: float) -> pathlib.Path:
@@ -80,6 +67,7 @@ def run(config: Config, *, began: float) -> pathlib.Path:
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
+    check_plugins(config)  # before the heavy imports
     from cotjax.parallel import processes
 
     processes.join()

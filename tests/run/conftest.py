@@ -4,7 +4,7 @@ import cotjax
 import pytest
 from cotjax.config import load
 
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from tests.tiny import flags, write_sevens, write_student
 
 
 class World:
@@ -25,20 +25,19 @@ class World:
     def list_config(self, name, *more):
         path = self.folder / "list.toml"
         path.write_text(LIST)
-        return load([f"--config={path}", *self.flags(name, *more)])
+        own = [f"--config={path}", "--rollout.max-prompt-tokens=64", "--batch.sequence-length=96"]
+        return load(self.flags(name, *own, *more))
 
 
 LIST = """
 [[stages]]
 stage = "reconstruct"
-batch = { size = 2, sequence_length = 96 }
 optimizer = { warmup_steps = 0 }
 
 [[stages]]
 stage = "grpo"
 name = "half"
 mask = { rule = "bridge" }
-rollout = { max_prompt_tokens = 64 }
 
 [[stages]]
 stage = "grpo"
@@ -53,7 +52,6 @@ def reward(completion, record):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    keep_compiled_programs()
     return World(tmp_path_factory.mktemp("run"))
 
 

@@ -13,7 +13,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.student import mining
 from cotjax.stages.policy import RolloutGroups
 from cotjax.stages.rewrite import Accepted, RewritePrompt, RewriteStage
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 from tests.stages.test_common import STUDENT
 from tests.tiny import keep_compiled_programs, make_config
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def attempt(correct=0.0, ended=True, tokens=9, text="", well_formed=1.0):
-    return Completion(text, tokens, ended, 0.0, {"correct": correct, "well_formed": well_formed})
+    return JudgedCompletion(text, tokens, ended, 0.0, {"correct": correct, "well_formed": well_formed})
 
 
 # Mining.

@@ -8,7 +8,7 @@ import pytest
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions, grpo
-from cotjax.stages.completions import Completion
+from cotjax.stages.completions import JudgedCompletion
 from cotjax.stages.policy import with_overlong
 from tests.tiny import keep_compiled_programs, make_config
 
@@ -30,7 +30,7 @@ def judge_as(rewards):
     def judge(student, config, records, rollout, reward):
         return [
             [
-                Completion("", 3, bool(end), value, {"correct": value > 0, "well_formed": 1})
+                JudgedCompletion("", 3, bool(end), value, {"correct": value > 0, "well_formed": 1})
                 for value, end in zip(row, ends, strict=True)
             ]
             for row, ends in zip(next(calls), rollout.ended, strict=True)
