@@ -46,7 +46,7 @@ def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.P
         else:
             if results:  # a stage between that was left out has no weights
                 stage = _beginning_from(stage, folder / results[-1]["name"])
-            out.rule(f"{label}, from {stage.model.path}", style="dim")
+            out.print(f"\n{label}, from {stage.model.path}", style="bold")
             try:
                 run_stage(stage, own, began=began)
             except NothingToDo as error:

@@ -16,7 +16,8 @@ def test_metrics_are_columns_of_training_steps(trained):
     assert metrics.steps.tolist() == [1, 2] and len(metrics) == 2
     assert {"reward", "step_s", "accuracy"} <= set(metrics.columns)
     assert "step" not in metrics.columns and "kind" not in metrics.columns
-    rows = [json.loads(line) for line in (trained.folder / "metrics.jsonl").open()]
+    lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     expected = [row["reward"] for row in rows if row["kind"] == "train"]
     np.testing.assert_array_equal(metrics["reward"], expected)
 
