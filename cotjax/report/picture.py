@@ -18,7 +18,7 @@ _LEARNED = (("reward", "Reward"), ("loss", "Loss, nats per token"))  # what the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class RunDrawing:
     """One run in the picture.
 
     Attributes:
@@ -43,7 +43,7 @@ class Picture(Figure):
         return out.getvalue()
 
 
-def draw(runs: Sequence[Drawn]) -> Figure:
+def draw(runs: Sequence[RunDrawing]) -> Figure:
     """Three panels: accuracy against length, what training raised or lowered, and length by step.
 
     Args:
@@ -66,7 +66,7 @@ def draw(runs: Sequence[Drawn]) -> Figure:
     return figure
 
 
-def _learned(runs: Sequence[Drawn]) -> tuple[str, str]:
+def _learned(runs: Sequence[RunDrawing]) -> tuple[str, str]:
     """The first metric that any run has, and its title; the last one if none has."""
     for name, title in _LEARNED:
         if any(name in run.metrics for run in runs):
@@ -74,7 +74,7 @@ def _learned(runs: Sequence[Drawn]) -> tuple[str, str]:
     return _LEARNED[-1]
 
 
-def _arrows(axes: Axes, run: Drawn, color: Any) -> None:
+def _arrows(axes: Axes, run: RunDrawing, color: Any) -> None:
     """From before (hollow) to after (full), with the 95% intervals of the accuracy."""
     if not run.points:
         return
@@ -95,7 +95,7 @@ def _arrows(axes: Axes, run: Drawn, color: Any) -> None:
         )
 
 
-def _curve(axes: Axes, run: Drawn, color: Any, metric: str) -> None:
+def _curve(axes: Axes, run: RunDrawing, color: Any, metric: str) -> None:
     """Each step faintly, and their running mean."""
     if metric not in run.metrics:
         return
@@ -109,7 +109,7 @@ def _curve(axes: Axes, run: Drawn, color: Any, metric: str) -> None:
         axes.plot(usual[0], mean, color=color, linewidth=1.7)
 
 
-def _lengths(axes: Axes, run: Drawn, color: Any) -> None:
+def _lengths(axes: Axes, run: RunDrawing, color: Any) -> None:
     """Of sampled completions while training, and of greedy answers to held-out problems."""
     _curve(axes, run, color, "completion_tokens")
     if "tokens" in run.evaluations:
