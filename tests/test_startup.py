@@ -11,7 +11,7 @@ import pytest
 
 from cotjax import startup as compiled_programs
 from cotjax import train
-from cotjax.startup import compile_soon, counted
+from cotjax.startup import compile_soon, counted, set_up
 from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
 
 
@@ -130,3 +130,10 @@ def test_more_steps_compile_no_more_programs(folder, capsys):
     few, many = (asked(folder, steps) for steps in (2, 8))
     assert few == many < 60, "rollout, update and evaluation, and what is as small as a copy"
     assert "Programs: " in capsys.readouterr().out
+
+
+def test_where_jax_is_imported_its_settings_stand(monkeypatch):
+    assert "jax" in sys.modules
+    before = dict(os.environ)
+    set_up()
+    assert dict(os.environ) == before

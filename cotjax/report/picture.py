@@ -57,9 +57,9 @@ def draw(runs: Sequence[RunDrawing]) -> Figure:
         _arrows(left, run, color)
         _curve(middle, run, color, metric)
         _lengths(right, run, color)
-    _label(left, "Accuracy against length", "mean length of an answer, tokens", percent=True)
+    _label(left, "Accuracy against length, ○ before ● after", "mean length of an answer, tokens", percent=True)
     _label(middle, title, "step")
-    _label(right, "Length, tokens", "step")
+    _label(right, "Length, tokens, ● on held-out problems", "step")
     if len(runs) > 1:
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center",
                       ncols=min(len(runs), 4), frameon=False)  # fmt: skip
@@ -119,7 +119,7 @@ def _lengths(axes: Axes, run: RunDrawing, color: Any) -> None:
 
 def _label(axes: Axes, title: str, below: str, *, percent: bool = False) -> None:
     """A title and few ticks, a faint grid, no frame."""
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=9.5)
     axes.set_xlabel(below, color=_GREY, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=not percent))
     axes.yaxis.set_major_locator(MaxNLocator(5))
