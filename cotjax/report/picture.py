@@ -57,7 +57,12 @@ def draw(runs: Sequence[RunDrawing]) -> Figure:
         _arrows(left, run, color)
         _curve(middle, run, color, metric)
         _lengths(right, run, color)
-    _label(left, "Accuracy against length, ○ before ● after", "mean length of an answer, tokens", percent=True)
+    _label(
+        left,
+        "Accuracy against length, ○ before ● after",
+        "mean length of an answer, tokens",
+        percent=True,
+    )
     _label(middle, title, "step")
     _label(right, "Length, tokens, ● on held-out problems", "step")
     if len(runs) > 1:
