@@ -12,7 +12,7 @@ import pytest
 from cotjax import startup as compiled_programs
 from cotjax import train
 from cotjax.startup import compile_soon, counted
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from tests.tiny import flags, write_sevens, write_student
 
 
 def test_compilations_are_counted_and_a_program_that_is_there_is_not():
@@ -107,7 +107,6 @@ def test_xla_knows_the_flags():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("programs")
     write_student(folder / "student")
     write_sevens(folder / "sevens.jsonl")

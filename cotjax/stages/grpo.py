@@ -48,7 +48,7 @@ TEACHERS = (
     *("teachers.paths", "teachers.dtype", "distill.coefficient", "distill.on_policy_loss"),
     *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
     *("distill.temperature_end", "distill.temperature_schedule", "distill.scale_by_temperature"),
-    *("curriculum.schedule", "curriculum.mixing", "curriculum.weights"),
+    *("curriculum.schedule", "curriculum.mixing", "curriculum.teacher_weights"),
     "curriculum.ranking_problems",
 )
 

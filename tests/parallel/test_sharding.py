@@ -27,7 +27,7 @@ from cotjax.parallel.sharding import (
 )
 from cotjax.training.update import init_state, make_update
 from tests.parallel import sharded
-from tests.tiny import keep_compiled_programs, make_model
+from tests.tiny import make_model
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 
@@ -35,7 +35,6 @@ MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 @pytest.fixture(scope="module")
 def alone():
     """Three steps on one device, by loss."""
-    keep_compiled_programs()
     done = {}
 
     def run(kind):

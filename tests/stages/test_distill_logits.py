@@ -14,9 +14,9 @@ from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.teachers import ranking as skill
 from cotjax.stages.distill import DistillLogitsStage
-from tests.tiny import keep_compiled_programs, make_config, make_model
+from cotjax.teachers import ranking as skill
+from tests.tiny import make_config, make_model
 
 TOKENS = 421  # of the tokenizer; the models' unembeddings have more rows
 # Unlike the student and each other in depth, width and padding of the vocabulary.
@@ -36,7 +36,6 @@ CAPPED = Architecture(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("distill")
     tokenizer = load_tokenizer(resolve("tiny"))
     for seed, (name, shape) in enumerate((SHAPES | {"capped": CAPPED}).items()):
@@ -293,7 +292,12 @@ def test_pass_rate_and_rank_fusion_order_examples(folder):
 
 
 def write(folder, out, *more):
-    flags = [f"--output={folder}", "--curriculum.num-monitor=4", "--curriculum.buckets=2", "--steps=8"]
+    flags = [
+        f"--output={folder}",
+        "--curriculum.num-monitor=4",
+        "--curriculum.buckets=2",
+        "--steps=8",
+    ]
     student = [f"--model.path={folder / 'student'}", "--data.source=jsonl"]
     student += [f"--data.path={folder / 'sevens.jsonl'}", "--eval.problems=4", "--mesh.data=1"]
     student += ["--seed=3", "--rollout.max-prompt-tokens=32"]

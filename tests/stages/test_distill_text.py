@@ -16,7 +16,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.rationales import main as write_rationales
 from cotjax.stages import distill
 from tests.tiny import flags as run_flags
-from tests.tiny import keep_compiled_programs, make_config
+from tests.tiny import make_config
 
 RIGHT, WRONG = "Step 1: 7*1=7\nAnswer: 7", "Answer: 3"
 
@@ -56,7 +56,6 @@ def write_speller(folder, text):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("texts")
     write_speller(folder / "right", "Answer: 7")
     write_speller(folder / "wrong", "Answer: 3")

@@ -17,12 +17,11 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions, grpo
 from cotjax.stages.policy import _bucket, _micro_batch
 from cotjax.stages.policy_loss import open_objective, resolved
-from tests.tiny import keep_compiled_programs, make_config, make_model
+from tests.tiny import make_config, make_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     return tmp_path_factory.mktemp("grpo")
 
 

@@ -11,10 +11,10 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import reconstruct
-from cotjax.student import guards
 from cotjax.stages.grpo import MaskedPrompt
 from cotjax.stages.supervised import solution_encoder
-from tests.stages.test_common import STUDENT
+from cotjax.student import guards
+from tests.student.test_load import STUDENT
 from tests.tiny import make_config
 
 STEPS = tuple(f"{i}0+1={i}1" for i in range(2, 8))

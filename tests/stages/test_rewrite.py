@@ -10,17 +10,16 @@ from cotjax.cot import rewrite_reward
 from cotjax.errors import InputError, NothingToDo
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
-from cotjax.student import mining
 from cotjax.stages.policy import RolloutGroups
 from cotjax.stages.rewrite import Accepted, RewritePrompt, RewriteStage
+from cotjax.student import mining
 from cotjax.training.evaluation import Completion
-from tests.stages.test_common import STUDENT
-from tests.tiny import keep_compiled_programs, make_config
+from tests.student.test_load import STUDENT
+from tests.tiny import make_config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     return tmp_path_factory.mktemp("rewrite")
 
 
@@ -64,9 +63,7 @@ FLAGS += "--mining.questions=10", "--mining.attempts=2", "--mining.batch-size=8"
 
 
 def open_stage(folder, *more):
-    return RewriteStage(
-        make_config(folder, *FLAGS, "--batch.size=2", *more), make_mesh(1)
-    )
+    return RewriteStage(make_config(folder, *FLAGS, "--batch.size=2", *more), make_mesh(1))
 
 
 def test_failures_and_their_buckets_are_counted_and_a_stopped_mining_goes_on(

@@ -11,12 +11,11 @@ from cotjax.cot import extract_answer, parse_rationale
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import sft
-from tests.tiny import keep_compiled_programs, make_config
+from tests.tiny import make_config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     return tmp_path_factory.mktemp("sft")
 
 

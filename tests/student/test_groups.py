@@ -4,18 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cotjax.stages.completions import Completion
 
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions, grpo
-from cotjax.stages.completions import Completion
 from cotjax.stages.policy import with_overlong
-from tests.tiny import keep_compiled_programs, make_config
+from tests.tiny import make_config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     return tmp_path_factory.mktemp("groups")
 
 
@@ -99,7 +98,11 @@ def test_reward_falls_by_one_over_the_buffer(folder):
 
 
 def test_success_opens_the_next_level_of_the_stream(folder):
-    flags = "--curriculum.buckets=2", "--curriculum.advance-window=1", "--curriculum.advance-accuracy=0"
+    flags = (
+        "--curriculum.buckets=2",
+        "--curriculum.advance-window=1",
+        "--curriculum.advance-accuracy=0",
+    )
     stage = open_stage(folder, *flags, "--mask.rule=share", "--rollout.max-prompt-tokens=64")
     levels = [stage.next_step(stage.state.params, step).metrics["level"] for step in range(3)]
     assert levels == [0, 1, 1]

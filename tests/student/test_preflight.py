@@ -15,12 +15,11 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, grpo
 from cotjax.student import preflight as limits
 from tests.tiny import flags as small
-from tests.tiny import keep_compiled_programs, make_config, write_sevens, write_student
+from tests.tiny import make_config, write_sevens, write_student
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("limits")
     write_student(folder / "student")
     write_sevens(folder / "sevens.jsonl")

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from cotjax.errors import InputError
 from cotjax.teachers.answer_cache import AnswerCache, request_key
 from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
-from cotjax.errors import InputError
 
 
 def good(text):

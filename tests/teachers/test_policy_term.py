@@ -14,7 +14,7 @@ from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, grpo
-from tests.tiny import keep_compiled_programs, make_config, make_model
+from tests.tiny import make_config, make_model
 
 SHAPES = {
     "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
@@ -24,7 +24,6 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("coaching")
     tokenizer = load_tokenizer(resolve("tiny"))
     for seed, (name, shape) in enumerate(SHAPES.items()):
@@ -188,7 +187,10 @@ def test_teachers_follow_the_schedule_and_micro_batches_do_not_matter(folder, de
         (["--curriculum.schedule=adaptive"], 'curriculum.schedule = "adaptive": it follows'),
         (["--distill.temperature=2"], "Set distill.temperature = 1.0"),
         (["--stage=sft"], 'stage = "sft" adds no teachers'),
-        (["--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "0.6"], "sum to 1.1"),
+        (
+            ["--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "0.6"],
+            "sum to 1.1",
+        ),
         (["--policy.objective=bridge_release"], "it weighs a whole completion"),
     ],
 )

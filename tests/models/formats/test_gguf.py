@@ -17,12 +17,11 @@ from tokenizers import pre_tokenizers
 
 from cotjax import models
 from cotjax.errors import InputError
-from cotjax.models.formats import gguf
-from cotjax.models.formats import huggingface
+from cotjax.models.formats import gguf, huggingface
 from cotjax.models.formats.gguf_reader import FastReader, expanded
 from cotjax.models.formats.load import load_model
 from cotjax.models.transformer import Architecture, Transformer
-from tests.models.test_huggingface import SHAPES, assert_same_model
+from tests.models.formats.test_huggingface import SHAPES, assert_same_model
 from tests.models.test_parity import needs_smollm2
 
 # Hugging Face name -> llama.cpp name, as its converter has them.
