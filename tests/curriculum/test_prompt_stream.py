@@ -1,4 +1,4 @@
-"""Prompts bucket by bucket: who is in a bucket, when the next opens, and that a resumed one agrees."""
+"""Prompts bucket by bucket: who is in a bucket, when the next opens, and how it resumes."""
 
 import itertools
 import json

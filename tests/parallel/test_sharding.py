@@ -88,10 +88,11 @@ def test_two_processes_of_four_devices_take_the_steps_of_one_device(alone, tmp_p
 def open_update(shape, kind="grpo"):
     """(update, state, batch) on a mesh."""
     mesh = make_mesh(*shape)
-    policy, params, reference = sharded.load_from_path(mesh, kind)
+    policy, params, frozen = sharded.open_policy(mesh, kind)
     optimizer = optax.adamw(1e-2)
     state = init_state(params, optimizer)
-    update = make_update(sharded.losses(policy)[kind], optimizer, state, reference)
+    loss = sharded.losses(policy)[kind]
+    update = make_update(loss, optimizer, state, frozen, join=policy.join)
     return update, state, shard(mesh, sharded.inputs())
 
 

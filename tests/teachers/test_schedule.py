@@ -1,4 +1,4 @@
-"""The weight of every teacher at a step: by the step, by fixed shares, or by what a student does."""
+"""The weight of every teacher at a step: by the step, fixed, or by what the student does."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,9 @@ def test_a_plateau_hands_over_and_says_why():
     schedule = make("adaptive", *ADAPTIVE)
     ((step, sentence, metrics),) = follow(schedule, [9.0, 5.0, 4.0, 4.0, 3.0])
     assert step == 6 and metrics["handover_by_plateau"] == 1
-    assert sentence == "a hands over to b: the held-out loss against it no longer falls (4.0000 nats)"
+    assert (
+        sentence == "a hands over to b: the held-out loss against it no longer falls (4.0000 nats)"
+    )
     assert schedule.handover.teacher == 1
     np.testing.assert_array_equal(schedule.weights(6, 0.0), [0.5, 0.5, 0])
     np.testing.assert_array_equal(schedule.weights(7, 0.0), [0, 1, 0])
