@@ -1,5 +1,6 @@
 """How hard examples are: for a reader of their solutions, or for the student itself."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, Plugin, plugin, required_arguments
 from cotjax.core.curriculum import rank_fusion
 from cotjax.cot import Rationale, cot_difficulty
 from cotjax.data.encode import encode_supervised
@@ -29,6 +30,7 @@ class Difficulty:
         student_loss                            mean −log q of the solution's tokens, nats
         pass_rate                               share of the student's samples that are wrong
         rank_fusion                             several of them, by rank
+        a user's function                       of a record, or of the student and the records
 
     Args:
       config: of the run.
@@ -57,11 +59,31 @@ class Difficulty:
         Args:
           params: what is trained of the student.
           records: the examples.
+
+        Raises:
+          PluginError: a user's function raised, or gave something else; names the record.
         """
         curriculum = self._config.curriculum
+        own = plugin(self._config, "curriculum.difficulty")
+        if own is not None:
+            return self._of_user(own, params, records)
         if curriculum.difficulty != "rank_fusion":
             return self.signal(curriculum.difficulty, params, records)
         return rank_fusion(*(self.signal(name, params, records) for name in curriculum.signals))
+
+    def _of_user(self, own: Plugin, params: Any, records: Sequence[Record]) -> np.ndarray:
+        if required_arguments(own.found) != 2:
+            needs = "it needs to give a finite number. Return float(…)."
+            return np.array([own.number(own(one, record=one.id), needs, one.id) for one in records])
+        gave = own(dataclasses.replace(self._student, params=params), list(records))
+        needs = f"it needs to give {len(records)} finite numbers, one for each record. Return them."
+        try:
+            difficulty = np.asarray(gave, float)
+        except (TypeError, ValueError):
+            raise own.refuse(gave, needs) from None
+        if difficulty.shape != (len(records),) or not np.isfinite(difficulty).all():
+            raise own.refuse(gave, needs)
+        return difficulty
 
     def signal(self, name: str, params: Any, records: Sequence[Record]) -> np.ndarray:
         """One signal of some examples, [n] float64."""

@@ -12,6 +12,8 @@ from cotjax.interfaces import Program, Record
 from cotjax.student import guards
 from cotjax.student.evaluate import evaluate
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.rewards import open_reward
+from cotjax.student.verify import open_verifier
 
 
 class BaseStage:
@@ -32,16 +34,18 @@ class BaseStage:
     ) -> None:
         self.config, self.mesh, self.student, self.held_out = config, mesh, student, held_out
         self.notes: tuple[str, ...] = student.notes
+        self._reward_held_out = open_reward(config)
 
     def programs(self) -> Sequence[Program]:
         """What a run compiles."""
         return ()
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the extractor on the held-out golds; the folder is not needed."""
+        """Checks the verifier on the held-out golds; the folder is not needed."""
         del folder
-        return guards.gold_check(self.held_out)
+        return guards.gold_check(self.held_out, open_verifier(self.config))
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return evaluate(self.student, self.config, self.mesh, params, self.held_out)
+        reward = self._reward_held_out
+        return evaluate(self.student, self.config, self.mesh, params, self.held_out, reward)

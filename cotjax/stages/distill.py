@@ -27,7 +27,8 @@ class Distill:
         "curriculum": {"buckets": 4, "pacing": "contiguous"},
     }
     reads = (
-        *("batch", "rollout", "teachers"),
+        *("batch", "teachers", "rollout.prompts", "rollout.max_new_tokens"),
+        *("rollout.temperature", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
         *(
             f"distill.{name}"
             for name in (

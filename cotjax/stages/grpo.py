@@ -37,6 +37,7 @@ FACTS = (
         "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
     ),
 )
+PROMPTS = ("data.workers", "data.prompt_widths")
 ORDER = tuple(
     f"curriculum.{name}"
     for name in (
@@ -57,7 +58,7 @@ class Grpo:
     """GRPO on the config's prompts; the reference is the student that it begins with."""
 
     defaults: dict[str, Any] = {"distill": {"on_policy_loss": "policy_gradient"}}
-    reads = ("rollout", "reward", "policy", "mask", *ORDER, *TEACHERS)
+    reads = (*PROMPTS, "rollout", "policy", "mask", *ORDER, *TEACHERS)
     facts = FACTS
 
     @staticmethod

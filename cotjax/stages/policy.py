@@ -21,12 +21,28 @@ from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages.base import BaseStage
-from cotjax.stages.policy_loss import TeacherTerm, logprobs, make_loss, open_objective, resolved
+from cotjax.stages.policy_loss import (
+    TeacherTerm,
+    logprobs,
+    make_loss,
+    open_objective,
+    resolved,
+    user_term,
+)
 from cotjax.student import guards, preflight
 from cotjax.student.generate import rollout_params, rollout_sampling
 from cotjax.student.groups import RolloutGroups, micro_batch_prompts
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import RewardFn, add_overlong, completion_row, judge_own, solve_reward
+from cotjax.student.rewards import (
+    RewardFn,
+    UserReward,
+    add_overlong,
+    completion_row,
+    judge_own,
+    open_reward,
+    part_means,
+    solve_reward,
+)
 from cotjax.training.metrics import SPEED, Column
 from cotjax.training.optimizer import make_optimizer
 from cotjax.training.update import Frozen, init_state, make_update
@@ -72,7 +88,7 @@ class PolicyStage(BaseStage):
       student: what learns; its start is the reference.
       held_out: what it is evaluated on.
       data: see `prompt_stream`; None if it is set before the first step.
-      reward: what a completion earns.
+      reward: what "bridge" stands for as `reward.function`; None: what it is in evaluations.
       shows_steps: whether prompts show all the teacher's steps by design.
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
       teachers: opens the teachers that are added to the loss; None without.
@@ -88,18 +104,19 @@ class PolicyStage(BaseStage):
         held_out: list[Record],
         *,
         data: Any = None,
-        reward: RewardFn = solve_reward,
+        reward: RewardFn | None = None,
         shows_steps: bool = False,
         updates: int = 0,
         teachers: OpenTeachers | None = None,
     ) -> None:
         rollout, policy = config.rollout, config.policy
         check_divides(mesh, rollout.prompts, "rollout.prompts")
-        self.objective = open_objective(policy)
+        self.objective = open_objective(policy, user_term(config))
         super().__init__(config, mesh, student, held_out)
         self.resolved = {"policy": resolved(self.objective)}
         self.stream = self.data = data
-        self.reward, self.shows_steps = reward, shows_steps
+        self.reward = open_reward(config, reward or solve_reward)
+        self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
         self.sampling = rollout_sampling(rollout, eos_id=student.eos_id, pad_id=student.pad_id)
@@ -174,6 +191,8 @@ class PolicyStage(BaseStage):
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
         }
+        if isinstance(self.reward, UserReward):
+            metrics |= part_means(everything.judged)
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())

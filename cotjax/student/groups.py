@@ -12,7 +12,7 @@ from cotjax.core.advantage import informative_groups
 from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups
 from cotjax.parallel.mesh import batch_devices
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 SHORTEST = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
@@ -31,7 +31,7 @@ class RolloutGroups:
     prompts: PromptBatch
     rollout: Rollout
     records: list[Record]
-    judged: list[list[Completion]]
+    judged: list[list[JudgedCompletion]]
 
     @property
     def reward(self) -> np.ndarray:

@@ -46,7 +46,8 @@ class AnswerCache:
             self._lock = path.with_suffix(".lock").open("wb")
         except OSError as error:
             raise InputError(
-                f"rationales.cache = {path}: cannot be written ({error.strerror}). Name another file."
+                f"rationales.cache = {path}: cannot be written ({error.strerror}). "
+                "Name another file."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,11 @@
 """The weight of every teacher at a step: a function of the step, or what the student decides."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from cotjax.config import Config
+from cotjax.config import Config, Plugin, plugin
 from cotjax.core.curriculum import Cause, HandOver, handover_weights, observe, teacher_weights
 
 
@@ -15,6 +14,9 @@ class TeacherSchedule:
 
     Args:
       config: of the run.
+
+    A user's function is asked for every step of the run when it begins, so that what it does wrong
+    is known then, and how many teachers are in use at once.
 
     Attributes:
       handover: where the schedule "adaptive" stands.
@@ -25,14 +27,40 @@ class TeacherSchedule:
         self._curriculum, self._steps = config.curriculum, config.steps
         self.num_teachers = len(config.teachers.paths)
         self.handover = HandOver()
-        kind: Any = config.curriculum.schedule
-        if kind in ("linear", "cosine"):
+        own, kind = plugin(config, "curriculum.schedule"), config.curriculum.schedule
+        self._slots = 0
+        if own is not None:
+            self._smooth = self._of_user(own)
+            self._slots = int((self._smooth > 0).sum(axis=1).max())
+        elif kind in ("linear", "cosine"):
             progress = np.arange(config.steps) / max(config.steps - 1, 1)
             self._smooth = np.asarray(
                 jax.vmap(lambda p: teacher_weights(p, num_teachers=self.num_teachers, kind=kind))(
                     progress.astype(np.float32)
                 )
             )
+
+    def _of_user(self, own: Plugin) -> np.ndarray:
+        """The weights that a user's function gives, [steps, N]; all are asked for at the start.
+
+        Raises:
+          PluginError: it raised, or gave no weights; names the progress.
+        """
+        number, table = self.num_teachers, []
+        needs = f"it needs {number} weights >= 0 that sum to 1, one for each teacher. Return such."
+        for step in range(self._steps):
+            progress = step / max(self._steps - 1, 1)
+            place = f"progress {progress:g} of {number} teachers"
+            gave = own(progress, number, record=place)
+            try:
+                weights = np.asarray(gave, float)
+            except (TypeError, ValueError):
+                raise own.refuse(gave, needs, place) from None
+            good = weights.shape == (number,) and np.isfinite(weights).all()
+            if not (good and weights.min() >= 0 and abs(weights.sum() - 1) <= 1e-3):
+                raise own.refuse(gave, needs, place)
+            table.append(weights / weights.sum())
+        return np.array(table, np.float32)
 
     def weights(self, step: int, progress: float) -> np.ndarray:
         """Weights of the teachers at a step, [N] float32; they sum to 1.
@@ -49,13 +77,15 @@ class TeacherSchedule:
             ),
             "step": lambda: np.asarray(teacher_weights(progress, num_teachers=self.num_teachers)),
         }
-        if curriculum.schedule in table:
+        if not self._slots and curriculum.schedule in table:
             return table[curriculum.schedule]()
         return self._smooth[min(step, len(self._smooth) - 1)]
 
     def slots(self) -> int:
         """How many teachers are in use at once, at most."""
         curriculum = self._curriculum
+        if self._slots:
+            return self._slots
         single = curriculum.schedule == "step" or (
             curriculum.schedule == "adaptive" and curriculum.handover == 1
         )

@@ -14,7 +14,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import policy
 from cotjax.stages.grpo import Grpo
 from cotjax.student import rewards
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import TOKENIZER, make_config, make_model
 
 
@@ -246,7 +246,7 @@ def judge_as(rewards):
     def judge(student, config, records, rollout, reward):
         return [
             [
-                Completion(
+                JudgedCompletion(
                     "",
                     3,
                     End.EOS if end else End.LENGTH,

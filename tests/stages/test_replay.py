@@ -13,7 +13,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.replay import Accepted
 from cotjax.stages.rewrite import Rewrite
 from cotjax.student.groups import RolloutGroups
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import STUDENT, make_config
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 def attempt(correct=0.0, ended=True, tokens=9, text="", well_formed=1.0):
     parts = {"correct": correct, "well_formed": well_formed}
-    return Completion(text, tokens, End.EOS if ended else End.LENGTH, 0.0, parts)
+    return JudgedCompletion(text, tokens, End.EOS if ended else End.LENGTH, 0.0, parts)
 
 
 FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64", "--batch.sequence-length=64"

@@ -7,7 +7,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.parallel.mesh import make_mesh
 from cotjax.student.groups import RolloutGroups, micro_batch_prompts, padded_length
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 WIDTH, GROUP = 200, 2
 
@@ -25,7 +25,7 @@ def make(lengths, rewards, ends=None):
     records = [Record(f"r/{i}", "?", "7", (), 1) for i in range(count)]
     judged = [
         [
-            Completion("", int(size), End(end), value, {"correct": value > 0, "well_formed": 1.0})
+            JudgedCompletion("", int(size), End(end), value, {"correct": value > 0, "well_formed": 1.0})
             for size, value, end in zip(*rows, strict=True)
         ]
         for rows in zip(lengths, rewards, ends, strict=True)

@@ -9,7 +9,7 @@ from cotjax.stages.rewrite import Rewrite
 from cotjax.student import mining
 from cotjax.student.load import load_policy
 from cotjax.student.records import load_records
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import make_config
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 def attempt(correct=0.0, ended=True):
     parts = {"correct": correct, "well_formed": 1.0}
-    return Completion("", 9, End.EOS if ended else End.LENGTH, 0.0, parts)
+    return JudgedCompletion("", 9, End.EOS if ended else End.LENGTH, 0.0, parts)
 
 
 @pytest.mark.parametrize(
