@@ -121,14 +121,3 @@ def test_a_value_of_a_wrong_type_is_refused_as_in_a_file(argv, says):
 def test_other_flags_may_be_the_nearest():
     with pytest.raises(InputError, match='Did you mean "checkpoint-folder"'):
         key_of("--checkpont-folder", ["checkpoint-folder"])
-
-
-def test_a_resumed_run_is_read_from_its_own_folder(tmp_path):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "config.toml").write_text('stage = "sft"\nsteps = 7\n')
-    argv = [f"--output={tmp_path}", "--name=mine", "--resume"]
-    config = load(argv)
-    assert (config.stage, config.steps, config.resume) == ("sft", 7, True)
-    assert load([*argv, "--steps=9"]).steps == 9
-    assert load([*argv, "--stage=grpo"]).stage == "grpo"
