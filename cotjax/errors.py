@@ -10,4 +10,30 @@ class InputError(Exception):
 
 
 class NothingToDo(InputError):
-    """A stage has no work, as when no problem is a persistent failure; a bridge goes on."""
+    """A stage has no work, as when no problem is a persistent failure; a list goes on."""
+
+
+class PluginError(InputError):
+    """A user's function raised, or gave what it must not give; a run saves itself before it ends.
+
+    Args:
+      what: happened to which function.
+      then: the rest of the sentence: where, and what to do.
+      record: id of the record that it was called for; empty if there is none.
+    """
+
+    def __init__(self, what: str, then: str = "", record: str = "") -> None:
+        super().__init__(what, then, record)
+        self.what, self.then, self.record = what, then, record
+
+    def __str__(self) -> str:
+        """What happened, on which record, where, and what to do."""
+        return f"{self.what}{f' on {self.record}' if self.record else ''}{self.then}"
+
+    def on(self, record: str) -> "PluginError":
+        """The same error, about a record if it names none yet."""
+        return PluginError(self.what, self.then, self.record or record)
+
+    def and_then(self, more: str) -> "PluginError":
+        """The same error with a further sentence."""
+        return PluginError(self.what, f"{self.then} {more}", self.record)

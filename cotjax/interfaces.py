@@ -124,6 +124,30 @@ class End(enum.IntEnum):
     NONFINITE = 3  # a logit that is NaN or infinite; the token before it is the last
 
 
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What a student wrote, as a reward function is given it.
+
+    Attributes:
+      text: without the prompt and the end token.
+      tokens: its length, end token included.
+      thinking: what stands before the steps, `<think>` or not; empty if nothing.
+      answer: the final answer as the run's verifier extracts it; None if there is none.
+      end: why it ended.
+    """
+
+    text: str
+    tokens: int
+    thinking: str
+    answer: str | None
+    end: End
+
+    @property
+    def ended(self) -> bool:
+        """Whether the student finished it: an end token or a stop string, not the token limit."""
+        return self.end in (End.EOS, End.STOP)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:

@@ -1,11 +1,8 @@
 """Students that compile in a second: random ones, and one that already half knows its answer."""
 
-import atexit
 import dataclasses
 import functools
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import jax
@@ -13,11 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cotjax.config import load
+from cotjax.config import load, stage_class
+from cotjax.data.prompts import make_prompts
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
+from cotjax.student.load import LoadedPolicy
+
+TOKENIZER = load_tokenizer(resolve("tiny"))
+END, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
+# Whoever asks for no more than its tokenizer and its prompts needs no model.
+STUDENT = LoadedPolicy(
+    policy=None,  # pyright: ignore[reportArgumentType]
+    shapes={},
+    base_shapes={},
+    tokenizer=TOKENIZER,
+    eos_id=END,
+    pad_id=PAD,
+    prompts=make_prompts(TOKENIZER, "plain"),
+    notes=(),
+    read=lambda: ({}, {}),
+)
 
 # Two query heads share a key head, so that everything here is also about grouped queries.
 SHAPE = Architecture("llama", 432, 16, 2, 4, 2, 8, 32, tie_embeddings=False)
@@ -44,7 +58,7 @@ def write_student(folder, **changes):
     -> the end (or a new line and again). So a group of completions has right and wrong ones of
     several lengths, and a policy gradient has something to learn within a few steps.
     """
-    tokenizer = load_tokenizer(resolve("tiny"))
+    tokenizer = TOKENIZER
     answer, colon, seven, three, line = (
         tokenizer.convert_tokens_to_ids(token) for token in ("Answer", ":", "7", "3", "Ċ")
     )
@@ -65,6 +79,25 @@ def write_student(folder, **changes):
     return str(folder)
 
 
+# Unlike the student and each other in depth, width and padding of the vocabulary.
+TEACHERS = {
+    "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
+    "strong": Architecture("llama", 440, 24, 2, 2, 1, 8, 32, tie_embeddings=False),
+}
+
+
+def write_teachers(folder, **more):
+    """Saves `TEACHERS` and further shapes, each with weights of its own, under their names."""
+    for seed, (name, shape) in enumerate((TEACHERS | more).items()):
+        huggingface.save(make_model(shape, seed), folder / name, tokenizer=TOKENIZER)
+
+
+def with_section(config, name, **changes):
+    """A config with settings of one section replaced, unchecked."""
+    section = dataclasses.replace(getattr(config, name), **changes)
+    return dataclasses.replace(config, **{name: section})
+
+
 def write_sevens(path, count=24):
     """A file of questions of several lengths whose answer is 7; returns its name."""
     texts = [f"Mia has 7 pens. {'She buys 2 more. ' * (i % 3)}Tom has {i}." for i in range(count)]
@@ -74,42 +107,29 @@ def write_sevens(path, count=24):
 
 
 def flags(student, data, output, name, *more):
-    """Command-line flags of a run that takes seconds, on one device."""
-    return [
+    """Command-line flags of a run that takes seconds, on one device; `more` names its stage."""
+    small = [
         *(f"--model.path={student}", "--data.source=jsonl", f"--data.path={data}"),
         *(f"--output={output}", f"--name={name}", "--mesh.data=1", "--seed=3"),
         *("--rollout.prompts=4", "--rollout.group-size=4", "--rollout.max-prompt-tokens=32"),
         *("--rollout.max-new-tokens=8", "--optimizer.learning-rate=0.01"),
-        # RolloutGroups evaluation and rollout are one shape, so they share a compiled program.
+        # Evaluation and rollout are one shape, so they share a compiled program.
         *("--eval.problems=4", "--eval.samples=4", "--eval.batch-size=16"),
         "--eval.max-new-tokens=8",
         *("--batch.size=2", "--batch.sequence-length=48", "--checkpoint.every=1"),
-        *more,
     ]
+    stages = [flag.removeprefix("--stage=") for flag in more if flag.startswith("--stage=")]
+    own = stage_class(stages[0] if stages else "grpo")
+    if own.entries or any(flag.startswith("--config") for flag in more):
+        return [*small, *more]  # each stage of a list takes what it reads
+    key = lambda flag: flag[2:].partition("=")[0].replace("-", "_")  # noqa: E731
+    return [*(flag for flag in small if own.reads_key(key(flag))), *more]
 
 
-@functools.cache
-def keep_compiled_programs():
-    """Compiles every program once a session, also for runs that build their stage anew.
-
-    Returns the environment in which another process does the same.
-    """
-    folder = tempfile.TemporaryDirectory(prefix="cotjax-compiled-")
-    atexit.register(folder.cleanup)
-    settings = {
-        "jax_compilation_cache_dir": folder.name,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    return os.environ | {name.upper(): str(value) for name, value in settings.items()}
-
-
-def make_config(folder, *more):
+def make_config(folder, *more, tool=""):
     """The config of a small run on `write_student` and `write_sevens`, made in a folder."""
     student, data = folder / "student", folder / "sevens.jsonl"
     if not data.exists():
         write_student(student)
         write_sevens(data)
-    return load(flags(student, data, folder / "runs", "run", *more))
+    return load(flags(student, data, folder / "runs", "run", *more), tool=tool)

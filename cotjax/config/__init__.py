@@ -12,9 +12,18 @@ Example:
 
 from cotjax.config.checks import teacher_mistakes as teacher_mistakes
 from cotjax.config.checks import validate as validate
+from cotjax.config.loading import change as change
 from cotjax.config.loading import from_table as from_table
 from cotjax.config.loading import load as load
 from cotjax.config.loading import to_toml as to_toml
+from cotjax.config.loading import with_objects as with_objects
+from cotjax.config.plugins import Plugin as Plugin
+from cotjax.config.plugins import check_plugins as check_plugins
+from cotjax.config.plugins import is_source as is_source
+from cotjax.config.plugins import plugin as plugin
+from cotjax.config.plugins import required_arguments as required_arguments
+from cotjax.config.plugins import verifier_object as verifier_object
+from cotjax.config.ranges import ROW_KEYS as ROW_KEYS
 from cotjax.config.ranges import SOURCES as SOURCES
 from cotjax.config.ranges import STAGES as STAGES
 from cotjax.config.ranges import Range as Range

@@ -5,7 +5,8 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotjax.config.ranges import Range
+from cotjax.config.ranges import ROW_KEYS, SOURCES, Range
+from cotjax.config.reference import is_reference, name_of
 from cotjax.config.sections import DataConfig
 from cotjax.config.stages import stage_class
 from cotjax.config.whole import Config, every_setting
@@ -40,6 +41,7 @@ def _disagreements(config: Config) -> Iterator[str]:
         )
     if config.resume and not config.name:
         yield 'resume = true, name = "": which run? Set name to the folder of the run to continue.'
+    yield from _term_disagreements(config)
     if data.max_steps < data.min_steps:
         yield (
             f"data.max_steps = {data.max_steps}: below data.min_steps = {data.min_steps}. "
@@ -71,13 +73,49 @@ def _disagreements(config: Config) -> Iterator[str]:
         )
 
 
+def _term_disagreements(config: Config) -> Iterator[str]:
+    policy = config.policy
+    if not is_reference(policy.term):
+        if policy.term_settings:
+            yield (
+                f"policy.term_settings = {policy.term_settings}: they are the keywords of your own "
+                'policy.term, which is "auto". Name one, or leave policy.term_settings out.'
+            )
+        return
+    if policy.objective == "bridge_release":
+        yield (
+            f'policy.term = "{name_of(policy.term)}", policy.objective = "bridge_release": that '
+            "objective's KL lies in the term that yours replaces. Choose another objective."
+        )
+
+
 def _source_disagreements(data: DataConfig) -> Iterator[str]:
+    unknown = [key for key in data.columns if key not in ROW_KEYS]
+    if unknown:
+        yield (
+            f'data.columns = {{ {unknown[0]} = "{data.columns[unknown[0]]}" }}: no layout has a '
+            f'"{unknown[0]}". Set data.columns to {{ key = "column of the file" }} with keys among '
+            f"{', '.join(ROW_KEYS)}."
+        )
+    files, own = [one for one in SOURCES if one != "problems"], is_reference(data.source)
+    if data.columns and not data.mixture and (own or data.source == "problems"):
+        yield (
+            f'data.columns, data.source = "{name_of(data.source)}": only the rows of a file have '
+            f"columns. Set data.source to one of {', '.join(files)}, or leave data.columns out."
+        )
     if data.mixture:
         if data.path:
             yield (
                 f'data.path = "{data.path}": data.mixture names its own paths. Leave data.path or '
                 "data.mixture empty."
             )
+        if own:
+            yield (
+                f'data.source = "{name_of(data.source)}", data.mixture = "{data.mixture}": a '
+                "mixture is of built-in sources and files. Leave data.source or data.mixture out."
+            )
+        return
+    if own:  # which may read data.path itself
         return
     if data.source == "problems" and (data.path or data.eval_path):
         yield (
@@ -97,9 +135,9 @@ def teacher_mistakes(config: Config) -> Iterator[str]:
     if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
         yield (
             f"curriculum.teacher_weights = {list(weights)}, curriculum.schedule = "
-            f'"{curriculum.schedule}": "fixed" needs one weight for each of {number} teachers, the '
-            f"others need none. Set {number} weights for "
-            '"fixed", or leave curriculum.teacher_weights empty.'
+            f'"{name_of(curriculum.schedule)}": "fixed" needs one weight for each of {number} '
+            f'teachers, the others need none. Set {number} weights for "fixed", or leave '
+            "curriculum.teacher_weights empty."
         )
     if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
         yield (

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import tyro
-
 
 @dataclass(frozen=True)
 class Range:
@@ -45,18 +43,21 @@ AxisSize = Annotated[
 class Named:
     """What a key names: something built in, or a user's own object.
 
+    The value is a name, "package.module:name", "./file.py:name", or (from Python) the object.
+
     Attributes:
       known: the built-in names.
       takes: what a user's object is, as its signature.
+      lists: whether a list from Python is such an object.
     """
 
     known: tuple[str, ...]
     takes: str
+    lists: bool = False
 
 
-# A name, "package.module:name", "./file.py:name", or (from Python) the object itself.
-_WORD = tyro.conf.arg(constructor=str, metavar="NAME|MODULE:NAME")
-
+Table = dict[str, Any]
+TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
@@ -76,26 +77,24 @@ SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_ra
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 
+# The keys of a file's row that its layout reads, as data.columns names them.
+ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
-StageName = Annotated[Any, _WORD, Named(STAGES, "a class with from_config(config, mesh)")]
+StageName = Annotated[Any, Named(STAGES, "a class with from_config(config, mesh)")]
 SourceName = Annotated[
-    Any, _WORD, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record")
+    Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]
-RewardName = Annotated[
-    Any, _WORD, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")
-]
+RewardName = Annotated[Any, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")]
 VerifierName = Annotated[
-    Any, _WORD, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
+    Any, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
 ]
 TermName = Annotated[
     Any,
-    _WORD,
     Named(("auto",), "(logp, logp_old, advantage, mask, **settings) -> loss [B, G, T]"),
 ]
 DifficultyName = Annotated[
     Any,
-    _WORD,
     Named((*SIGNALS, "rank_fusion"), "(Record) -> float, or (student, records) -> [n]"),
 ]
-ScheduleName = Annotated[Any, _WORD, Named(SCHEDULES, "(progress, num_teachers) -> [N]")]
+ScheduleName = Annotated[Any, Named(SCHEDULES, "(progress, num_teachers) -> [N]")]

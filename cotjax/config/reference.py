@@ -9,12 +9,23 @@ import inspect
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cotjax.errors import InputError
 
 FROM_PYTHON = "python:"  # how config.toml writes an object that no import finds
+# What cotjax.train(config, …) calls the objects that a run takes, and their keys.
+ARGUMENTS = {
+    "reward": "reward.function",
+    "verifier": "reward.verifier",
+    "term": "policy.term",
+    "source": "data.source",
+    "difficulty": "curriculum.difficulty",
+    "schedule": "curriculum.schedule",
+}
 
 
 def is_reference(value: Any) -> bool:
@@ -38,9 +49,11 @@ def resolve(key: str, value: Any, *, takes: str) -> Any:
     where, _, name = value.rpartition(":")
     shown = f'{key} = "{value}"'
     if value.startswith(FROM_PYTHON):
+        again = [f"cotjax.train(config, {name}=…)" for name, own in ARGUMENTS.items() if own == key]
         raise InputError(
             f"{shown}: the run was given this object from Python, and no import finds it. Give it "
-            f"again: cotjax.train(config, …), or move it into a file and name that."
+            f"again, with {again[0] if again else 'Config.for_stage(…)'}, or move it into a file "
+            "and name that."
         )
     if not where or not name:
         raise InputError(
@@ -49,6 +62,8 @@ def resolve(key: str, value: Any, *, takes: str) -> Any:
         )
     module = _file(shown, where) if where.endswith(".py") else _module(shown, where)
     if not hasattr(module, name):
+        if _is_module(where, name):
+            return _module(shown, f"{where}.{name}")
         public = [one for one in vars(module) if not one.startswith("_")]
         raise InputError(
             f'{shown}: "{where}" has no "{name}". It has {", ".join(public) or "nothing"}; '
@@ -61,8 +76,14 @@ def name_of(value: Any) -> str:
     """How config.toml writes a name or an object; `resolve` finds it again if an import does."""
     if isinstance(value, str):
         return value
-    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    if isinstance(value, types.ModuleType):
+        where, _, name = value.__name__.rpartition(".")
+        return f"{where}:{name}" if where else f"{FROM_PYTHON}{name}"
+    module = getattr(value, "__module__", "") or ""
+    name = getattr(value, "__qualname__", "")
     found: Any = sys.modules.get(module) if module != "__main__" else None
+    if not name and found is not None:  # an object of a class, which may have a name beside it
+        name = next((one for one, other in vars(found).items() if other is value), "")
     for part in name.split("."):
         found = getattr(found, part, None)
     own_file = module.startswith(_PREFIX)
@@ -71,7 +92,15 @@ def name_of(value: Any) -> str:
     return f"{module}:{name}" if found is value else f"{FROM_PYTHON}{name or type(value).__name__}"
 
 
-def check_call(key: str, value: Any, function: Any, *, takes: str, names: int | list[str]) -> None:
+def check_call(
+    key: str,
+    value: Any,
+    function: Any,
+    *,
+    takes: str,
+    names: int,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Refuses what cannot be called as the key needs.
 
     Args:
@@ -80,6 +109,7 @@ def check_call(key: str, value: Any, function: Any, *, takes: str, names: int | 
       function: the object behind it.
       takes: the expected signature.
       names: how many positional arguments it is called with.
+      settings: its keyword arguments.
 
     Raises:
       InputError: not callable, or another signature; both are shown.
@@ -89,22 +119,30 @@ def check_call(key: str, value: Any, function: Any, *, takes: str, names: int | 
         raise InputError(
             f"{shown}: is {type(function).__name__}, not a function. {key} takes {takes}."
         )
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # built in, without one
+    signature = signature_of(function)
+    if signature is None:
         return
-    count = names if isinstance(names, int) else len(names)
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*[None] * names, **settings)
     except TypeError as error:
+        given = f" with the settings {', '.join(settings)}" if settings else ""
         raise InputError(
-            f"{shown}: its signature is {signature}, and {key} takes {takes}. Change its "
-            "parameters."
+            f"{shown}: its signature is {signature}, and {key} takes {takes}{given}. Change its "
+            f"parameters{' or the settings' if settings else ''}."
         ) from error
+
+
+def signature_of(function: Any) -> inspect.Signature | None:
+    """The parameters of a function or class; None for one in C that does not tell."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 _PREFIX = "cotjax_user_file_"
 _FILES: dict[str, str] = {}
+_VERSIONS: dict[str, tuple[str, int, int]] = {}  # a file that changed is read again
 
 
 def _file(shown: str, path: str) -> Any:
@@ -118,23 +156,39 @@ def _file(shown: str, path: str) -> Any:
     if not file.is_file():
         raise InputError(f"{shown}: there is no file {file}. Name one that is there.")
     name = _PREFIX + "_".join(file.relative_to(project).with_suffix("").parts)
-    if name in sys.modules:
+    version = str(file), file.stat().st_mtime_ns, file.stat().st_size
+    if _VERSIONS.get(name) == version:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name], _FILES[name] = module, path
+    _see_project()
     try:
         _imported(shown, lambda: spec.loader.exec_module(module))  # pyright: ignore
     except InputError:
         del sys.modules[name]
+        _VERSIONS.pop(name, None)
         raise
+    _VERSIONS[name] = version
     return module
 
 
-def _module(shown: str, name: str) -> Any:
+def _see_project() -> None:
+    """The working directory is where modules are looked for, as `python -m` has it."""
     if str(pathlib.Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(pathlib.Path.cwd()))  # as `python -m` has it
+        sys.path.insert(0, str(pathlib.Path.cwd()))
+
+
+def _is_module(package: str, name: str) -> bool:
+    """Whether a package has a module of a name, which nobody may have imported yet."""
+    if package.endswith(".py") or not hasattr(sys.modules[package], "__path__"):
+        return False
+    return importlib.util.find_spec(f"{package}.{name}") is not None
+
+
+def _module(shown: str, name: str) -> Any:
+    _see_project()
     return _imported(shown, lambda: importlib.import_module(name), name)
 
 

@@ -4,7 +4,7 @@ The comment behind a field is its `--help` text; its type carries its range.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from cotjax.config.ranges import (
     Auto,
@@ -23,7 +23,9 @@ from cotjax.config.ranges import (
     ShareAbove0,
     ShareBelow1,
     SourceName,
+    Table,
     TermName,
+    TextTable,
     VerifierName,
 )  # fmt: skip
 
@@ -36,7 +38,7 @@ class DataConfig:
     path: str = ""  # Training records: file, TFDS folder, or the name of a reasoning-gym data set.
     mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
     layout: Literal["auto", "gsm8k", "bridge", "failures", "gym"] = "auto"  # Keys of a row.
-    columns: dict[str, str] = field(default_factory=dict)  # A file's: { question = "prompt" }.
+    columns: TextTable = field(default_factory=dict)  # A file's: { question = "prompt" }.
     split: str = "train"  # Which split of a TFDS data set.
     size: Count = 1000  # How many problems reasoning-gym makes.
     keep_calculator: bool = False  # Leave GSM8K's <<48/2=24>> marks in the steps.
@@ -114,7 +116,7 @@ class PolicyConfig:
 
     objective: Objective | Auto = "auto"  # Loss, by the name of its paper; auto = the preset's.
     term: TermName = "auto"  # Loss of a token; auto = the objective's.
-    term_settings: dict[str, Any] = field(default_factory=dict)  # Keywords of your own term.
+    term_settings: Table = field(default_factory=dict)  # Keywords of your own term.
     preset: Preset = "cotjax"  # Whose conventions fill in what is "auto" below.
     clip_low: Share | Auto = "auto"  # The probability ratio counts down to 1 - clip_low.
     clip_high: NotNegative | Auto = "auto"  # The probability ratio counts up to 1 + clip_high.

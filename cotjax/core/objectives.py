@@ -5,6 +5,7 @@ entries of `TERMS`, `REDUCTIONS`, `KL_ESTIMATORS` and `BASELINES`. `docs/numeric
 where each number comes from.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -30,13 +31,17 @@ from cotjax.core.masking import (
     widen,
 )
 
+# A loss of tokens: (logp, logp_old, advantage, mask) to [*B, T].
+TermFn = Callable[[Array, Array, Array, Array], Array]
+
 
 @dataclass(frozen=True)
 class Objective:
     """Everything that distinguishes one policy-gradient objective from another.
 
     Attributes:
-      term: key of `TERMS`, the loss of a token.
+      term: key of `TERMS`, the loss of a token; or your own function, (logp, logp_old, advantage,
+        mask), all [*B, T], to the loss [*B, T] of every token, to minimise.
       reduction: key of `REDUCTIONS`, how tokens become one number.
       baseline: key of `BASELINES`, how rewards become advantages.
       scale: what divides a centred reward, as in `group_advantage`.
@@ -56,7 +61,7 @@ class Objective:
       tempered: True takes log-probabilities at the sampling temperature, False at 1.
     """
 
-    term: str = "clipped"
+    term: "str | TermFn" = "clipped"
     reduction: str = "sequence"
     baseline: str = "group"
     scale: AdvantageScale = "std"
@@ -184,7 +189,7 @@ def policy_loss(
 
     Raises:
       ValueError: β ≠ 0 without logp_ref, an entropy bonus without entropy, or an unknown word in
-        the objective.
+        the objective; a term of your own that gives another shape.
 
     Source: the table of objectives; each term names its own paper.
     """
@@ -196,7 +201,8 @@ def policy_loss(
     logp_old = lax.stop_gradient(logp) if logp_old is None else _clean(logp_old, mask)
     logp_ref = None if logp_ref is None else lax.stop_gradient(_clean(logp_ref, mask))
 
-    term = _entry(TERMS, objective.term, "term")
+    named = isinstance(objective.term, str)
+    term = _entry(TERMS, objective.term, "term") if named else _own_term
     loss, ratio, clipped = term(objective, logp, logp_old, logp_ref, advantage, mask)
     reported = {"ratio": ratio, "clip_fraction": clipped, "kl_old": kl_k3(logp, logp_old)}
     if weight is not None:
@@ -264,6 +270,17 @@ def _bridge_release_term(objective, logp, logp_old, logp_ref, advantage, mask):
     ratio = importance_ratio(logp, logp_old)
     logp_ref = lax.stop_gradient(logp) if logp_ref is None else logp_ref  # only if beta is 0
     loss = bridge_release(logp, logp_ref, advantage, mask, beta=objective.beta)
+    return loss, ratio, jnp.zeros(ratio.shape, bool)
+
+
+def _own_term(objective, logp, logp_old, logp_ref, advantage, mask):
+    ratio = importance_ratio(logp, logp_old, max_log_ratio=objective.max_log_ratio)
+    loss = objective.term(logp, logp_old, jnp.broadcast_to(advantage, logp.shape), mask)
+    if jnp.shape(loss) != logp.shape:
+        raise ValueError(
+            f"objective.term gave the shape {jnp.shape(loss)}; needs a loss for every token, "
+            f"{logp.shape}."
+        )
     return loss, ratio, jnp.zeros(ratio.shape, bool)
 
 

@@ -4,18 +4,25 @@ from cotjax.cot.answers import answers_equal, extract_answer, gold_answer
 from cotjax.cot.difficulty import cot_difficulty
 from cotjax.cot.masking import completion_mask_count, mask_steps, shuffle_steps
 from cotjax.cot.rewards import (
+    Verdict,
     completion_brevity,
     completion_reward,
     count_steps,
     is_correct,
     is_well_formed,
+    read_completion,
     rewrite_brevity,
     rewrite_reward,
 )
 from cotjax.cot.steps import Rationale, normalize_rationale, parse_rationale, render_rationale
+from cotjax.cot.verifiers import NUMERIC, VERIFIERS, Verifier, gold_of, is_right
 
 __all__ = [
+    "NUMERIC",
+    "VERIFIERS",
     "Rationale",
+    "Verdict",
+    "Verifier",
     "answers_equal",
     "completion_brevity",
     "completion_mask_count",
@@ -24,11 +31,14 @@ __all__ = [
     "count_steps",
     "extract_answer",
     "gold_answer",
+    "gold_of",
     "is_correct",
+    "is_right",
     "is_well_formed",
     "mask_steps",
     "normalize_rationale",
     "parse_rationale",
+    "read_completion",
     "render_rationale",
     "rewrite_brevity",
     "rewrite_reward",

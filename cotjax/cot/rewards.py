@@ -8,21 +8,53 @@ Source: arXiv:2602.17686 (BRIDGE); the numbers are those of its released code.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-from cotjax.cot.answers import answers_equal, extract_answer
-from cotjax.cot.steps import parse_rationale
+from cotjax.cot.steps import Rationale, parse_rationale
+from cotjax.cot.verifiers import NUMERIC, Verifier, is_right
 from cotjax.errors import InputError
 
 LengthUnit = Literal["words", "tokens"]
 
 WRONG, ILL_FORMED, RIGHT = -2.0, -1.0, 1.0
-TOLERANCE = 0.01
 
 
-def is_correct(completion: str, gold: str) -> bool:
-    """Tells whether the completion's final answer is within 0.01 of the gold number."""
-    return answers_equal(extract_answer(completion), gold, tolerance=TOLERANCE)
+@dataclass(frozen=True)
+class Verdict:
+    """What a completion says, whatever it earns.
+
+    Attributes:
+      answer: as the verifier extracts it; None if there is none.
+      correct: whether that is the gold answer.
+      rationale: the completion in pieces, split at numbered steps.
+    """
+
+    answer: str | None
+    correct: bool
+    rationale: Rationale
+
+    @property
+    def well_formed(self) -> bool:
+        """See `is_well_formed`."""
+        return bool(self.rationale.steps and self.rationale.answer)
+
+
+def read_completion(completion: str, gold: str, *, verifier: Verifier = NUMERIC) -> Verdict:
+    r"""Reads a completion once, for every reward.
+
+    Example:
+      >>> read_completion("Step 1: 6 * 7\nAnswer: 42", "42").correct
+      True
+    """
+    answer = verifier.extract(completion)
+    correct = is_right(verifier, answer, gold)
+    return Verdict(answer, correct, parse_rationale(completion, kind="numbered"))
+
+
+def is_correct(completion: str, gold: str, *, verifier: Verifier = NUMERIC) -> bool:
+    """Tells whether the completion's final answer is the gold one: for numbers, within 0.01."""
+    return is_right(verifier, verifier.extract(completion), gold)
 
 
 def count_steps(completion: str) -> int:
@@ -49,6 +81,7 @@ def completion_reward(
     monotone: bool = True,
     unit: LengthUnit = "words",
     length: int | None = None,
+    verdict: Verdict | None = None,
 ) -> tuple[float, dict[str, float]]:
     r"""Rewards a completion of a masked rationale (stage 2).
 
@@ -67,6 +100,7 @@ def completion_reward(
       unit: what length is measured in. Words are split at white space.
       length: the completion's length, EOS excluded; overrides counting words, and is needed for
         tokens.
+      verdict: what the completion says, if it was read already; None: its number is compared.
 
     Returns:
       The reward, and its parts: `outcome` (−2, −1 or 1), `steps`, `brevity`; and for the record
@@ -83,7 +117,7 @@ def completion_reward(
     if teacher_steps < 0:
         raise InputError(f"teacher_steps = {teacher_steps}: cannot be negative.")
     _check_positive("words_per_step", words_per_step)
-    parts = _gate(completion, gold, _length(completion, unit, length))
+    parts = _gate(completion, gold, _length(completion, unit, length), verdict)
     if parts["outcome"] == RIGHT:
         parts["steps"] = 0.3 * min(max(teacher_steps - parts["num_steps"], 0.0), 3.0)
         budget = words_per_step * teacher_steps
@@ -121,6 +155,7 @@ def rewrite_reward(
     teacher_length: float,
     unit: LengthUnit = "words",
     length: int | None = None,
+    verdict: Verdict | None = None,
 ) -> tuple[float, dict[str, float]]:
     r"""Rewards a rewrite of the teacher's rationale by how much shorter it is (stage 3).
 
@@ -135,6 +170,7 @@ def rewrite_reward(
       unit: what both lengths are measured in. Words are split at white space.
       length: the completion's length, EOS excluded; overrides counting words, and is needed for
         tokens.
+      verdict: what the completion says, if it was read already; None: its number is compared.
 
     Returns:
       The reward, and its parts as for `completion_reward` (`steps` is always 0), and `ratio`.
@@ -147,7 +183,7 @@ def rewrite_reward(
       InputError: `teacher_length` not above 0, or no `length` for tokens.
     """
     _check_positive("teacher_length", teacher_length)
-    parts = _gate(completion, gold, _length(completion, unit, length))
+    parts = _gate(completion, gold, _length(completion, unit, length), verdict)
     parts["ratio"] = parts["length"] / teacher_length
     if parts["outcome"] == RIGHT:
         parts["brevity"] = rewrite_brevity(parts["ratio"])
@@ -175,10 +211,9 @@ def rewrite_brevity(ratio: float) -> float:
     return 0.5 + 0.3 * min((0.5 - ratio) / 0.3, 1)
 
 
-def _gate(completion: str, gold: str, length: float) -> dict[str, float]:
-    correct = is_correct(completion, gold)
-    rationale = parse_rationale(completion, kind="numbered")
-    well_formed = bool(rationale.steps and rationale.answer)
+def _gate(completion: str, gold: str, length: float, verdict: Verdict | None) -> dict[str, float]:
+    verdict = read_completion(completion, gold) if verdict is None else verdict
+    correct, well_formed = verdict.correct, verdict.well_formed
     outcome = WRONG if not correct else RIGHT if well_formed else ILL_FORMED
     return {
         "outcome": outcome,
@@ -186,7 +221,7 @@ def _gate(completion: str, gold: str, length: float) -> dict[str, float]:
         "brevity": 0.0,
         "correct": float(correct),
         "well_formed": float(well_formed),
-        "num_steps": float(len(rationale.steps)),
+        "num_steps": float(len(verdict.rationale.steps)),
         "length": length,
     }
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, Plugin, plugin, required_arguments
 from cotjax.core.curriculum import rank_fusion
 from cotjax.cot import Rationale, cot_difficulty
 from cotjax.data.encode import encode_supervised
@@ -31,6 +31,7 @@ class Difficulty:
         student_loss                            mean −log q of the solution's tokens, nats
         pass_rate                               share of the student's samples that are wrong
         rank_fusion                             several of them, by rank
+        a user's function                       of a record, or of the student and the records
 
     Args:
       config: of the run.
@@ -66,13 +67,21 @@ class Difficulty:
         Args:
           params: what is trained of the student.
           records: the examples.
+
+        Raises:
+          PluginError: a user's function raised, or gave something else; names the record.
         """
+        own = plugin(self._config, "curriculum.difficulty")
+        if own is not None:
+            return self._of_user(own, params, records)
         signals = [self.signal(name, params, records) for name in self._signals()]
         fused = self._config.curriculum.difficulty == "rank_fusion"
         return rank_fusion(*signals) if fused else signals[0]
 
     def _signals(self) -> tuple[str, ...]:
         curriculum = self._config.curriculum
+        if plugin(self._config, "curriculum.difficulty") is not None:
+            return ()  # what it compiles is the user's own
         fused = curriculum.difficulty == "rank_fusion"
         return curriculum.signals if fused else (curriculum.difficulty,)
 
@@ -97,6 +106,20 @@ class Difficulty:
                 settings=self._sampling,
                 completions=self._config.eval.batch_size,
             )
+
+    def _of_user(self, own: Plugin, params: Any, records: Sequence[Record]) -> np.ndarray:
+        if required_arguments(own.found) != 2:
+            needs = "it needs to give a finite number. Return float(…)."
+            return np.array([own.number(own(one, record=one.id), needs, one.id) for one in records])
+        gave = own(self._student.holding(params), list(records))
+        needs = f"it needs to give {len(records)} finite numbers, one for each record. Return them."
+        try:
+            difficulty = np.asarray(gave, float)
+        except (TypeError, ValueError):
+            raise own.refuse(gave, needs) from None
+        if difficulty.shape != (len(records),) or not np.isfinite(difficulty).all():
+            raise own.refuse(gave, needs)
+        return difficulty
 
     def signal(self, name: str, params: Any, records: Sequence[Record]) -> np.ndarray:
         """One signal of some examples, [n] float64."""

@@ -47,6 +47,7 @@ class RecordReader:
       layout: which keys a row has.
       keep_calculator: leave GSM8K's `<<48/2=24>>` in the steps.
       filter_teacher: refuse a rationale that does not end in the gold answer.
+      columns: a layout's key to the column of the file that holds it, where they differ.
     """
 
     gold_answer: Callable[[str], str | None]
@@ -55,6 +56,7 @@ class RecordReader:
     layout: Layout = "auto"
     keep_calculator: bool = False
     filter_teacher: bool = True
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def record(self, row: Any, name: str) -> Record:
         """The record of a row.
@@ -67,8 +69,7 @@ class RecordReader:
           InputError: the row is not of the layout, has no gold number, cannot be split into
             steps, or its rationale ends in another answer than the gold one.
         """
-        if not isinstance(row, Mapping):
-            row = {}
+        row = self._renamed(row, name) if isinstance(row, Mapping) else {}
         layout = self.layout
         if layout == "auto":
             known = (one for one, (keys, _) in _LAYOUTS.items() if keys <= row.keys())
@@ -78,6 +79,19 @@ class RecordReader:
             if not isinstance(row.get(key), str):
                 raise InputError(f'{name}: needs a text under "{key}".')
         return make(self, row, name)
+
+    def _renamed(self, row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        """The row under the keys of its layout."""
+        for key, column in self.columns.items():
+            if column not in row:
+                there = ", ".join(f'"{one}"' for one in row)
+                raise InputError(
+                    f'{name}: has no column "{column}", which data.columns names for "{key}". It '
+                    f"has {there or 'none'}. Set data.columns to what is there."
+                )
+        taken = set(self.columns.values()) - set(self.columns)
+        kept = {key: value for key, value in row.items() if key not in taken}
+        return kept | {key: row[column] for key, column in self.columns.items()}
 
 
 def _gsm8k(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.config import SOURCES, Config
+from cotjax.config import SOURCES, Config, is_reference, name_of, plugin
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, RecordList, Records, parse_mixture, read_records
+from cotjax.data.user_source import user_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
@@ -21,7 +22,7 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     """Training records and held-out records; never one in both.
 
     Held out are the records of `data.eval_path`; without it the built-in test problems if built-in
-    problems are trained on, else the last `eval.problems` records of `data.path`.
+    problems are trained on, else the last `eval.problems` records of the file or the user's source.
 
     Args:
       config: the run's.
@@ -42,10 +43,10 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     if data.mixture:
         train = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
     if data.eval_path:
-        own = "jsonl" if data.mixture else data.source
+        own = "jsonl" if data.mixture or is_reference(data.source) else data.source
         others = open_source(config, reader, keep, own, data.eval_path, key="data.eval_path")
         return train, [others[i] for i in range(min(held_out, len(others)))]
-    if any(one == "problems" for one, _, _ in sources):
+    if any(not is_reference(one) and one == "problems" for one, _, _ in sources):
         test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
         return train, [test[i] for i in range(held_out)]
     if data.mixture:
@@ -54,8 +55,10 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
             "Set data.eval_path to a .jsonl file of held-out records."
         )
     if len(train) <= held_out:
+        own = is_reference(data.source)
+        named = f'data.source = "{name_of(data.source)}"' if own else f'data.path = "{data.path}"'
         raise InputError(
-            f'data.path = "{data.path}": {len(train)} records, and the last eval.problems = '
+            f"{named}: {len(train)} records, and the last eval.problems = "
             f"{held_out} are held out. Set eval.problems < {len(train)} or data.eval_path."
         )
     first = len(train) - held_out
@@ -63,14 +66,27 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
 
 
 def open_source(
-    config: Config, reader: RecordReader, keep: Keep, source: str, path: str, *, key: str
+    config: Config, reader: RecordReader, keep: Keep, source: Any, path: str, *, key: str
 ) -> Records:
     """The records of one source.
+
+    Args:
+      config: the run's.
+      reader: how rows become records.
+      keep: which of them can be used.
+      source: its name; what is not built in is `data.source`.
+      path: of its file.
+      key: that named the path, for errors.
 
     Raises:
       InputError: an unknown source, or see `read_records`.
     """
     data = config.data
+    if is_reference(source):
+        own = plugin(config, "data.source")
+        assert own is not None, "a reference is not built in"
+        records = user_records(own, data)
+        return records.checked(lambda found: keep(found, own.shown))
     if source == "problems":
         shape = (data.min_steps, data.max_steps)
         return ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)

@@ -15,6 +15,8 @@ from cotjax.interfaces import Program, Record, SumCounts, TrainState
 from cotjax.student import guards
 from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.rewards import open_reward
+from cotjax.student.verify import open_verifier
 from cotjax.training.optimizer import make_optimizer
 from cotjax.training.update import Frozen, LossFn, Update, init_program, init_state, make_update
 
@@ -42,6 +44,7 @@ class BaseStage:
     ) -> None:
         self.config, self.mesh, self.student, self.held_out = config, mesh, student, held_out
         self.notes: tuple[str, ...] = student.notes
+        self._reward_held_out = open_reward(config)
 
     def learn_from(
         self, loss: LossFn, num_updates: int, *, scores_reference: bool = False, scan: bool = True
@@ -109,10 +112,11 @@ class BaseStage:
         )
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the extractor on the held-out golds; the folder is not needed."""
+        """Checks the verifier on the held-out golds; the folder is not needed."""
         del folder
-        return guards.gold_check(self.held_out)
+        return guards.gold_check(self.held_out, open_verifier(self.config))
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        return evaluate(self.student, self.config, self.mesh, params, self.held_out)
+        reward = self._reward_held_out
+        return evaluate(self.student, self.config, self.mesh, params, self.held_out, reward)

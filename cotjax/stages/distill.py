@@ -27,7 +27,8 @@ class Distill:
         "curriculum": {"buckets": 4, "pacing": "contiguous"},
     }
     reads = (
-        *("batch", "rollout", "teachers"),
+        *("batch", "teachers", "rollout.prompts", "rollout.max_new_tokens"),
+        *("rollout.temperature", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
         *(
             f"distill.{name}"
             for name in (
@@ -40,7 +41,7 @@ class Distill:
             f"curriculum.{name}"
             for name in (
                 *("examples", "difficulty", "signals", "samples", "rescore", "buckets"),
-                *("direction", "pacing", "replay", "schedule", "mixing", "weights"),
+                *("direction", "pacing", "replay", "schedule", "mixing", "teacher_weights"),
                 *("check_every", "patience", "min_progress", "pass_rate", "handover"),
                 *("num_monitor", "ranking_problems"),
             )

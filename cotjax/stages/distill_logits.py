@@ -165,14 +165,7 @@ class DistillLogitsStage(BaseStage):
         if not self.config.teachers.cache:
             return self.teachers.output_shapes(rows, combinations)
         size = (*rows.tokens.shape, self.config.teachers.top_k)
-        slots = len(combinations[0])
-        return [
-            TeacherOutputs(
-                *self.teachers.number_shapes(),
-                topk_logp=(shapes.per_example(self.mesh, *size),) * slots,
-                topk_ids=(shapes.per_example(self.mesh, *size, dtype=np.int32),) * slots,
-            )
-        ]
+        return [self.teachers.cached_shapes(*size)]
 
     # The loss.
 

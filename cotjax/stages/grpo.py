@@ -37,6 +37,7 @@ FACTS = (
         "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
     ),
 )
+PROMPTS = ("data.workers", "data.prompt_widths")
 ORDER = tuple(
     f"curriculum.{name}"
     for name in (
@@ -48,7 +49,7 @@ TEACHERS = (
     *("teachers.paths", "teachers.dtype", "distill.coefficient", "distill.on_policy_loss"),
     *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
     *("distill.temperature_end", "distill.temperature_schedule", "distill.scale_by_temperature"),
-    *("curriculum.schedule", "curriculum.mixing", "curriculum.weights"),
+    *("curriculum.schedule", "curriculum.mixing", "curriculum.teacher_weights"),
     "curriculum.ranking_problems",
 )
 
@@ -57,7 +58,7 @@ class Grpo:
     """GRPO on the config's prompts; the reference is the student that it begins with."""
 
     defaults: dict[str, Any] = {"distill": {"on_policy_loss": "policy_gradient"}}
-    reads = ("rollout", "reward", "policy", "mask", *ORDER, *TEACHERS)
+    reads = (*PROMPTS, "rollout", "policy", "mask", *ORDER, *TEACHERS)
     facts = FACTS
 
     @staticmethod

@@ -8,7 +8,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,25 +16,42 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.core.objectives import Objective, policy_advantage
-from cotjax.data.pipeline import prompt_widths
 from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
 from cotjax.models.policy import Policy
-from cotjax.parallel import processes, shapes
+from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages.base import BaseStage
-from cotjax.stages.policy_loss import TeacherTerm, logprobs, make_loss, open_objective, resolved
-from cotjax.student import guards, preflight
-from cotjax.student.generate import rollout_params, rollout_sampling, sampling_programs
-from cotjax.student.groups import (
-    RolloutGroups,
-    informative_program,
-    micro_batch_prompts,
-    micro_shapes,
+from cotjax.stages.policy_loss import (
+    TeacherTerm,
+    logprobs,
+    make_loss,
+    open_objective,
+    resolved,
+    user_term,
 )
+from cotjax.stages.policy_programs import (
+    advantage_programs,
+    group_shapes,
+    rollout_programs,
+    score_programs,
+    scored_shapes,
+)
+from cotjax.student import guards, preflight
+from cotjax.student.generate import rollout_params, rollout_sampling
+from cotjax.student.groups import RolloutGroups, micro_batch_prompts
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import RewardFn, add_overlong, completion_row, judge_own, solve_reward
+from cotjax.student.rewards import (
+    RewardFn,
+    UserReward,
+    add_overlong,
+    completion_row,
+    judge_own,
+    open_reward,
+    part_means,
+    solve_reward,
+)
 from cotjax.training.metrics import SPEED, Column
 
 COLUMNS = (
@@ -49,35 +66,13 @@ COLUMNS = (
 )
 
 
-class Teachers(TeacherTerm, Protocol):
-    """Teachers beside a policy stage; see `teachers.policy_term`."""
-
-    def prepare(self) -> tuple[str, ...]:
-        """What comes before the first step; sentences for the reader."""
-        ...
-
-    def add_teacher_term(
-        self, micros: Sequence[ScoredGroups], step: int
-    ) -> tuple[list[ScoredGroups], dict[str, float]]:
-        """Micro-batches with what the teachers in use give for them, and metrics."""
-        ...
-
-    def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:
-        """The shapes that micro-batches of these shapes may have then."""
-        ...
-
-    def programs(self, micros: Sequence[ScoredGroups]) -> Iterable[Program]:
-        """What `prepare` and `add_teacher_term` compile for micro-batches of these shapes."""
-        ...
-
-
 def nothing() -> Iterable[Program]:
     """Of a stream that asks no model for its order."""
     return ()
 
 
 # An objective to the teachers that are added to it.
-OpenTeachers = Callable[[Objective], Teachers]
+OpenTeachers = Callable[[Objective], TeacherTerm]
 
 
 class PolicyStage(BaseStage):
@@ -90,7 +85,7 @@ class PolicyStage(BaseStage):
       held_out: what it is evaluated on.
       data: opens the stream of prompts; see `prompt_stream`.
       data_programs: what that compiles.
-      reward: what a completion earns.
+      reward: what "bridge" stands for as `reward.function`; None: what it is in evaluations.
       shows_steps: whether prompts show all the teacher's steps by design.
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
       teachers: opens the teachers that are added to the loss; None without.
@@ -107,18 +102,19 @@ class PolicyStage(BaseStage):
         *,
         data: Callable[[], Any],
         data_programs: Callable[[], Iterable[Program]] = nothing,
-        reward: RewardFn = solve_reward,
+        reward: RewardFn | None = None,
         shows_steps: bool = False,
         updates: int = 0,
         teachers: OpenTeachers | None = None,
     ) -> None:
         rollout, policy = config.rollout, config.policy
         check_divides(mesh, rollout.prompts, "rollout.prompts")
-        self.objective = open_objective(policy)
+        self.objective = open_objective(policy, user_term(config))
         super().__init__(config, mesh, student, held_out)
         self.resolved = {"policy": resolved(self.objective)}
         self._open_data, self._data_programs = data, data_programs
-        self.reward, self.shows_steps = reward, shows_steps
+        self.reward = open_reward(config, reward or solve_reward)
+        self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
         self.sampling = rollout_sampling(rollout, eos_id=student.eos_id, pad_id=student.pad_id)
@@ -179,83 +175,26 @@ class PolicyStage(BaseStage):
         assert self.stream is not None, "it is opened here, where it may measure difficulty"
         return told
 
-    # What it compiles.
-
     def programs(self) -> Sequence[Program]:
         """Those of every stage; the rollout, what scores it, and the update."""
-        found: list[Program] = [*self._data_programs()]
-        micros = self._micro_shapes()
+        config, student, reference = self.config, self.student, bool(self.objective.beta)
+        micros = group_shapes(config, self.mesh, self.micro_batch)
+        scoring: Sequence[Program] = ()
+        if config.policy.inner_updates > 1:
+            scoring = tuple(score_programs(student, self.score, micros, reference=reference))
+            micros = scored_shapes(micros, reference=reference)
+        before, count = [*self._data_programs()], config.rollout.prompts // self.micro_batch
         if self.teachers is not None:
-            found += self.teachers.programs(micros)
-        found += super().programs()
-        found += self._rollout_programs()
-        found += self._score_programs()
-        if self.teachers is not None:
+            before += self.teachers.programs(micros)
             micros = self.teachers.micro_shapes(micros)
-        count = self.config.rollout.prompts // self.micro_batch
-        return (*found, *self.update_programs(micros, count=count))
-
-    def _widths(self) -> tuple[int, ...]:
-        return prompt_widths(self.config.rollout.max_prompt_tokens, self.config.data.prompt_widths)
-
-    def _rollout_programs(self) -> Iterator[Program]:
-        config, widths = self.config, self._widths()
-        for width in widths:
-            yield from sampling_programs(
-                "rollout",
-                self.student,
-                config,
-                self.mesh,
-                settings=self.sampling,
-                prompts=config.rollout.prompts,
-                width=width,
-                always=len(widths) == 1,
-            )
-        size = config.rollout.prompts, config.rollout.group_size
-        for times in range(1, config.policy.refill + 2):
-            yield informative_program(size[0] * times, size[1], always=times == 1)
-        reward, counts = shapes.on_host(*size), shapes.on_host(*size, dtype=np.bool_)
-        masked = config.policy.overlong == "mask"
-        yield Program("advantage", self.advantage, (reward, None), always=not masked)
-        yield Program("advantage", self.advantage, (reward, counts), always=masked)
-
-    def _score_programs(self) -> Iterator[Program]:
-        if self.config.policy.inner_updates == 1:
-            return
-        policy, student = self.student.policy, self.student
-        micros = self._unscored_shapes()
-        for micro in micros:
-            sure = micro is micros[-1]
-            args = policy, student.all_shapes, micro
-            yield Program("log-probabilities", self.score, args, always=sure)
-            if self.objective.beta:
-                args = policy.without_adapter, student.reference_shapes, micro
-                yield Program("the reference's log-probabilities", self.score, args, always=sure)
-
-    def _unscored_shapes(self) -> list[ScoredGroups]:
-        """Of micro-batches as `_micros` gives them; nearly every step has one of the last."""
-        size = self.config.rollout.group_size
-        longest = self.sampling.max_new_tokens
-        return [
-            micro
-            for width in self._widths()
-            for micro in micro_shapes(
-                self.mesh, self.micro_batch, size, width=width, longest=longest
-            )
-        ]
-
-    def _micro_shapes(self) -> list[ScoredGroups]:
-        """Of micro-batches as `_score` gives them."""
-        micros = self._unscored_shapes()
-        if self.config.policy.inner_updates == 1:
-            return micros
-        beta = self.objective.beta
-        return [
-            dataclasses.replace(
-                micro, logp_old=micro.logp_sampler, logp_ref=micro.logp_sampler if beta else None
-            )
-            for micro in micros
-        ]
+        return (
+            *before,
+            *super().programs(),
+            *rollout_programs(student, config, self.mesh, self.sampling),
+            *advantage_programs(config, self.advantage),
+            *scoring,
+            *self.update_programs(micros, count=count),
+        )
 
     # A step.
 
@@ -285,6 +224,8 @@ class PolicyStage(BaseStage):
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
         }
+        if isinstance(self.reward, UserReward):
+            metrics |= part_means(everything.judged)
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())

@@ -1,15 +1,19 @@
 """What the policy stages optimise: the objective of a config, and its loss over scored groups."""
 
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from cotjax.config import PolicyConfig
+from cotjax.config import Config, Plugin, PolicyConfig, name_of, plugin
 from cotjax.core.grpo import truncated_importance_weight
 from cotjax.core.masking import token_sum_count
 from cotjax.core.objectives import REDUCTIONS, Objective, make_objective, policy_loss
-from cotjax.interfaces import ScoredGroups
+from cotjax.errors import PluginError
+from cotjax.interfaces import Program, ScoredGroups
 from cotjax.models.head import Head
 from cotjax.models.policy import Policy
 from cotjax.training.update import LossFn, SumCount
@@ -23,6 +27,24 @@ class TeacherTerm(Protocol):
     """
 
     by_gap: bool
+
+    def prepare(self) -> tuple[str, ...]:
+        """What comes before the first step; sentences for the reader."""
+        ...
+
+    def programs(self, micros: Sequence[ScoredGroups]) -> Iterable[Program]:
+        """What `prepare` and `add_teacher_term` compile for micro-batches of these shapes."""
+        ...
+
+    def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:
+        """The shapes that `add_teacher_term` makes of these."""
+        ...
+
+    def add_teacher_term(
+        self, micros: Sequence[ScoredGroups], step: int
+    ) -> tuple[list[ScoredGroups], dict[str, float]]:
+        """Micro-batches with what the teachers in use give for them, and metrics."""
+        ...
 
     def advantage(self, groups: ScoredGroups, logp: Array) -> tuple[Array, dict[str, SumCount]]:
         """The advantage [B, G, T] of every token, and metrics."""
@@ -124,12 +146,65 @@ _SETTINGS = {
 }
 
 
-def open_objective(policy: PolicyConfig) -> Objective:
-    """The objective of a config: the preset's conventions, the variant's, then single settings."""
+@dataclasses.dataclass(frozen=True)
+class UserTerm:
+    """A user's loss of a token, with its settings.
+
+    Attributes:
+      own: what `policy.term` names.
+      settings: its keyword arguments.
+    """
+
+    own: Plugin
+    settings: Mapping[str, Any]
+
+    def __call__(self, logp: Array, logp_old: Array, advantage: Array, mask: Array) -> Array:
+        """The loss [B, G, T] of every token.
+
+        Raises:
+          PluginError: it raised while it was traced, or gave something else.
+        """
+        gave = self.own(logp, logp_old, advantage, mask, **self.settings)
+        shape, dtype = getattr(gave, "shape", None), getattr(gave, "dtype", None)
+        if shape != logp.shape or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            what = type(gave).__name__ if shape is None else f"{dtype}{list(shape)}"
+            raise PluginError(
+                f"{self.own.shown} returned {what}",
+                f": it needs a loss for every token, [B, G, T] = {list(logp.shape)}, of floating "
+                "point. Leave the mean to policy.objective, which reduces it.",
+            )
+        return gave
+
+    def __str__(self) -> str:
+        """Its name and settings."""
+        return f"{name_of(self.own.value)} with {dict(self.settings)}"
+
+    __repr__ = __str__
+
+
+def user_term(config: Config) -> UserTerm | None:
+    """The loss of a token that `policy.term` names; None for the objective's.
+
+    Raises:
+      InputError: see `plugin`.
+    """
+    own = plugin(config, "policy.term")
+    return None if own is None else UserTerm(own, config.policy.term_settings)
+
+
+def open_objective(policy: PolicyConfig, term: UserTerm | None = None) -> Objective:
+    """The objective of a config: the preset's conventions, the variant's, then single settings.
+
+    Args:
+      policy: of the config.
+      term: stands for the objective's own; None keeps that.
+    """
     given = {_SETTINGS[key]: getattr(policy, key) for key in _SETTINGS}
     chosen = {name: value for name, value in given.items() if value != "auto"}
     if "dual_clip" in chosen:
         chosen["dual_clip"] = chosen["dual_clip"] or None
+    if term is not None:
+        chosen["term"] = term
     name = None if policy.objective == "auto" else policy.objective
     return make_objective(name, preset=policy.preset, **chosen)
 

@@ -35,7 +35,7 @@ class Reconstruct:
         "checkpoint": {"every": 50},
     }
     reads = (
-        *("batch", "reconstruct", "mask.token", "mask.mode", "mask.granularity"),
+        *("batch", "data.workers", "reconstruct", "mask.token", "mask.mode", "mask.granularity"),
         *("mask.keep_first", "mask.keep_last"),
     )
     facts = (

@@ -11,13 +11,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import normalize_rationale, parse_rationale, render_rationale, rewrite_reward
+from cotjax.cot import (
+    Verdict,
+    normalize_rationale,
+    parse_rationale,
+    render_rationale,
+    rewrite_reward,
+)
 from cotjax.curriculum.difficulty import Difficulty
 from cotjax.curriculum.prompt_stream import BucketStream, order_programs, prompt_stream
 from cotjax.data.encode import encode_supervised
 from cotjax.data.sources import RecordList, Records
 from cotjax.errors import InputError
-from cotjax.interfaces import Program, Record, Step, TokenBatch
+from cotjax.interfaces import Completion, Program, Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.policy import PolicyStage
@@ -26,6 +32,7 @@ from cotjax.student.groups import RolloutGroups
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution
+from cotjax.student.rewards import written_tokens
 from cotjax.training.update import Frozen
 
 
@@ -166,7 +173,7 @@ class ReplayStage(PolicyStage):
         return state, metrics
 
     def _reward(
-        self, config: Config, record: Record, text: str, tokens: int
+        self, config: Config, record: Record, completion: Completion, verdict: Verdict
     ) -> tuple[float, dict[str, float]]:
         unit, text_of_teacher = config.reward.unit, solution(record)
         counts = {
@@ -176,11 +183,12 @@ class ReplayStage(PolicyStage):
             ),
         }
         return rewrite_reward(
-            text,
+            completion.text,
             gold=record.answer,
             teacher_length=counts[unit](),
             unit=unit,
-            length=tokens if unit == "tokens" else None,
+            length=written_tokens(completion) if unit == "tokens" else None,
+            verdict=verdict,
         )
 
     def _rows(self, rewrites: list[dict[str, Any]]) -> TokenBatch:

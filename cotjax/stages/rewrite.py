@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from cotjax.stages.grpo import FACTS, ORDER
+from cotjax.stages.grpo import FACTS, ORDER, PROMPTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Rewrite:
         "optimizer": {"learning_rate": 3e-5},
         "checkpoint": {"every": 2},
     }
-    reads = ("rollout", "reward", "policy", "batch", "rewrite", "mining", *ORDER)
+    reads = (*PROMPTS, "rollout", "policy", "batch", "rewrite", "mining", *ORDER)
     facts = FACTS
 
     @classmethod

@@ -20,7 +20,7 @@ class Sft:
         "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50},
         "checkpoint": {"every": 500},
     }
-    reads = ("batch",)
+    reads = ("batch", "data.workers")
     facts = (("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),)
 
     @classmethod

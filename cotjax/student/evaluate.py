@@ -10,21 +10,43 @@ from cotjax.config import Config
 from cotjax.interfaces import Program, Record
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import completion_row
+from cotjax.student.rewards import RewardFn, completion_row, right_or_wrong
 from cotjax.training.evaluation import summarize
 
 
 def evaluate(
-    student: LoadedPolicy, config: Config, mesh: Mesh, params: Any, records: Sequence[Record]
+    student: LoadedPolicy,
+    config: Config,
+    mesh: Mesh,
+    params: Any,
+    records: Sequence[Record],
+    reward: RewardFn = right_or_wrong,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Greedy and sampled accuracy on held-out records.
+
+    Args:
+      student: who is asked.
+      config: of the run.
+      mesh: of the run.
+      params: what is trained of the student.
+      records: the problems.
+      reward: what a completion earns, for the rows.
 
     Returns:
       the numbers of `summarize`, and one completions.jsonl row per greedy completion.
     """
     settings, size = evaluation_sampling(student, config), config.eval.batch_size
     judged = list(
-        complete(student, config, mesh, params, records, settings=settings, completions=size)
+        complete(
+            student,
+            config,
+            mesh,
+            params,
+            records,
+            settings=settings,
+            completions=size,
+            reward=reward,
+        )
     )
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]

@@ -17,8 +17,8 @@ from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
-from cotjax.student.rewards import judge_own
-from cotjax.training.evaluation import Completion
+from cotjax.student.rewards import RewardFn, judge_own, right_or_wrong
+from cotjax.training.evaluation import JudgedCompletion
 
 
 def evaluation_sampling(student: LoadedPolicy, config: Config) -> Sampling:
@@ -141,7 +141,8 @@ def complete(
     completions: int,
     key: Array | None = None,
     first: int = 0,
-) -> Iterator[list[Completion]]:
+    reward: RewardFn = right_or_wrong,
+) -> Iterator[list[JudgedCompletion]]:
     """Judged completions of records; `settings.group_size` for each, batch by batch.
 
     Args:
@@ -155,6 +156,7 @@ def complete(
       key: of the random numbers; None: that of all evaluations of all runs, so that differences
         are the model's.
       first: number of the first record; with the key it decides the random numbers.
+      reward: what a completion earns.
     """
     width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
@@ -168,5 +170,5 @@ def complete(
         rollout = generate(
             student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
         )
-        judged = judge_own(mesh, student, config, full, processes.fetch(rollout))
+        judged = judge_own(mesh, student, config, full, processes.fetch(rollout), reward)
         yield from judged[: len(chunk)]

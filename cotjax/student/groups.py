@@ -13,7 +13,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import End, Program, PromptBatch, Record, Rollout, ScoredGroups
 from cotjax.parallel import shapes
 from cotjax.parallel.mesh import batch_devices
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 _informative = jax.jit(informative_groups)
 SHORTEST = 64  # tokens; scoring and update are compiled once per doubling that occurs
@@ -33,7 +33,7 @@ class RolloutGroups:
     prompts: PromptBatch
     rollout: Rollout
     records: list[Record]
-    judged: list[list[Completion]]
+    judged: list[list[JudgedCompletion]]
 
     @property
     def reward(self) -> np.ndarray:

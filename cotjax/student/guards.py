@@ -4,14 +4,15 @@ A guard takes what really goes into the model or comes out of it, and returns se
 all is well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from cotjax.cot import answers_equal, extract_answer
+from cotjax.cot import NUMERIC, Verifier, is_correct
+from cotjax.errors import PluginError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.student.records import solution
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
 SURE = 2.0  # nats a completion; below, equal completions are a sure student's, not an accident
@@ -51,7 +52,7 @@ def _squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def no_signal(judged: Sequence[Sequence[Completion]]) -> tuple[str, ...]:
+def no_signal(judged: Sequence[Sequence[JudgedCompletion]]) -> tuple[str, ...]:
     """Finds batches that teach nothing: equal rewards have zero advantage.
 
     Says why, if it can: completions of at most one token, groups that the limit cut off, groups
@@ -88,25 +89,30 @@ def no_signal(judged: Sequence[Sequence[Completion]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def gold_check(
-    records: Sequence[Record], extract: Callable[[str], str | None] = extract_answer
-) -> tuple[str, ...]:
-    """Finds records whose answer the extractor does not recover from their own solution.
+def gold_check(records: Sequence[Record], verifier: Verifier = NUMERIC) -> tuple[str, ...]:
+    """Finds records whose answer the verifier does not recover from their own solution.
 
     Args:
       records: with the gold answer.
-      extract: completion to answer, as rewards use it.
+      verifier: as rewards use it.
+
+    Raises:
+      PluginError: a user's verifier did something wrong; names the record.
     """
-    missed = [
-        record.id
-        for record in records
-        if not answers_equal(extract(f"{solution(record)}\n#### {record.answer}"), record.answer)
-        or not answers_equal(extract(solution(record)), record.answer)
-    ]
+    missed = []
+    for record in records:
+        texts = [solution(record)]
+        if verifier is NUMERIC:  # which also reads GSM8K's form
+            texts.append(f"{texts[0]}\n#### {record.answer}")
+        try:
+            if not all(is_correct(text, record.answer, verifier=verifier) for text in texts):
+                missed.append(record.id)
+        except PluginError as error:
+            raise error.on(record.id) from error
     if not missed:
         return ()
     return (
-        f"gold check: the extractor misreads {len(missed)} of {len(records)} golds, such as that "
+        f"gold check: the verifier misreads {len(missed)} of {len(records)} golds, such as that "
         f"of {missed[0]}. Right completions of these would count as wrong. Fix the answers.",
     )
 

@@ -98,6 +98,10 @@ class LoadedPolicy:
         """The shapes of `all_params`."""
         return self.policy.join(self.shapes, self.base_shapes)
 
+    def holding(self, params: Any) -> "LoadedPolicy":
+        """The same model at a later step, with what is trained as it is then."""
+        return dataclasses.replace(self, read=lambda: (params, self.base))
+
     def joined(self) -> "LoadedPolicy":
         """The same model with all its parameters in one tree, as one that is not trained has."""
 

@@ -22,13 +22,13 @@ from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 Outcome = Literal["solved", "failed", "truncated"]
 KEY = 2**31 - 1  # folded into the seed's key; no step has this number
 
 
-def outcome(attempts: Sequence[Completion]) -> Outcome:
+def outcome(attempts: Sequence[JudgedCompletion]) -> Outcome:
     """What the attempts at one question amount to.
 
     One right attempt solves it. Else it failed, if an attempt came to its end: attempts that the
@@ -105,7 +105,7 @@ def mine(
 
 def _try(
     student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, numbers: range
-) -> list[list[Completion]]:
+) -> list[list[JudgedCompletion]]:
     """The judged attempts at some questions."""
     return list(
         complete(
@@ -142,7 +142,7 @@ def mining_programs(student: LoadedPolicy, config: Config, mesh: Mesh) -> Iterat
     )
 
 
-def _line(number: int, record: Record, attempts: Sequence[Completion]) -> dict[str, Any]:
+def _line(number: int, record: Record, attempts: Sequence[JudgedCompletion]) -> dict[str, Any]:
     return {
         "index": number,
         "id": record.id,

@@ -1,10 +1,19 @@
 """The records of a run: read, checked against the student's prompt length, and split."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cotjax.config import Config
-from cotjax.cot import Rationale, answers_equal, gold_answer, parse_rationale, render_rationale
+from cotjax.cot import (
+    Rationale,
+    Verifier,
+    gold_of,
+    is_right,
+    parse_rationale,
+    render_rationale,
+)
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import RecordReader
 from cotjax.data.prompts import Prompts
@@ -12,6 +21,7 @@ from cotjax.data.sources import Records
 from cotjax.data.splits import open_split
 from cotjax.errors import InputError
 from cotjax.interfaces import PromptBatch, Record
+from cotjax.student.verify import open_verifier
 
 # A record to the text of its prompt.
 PromptText = Callable[[Record], str]
@@ -29,13 +39,12 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
       InputError: a file that cannot be read, a prompt that is too long, or too few records to
         hold any out.
     """
-    reader = RecordReader(
-        gold_answer,
-        parse_rationale,
-        answers_equal,
+    reader = dataclasses.replace(
+        record_reader(open_verifier(config)),
         layout=config.data.layout,
         keep_calculator=config.data.keep_calculator,
         filter_teacher=config.data.filter_teacher,
+        columns=config.data.columns,
     )
 
     def keep(records: list[Record], path: str) -> list[Record]:
@@ -44,6 +53,15 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
 
     train, held_out = open_split(config, reader, keep)
     return part_of(config, train), held_out
+
+
+def record_reader(verifier: Verifier) -> RecordReader:
+    """How rows of a file become records, whose answers a verifier reads."""
+
+    def equal(answer: str | None, gold: str | None) -> bool:
+        return gold is not None and is_right(verifier, answer, gold)
+
+    return RecordReader(functools.partial(gold_of, verifier), parse_rationale, equal)
 
 
 def part_of(config: Config, train: Records) -> Records:

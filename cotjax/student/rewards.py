@@ -1,39 +1,106 @@
 """What a completion earns: decoded, rewarded, and told to the other processes of the run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, Plugin, plugin
 from cotjax.core.advantage import overlong_penalty
-from cotjax.cot import completion_reward
-from cotjax.interfaces import End, Record, Rollout
+from cotjax.cot import Verdict, completion_reward, read_completion
+from cotjax.errors import PluginError
+from cotjax.interfaces import Completion, End, Record, Rollout
 from cotjax.parallel import processes
 from cotjax.student.load import LoadedPolicy
-from cotjax.training.evaluation import Completion
+from cotjax.student.verify import open_verifier
+from cotjax.training.evaluation import JudgedCompletion
 
-# (config, record, completion, its tokens without the end) to a reward and its named parts.
-RewardFn = Callable[[Config, Record, str, int], tuple[float, dict[str, float]]]
+# A completion of a record, and what it says, to a reward and its named parts.
+RewardFn = Callable[[Config, Record, Completion, Verdict], tuple[float, dict[str, float]]]
+RESERVED = ("correct", "well_formed", "overlong")  # parts that are not the user's
 
 
 def solve_reward(
-    config: Config, record: Record, text: str, tokens: int
+    config: Config, record: Record, completion: Completion, verdict: Verdict
 ) -> tuple[float, dict[str, float]]:
-    """The reward of a completion, and of every evaluation."""
+    """BRIDGE's reward of a completion, and of every evaluation."""
     reward = config.reward
     return completion_reward(
-        text,
+        completion.text,
         gold=record.answer,
         teacher_steps=record.difficulty,
         words_per_step=reward.length_per_step,
         monotone=reward.monotone,
         unit=reward.unit,
-        length=tokens if reward.unit == "tokens" else None,
+        length=written_tokens(completion) if reward.unit == "tokens" else None,
+        verdict=verdict,
     )
+
+
+def right_or_wrong(
+    config: Config, record: Record, completion: Completion, verdict: Verdict
+) -> tuple[float, dict[str, float]]:
+    """1 for a right answer, where nobody asks for the run's reward."""
+    del config, record, completion
+    return float(verdict.correct), {}
+
+
+def written_tokens(completion: Completion) -> int:
+    """A completion's length without the end token."""
+    return completion.tokens - (completion.end == End.EOS)
+
+
+@dataclasses.dataclass(frozen=True)
+class UserReward:
+    """A user's reward function; what it raises or gives wrongly names it and the record.
+
+    Attributes:
+      own: what `reward.function` names.
+    """
+
+    own: Plugin
+
+    def __call__(
+        self, config: Config, record: Record, completion: Completion, verdict: Verdict
+    ) -> tuple[float, dict[str, float]]:
+        """The reward, and its parts if the function names some.
+
+        Raises:
+          PluginError: it raised, or gave neither a number nor named numbers.
+        """
+        del config, verdict
+        gave = self.own(completion, record, record=record.id)
+        if not isinstance(gave, Mapping):
+            needs = "it needs to give a finite number, or a dict of some. Return float(…)."
+            return self.own.number(gave, needs, record.id), {}
+        needs = 'it needs a finite number behind each name, such as {"format": 0.5}. Return such.'
+        if not gave or not all(isinstance(name, str) for name in gave):
+            raise self.own.refuse(gave, needs, record.id)
+        taken = [name for name in RESERVED if name in gave]
+        if taken:
+            needs = f'"{taken[0]}" is a part that every completion has. Give yours another name.'
+            raise self.own.refuse(gave, needs, record.id)
+        parts = {name: self.own.number(one, needs, record.id) for name, one in gave.items()}
+        if "reward" in parts:
+            return parts.pop("reward"), parts
+        return sum(parts.values()), parts
+
+
+def open_reward(config: Config, built_in: RewardFn = solve_reward) -> RewardFn:
+    """The reward that `reward.function` names.
+
+    Args:
+      config: of the run.
+      built_in: what "bridge" stands for.
+
+    Raises:
+      InputError: see `plugin`.
+    """
+    own = plugin(config, "reward.function")
+    return built_in if own is None else UserReward(own)
 
 
 def judge(
@@ -41,9 +108,13 @@ def judge(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = solve_reward,
-) -> list[list[Completion]]:
-    """Decodes and rewards a rollout (arrays on the host); B lists of G."""
+    reward: RewardFn = right_or_wrong,
+) -> list[list[JudgedCompletion]]:
+    """Decodes and rewards a rollout (arrays on the host); B lists of G.
+
+    Raises:
+      PluginError: a user's reward or verifier did something wrong; names the record.
+    """
     lengths = rollout.mask.sum(axis=-1)
     shown = lengths - (np.asarray(rollout.end) == End.EOS)  # without the end token
     flat = [
@@ -52,13 +123,21 @@ def judge(
         for row, size in zip(rows, sizes, strict=True)
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
-    judged = []
-    for record, *rows in zip(records, lengths, shown, rollout.end, strict=True):
+    judged, verifier = [], open_verifier(config)
+    for record, sizes, ends in zip(records, lengths, rollout.end, strict=True):
         group = []
-        for size, own, end in zip(*rows, strict=True):
+        for size, end in zip(sizes, ends, strict=True):
             text = next(texts)
-            earned, parts = reward(config, record, text, int(own))
-            group.append(Completion(text, int(size), End(end), earned, parts))
+            try:
+                verdict = read_completion(text, record.answer, verifier=verifier)
+            except PluginError as error:
+                raise error.on(record.id) from error
+            thinking = verdict.rationale.thinking
+            completion = Completion(text, int(size), thinking, verdict.answer, End(end))
+            earned, parts = reward(config, record, completion, verdict)
+            parts = {**parts, "correct": float(verdict.correct),
+                     "well_formed": float(verdict.well_formed)}  # fmt: skip
+            group.append(JudgedCompletion(text, int(size), End(end), earned, parts))
         judged.append(group)
     return judged
 
@@ -69,30 +148,46 @@ def judge_own(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = solve_reward,
-) -> list[list[Completion]]:
-    """`judge`, for which each process takes the rows that it owns and tells the others."""
+    reward: RewardFn = right_or_wrong,
+) -> list[list[JudgedCompletion]]:
+    """`judge`, for which each process takes the rows that it owns and tells the others.
+
+    Raises:
+      PluginError: see `judge`; in every process, if it was raised in one.
+    """
     if jax.process_count() == 1:
         return judge(student, config, records, rollout, reward)
     owner = processes.owners(mesh, len(records))
     own = np.flatnonzero(owner == jax.process_index()).tolist()
-    judged = judge(
-        student,
-        config,
-        [records[row] for row in own],
-        jax.tree.map(lambda leaf: leaf[own], rollout),
-        reward,
+    rows, wrong = [], None
+    try:
+        rows = judge(
+            student,
+            config,
+            [records[row] for row in own],
+            jax.tree.map(lambda leaf: leaf[own], rollout),
+            reward,
+        )
+    except PluginError as error:
+        wrong = error
+    told = processes.gather(
+        {
+            "judged": [[dataclasses.asdict(one) for one in group] for group in rows],
+            "wrong": list(wrong.args) if wrong else None,
+        }
     )
-    told = processes.gather([[dataclasses.asdict(one) for one in group] for group in judged])
-    groups: list[list[Completion]] = [[] for _ in records]
+    for other in told:
+        if other["wrong"]:
+            raise PluginError(*other["wrong"]) from wrong
+    groups: list[list[JudgedCompletion]] = [[] for _ in records]
     for process, theirs in enumerate(told):
         rows = np.flatnonzero(owner == process).tolist()
-        for row, group in zip(rows, theirs, strict=True):
-            groups[row] = [Completion(**one | {"end": End(one["end"])}) for one in group]
+        for row, group in zip(rows, theirs["judged"], strict=True):
+            groups[row] = [JudgedCompletion(**one | {"end": End(one["end"])}) for one in group]
     return groups
 
 
-def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
+def completion_row(record: Record, completion: JudgedCompletion) -> dict[str, Any]:
     """A line of completions.jsonl."""
     return {
         "id": record.id,
@@ -106,7 +201,19 @@ def completion_row(record: Record, completion: Completion) -> dict[str, Any]:
     }
 
 
-def add_overlong(config: Config, judged: list[list[Completion]]) -> list[list[Completion]]:
+def part_means(judged: Sequence[Sequence[JudgedCompletion]]) -> dict[str, float]:
+    """The mean of each part of a user's reward, over the completions that have it."""
+    values: dict[str, list[float]] = {}
+    for one in (one for group in judged for one in group):
+        for name, value in one.parts.items():
+            if name not in ("correct", "well_formed"):
+                values.setdefault(f"reward_{name}", []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def add_overlong(
+    config: Config, judged: list[list[JudgedCompletion]]
+) -> list[list[JudgedCompletion]]:
     """Judged groups less DAPO's soft penalty near the token limit, if the config has a buffer."""
     buffer, limit = config.policy.overlong_buffer, config.rollout.max_new_tokens
     if not buffer:

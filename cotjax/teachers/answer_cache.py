@@ -46,15 +46,16 @@ class AnswerCache:
             self._lock = path.with_suffix(".lock").open("wb")
         except OSError as error:
             raise InputError(
-                f"teacher.cache = {path}: cannot be written ({error.strerror}). Name another file."
+                f"rationales.cache = {path}: cannot be written ({error.strerror}). "
+                "Name another file."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
             raise InputError(
-                f"teacher.cache = {path}: another run is using it. Wait for that run, or set "
-                "teacher.cache to another file."
+                f"rationales.cache = {path}: another run is using it. Wait for that run, or set "
+                "rationales.cache to another file."
             ) from error
         self._read(path)
         self._file = path.open("ab", buffering=0)

@@ -107,8 +107,8 @@ class ChatServer:
                 reason = f"HTTP {error.code} {error.reason}"
                 if error.code not in AGAIN:
                     raise InputError(
-                        f"teacher.url = {self._settings.url}: {reason}. Check teacher.url, "
-                        f"teacher.model and the key in {self._settings.key_variable}."
+                        f"rationales.url = {self._settings.url}: {reason}. Check rationales.url, "
+                        f"rationales.model and the key in {self._settings.key_variable}."
                     ) from error
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}"

@@ -204,6 +204,16 @@ class TeacherPool:
                 found.append(outputs)
         return found
 
+    def cached_shapes(self, *size: int) -> TeacherOutputs:
+        """The shapes of outputs [B, S, K] that a logit cache holds."""
+        logp, ids = (
+            shapes.per_example(self._mesh, *size, dtype=kind) for kind in (np.float32, np.int32)
+        )
+        slots = self._slots
+        return TeacherOutputs(
+            *self.number_shapes(), topk_logp=(logp,) * slots, topk_ids=(ids,) * slots
+        )
+
     def number_shapes(self) -> tuple[Any, Any]:
         """The shapes of `numbers`."""
         return shapes.whole(self._mesh, self._slots), shapes.whole(self._mesh)

@@ -15,13 +15,14 @@ import jax
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import is_correct, parse_rationale
+from cotjax.cot import NUMERIC, Verifier, is_correct, parse_rationale
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete
 from cotjax.student.load import LoadedPolicy, load_policy
 from cotjax.student.records import in_order, load_records, solution
+from cotjax.student.verify import open_verifier
 from cotjax.teachers.answer_cache import AnswerCache
 from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
 
@@ -51,8 +52,14 @@ class Writer(Protocol):
         ...
 
 
-def collect(writer: Writer) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def collect(
+    writer: Writer, verifier: Verifier = NUMERIC
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Filters a writer's texts by answer.
+
+    Args:
+      writer: of the texts.
+      verifier: reads and compares their answers.
 
     Returns:
       rows in GSM8K's layout (`question`, `answer`), with `teacher` and `thinking`; and counts.
@@ -63,7 +70,7 @@ def collect(writer: Writer) -> tuple[list[dict[str, Any]], dict[str, int]]:
         if texts is None:
             counts["unanswered"] += 1
             continue
-        right = [text for text in texts if is_correct(text, record.answer)]
+        right = [text for text in texts if is_correct(text, record.answer, verifier=verifier)]
         pieces = [parse_rationale(text) for text in right]
         usable = next((one for one in pieces if one.steps), None)
         if usable is None:
@@ -146,7 +153,7 @@ class ServerWriter:
     def __init__(self, config: Config, mesh: Mesh, cache: AnswerCache) -> None:
         settings = config.rationales
         self.name = settings.model
-        self._attempts = settings.attempts
+        self._attempts, self._verifier = settings.attempts, open_verifier(config)
         self._records = _records(config, load_policy(config, mesh))
         self._server = ChatServer(
             ServerSettings(
@@ -182,7 +189,7 @@ class ServerWriter:
                 for attempt in range(self._attempts):
                     text = self._server.answer(INSTRUCTION + record.question, attempt=attempt)
                     texts.append(text)
-                    if is_correct(text, record.answer):
+                    if is_correct(text, record.answer, verifier=self._verifier):
                         break
                 failed = 0
             except ServerFailed as error:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from cotjax.config import Config
+from cotjax.config import Config, Plugin, plugin
 from cotjax.core.curriculum import Cause, HandOver, handover_weights, observe, teacher_weights
 from cotjax.interfaces import Program
 from cotjax.parallel import shapes
@@ -20,6 +20,9 @@ class TeacherSchedule:
     Args:
       config: of the run.
 
+    A user's function is asked for every step of the run when it begins, so that what it does wrong
+    is known then, and how many teachers are in use at once.
+
     Attributes:
       handover: where the schedule "adaptive" stands.
       num_teachers: N.
@@ -29,6 +32,7 @@ class TeacherSchedule:
         self._curriculum, self._steps = config.curriculum, config.steps
         self.num_teachers = len(config.teachers.paths)
         self.handover = HandOver()
+        self._own = plugin(config, "curriculum.schedule")
         kind: Any = config.curriculum.schedule
 
         def schedule(progress: Array) -> Array:
@@ -36,26 +40,51 @@ class TeacherSchedule:
             return weights(progress) if kind == "step" else jax.vmap(weights)(progress)
 
         self._compiled = jax.jit(schedule)
+        self._slots = int((self._smooth > 0).sum(axis=1).max()) if self._own else 0
 
     def programs(self) -> Iterator[Program]:
         """What a schedule compiles that is a function of the step."""
         kind = self._curriculum.schedule
-        if kind in ("step", "linear", "cosine"):
+        if not self._own and kind in ("step", "linear", "cosine"):
             progress = shapes.on_host(*(() if kind == "step" else (self._steps,)))
             yield Program("the teachers' weights", self._compiled, (progress,))
 
     @functools.cached_property
     def _smooth(self) -> np.ndarray:
         """[steps, N] the weights at every step, of a schedule that moves with each."""
+        if self._own:
+            return self._of_user(self._own)
         progress = np.arange(self._steps) / max(self._steps - 1, 1)
         return np.asarray(self._compiled(progress.astype(np.float32)))
+
+    def _of_user(self, own: Plugin) -> np.ndarray:
+        """The weights that a user's function gives, [steps, N]; all are asked for at the start.
+
+        Raises:
+          PluginError: it raised, or gave no weights; names the progress.
+        """
+        number, table = self.num_teachers, []
+        needs = f"it needs {number} weights >= 0 that sum to 1, one for each teacher. Return such."
+        for step in range(self._steps):
+            progress = step / max(self._steps - 1, 1)
+            place = f"progress {progress:g} of {number} teachers"
+            gave = own(progress, number, record=place)
+            try:
+                weights = np.asarray(gave, float)
+            except (TypeError, ValueError):
+                raise own.refuse(gave, needs, place) from None
+            good = weights.shape == (number,) and np.isfinite(weights).all()
+            if not (good and weights.min() >= 0 and abs(weights.sum() - 1) <= 1e-3):
+                raise own.refuse(gave, needs, place)
+            table.append(weights / weights.sum())
+        return np.array(table, np.float32)
 
     def weights(self, step: int, progress: float) -> np.ndarray:
         """Weights of the teachers at a step, [N] float32; they sum to 1.
 
         Args:
           step: from 0.
-          progress: share of the buckets that are progress after the step's bucket, for "step".
+          progress: share of the buckets that are done after the step's bucket, for "step".
         """
         curriculum = self._curriculum
         table: dict[str, Callable[[], np.ndarray]] = {
@@ -65,21 +94,28 @@ class TeacherSchedule:
             ),
             "step": lambda: np.asarray(self._compiled(np.float32(progress))),
         }
-        if curriculum.schedule in table:
+        if not self._slots and curriculum.schedule in table:
             return table[curriculum.schedule]()
         return self._smooth[min(step, len(self._smooth) - 1)]
 
     def combinations(self) -> list[tuple[int, ...]]:
         """The teachers in all slots, as they may stand there together; the first ones last."""
         slots, count = self.slots(), self.num_teachers
-        if self._curriculum.schedule == "fixed":
-            return [tuple(np.flatnonzero(self._curriculum.teacher_weights).tolist())]
-        alone = [(k,) * slots for k in range(count)]
-        return [*((k, k + 1) for k in range(count - 1) if slots > 1), *alone[::-1]]
+        used = [(k,) for k in range(count)]
+        if slots > 1:
+            used += [(k, k + 1) for k in range(count - 1)]
+        if self._own:
+            used = [tuple(np.flatnonzero(row).tolist()) for row in self._smooth]
+        elif self._curriculum.schedule == "fixed":
+            used = [tuple(np.flatnonzero(self._curriculum.teacher_weights).tolist())]
+        filled = dict.fromkeys((*each, *each[:1] * slots)[:slots] for each in used)
+        return list(filled)[::-1]
 
     def slots(self) -> int:
         """How many teachers are in use at once, at most."""
         curriculum = self._curriculum
+        if self._slots:
+            return self._slots
         single = curriculum.schedule == "step" or (
             curriculum.schedule == "adaptive" and curriculum.handover == 1
         )

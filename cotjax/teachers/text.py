@@ -4,26 +4,22 @@ A text crosses from one tokenizer to another, so any model can teach any student
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.cot import (
-    answers_equal,
-    gold_answer,
-    is_correct,
-    parse_rationale,
-)
-from cotjax.data.layouts import RecordReader
+from cotjax.cot import is_correct
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Program, Record
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs, rollout_sampling
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.records import solution
+from cotjax.student.records import record_reader, solution
+from cotjax.student.verify import open_verifier
 from cotjax.teachers.pool import TeacherPool
 
 FILE = ".jsonl"  # of python -m cotjax.rationales
@@ -108,7 +104,8 @@ class TextTeachers:
             )
 
     def _usable(self, text: str, record: Record) -> bool:
-        return not self._config.distill.filter_texts or is_correct(text, record.answer)
+        right = functools.partial(is_correct, verifier=open_verifier(self._config))
+        return not self._config.distill.filter_texts or right(text, record.answer)
 
     def _sampled(
         self, teacher: int, records: Sequence[Record], key: Any, first: int
@@ -132,7 +129,8 @@ class TextTeachers:
 
 def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str]:
     """Texts of a file by question."""
-    reader = RecordReader(gold_answer, parse_rationale, answers_equal, layout="gsm8k")
+    verifier = open_verifier(config)
+    reader = dataclasses.replace(record_reader(verifier), layout="gsm8k")
     rows = read_records(
         path,
         reader,
@@ -146,7 +144,8 @@ def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str
     texts = {row.question: solution(row) for row in rows}
     gold = {record.question: record.answer for record in records}
     if config.distill.filter_texts:
-        texts = {q: t for q, t in texts.items() if q not in gold or is_correct(t, gold[q])}
+        right = functools.partial(is_correct, verifier=verifier)
+        texts = {q: t for q, t in texts.items() if q not in gold or right(t, gold[q])}
     if not texts.keys() & gold.keys():
         raise InputError(
             f'teachers.paths: "{path}" solves none of the {len(records)} questions of this run. '

@@ -14,15 +14,15 @@ from cotjax.training.metrics import wilson_interval
 
 
 @dataclasses.dataclass(frozen=True)
-class Completion:
+class JudgedCompletion:
     """A completion as text, judged.
 
     Attributes:
       text: without the end token.
       tokens: its length, end token included.
       end: why it ended.
-      reward: the run's reward.
-      parts: the reward's named parts; `correct` and `well_formed` are 0 or 1.
+      reward: the run's reward; where nobody asks for it, 1 if the answer is right, else 0.
+      parts: the reward's named parts; `correct` and `well_formed`, 0 or 1, are always there.
     """
 
     text: str
@@ -37,7 +37,9 @@ class Completion:
         return self.end in (End.EOS, End.STOP)
 
 
-def summarize(greedy: Sequence[Completion], sampled: Sequence[Sequence[Completion]]) -> dict:
+def summarize(
+    greedy: Sequence[JudgedCompletion], sampled: Sequence[Sequence[JudgedCompletion]]
+) -> dict[str, Any]:
     """One evaluation's numbers.
 
     Args:

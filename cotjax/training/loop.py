@@ -5,17 +5,18 @@ checkpoint, and every random key is folded from the seed and the step.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from cotjax.errors import InputError
-from cotjax.interfaces import Limit, Stage, Step
+from cotjax.errors import InputError, PluginError
+from cotjax.interfaces import Limit, Stage, Step, TrainState
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.metrics import MetricsWriter, StepTable
 
@@ -40,7 +41,13 @@ class LoopSettings:
 
 
 def fit(
-    stage: Stage, folder: pathlib.Path, settings: LoopSettings, table: StepTable, console: Console
+    stage: Stage,
+    folder: pathlib.Path,
+    settings: LoopSettings,
+    table: StepTable,
+    console: Console,
+    *,
+    saved: Callable[[int, int], None] = lambda first_step, last_step: None,
 ) -> dict[str, Any]:
     """Trains a stage.
 
@@ -50,6 +57,8 @@ def fit(
       settings: see `LoopSettings`.
       table: prints a line per step.
       console: for everything else.
+      saved: is told the step that it began with and the newest one, at first and after each
+        checkpoint.
 
     Returns:
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
@@ -57,6 +66,7 @@ def fit(
     Raises:
       InputError: resume beyond the last step, or with a checkpoint of another model; a metric
         above its limit.
+      PluginError: a user's function did something wrong; the last completed step is saved.
     """
     checkpoints = Checkpoints(folder, keep=settings.keep)
     state, start = stage.state, 0
@@ -70,40 +80,93 @@ def fit(
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start = latest
+    saved(start, start)
     writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
-    before = _evaluation_at(0, folder)
-    if before is None:
-        before, rows = stage.evaluate(state.params)
-        writer.write(0, "eval", before)
-        writer.write_completions(0, "before", rows)
-    console.print(_sentence("before", before))
-
-    for step in range(start, settings.steps):
-        state, metrics, work = _one_step(stage, state, step)
-        done = step + 1
-        writer.write(done, "train", metrics)
-        writer.write_completions(done, "train", work.completions)
-        table.add(done, metrics)
-        if work.alarm:
-            console.print(f"step {done}, {work.alarm}", style="yellow")
-        if wrong := _beyond_limits(metrics, work.limits):
-            checkpoints.close()  # those before this step stay, this one is not kept
-            raise InputError(f"step {done}: {wrong}")
-        last = done == settings.steps
-        if settings.eval_every and done % settings.eval_every == 0 and not last:
-            numbers, _ = stage.evaluate(state.params)
-            writer.write(done, "eval", numbers)
-            console.print(_sentence(f"step {done}", numbers))
-        if last or (settings.checkpoint_every and done % settings.checkpoint_every == 0):
-            checkpoints.save(done, state, stage.data.get_state())
-    after = _evaluation_at(settings.steps, folder) if start == settings.steps else None
-    if after is None:
-        after, rows = stage.evaluate(state.params)
-        writer.write(settings.steps, "eval", after)
-        writer.write_completions(settings.steps, "after", rows)
-    console.print(_sentence("after", after))
+    told = functools.partial(saved, start)
+    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told)
+    try:
+        result = run.train()
+    except PluginError as error:
+        run.save_completed()
+        checkpoints.close()
+        done = f"The run is saved after step {run.done}" if run.done else "Nothing is trained yet"
+        raise error.and_then(f"{done}: --resume goes on from there.") from error
+    except InputError:
+        checkpoints.close()  # those before this step stay, this one is not kept
+        raise
     checkpoints.close()
-    return {"before": before, "after": after, "steps": settings.steps}
+    return result
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run on its way; `done`, `state` and the data's `place` are of the last completed step."""
+
+    stage: Stage
+    folder: pathlib.Path
+    settings: LoopSettings
+    table: StepTable
+    console: Console
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    done: int
+    state: TrainState
+    saved: Callable[[int], None]
+    place: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def train(self) -> dict[str, Any]:
+        """Evaluates, takes the steps that are left, and evaluates again."""
+        settings, every = self.settings, self.settings.checkpoint_every
+        before = self._evaluation(0, "before")
+        if self._is_due() and _evaluation_at(self.done, self.folder) is None:
+            self._evaluation(self.done, f"step {self.done}")  # the run had ended in it
+        for step in range(self.done, settings.steps):
+            state, metrics, work = _one_step(self.stage, self.state, step)
+            self._tell(step + 1, metrics, work)
+            # Read now: the next step may fail when it has moved the data on.
+            self.done, self.state, self.place = step + 1, state, self.stage.data.get_state()
+            if self._is_due():
+                self._evaluation(self.done, f"step {self.done}")
+            if self.done == settings.steps or (every and self.done % every == 0):
+                self.save_completed()
+        after = self._evaluation(settings.steps, "after")
+        return {"before": before, "after": after, "steps": settings.steps}
+
+    def save_completed(self) -> None:
+        """Saves the last completed step, unless that is done or nothing was trained."""
+        if self.done and self.checkpoints.latest() != self.done:
+            self.checkpoints.save(self.done, self.state, self.place)
+            self.saved(self.done)
+
+    def _is_due(self) -> bool:
+        """Whether the last completed step is evaluated, in the middle of the run."""
+        every, done = self.settings.eval_every, self.done
+        return bool(every) and 0 < done < self.settings.steps and done % every == 0
+
+    def _tell(self, done: int, metrics: dict[str, float], work: Step) -> None:
+        """Writes down what a step gave.
+
+        Raises:
+          InputError: a metric is above its limit.
+        """
+        self.writer.write(done, "train", metrics)
+        self.writer.write_completions(done, "train", work.completions)
+        self.table.add(done, metrics)
+        if work.alarm:
+            self.console.print(f"step {done}, {work.alarm}", style="yellow")
+        if wrong := _beyond_limits(metrics, work.limits):
+            raise InputError(f"step {done}: {wrong}")
+
+    def _evaluation(self, step: int, when: str) -> dict[str, Any]:
+        """The evaluation at a step, unless an earlier part of this run has made it."""
+        numbers = _evaluation_at(step, self.folder)
+        if numbers is None:
+            numbers, rows = self.stage.evaluate(self.state.params)
+            self.writer.write(step, "eval", numbers)
+            if when in ("before", "after"):
+                self.writer.write_completions(step, when, rows)
+        self.console.print(_sentence(when, numbers))
+        return numbers
 
 
 def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float], Step]:

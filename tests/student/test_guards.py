@@ -13,7 +13,7 @@ from cotjax.cot import Rationale, render_rationale
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.student import guards
-from cotjax.training.evaluation import Completion
+from cotjax.training.evaluation import JudgedCompletion
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k" / "test.jsonl"
 TOKENIZER = load_tokenizer(resolve("tiny"))
@@ -55,7 +55,7 @@ def test_the_answer_line_is_a_leak_and_a_longer_number_is_not():
 
 
 def one(reward=1.0, correct=1.0, tokens=9, ended=True):
-    return Completion("", tokens, ended, reward, {"correct": correct, "well_formed": 1.0})
+    return JudgedCompletion("", tokens, ended, reward, {"correct": correct, "well_formed": 1.0})
 
 
 def test_a_batch_that_teaches_is_silent():

@@ -3,13 +3,13 @@
 import pytest
 
 from cotjax.interfaces import End
-from cotjax.training.evaluation import Completion, summarize
+from cotjax.training.evaluation import JudgedCompletion, summarize
 from cotjax.training.metrics import wilson_interval
 
 
 def make(correct, tokens, end=End.EOS, well_formed=True):
     parts = {"correct": float(correct), "well_formed": float(well_formed)}
-    return Completion("text", tokens, end, 0.0, parts)
+    return JudgedCompletion("text", tokens, end, 0.0, parts)
 
 
 GREEDY = [make(1, 10), make(0, 30, end=End.LENGTH, well_formed=False), make(1, 20), make(0, 4)]

@@ -1,0 +1,64 @@
+"""The verifier of a run: built in, or a user's own."""
+
+from typing import Any
+
+import numpy as np
+
+from cotjax.config import Config, Plugin, plugin, verifier_object
+from cotjax.cot import VERIFIERS, Verifier
+
+
+class UserVerifier:
+    """A user's verifier; what it raises or gives wrongly names it.
+
+    Args:
+      own: what `reward.verifier` names.
+    """
+
+    def __init__(self, own: Plugin) -> None:
+        self._own, self._object = own, verifier_object(own)
+
+    def extract(self, text: str) -> str | None:
+        """The answer of a completion, None if there is none.
+
+        Raises:
+          PluginError: the user's `extract` raised, or gave something else.
+        """
+        answer = self._own.call(self._object.extract, text)
+        if not isinstance(answer, str | None):
+            raise self._own.refuse(
+                answer, "extract needs to give the answer as text, or None. Return str(…)."
+            )
+        return answer
+
+    def equal(self, answer: str, gold: str) -> bool:
+        """Whether an answer is the gold one.
+
+        Raises:
+          PluginError: the user's `equal` raised, or gave something else.
+        """
+        same = self._own.call(self._object.equal, answer, gold)
+        if not isinstance(same, bool | np.bool_):
+            raise self._own.refuse(
+                same, "equal needs to give True or False. Return a comparison's result."
+            )
+        return bool(same)
+
+
+# Of each user's object one verifier, so that a class is made an object once.
+_OPENED: dict[int, tuple[Any, UserVerifier]] = {}
+
+
+def open_verifier(config: Config) -> Verifier:
+    """The verifier that `reward.verifier` names.
+
+    Raises:
+      InputError: see `plugin`.
+    """
+    own = plugin(config, "reward.verifier")
+    if own is None:
+        return VERIFIERS[config.reward.verifier]
+    place = id(own.found)
+    if place not in _OPENED:
+        _OPENED[place] = own.found, UserVerifier(own)
+    return _OPENED[place][1]

@@ -1,0 +1,108 @@
+"""The records of a run: which are trained on, which are held out, and whose prompt fits."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from cotjax.data.sources import Mixture, RecordList
+from cotjax.errors import InputError
+from cotjax.interfaces import Record
+from cotjax.student.records import in_order, load_records, part_of, prompt_batch, solution
+from tests.tiny import STUDENT, TOKENIZER, make_config, with_section, write_sevens
+
+RECORDS = RecordList(Record(f"r/{i}", f"{i}?", "7", ("7*1=7",), 1) for i in range(6))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+def open_records(config):
+    return load_records(config, STUDENT.tokenizer, STUDENT.prompts)
+
+
+def ids(records):
+    return [record.id for record in records]
+
+
+def test_the_last_records_of_a_file_are_held_out(folder):
+    train, held_out = open_records(make_config(folder))
+    assert ids(train) == [f"sevens.jsonl:{i}" for i in range(1, 21)]
+    assert ids(held_out) == [f"sevens.jsonl:{i}" for i in range(21, 25)]
+
+
+def test_a_file_of_its_own_is_held_out_from_its_beginning(folder):
+    other = write_sevens(folder / "other.jsonl", count=9)
+    train, held_out = open_records(make_config(folder, f"--data.eval-path={other}"))
+    assert len(train) == 24
+    assert ids(held_out) == [f"other.jsonl:{i}" for i in range(1, 5)]
+
+
+def test_built_in_problems_are_held_out_from_the_test_split(folder):
+    config = with_section(make_config(folder), "data", source="problems", path="")
+    for seed in (3, 4):
+        train, held_out = open_records(dataclasses.replace(config, seed=seed))
+        assert train[0].id == f"problems/train/{seed}/0"
+        assert ids(held_out) == [f"problems/test/0/{i}" for i in range(4)]
+
+
+def test_too_few_records_to_hold_any_out(folder):
+    with pytest.raises(
+        InputError, match=r"24 records, .* eval.problems = 24 .* Set eval.problems < 24"
+    ):
+        open_records(make_config(folder, "--eval.problems=24"))
+
+
+def test_a_long_prompt_is_an_error_or_left_out(folder):
+    path = folder / "long.jsonl"
+    texts = ["short", "much too long " * 20, "short"]
+    rows = [json.dumps({"question": text, "answer": "#### 7"}) for text in texts]
+    path.write_text("\n".join(rows))
+    flags = f"--data.path={path}", "--eval.problems=1"
+    with pytest.raises(InputError) as error:
+        open_records(make_config(folder, *flags))
+    assert str(error.value).startswith("long.jsonl:2: the prompt has ")
+    assert "rollout.max_prompt_tokens >= " in str(error.value)
+    skip = make_config(folder, *flags, "--data.on-bad-record=skip")
+    train, held_out = open_records(skip)
+    assert ids([*train, *held_out]) == ["long.jsonl:1", "long.jsonl:3"]
+
+
+# Parts, order, and single records.
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [(0, 0, [0, 1, 2, 3, 4, 5]), (2, 0, [2, 3, 4, 5]), (1, 3, [1, 2])],
+)
+def test_a_part_has_the_records_between_start_and_stop(folder, start, stop, expected):
+    config = with_section(make_config(folder), "data", start=start, stop=stop)
+    assert ids(part_of(config, RECORDS)) == [f"r/{i}" for i in expected]
+
+
+def test_a_part_without_a_record_is_refused(folder):
+    config = with_section(make_config(folder), "data", start=6)
+    with pytest.raises(InputError, match="data.start = 6, .* Set data.start < 6"):
+        part_of(config, RECORDS)
+
+
+def test_a_mixture_has_no_order_and_everything_else_has():
+    assert in_order(RECORDS, "key = 1", "key = 0") is RECORDS
+    mixture = Mixture((RECORDS, RECORDS), (1.0, 2.0))
+    with pytest.raises(InputError, match="^key = 1: .* no order .* Set key = 0.$"):
+        in_order(mixture, "key = 1", "key = 0")
+
+
+def test_a_solution_is_written_as_the_student_should_write_it():
+    assert solution(RECORDS[0]) == "Step 1: 7*1=7\nAnswer: 7"
+
+
+def test_prompts_are_padded_on_the_left_and_keep_their_numbers():
+    texts = [STUDENT.prompts.solve(record.question) for record in RECORDS[:2]]
+    batch = prompt_batch(TOKENIZER, [8, 9], RECORDS[:2], texts, 16)
+    np.testing.assert_array_equal(batch.ids, [8, 9])
+    for tokens, mask, text in zip(batch.tokens, batch.mask, texts, strict=True):
+        assert TOKENIZER.decode(tokens[mask]) == text and not mask[0] and mask[-1]
