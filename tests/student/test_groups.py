@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cotjax.stages.completions import JudgedCompletion
 
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions, grpo
-from cotjax.stages.completions import JudgedCompletion
 from cotjax.stages.policy import with_overlong
 from tests.tiny import keep_compiled_programs, make_config
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cotjax.stages.completions import completion_row, evaluate, judge
 
 from cotjax.data.prompts import make_prompts
 from cotjax.errors import InputError
@@ -14,7 +15,6 @@ from cotjax.interfaces import End, Record, Rollout
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import common, completions
-from cotjax.stages.completions import completion_row, evaluate, judge
 from tests.tiny import make_config, write_sevens
 
 TOKENIZER = load_tokenizer(resolve("tiny"))

@@ -7,8 +7,8 @@ import pytest
 
 from cotjax.interfaces import End, Record, Rollout
 from cotjax.parallel.mesh import make_mesh
-from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own
-from cotjax.training.evaluation import Completion
+from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own, written_tokens
+from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import END, PAD, STUDENT, TOKENIZER, make_config, with_section
 
 
@@ -91,19 +91,22 @@ def test_a_process_alone_judges_every_row_itself(folder):
 def test_another_reward_is_asked_for_every_completion(folder):
     asked = []
 
-    def reward(config, record, text, tokens):
-        asked.append((record.id, text, tokens))
+    def reward(config, record, completion, verdict):
+        asked.append((record.id, completion.text, written_tokens(completion)))
         return 0.5, {"mine": 0.5}
 
     ((one, _),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, ""), reward)
-    assert (one.reward, one.parts) == (0.5, {"mine": 0.5})
+    assert (one.reward, one.parts) == (
+        0.5,
+        {"mine": 0.5, "correct": 1.0, "well_formed": 1.0},
+    )
     assert asked == [("r/1", GOOD, len(TOKENIZER.encode(GOOD))), ("r/1", "", 0)]
 
 
 def test_reward_falls_by_one_over_the_buffer(folder):
     config = make_config(folder, "--rollout.max-new-tokens=100", "--policy.overlong-buffer=20")
     sizes = 0, 80, 85, 90, 100
-    judged = [[Completion("", size, End.EOS, 1.0, {"outcome": 1.0}) for size in sizes]]
+    judged = [[JudgedCompletion("", size, End.EOS, 1.0, {"outcome": 1.0}) for size in sizes]]
     ((*earned,),) = add_overlong(config, judged)
     np.testing.assert_allclose([one.reward for one in earned], [1, 1, 0.75, 0.5, 0], atol=1e-6)
     assert earned[3].parts == {"outcome": 1.0, "overlong": -0.5}
