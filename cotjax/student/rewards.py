@@ -75,7 +75,10 @@ class UserReward:
         if taken:
             needs = f'"{taken[0]}" is a part that every completion has. Give yours another name.'
             raise self.own.refuse(gave, needs, record.id)
-        parts = {name: self.own.number(one, needs, record.id) for name, one in gave.items()}
+        try:
+            parts = {name: self.own.number(one, needs) for name, one in gave.items()}
+        except PluginError as error:  # shown with its name
+            raise self.own.refuse(gave, needs, record.id) from error
         if "reward" in parts:
             return parts.pop("reward"), parts
         return sum(parts.values()), parts

@@ -1,4 +1,4 @@
-"""A user's own records: by an object, a function or a class; small ones checked, large ones lazy."""
+"""A user's own records: by an object or a function; few are checked at once, many one by one."""
 
 import pathlib
 import pickle
