@@ -1,33 +1,28 @@
-"""`python -m cotjax.cache_logits --config FILE --out DIR`: teachers' top-K logits on disk.
+"""Teachers' top-K logits on disk: `cotjax cache-logits --config FILE --out DIR`.
 
-Further flags are config keys, as for `cotjax.train`; train with the same ones and
+Further flags are config keys, as for `cotjax train`; train with the same ones and
 `--teachers.cache DIR`. A cache that was begun is continued.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from cotjax import config as configs
+from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.startup import set_up, use_large_pages
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a cache and says what it holds; 0 if it worked, 2 if the input was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cotjax.cache_logits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Command("cache-logits", __doc__, usage="--out DIR [--KEY VALUE …]", takes_keys=True)
+    parser.add_argument(
+        "--out", metavar="DIR", type=pathlib.Path, required=True, help="folder of the cache"
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the cache")
-    known, rest = parser.parse_known_args(argv)
-    try:
-        print(write_cache(known.out, ["--stage=distill", *rest]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    known, rest = parser.parse(argv)
+    print(write_cache(known.out, ["--stage=distill", *rest]))
     return 0
 
 

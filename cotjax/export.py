@@ -1,9 +1,8 @@
-"""`python -m cotjax.export --checkpoint runs/NAME --out DIR`: a student as a Hugging Face folder.
+"""A student as a Hugging Face folder: `cotjax export --checkpoint runs/NAME --out DIR`.
 
 transformers and vLLM load and generate from it; `--model.path DIR` continues from it.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -11,32 +10,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotjax import config as configs
+from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports and says what was written; 0 if it worked, 2 if the input was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cotjax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Command("export", __doc__, usage="--checkpoint RUN --out DIR")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="RUN",
+        required=True,
+        help="run folder, one of its checkpoints/STEP, or a model",
     )
     parser.add_argument(
-        "--checkpoint", required=True, help="run folder, one of its checkpoints/STEP, or a model"
+        "--out", metavar="DIR", required=True, help="folder to write; must be new or empty"
     )
-    parser.add_argument("--out", required=True, help="folder to write; must be new or empty")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="", help="default: as trained"
     )
     parser.add_argument(
         "--adapter", action="store_true", help="of a LoRA run, only the adapter, as PEFT loads it"
     )
-    args = parser.parse_args(argv)
-    try:
-        step, size = export(args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args, _ = parser.parse(argv)
+    step, size = export(args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter)
     origin = args.checkpoint if step is None else f"{args.checkpoint}, step {step}"
     print(f"Wrote {args.out}: {size / 1e6:.2f} million parameters of {origin}.")
     loader = "peft.AutoPeftModel" if args.adapter else "transformers.AutoModel"

@@ -1,39 +1,34 @@
-"""`python -m cotjax.rationales --out FILE.jsonl`: a teacher's solutions, kept where they are right.
+"""A teacher's solutions, kept where they are right: `cotjax rationales --out FILE`.
 
-Every flag of `cotjax.train` may be given; those of the section [rationales] choose who writes:
+Every flag of `cotjax train` may be given; those of the section [rationales] choose who writes:
 
     data     the solutions of the data itself
     model    the student's own kind: model.path, by the rollout engine
-    server   any OpenAI-compatible server (rationales.url), whose answers are cached on disk
+    server   any OpenAI-compatible server (rationales.url); answers are kept
 
 The file has GSM8K's layout, so `--data.source=jsonl --data.path=FILE.jsonl` reads it.
 """
 
-import argparse
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from cotjax import config as configs
+from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.startup import set_up
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the file and says what was kept; 0 if it worked, 1 if some are missing, 2 if not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cotjax.rationales",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Command("rationales", __doc__, usage="--out FILE [--KEY VALUE …]", takes_keys=True)
+    parser.add_argument(
+        "--out", metavar="FILE", required=True, type=pathlib.Path, help="JSONL file to write"
     )
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="JSONL file to write")
-    known, rest = parser.parse_known_args(argv)
-    try:
-        counts = write_rationales(known.out, rest)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    known, rest = parser.parse(argv)
+    counts = write_rationales(known.out, rest)
     print(f"{known.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["unanswered"]:
         print(

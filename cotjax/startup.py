@@ -28,9 +28,10 @@ _FROM_CACHE = "/jax/compilation_cache/cache_hits"
 
 
 def set_up() -> None:
-    """Both of the below; call before JAX is imported."""
-    keep_programs()
-    compile_soon()
+    """Both of the below; where JAX is imported already, as in a notebook, its settings stand."""
+    if "jax" not in sys.modules:
+        keep_programs()
+        compile_soon()
 
 
 def compile_soon() -> None:

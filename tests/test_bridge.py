@@ -17,10 +17,10 @@ from cotjax import config as configs
 from cotjax import evaluate, export, train
 from cotjax.errors import InputError
 from cotjax.stages import bridge
-from cotjax.student import mining
 from cotjax.stages.policy import PolicyStage
 from cotjax.stages.supervised import SupervisedStage
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from cotjax.student import mining
+from tests.tiny import flags, write_sevens, write_student
 
 NAMES = ["1-reconstruct", "2-grpo", "3-rewrite"]
 BASE = {
@@ -73,7 +73,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    keep_compiled_programs()
     world = World(tmp_path_factory.mktemp("bridge"))
     status, world.shown = world.train("whole")
     assert status == 0
@@ -178,7 +177,7 @@ def test_a_bridge_killed_inside_any_stage_resumes_to_the_same_numbers(world, pla
     name = f"killed-{place}"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *where, method, str(number), *world.argv(name)],
-        env=keep_compiled_programs() | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

@@ -11,13 +11,13 @@ import sys
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cotjax import train
 from cotjax import cache_logits as teach
+from cotjax import train
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from tests.test_train import assert_same_run, lines
-from tests.tiny import flags, keep_compiled_programs, make_model, write_sevens, write_student
+from tests.tiny import flags, make_model, write_sevens, write_student
 
 SHAPES = {
     "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
@@ -80,7 +80,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    keep_compiled_programs()
     return World(tmp_path_factory.mktemp("distill-run"))
 
 
@@ -88,9 +87,7 @@ def test_a_process_killed_in_mid_hand_over_resumes_to_the_same_run(world):
     status, _ = world.train(world.flags("whole", *ADAPTIVE))
     assert status == 0
     argv = world.flags("killed", *ADAPTIVE)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *argv], env=keep_compiled_programs(), capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, *argv], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     killed = world.folder / "runs" / "killed"
     last = lines(killed / "metrics.jsonl")[-1]
@@ -110,8 +107,12 @@ def refused(world, capsys, argv, *words):
 
 
 def test_weights_that_do_not_sum_to_1(world, capsys):
-    argv = world.flags("weights", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "1")
-    refused(world, capsys, argv, "curriculum.teacher-weights = [0.5, 1.0]", "sum to 1.5", "sum to 1.")
+    argv = world.flags(
+        "weights", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "1"
+    )
+    refused(
+        world, capsys, argv, "curriculum.teacher-weights = [0.5, 1.0]", "sum to 1.5", "sum to 1."
+    )
 
 
 def test_more_stages_than_examples(world, capsys):

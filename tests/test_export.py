@@ -16,7 +16,7 @@ from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.policy import Policy
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.update import init_state
-from tests.models.test_huggingface import assert_same_model, make_model
+from tests.models.formats.test_huggingface import assert_same_model, make_model
 from tests.models.test_parity import needs_torch
 
 

@@ -18,12 +18,11 @@ from tests.rollout.test_engine import (
     SETTINGS,
     assert_same_completions,
 )
-from tests.tiny import keep_compiled_programs, write_student
+from tests.tiny import write_student
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    keep_compiled_programs()
     return write_student(tmp_path_factory.mktemp("generate"))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cotjax import train
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from tests.tiny import flags, write_sevens, write_student
 
 STAGES = {
     "reconstruct": ["--batch.size=8", "--batch.sequence-length=96"],
@@ -33,7 +33,7 @@ class World:
     """Runs of one student on one file."""
 
     def __init__(self, folder):
-        self.runs, self.environment = folder / "runs", keep_compiled_programs()
+        self.runs, self.environment = folder / "runs", dict(os.environ)
         self.student = write_student(folder / "student")
         self.data = write_sevens(folder / "sevens.jsonl")
         self.teachers = folder / "teachers"

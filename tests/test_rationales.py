@@ -14,15 +14,14 @@ from cotjax import rationales
 from cotjax.cot import answers_equal, gold_answer, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.sources import read_records
-from tests.data.test_chat_server import good, serve
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from tests.teachers.test_chat_client import good, serve
+from tests.tiny import flags, write_sevens, write_student
 
 RIGHT = "Thinking.\nStep 1: 7*1\n=7\nStep 2: so 7\nAnswer: 7"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("rationales")
     write_student(folder / "student")
     write_sevens(folder / "sevens.jsonl")
@@ -119,8 +118,16 @@ def test_a_real_server_running_smollm2(folder, tmp_path):
             except OSError:
                 time.sleep(0.5)
         cache = tmp_path / "cache.jsonl"
-        more = "--rationales.writer=server", f"--rationales.url={url}", f"--rationales.cache={cache}"
-        more += "--rationales.questions=2", "--rationales.max-new-tokens=64", "--rationales.temperature=0"
+        more = (
+            "--rationales.writer=server",
+            f"--rationales.url={url}",
+            f"--rationales.cache={cache}",
+        )
+        more += (
+            "--rationales.questions=2",
+            "--rationales.max-new-tokens=64",
+            "--rationales.temperature=0",
+        )
         status, _ = write(folder, tmp_path / "out.jsonl", *more)
         assert status == 0
         answers = [json.loads(line)["answer"] for line in cache.read_text().splitlines()]

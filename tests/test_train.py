@@ -21,7 +21,7 @@ from cotjax.stages.policy import PolicyStage
 from cotjax.stages.rewrite import RewriteStage
 from cotjax.stages.supervised import SupervisedStage
 from cotjax.training.checkpoint import Checkpoints
-from tests.tiny import SHAPE, flags, keep_compiled_programs, write_sevens, write_student
+from tests.tiny import SHAPE, flags, write_sevens, write_student
 
 STEPS = 4
 STAGES = {
@@ -85,7 +85,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    keep_compiled_programs()
     return World(tmp_path_factory.mktemp("train"))
 
 
@@ -253,9 +252,7 @@ train.main(sys.argv[1:])
 def test_a_killed_process_resumes_to_the_same_run(world):
     run, _ = world.run("grpo")
     argv = world.flags("grpo", "killed")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *argv], env=keep_compiled_programs(), capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, *argv], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     killed = run.with_name("killed")
     assert lines(killed / "metrics.jsonl")[-1]["step"] == 2

@@ -125,10 +125,10 @@ def flags(student, data, output, name, *more):
     return [*(flag for flag in small if own.reads_key(key(flag))), *more]
 
 
-def make_config(folder, *more):
+def make_config(folder, *more, tool=""):
     """The config of a small run on `write_student` and `write_sevens`, made in a folder."""
     student, data = folder / "student", folder / "sevens.jsonl"
     if not data.exists():
         write_student(student)
         write_sevens(data)
-    return load(flags(student, data, folder / "runs", "run", *more))
+    return load(flags(student, data, folder / "runs", "run", *more), tool=tool)

@@ -12,6 +12,7 @@ Example:
 
 from cotjax.config.checks import teacher_mistakes as teacher_mistakes
 from cotjax.config.checks import validate as validate
+from cotjax.config.loading import change as change
 from cotjax.config.loading import from_table as from_table
 from cotjax.config.loading import load as load
 from cotjax.config.loading import to_toml as to_toml

@@ -4,15 +4,15 @@ import dataclasses
 import datetime
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import tomli_w
-import tyro
 
 from cotjax.config.checks import validate
+from cotjax.config.flags import read_flags
 from cotjax.config.plugins import check_plugins
-from cotjax.config.reading import keys_of, merge, overlay, read_toml, unknown
+from cotjax.config.reading import keys_of, merge, overlay, read_toml
 from cotjax.config.reference import ARGUMENTS, name_of
 from cotjax.config.stages import check_reads, defaults_of, stage_class, stage_configs, with_entries
 from cotjax.config.whole import KEYS, Config
@@ -23,21 +23,16 @@ OWN = ("stage", "name", "output", "resume", "stages")
 FLAGS = "the command line"
 
 
-@dataclass(frozen=True)
-class _CommandLine:
-    """Train a student. Defaults below are those of the stage and file that you name."""
-
-    run: Annotated[Config, tyro.conf.arg(name="")]
-    config: str = ""  # TOML file to read before the flags.
-
-
 def load(argv: Sequence[str] | None = None, *, tool: str = "") -> Config:
     """Resolves the stage's defaults, a TOML file and the flags into one checked config.
 
         stage's defaults  <  --config FILE  <  flags
 
+    A run that is resumed by its name alone, without a stage or a file, goes on with the settings
+    in its own folder.
+
     Args:
-      argv: flags such as `["--stage=grpo", "--rollout.group-size", "8"]`, with - or _;
+      argv: flags such as `["--stage=grpo", "--rollout.group-size", "8"]`, see `read_flags`;
         None reads the process's own. `--config FILE` names the TOML file.
       tool: a section that the caller reads beside the stage's.
 
@@ -47,32 +42,35 @@ def load(argv: Sequence[str] | None = None, *, tool: str = "") -> Config:
     Raises:
       InputError: the file cannot be read, an unknown key or a wrong type, a value out of range, or
         a setting that the stage does not read.
-      SystemExit: a flag of the wrong type (tyro prints it).
     """
-    argv = sys.argv[1:] if argv is None else argv
-    given = _given(argv)
-    path = _value(argv, "config")
+    config, table, flags, path = _read(sys.argv[1:] if argv is None else argv)
+    return _finish(config, table, flags, FLAGS, path, tool=tool)
+
+
+def unchecked(argv: Sequence[str]) -> Config:
+    """The same settings without a check of what must be there, as `--help` shows them.
+
+    Raises:
+      InputError: the file cannot be read, an unknown key or a wrong type.
+    """
+    config, table, flags, _ = _read(argv)
+    return _spread(config, table, flags)
+
+
+def _read(argv: Sequence[str]) -> tuple[Config, dict[str, Any], dict[str, Any], str]:
+    """(the config of a file and flags, the file's table, the flags' table, the file's path)."""
+    path, flags = read_flags(argv)
+    stage = flags.get("stage")
+    if flags.get("resume") and not path and stage is None:
+        own = Path(flags.get("output", Config.output), flags.get("name", ""), "config.toml")
+        path = str(own) if own.is_file() else ""
     table = read_toml(path) if path else {}
-    stage = _value(argv, "stage")
+    base = _start(table, stage, path)
     if stage and "stages" in table and not stage_class(stage).entries:
         raise InputError(
             f"--stage={stage}: {path} lists its own [[stages]]. Leave --stage out, or the list."
         )
-    base = _start(table, stage, path)
-    flags = [flag for flag in argv if not _names(flag, "config")] if path else list(argv)
-    if path:
-        at = next(i for i, flag in enumerate(argv) if _names(flag, "config"))
-        skipped = {at} if "=" in argv[at] else {at, at + 1}
-        flags = [flag for i, flag in enumerate(argv) if i not in skipped]
-    parsed = tyro.cli(
-        _CommandLine,
-        args=flags,
-        default=_CommandLine(run=base, config=path),
-        prog="python -m cotjax.train",
-    ).run
-    above = _picked(parsed, given)
-    parsed = merge(parsed, above, FLAGS)  # tyro takes any word where a reference may stand
-    return _finish(parsed, table, above, path or FLAGS, tool=tool)
+    return merge(base, flags, FLAGS), table, flags, path
 
 
 def from_table(table: dict[str, Any], where: str, *, tool: str = "") -> Config:
@@ -86,9 +84,23 @@ def from_table(table: dict[str, Any], where: str, *, tool: str = "") -> Config:
     Raises:
       InputError: see `load`.
     """
-    config = _finish(_start(table, None, where), table, {}, where, tool=tool)
+    config = _finish(_start(table, None, where), table, {}, "", where, tool=tool)
     check_plugins(config, given=False)
     return config
+
+
+def change(config: Config, table: dict[str, Any], where: str) -> Config:
+    """A config with a nested table over it, checked again; in a list, over every stage.
+
+    Args:
+      config: stays as it is.
+      table: as a file has it; may hold objects for keys that take references.
+      where: it came from, for errors.
+
+    Raises:
+      InputError: see `load`.
+    """
+    return _finish(merge(config, table, where), {}, table, where, "", tool="")
 
 
 def with_objects(config: Config, **objects: Any) -> Config:
@@ -114,7 +126,7 @@ def with_objects(config: Config, **objects: Any) -> Config:
             table.setdefault(section, {})[last] = value
     if not table:
         return config
-    config = _finish(merge(config, table, where), {}, table, where, tool="")
+    config = change(config, table, where)
     check_plugins(config)
     return config
 
@@ -128,16 +140,28 @@ def _start(table: dict[str, Any], stage: Any, path: str) -> Config:
 
 
 def _finish(
-    config: Config, table: dict[str, Any], above: dict[str, Any], where: str, *, tool: str
+    config: Config,
+    table: dict[str, Any],
+    above: dict[str, Any],
+    where_above: str,
+    where: str,
+    *,
+    tool: str,
 ) -> Config:
-    """Checks everything that is known only when all of it is there."""
+    """Checks everything that is known only when all of it is there: a table, and what came above.
+
+    Args:
+      config: with both in it.
+      table: of a file, or of a call.
+      above: what was set over the table.
+      where_above: that came from.
+      where: the table came from.
+      tool: see `load`.
+    """
     given = [key for key in keys_of(table) if key.split(".")[0] not in (tool, *OWN)]
     flags = [key for key in keys_of(above) if key.split(".")[0] not in (tool, *OWN)]
     if "stages" in table or config.stages:
-        shared = {key: value for key, value in table.items() if key not in OWN}
-        shared = overlay(stage_class(config.stage).defaults, shared)
-        over = {key: value for key, value in above.items() if key not in OWN}
-        config = dataclasses.replace(config, stages=with_entries(config.stages, shared, over))
+        config = _spread(config, table, above)
         stages = [own.stage for _, own in stage_configs(config)]
         for entry in config.stages:
             own = [key for key in keys_of(entry) if key not in ("stage", "name")]
@@ -145,7 +169,7 @@ def _finish(
     else:
         stages = [config.stage]
     check_reads(given, stages, where)
-    check_reads(flags, stages, FLAGS)
+    check_reads(flags, stages, where_above)
     validate(config)
     if config.stages:
         for name, own in stage_configs(config):
@@ -158,6 +182,16 @@ def _finish(
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     stage = config.stage if isinstance(config.stage, str) else stage_class(config.stage).name
     return dataclasses.replace(config, name=f"{stage.rpartition(':')[2]}-{time}")
+
+
+def _spread(config: Config, table: dict[str, Any], above: dict[str, Any]) -> Config:
+    """A list of stages with the settings for all of them in each entry; see `with_entries`."""
+    if not config.stages:
+        return config
+    shared = {key: value for key, value in table.items() if key not in OWN}
+    shared = overlay(stage_class(config.stage).defaults, shared)
+    over = {key: value for key, value in above.items() if key not in OWN}
+    return dataclasses.replace(config, stages=with_entries(config.stages, shared, over))
 
 
 def to_toml(config: Config) -> str:
@@ -182,44 +216,6 @@ def _plain(key: str, value: Any) -> Any:
     if isinstance(value, list | tuple) and key not in ARGUMENTS.values():
         return [_plain("", one) for one in value]
     return value if isinstance(value, str | int | float | bool) else name_of(value)
-
-
-def _given(argv: Sequence[str]) -> list[str]:
-    """The keys that flags set.
-
-    Raises:
-      InputError: a flag that is no key; names the nearest.
-    """
-    keys = []
-    for flag in argv:
-        if not flag.startswith("--"):
-            continue
-        key = flag[2:].partition("=")[0].replace("-", "_")
-        head, dot, last = key.rpartition(".")
-        positive = f"{head}{dot}{last.removeprefix('no_')}"
-        if key == "config":
-            continue
-        if key not in KEYS and positive not in KEYS:
-            raise InputError(f"--{key.replace('_', '-')}: {unknown(key)}")
-        keys.append(key if key in KEYS else positive)
-    return keys
-
-
-def _names(flag: str, key: str) -> bool:
-    return flag == f"--{key}" or flag.startswith(f"--{key}=")
-
-
-def _value(argv: Sequence[str], key: str) -> str:
-    """The value of a flag; empty if it is not given."""
-    for number, flag in enumerate(argv):
-        if _names(flag, key):
-            name, equals, value = flag.partition("=")
-            if equals:
-                return value
-            if number + 1 < len(argv):
-                return argv[number + 1]
-            raise InputError(f"{name}: needs a value.")
-    return ""
 
 
 def _picked(config: Config, keys: Sequence[str]) -> dict[str, Any]:

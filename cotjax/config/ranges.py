@@ -1,13 +1,9 @@
 """The values that settings may take: ranges of numbers, names, and references to a user's code."""
 
-import json
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-
-import tyro
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,8 @@ AxisSize = Annotated[
 class Named:
     """What a key names: something built in, or a user's own object.
 
+    The value is a name, "package.module:name", "./file.py:name", or (from Python) the object.
+
     Attributes:
       known: the built-in names.
       takes: what a user's object is, as its signature.
@@ -58,35 +56,8 @@ class Named:
     lists: bool = False
 
 
-# A name, "package.module:name", "./file.py:name", or (from Python) the object itself.
-_WORD = tyro.conf.arg(constructor=str, metavar="NAME|MODULE:NAME")
-
-
-def _table(words: list[str]) -> dict[str, Any]:
-    """A table as one flag has it, in TOML: `{ cap = 2.0 }`."""
-    try:
-        table = tomllib.loads(f"table = {words[0]}")["table"]
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"no table in TOML ({error})") from error
-    if not isinstance(table, dict):
-        raise ValueError("no table in TOML")
-    return table
-
-
-def _inline(table: dict[str, Any]) -> list[str]:
-    return [f"{{ {', '.join(f'{name} = {json.dumps(one)}' for name, one in table.items())} }}"]
-
-
-_TABLE = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="{NAME = VALUE, …}",
-    instance_from_str=_table,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=_inline,
-)
-Table = Annotated[dict[str, Any], _TABLE]
-TextTable = Annotated[dict[str, str], _TABLE]
-
+Table = dict[str, Any]
+TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
@@ -110,24 +81,20 @@ STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
-StageName = Annotated[Any, _WORD, Named(STAGES, "a class with from_config(config, mesh)")]
+StageName = Annotated[Any, Named(STAGES, "a class with from_config(config, mesh)")]
 SourceName = Annotated[
-    Any, _WORD, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
+    Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]
-RewardName = Annotated[
-    Any, _WORD, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")
-]
+RewardName = Annotated[Any, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")]
 VerifierName = Annotated[
-    Any, _WORD, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
+    Any, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
 ]
 TermName = Annotated[
     Any,
-    _WORD,
     Named(("auto",), "(logp, logp_old, advantage, mask, **settings) -> loss [B, G, T]"),
 ]
 DifficultyName = Annotated[
     Any,
-    _WORD,
     Named((*SIGNALS, "rank_fusion"), "(Record) -> float, or (student, records) -> [n]"),
 ]
-ScheduleName = Annotated[Any, _WORD, Named(SCHEDULES, "(progress, num_teachers) -> [N]")]
+ScheduleName = Annotated[Any, Named(SCHEDULES, "(progress, num_teachers) -> [N]")]

@@ -5,7 +5,7 @@ import difflib
 import json
 import tomllib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +58,27 @@ def merge(base: Any, table: dict[str, Any], path: str, prefix: str = "") -> Any:
     return dataclasses.replace(base, **changes)
 
 
-def unknown(key: str) -> str:
-    """A sentence about a key that does not exist: its new name, or the one most like it."""
+def unknown(key: str, also: Sequence[str] = ()) -> str:
+    """A sentence about a key that does not exist: its new name, or the one most like it.
+
+    Args:
+      key: as it was written.
+      also: what is known beside the keys and sections.
+    """
     new = new_name(key)
     if new:
         return f'unknown key "{key}": it is now {new}.'
-    return f'unknown key "{key}". Did you mean "{nearest(key)}"?'
+    return f'unknown key "{key}". Did you mean "{nearest(key, (*KEYS, *SECTIONS, *also))}"?'
 
 
-def nearest(key: str) -> str:
-    """The known key most like an unknown one: alike as a whole, and in its last part."""
+def nearest(key: str, words: Iterable[str]) -> str:
+    """The word most like an unknown key: alike as a whole, and in its last part."""
 
     def likeness(known: str) -> float:
         pairs = (known, key), (known.rpartition(".")[2], key.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    return max((*KEYS, *SECTIONS), key=likeness)
+    return max(words, key=likeness)
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -128,13 +133,7 @@ def typed(key: str, value: Any, hint: Any, path: str) -> Any:
             _, inner = typing.get_args(hint)
             return {name: typed(f"{key}.{name}", one, inner, path) for name, one in value.items()}
         hint = dict
-    choices: list[Any] = []
-    types: list[type] = []
-    for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
-        while typing.get_origin(part) is typing.Annotated:
-            part = part.__origin__
-        choices += typing.get_args(part)
-        types += [part] if part in _NEEDS else []
+    types, choices = kinds(hint)
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return value
     if type(value) in types and type(value) is not dict:
@@ -146,6 +145,18 @@ def typed(key: str, value: Any, hint: Any, path: str) -> Any:
     raise InputError(
         f"{path}: {key} = {_shown(value)} ({type(value).__name__}): needs {' or '.join(needs)}."
     )
+
+
+def kinds(hint: Any) -> tuple[list[type], list[Any]]:
+    """The types that a key takes, and the values beside them; neither of a reference."""
+    types: list[type] = []
+    choices: list[Any] = []
+    for part in typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,):
+        while typing.get_origin(part) is typing.Annotated:
+            part = part.__origin__
+        choices += typing.get_args(part)
+        types += [part] if part in _NEEDS else []
+    return types, choices
 
 
 def _named(key: str, value: Any, named: Named, path: str) -> Any:

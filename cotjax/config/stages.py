@@ -115,7 +115,7 @@ def check_reads(given: Sequence[str], stages: Sequence[Any], where: str) -> None
         )
 
 
-READERS = {"python -m cotjax.rationales": ("rationales",)}
+READERS = {"cotjax rationales": ("rationales",)}
 
 
 def _trains(name: str) -> bool:
@@ -171,7 +171,7 @@ def with_entries(
     whole = []
     for entry in entries:
         own = stage_class(entry["stage"], "[[stages]]: stage") if "stage" in entry else None
-        shared, flags = (table if own is None else _read_by(own, table) for table in (below, above))
+        shared, flags = (table if own is None else read_by(own, table) for table in (below, above))
         whole.append(overlay(overlay(shared, entry), flags))
         below, above = _without_model(below), _without_model(above)
     return tuple(whole)
@@ -186,12 +186,13 @@ def _without_model(table: dict[str, Any]) -> dict[str, Any]:
 _FIRST = ("path", "init")  # of [model]: what the first stage begins from
 
 
-def _read_by(own: StageClass, table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def read_by(own: StageClass, table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a nested table that a stage reads."""
     kept: dict[str, Any] = {}
     for name, value in table.items():
         key = prefix + name
         if isinstance(value, dict) and key not in KEYS:
-            if inner := _read_by(own, value, f"{key}."):
+            if inner := read_by(own, value, f"{key}."):
                 kept[name] = inner
         elif own.reads_key(key):
             kept[name] = value

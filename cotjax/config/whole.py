@@ -4,9 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from cotjax.config.ranges import Count, Natural, StageName
 from cotjax.config.sections import (
@@ -34,7 +32,7 @@ from cotjax.config.teaching import (
 )  # fmt: skip
 
 # The settings that one entry of a list of stages gives, nested as in a file.
-Entries = Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress]
+Entries = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,12 @@ def every_setting(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, An
     for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
         value = getattr(section, name)
         yield prefix + name, hint, value
-        if dataclasses.is_dataclass(hint):  # not its value, which may be a user's object
+        if dataclasses.is_dataclass(hint):  # a user's object may be one too, but no section
             yield from every_setting(value, f"{prefix}{name}.")
 
 
-_ALL = [(key, dataclasses.is_dataclass(hint)) for key, hint, _ in every_setting(Config())]
-KEYS = tuple(key for key, is_section in _ALL if not is_section)
-SECTIONS = tuple(key for key, is_section in _ALL if is_section)
+_ALL = tuple(every_setting(Config()))
+# The type of every setting by its dotted key.
+HINTS = {key: hint for key, hint, _ in _ALL if not dataclasses.is_dataclass(hint)}
+KEYS = tuple(HINTS)
+SECTIONS = tuple(key for key, hint, _ in _ALL if dataclasses.is_dataclass(hint))

@@ -7,6 +7,7 @@
 `sharding.py` says which array is split over which axis.
 """
 
+import contextlib
 import math
 import os
 
@@ -25,9 +26,9 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
 
     Small matrix products leave cores idle; two devices of one core each do up to 1.5 times the
     work of one device of two. A model above 32 MiB has products that fill the cores, and a copy of
-    it per core would cost memory, so it gets one device. Counts above 8 rarely divide a batch. Call
-    before JAX has been used; a count that the environment sets (`JAX_NUM_CPU_DEVICES`,
-    `XLA_FLAGS`) stands.
+    it per core would cost memory, so it gets one device. Counts above 8 rarely divide a batch. A
+    count that the environment sets (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`) stands, and so do the
+    devices of a JAX that has been used, as in a notebook.
 
     Args:
       weight_bytes: size of the model's parameters.
@@ -40,7 +41,8 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     power_of_two = 1 << (min(cores or 1, 8).bit_length() - 1)
-    jax.config.update("jax_num_cpu_devices", power_of_two)
+    with contextlib.suppress(RuntimeError):  # JAX has been used: its devices are what they are
+        jax.config.update("jax_num_cpu_devices", power_of_two)
 
 
 def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, *, devices: list | None = None) -> Mesh:

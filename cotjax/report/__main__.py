@@ -1,24 +1,23 @@
-"""Command line: writes the report pages of run folders again, also of runs in progress."""
+"""Writes the page of a run again, also of one that goes on: `cotjax report runs/NAME`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotjax.errors import InputError
+from cotjax.config.command import Command, one_line_errors
 from cotjax.report.page import write_report
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes each folder's report.html and prints its path; 2 if one cannot be written."""
-    parser = argparse.ArgumentParser(prog="python -m cotjax.report", description=__doc__)
-    parser.add_argument("folder", nargs="+", type=Path, help="a run folder, such as runs/NAME")
-    try:
-        for folder in parser.parse_args(argv).folder:
-            print(write_report(folder))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    command = Command("report", __doc__, usage="RUN …")
+    command.add_argument(
+        "folder", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/NAME"
+    )
+    known, _ = command.parse(argv)
+    for folder in known.folder:
+        print(write_report(folder))
     return 0
 
 

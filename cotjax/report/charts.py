@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cotjax.report.run_folder import Run, Series
+from cotjax.report.run_folder import RunFiles, Series
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _WEIGHT = re.compile(r"teacher_\d+")  # the share of one teacher, weak to strong
 HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch
 
 
-def curves(run: Run) -> str:
+def curves(run: RunFiles) -> str:
     """HTML of one figure per metric; what is not in `CHARTS` is folded away."""
     known = {chart.metric for chart in CHARTS + MORE}
     lines = [line for line in run.metrics if line["kind"] == "train"]
@@ -123,7 +123,7 @@ def _width(steps: int) -> float:
     return max(5.0, steps / 12)
 
 
-def _figure(run: Run, chart: Chart) -> str:
+def _figure(run: RunFiles, chart: Chart) -> str:
     train, held_out = run.series(chart.metric, "train"), run.series(chart.metric, "eval")
     if chart.metric in HELD_OUT_ONLY:
         train = [], []
@@ -155,13 +155,13 @@ def _framed(title: str, unit: str, ends: str, draw: Callable[[Axes], None]) -> s
     )
 
 
-def _weights(run: Run, metrics: Sequence[str]) -> str:
+def _weights(run: RunFiles, metrics: Sequence[str]) -> str:
     """The teachers' weights one above the other, the strongest darkest and on top."""
     if not metrics:
         return ""
     series = [run.series(metric, "train") for metric in metrics]
     steps, height = series[0][0], np.zeros(len(series[0][0]))
-    names = [Path(name).name for name in run.config.get("distill", {}).get("teachers", metrics)]
+    names = [Path(name).name for name in run.config.get("teachers", {}).get("paths", metrics)]
     ends = " → ".join(dict.fromkeys((names[0], names[-1])))
 
     def draw(axes: Axes) -> None:
@@ -178,7 +178,7 @@ def _weights(run: Run, metrics: Sequence[str]) -> str:
     return _framed("Teacher weights", "", ends, draw)
 
 
-def _intervals(run: Run, chart: Chart) -> tuple[list[int], list[float], list[float]]:
+def _intervals(run: RunFiles, chart: Chart) -> tuple[list[int], list[float], list[float]]:
     """Steps, lower and upper ends of the held-out values."""
     steps, low = run.series(f"{chart.metric}_low", "eval")
     return steps, low, run.series(f"{chart.metric}_high", "eval")[1]

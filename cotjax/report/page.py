@@ -2,13 +2,14 @@
 
 import html
 import string
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cotjax.report.charts import curves
-from cotjax.report.run_folder import Run, read_run
+from cotjax.report.run_folder import RunFiles, read_run
 
 PAIRS_SHOWN = 8
 _STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
@@ -25,14 +26,14 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def render(run: Run) -> str:
+def render(run: RunFiles) -> str:
     """The whole page as HTML that loads nothing from elsewhere."""
     title = html.escape(run.name)
     stage = html.escape(run.config.get("stage", "run"))
     facts = "".join(
         f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
     )
-    missing = () if "stages" in run.result else run.notes  # a bridge's files lie in its stages
+    missing = () if "stages" in run.result else run.notes  # a list's files lie in its stages
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in missing)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -44,7 +45,7 @@ def render(run: Run) -> str:
     )
 
 
-def _settings(run: Run) -> str:
+def _settings(run: RunFiles) -> str:
     if not run.config_text:
         return ""
     return (
@@ -75,10 +76,10 @@ def _source(data: dict[str, Any]) -> str:
     return "mixture" if data.get("mixture") else data.get("source", "")
 
 
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
+def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
-    if "stages" in run.result:  # a bridge counts the steps of all its stages
+    if "stages" in run.result:  # a list counts the steps of all its stages
         yield "Steps", f"{run.result['steps']:,}"
     else:
         yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
@@ -107,11 +108,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-# The stages of a bridge.
+# The stages of a list.
 
 
-def _stages(run: Run) -> str:
-    """A bridge's held-out numbers, base first; each name leads to its stage's page."""
+def _stages(run: RunFiles) -> str:
+    """A list's held-out numbers, base first; each name leads to its stage's page."""
     stages = run.result.get("stages", [])
     rows = [row for row in ROWS if all(row.key in stage for stage in stages)]
     if not stages:
@@ -120,7 +121,8 @@ def _stages(run: Run) -> str:
     body = ""
     for stage in stages:
         name = html.escape(stage["name"])
-        link = name if stage is stages[0] else f'<a href="{name}/report.html">{name}</a>'
+        page = urllib.parse.quote(f"{stage['name']}/report.html")
+        link = name if stage is stages[0] else f'<a href="{page}">{name}</a>'
         body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
     return f"<h2>Stages</h2><table><tr><th></th>{head}</tr>{body}</table>"
 
@@ -160,7 +162,7 @@ ROWS = (
 )
 
 
-def _comparison(run: Run) -> str:
+def _comparison(run: RunFiles) -> str:
     before, after = run.result.get("before", {}), run.result.get("after", {})
     rows = [row for row in ROWS if row.key in before and row.key in after]
     if not rows:
@@ -219,7 +221,7 @@ def _span(row: Row, before: dict[str, float], after: dict[str, float]) -> str:
 # Completions.
 
 
-def _pairs(run: Run) -> str:
+def _pairs(run: RunFiles) -> str:
     """The same questions before and after, in the order of the file, so not hand-picked."""
     sides: dict[str, dict[str, dict[str, Any]]] = {"before": {}, "after": {}}
     for line in run.completions:
@@ -236,7 +238,7 @@ def _pairs(run: Run) -> str:
     return f'<h2>Completions, before and after</h2><p class="quiet">{count}.</p>{cards}'
 
 
-def _latest(run: Run) -> str:
+def _latest(run: RunFiles) -> str:
     """What the student wrote in the newest training step that kept completions."""
     lines = [line for line in run.completions if line["kind"] == "train"]
     lines = [line for line in lines if line["step"] == lines[-1]["step"]][:PAIRS_SHOWN]

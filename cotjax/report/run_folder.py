@@ -21,7 +21,7 @@ _MISSING = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """What is there, and a sentence for what is not.
 
     Attributes:
@@ -55,7 +55,7 @@ class Run:
         return max((line["step"] for line in self.metrics), default=0)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFiles:
     """Reads what a run has written so far.
 
     Raises:
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Run:
             f"{folder}: holds none of {', '.join(_MISSING)}. Name the folder of a run, runs/NAME."
         )
     config_text = texts.get("config.toml", "")
-    return Run(
+    return RunFiles(
         name=folder.resolve().name,
         config_text=config_text,
         config=tomllib.loads(config_text),

@@ -108,7 +108,7 @@ class ChatServer:
                 if error.code not in AGAIN:
                     raise InputError(
                         f"rationales.url = {self._settings.url}: {reason}. Check rationales.url, "
-                        f"teacher.model and the key in {self._settings.key_variable}."
+                        f"rationales.model and the key in {self._settings.key_variable}."
                     ) from error
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}"

@@ -67,7 +67,7 @@ class TeacherSchedule:
 
         Args:
           step: from 0.
-          progress: share of the buckets that are progress after the step's bucket, for "step".
+          progress: share of the buckets that are done after the step's bucket, for "step".
         """
         curriculum = self._curriculum
         table: dict[str, Callable[[], np.ndarray]] = {

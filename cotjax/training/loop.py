@@ -5,10 +5,11 @@ checkpoint, and every random key is folded from the seed and the step.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,7 +41,13 @@ class LoopSettings:
 
 
 def fit(
-    stage: Stage, folder: pathlib.Path, settings: LoopSettings, table: StepTable, console: Console
+    stage: Stage,
+    folder: pathlib.Path,
+    settings: LoopSettings,
+    table: StepTable,
+    console: Console,
+    *,
+    saved: Callable[[int, int], None] = lambda first_step, last_step: None,
 ) -> dict[str, Any]:
     """Trains a stage.
 
@@ -50,6 +57,8 @@ def fit(
       settings: see `LoopSettings`.
       table: prints a line per step.
       console: for everything else.
+      saved: is told the step that it began with and the newest one, at first and after each
+        checkpoint.
 
     Returns:
       `before` and `after`: the evaluations; `steps`: how many were taken in all.
@@ -71,8 +80,10 @@ def fit(
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start = latest
+    saved(start, start)
     writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
-    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state)
+    told = functools.partial(saved, start)
+    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told)
     try:
         result = run.train()
     except PluginError as error:
@@ -102,6 +113,7 @@ class _Run:
     writer: MetricsWriter
     done: int
     state: TrainState
+    saved: Callable[[int], None]
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def train(self) -> dict[str, Any]:
@@ -126,6 +138,7 @@ class _Run:
         """Saves the last completed step, unless that is done or nothing was trained."""
         if self.done and self.checkpoints.latest() != self.done:
             self.checkpoints.save(self.done, self.state, self.place)
+            self.saved(self.done)
 
     def _is_due(self) -> bool:
         """Whether the last completed step is evaluated, in the middle of the run."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cotjax.curriculum.buckets import BucketRows, pack, bucket_pools, bucket_starts
+from cotjax.curriculum.buckets import BucketRows, bucket_pools, bucket_starts
 
 BUCKET = np.array([1, 0, 2, 0, 1, 2])
 
@@ -49,7 +49,7 @@ def test_each_pass_has_every_example_once_in_another_order():
     assert passes[0] != rows([np.arange(50)], seed=1).take(0, 50)
 
 
-def test_replay_draws_from_earlier_stages_only():
+def test_replay_draws_from_earlier_buckets_only():
     stream = rows([np.arange(100), np.arange(100, 200), np.arange(200, 300)], replay=0.4)
     assert max(stream.take(0, 100)) < 100
     drawn = np.array(stream.take(1, 2000))
@@ -81,8 +81,3 @@ def test_nothing_is_lost_between_batches_and_a_stream_resumes():
     again = rows([np.arange(6)])
     again.set_state(stream.get_state())
     assert again.next_rows(0)[1] == stream.next_rows(0)[1]
-
-
-def test_examples_that_fit_nowhere_are_left_out():
-    _, spans = pack([(i, example(i)) for i in range(6)], rows=1, length=7)
-    assert [span.example for span in spans] == [0, 1]

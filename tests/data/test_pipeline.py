@@ -6,16 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from cotjax.data.curriculum import Curriculum
 from cotjax.data.pipeline import prompt_batches, supervised_batches
-from cotjax.data.sources import Mixture
+from cotjax.data.sources import Mixture, OneSource
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
 LENGTH = 12
 
 
-class Numbers:
+class Numbers(OneSource):
     """Record i asks "i"; its example has 1 + i % 5 tokens, all of them i + 1."""
 
     def __init__(self, size):
@@ -308,7 +307,7 @@ def test_more_widths_than_tokens():
         widths_of(5)
 
 
-# Mixtures and curricula.
+# Mixtures.
 
 
 class Named(Numbers):
@@ -337,66 +336,3 @@ def test_a_mixture_draws_by_weight_and_each_source_in_epochs():
     assert sorted(set(asked) - set(small)) == list(range(50, 80))
     window = [sum(number < 50 for number in asked[i : i + 8]) for i in range(0, 160, 8)]
     assert set(window) == {2}  # the weights hold in every stretch, not only in the mean
-
-
-BUCKETS = np.arange(20) // 5
-
-
-def test_a_bucket_is_drawn_from_alone_until_the_stage_advances():
-    stream = stream_of(Curriculum(Numbers(20), BUCKETS))
-    assert (stream.bucket, stream.num_buckets) == (0, 4)
-    assert set(questions(stream, 5)) == set(range(5))
-    stream.advance(2)
-    assert stream.bucket == 2 and set(questions(stream, 5)) == set(range(10, 15))
-    with pytest.raises(InputError, match="bucket 4: there are 0 to 3"):
-        stream.advance(4)
-
-
-def test_cumulative_stages_keep_what_came_before():
-    stream = stream_of(Curriculum(Numbers(20), BUCKETS, "cumulative"))
-    stream.advance(1)
-    assert sorted(questions(stream, 5)) == sorted(list(range(10)) * 2)
-
-
-def test_replay_draws_its_share_from_earlier_buckets():
-    stream = stream_of(Curriculum(Numbers(20), BUCKETS, replay=0.25))
-    assert set(questions(stream, 5)) == set(range(5))
-    stream.advance(2)
-    asked = questions(stream, 20)
-    assert sum(number < 10 for number in asked) == 20
-    assert set(asked) == set(range(15))
-
-
-@pytest.mark.parametrize("make", ["rows", "prompts"])
-def test_the_bucket_and_each_bucket_s_place_are_in_the_state(make):
-    def open_stream():
-        source = Curriculum(Numbers(20), BUCKETS)
-        if make == "prompts":
-            return stream_of(source)
-        return supervised_batches(source, encode_row, seed=0, batch_size=2, sequence_length=LENGTH)
-
-    first = open_stream()
-    start = [next(first) for _ in range(3)]
-    first.advance(1)
-    next(first)
-    state = json.loads(json.dumps(first.get_state()))
-    expected = [next(first) for _ in range(3)]
-    first.advance(0)  # goes on where bucket 0 was left
-    expected += [next(first) for _ in range(3)]
-    second = open_stream()
-    second.set_state(state)
-    assert second.bucket == 1
-    found = [next(second) for _ in range(3)]
-    second.advance(0)
-    found += [next(second) for _ in range(3)]
-    assert all(map(same, expected, found))
-    unbroken = open_stream()
-    assert all(map(same, start + expected[3:], [next(unbroken) for _ in range(6)]))
-
-
-@pytest.mark.parametrize(
-    ("buckets", "replay"), [([0] * 19, 0), ([0] * 19 + [2], 0), (BUCKETS, 1.0), (BUCKETS, -0.1)]
-)
-def test_a_curriculum_that_cannot_serve_says_why(buckets, replay):
-    with pytest.raises(InputError, match="curriculum: "):
-        Curriculum(Numbers(20), np.asarray(buckets), replay=replay)

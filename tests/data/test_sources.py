@@ -5,33 +5,15 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cotjax.config import load
 from cotjax.cot import answers_equal, gold_answer, parse_rationale
 from cotjax.data.layouts import RecordReader
-from cotjax.data.splits import open_split
 from cotjax.data.problems import ProblemSource
-from cotjax.data.sources import Mixture, parse_mixture, read_records
+from cotjax.data.sources import Mixture, RecordList, Subset, parse_mixture, read_records
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
-
-READER = RecordReader(gold_answer, parse_rationale, answers_equal)
-ROWS = [
-    {"question": f"{i} and 1?", "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
-    for i in range(6)
-]
-BRIDGE = {
-    "input": "Question: How many?",
-    "target": "Thinking…\nFirst, add.\n\nStep 1: Add \\[ 1+1 = 2 \\]\nStep 2: so 2\n\nAnswer: 2",
-}
-FAILURE = {
-    "idx": 3,
-    "question": "How many?",
-    "gold_answer": "2",
-    "teacher_cot": BRIDGE["target"],
-    "response": "Step 1: 3\n\nFinal Answer: 3",
-}
+from tests.data.test_layouts import FAILURE, READER, ROWS
 
 
 def needs(package):
@@ -141,48 +123,6 @@ def test_reasoning_gym_makes_its_problems_from_the_seed():
         read_records("no_such", gym, source="reasoning_gym")
 
 
-# Layouts.
-
-
-def record_of(row, **settings):
-    reader = RecordReader(gold_answer, parse_rationale, answers_equal, **settings)
-    return reader.record(row, "file:1")
-
-
-@pytest.mark.parametrize("row", [BRIDGE, FAILURE], ids=["bridge", "failures"])
-def test_rationales_become_thinking_steps_and_answer(row):
-    assert record_of(row) == Record(
-        "file:1", "How many?", "2", ("Add \\[ 1+1 = 2 \\]", "so 2"), 2, thinking="First, add."
-    )
-
-
-def test_calculator_marks_go_or_stay():
-    assert record_of(ROWS[1]).steps == ("1+1 = 2",)
-    assert record_of(ROWS[1], keep_calculator=True).steps == ("1+1 = <<1+1=2>>2",)
-
-
-def test_a_teacher_that_is_wrong_is_refused_unless_told_otherwise():
-    wrong = FAILURE | {"gold_answer": "3"}
-    with pytest.raises(InputError, match="rationale's answer is 2, the gold answer 3"):
-        record_of(wrong)
-    assert record_of(wrong, filter_teacher=False).answer == "3"
-    assert record_of(FAILURE | {"gold_answer": "2.00"}).answer == "2"
-
-
-@pytest.mark.parametrize(
-    ("row", "complaint"),
-    [
-        (BRIDGE | {"target": "no answer"}, 'file:1: "target" has no line "Answer: <number>"'),
-        (FAILURE | {"gold_answer": "two"}, 'file:1: "gold_answer" = "two" is no number'),
-        (FAILURE | {"teacher_cot": "Answer: 2"}, "file:1: the rationale has no steps"),
-        (FAILURE | {"gold_answer": 2}, 'file:1: needs a text under "gold_answer"'),
-    ],
-)
-def test_a_row_that_cannot_serve_says_why(row, complaint):
-    with pytest.raises(InputError, match=complaint):
-        record_of(row)
-
-
 def test_what_is_skipped_is_counted(tmp_path, capsys):
     write_jsonl(tmp_path / "rows.jsonl", [FAILURE, FAILURE | {"gold_answer": "3"}, FAILURE])
     kept = read_records(str(tmp_path / "rows.jsonl"), READER, on_bad_record="skip")
@@ -218,21 +158,36 @@ def test_nothing_to_draw_is_an_error(weights):
         Mixture((), ())
 
 
-def split(*flags):
-    return open_split(load([*flags, "--eval.problems=2"]), READER, lambda records, path: records)
+# What a stage may ask of a source.
 
 
-def test_a_run_opens_its_mixture(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    write_jsonl(path, ROWS)
-    train, held_out = split(f"--data.mixture=problems=1, jsonl:{path}=3")
-    assert isinstance(train, Mixture) and train.weights == (1, 3) and len(train.sources[1]) == 6
-    assert [record.id for record in held_out] == ["problems/test/0/0", "problems/test/0/1"]
-    _, held_out = split(f"--data.mixture=jsonl:{path}=3", f"--data.eval-path={path}")
-    assert [record.id for record in held_out] == ["rows.jsonl:1", "rows.jsonl:2"]
-    with pytest.raises(InputError, match="Set data.eval_path"):
-        split(f"--data.mixture=jsonl:{path}=3")
-    with pytest.raises(InputError, match='source "nowhere" is unknown'):
-        split("--data.mixture=nowhere:x=3")
-    with pytest.raises(InputError, match="Leave data.path or data.mixture empty"):
-        split("--data.mixture=problems=3", "--data.path=x")
+def problems():
+    return ProblemSource("train", 0, 2, 3)
+
+
+def test_a_part_has_the_chosen_records_in_their_order():
+    listed = RecordList(problems()[index] for index in range(6))
+    for source in (listed, problems(), Subset(problems(), np.arange(6))):
+        part = source.part([4, 1])
+        assert len(part) == 2 and [part[0], part[1]] == [source[4], source[1]]
+        assert [one for one, _ in source.parts] == [source] and part.part([1])[0] == source[1]
+
+
+def test_records_of_a_file_are_checked_and_those_that_are_made_are_not():
+    listed = RecordList(problems()[index] for index in range(6))
+    assert listed.checked(lambda records: records[::2]) == listed[::2]
+
+    def never(records):
+        raise AssertionError("there are too many to look at")
+
+    endless = problems()
+    assert endless.checked(never) is endless
+
+
+def test_a_mixture_has_its_sources_as_parts_and_numbers_them_one_after_the_other():
+    one, other = (RecordList(problems()[index] for index in part) for part in (range(2), range(3)))
+    mixture = Mixture((one, other), (1.0, 3.0))
+    assert mixture.parts == ((one, 1.0), (other, 3.0)) and len(mixture) == 5
+    assert [mixture[index] for index in range(5)] == [*one, *other]
+    with pytest.raises(IndexError):
+        mixture[5]

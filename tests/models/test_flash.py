@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cotjax.models.attention import Causal, SharedPrompt
-from cotjax.models.flash import shared_prompt_mask
 from cotjax.models.attention_scores import Scoring
+from cotjax.models.flash import shared_prompt_mask
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import placement
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cotjax.models.formats import huggingface
 from cotjax.models.attention import Causal
+from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_model
+from cotjax.models.formats.weights import named_tensors
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Transformer
-from cotjax.models.formats.weights import named_tensors
 from tests.models.make_golden import (
     CASES,
     GOLDEN,

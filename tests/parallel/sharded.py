@@ -13,12 +13,12 @@ import optax
 from cotjax.core import chunked_divergence, chunked_token_logprobs, make_objective, policy_loss
 from cotjax.core.masking import token_sum_count
 from cotjax.interfaces import ScoredGroups, TokenBatch
-from cotjax.models.lora import Lora, attach, join_adapter
+from cotjax.models.lora import Lora, attach
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import placement, shard, shard_params
-from cotjax.training.update import init_state, make_update
+from cotjax.training.update import Frozen, init_state, make_update
 from tests.tiny import make_model
 
 # Ten layers are scanned; every size can be split in eight.
@@ -49,11 +49,10 @@ def inputs():
 
 
 def losses(policy):
-    """Name -> a loss of (parameters, reference, (groups, rows)) as (sum, count, metrics)."""
+    """Name -> a loss of (all parameters, reference, (groups, rows)) as (sum, count, metrics)."""
 
     def grpo(params, reference, batch):
         groups, _ = batch
-        params = join_adapter(params, reference if policy.lora else {})
 
         def logprobs(policy, params):
             hidden = policy.completions(
@@ -95,8 +94,8 @@ def losses(policy):
     return {"grpo": grpo, "adapter": grpo, "distill": distill}
 
 
-def load_from_path(mesh, kind):
-    """(policy, what is trained, what is frozen) on a mesh."""
+def open_policy(mesh, kind):
+    """(policy, what is trained, what is frozen) on a mesh; an adapter's base is its reference."""
     policy, params = Policy.split(make_model(SHAPE))
     policy = dataclasses.replace(policy, placement=placement(mesh))
     trained, frozen = params, jax.tree.map(lambda leaf: 0.9 * leaf, params)
@@ -105,7 +104,9 @@ def load_from_path(mesh, kind):
         policy, fresh = attach(policy, params, lora, jax.random.key(0))
         # Away from its beginning, where half of its gradient is zero.
         trained, frozen = jax.tree.map(lambda leaf: leaf + 0.1, fresh), params
-    return policy, shard_params(mesh, trained), shard_params(mesh, frozen)
+    reference = shard_params(mesh, frozen)
+    base = reference if kind == "adapter" else {}
+    return policy, shard_params(mesh, trained), Frozen(base, reference)
 
 
 def whole(tree):
@@ -117,19 +118,19 @@ def whole(tree):
 
 def three_steps(mesh, kind):
     """Losses and gradient norms of three steps, the first gradient, the last parameters."""
-    policy, params, reference = load_from_path(mesh, kind)
+    policy, params, frozen = open_policy(mesh, kind)
     loss = losses(policy)[kind]
     batch = shard(mesh, inputs())
 
-    def total(params, reference, batch):
-        value, count, _ = loss(params, reference, batch)
+    def total(params, frozen, batch):
+        value, count, _ = loss(policy.join(params, frozen.base), frozen.reference, batch)
         return value / count
 
-    gradient = whole(jax.jit(jax.grad(total))(params, reference, batch))
+    gradient = whole(jax.jit(jax.grad(total))(params, frozen, batch))
     # The keys' biases have no gradient but rounding; a small eps would make steps of it.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3))
     state = init_state(params, optimizer)
-    update = make_update(loss, optimizer, state, reference)
+    update = make_update(loss, optimizer, state, frozen, join=policy.join)
     numbers = []
     for _ in range(3):
         state, metrics = update(state, [batch])

@@ -18,7 +18,7 @@ from cotjax.parallel.sharding import for_rollout, placement, shard, shard_params
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
 from tests.parallel import sharded
-from tests.tiny import keep_compiled_programs, make_model
+from tests.tiny import make_model
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 SHAPE = dataclasses.replace(sharded.SHAPE, num_layers=2, tie_embeddings=False)
@@ -52,7 +52,6 @@ def open_rollout(shape):
 @pytest.fixture(scope="module")
 def alone():
     """Completions of one device, by mode."""
-    keep_compiled_programs()
     one = open_rollout((1, 1, 1))
     return {name: jax.device_get(generate(*one, settings=MODES[name])) for name in MODES}
 

@@ -27,7 +27,7 @@ from cotjax.parallel.sharding import (
 )
 from cotjax.training.update import init_state, make_update
 from tests.parallel import sharded
-from tests.tiny import keep_compiled_programs, make_model
+from tests.tiny import make_model
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 
@@ -35,7 +35,6 @@ MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 @pytest.fixture(scope="module")
 def alone():
     """Three steps on one device, by loss."""
-    keep_compiled_programs()
     done = {}
 
     def run(kind):
@@ -89,10 +88,11 @@ def test_two_processes_of_four_devices_take_the_steps_of_one_device(alone, tmp_p
 def open_update(shape, kind="grpo"):
     """(update, state, batch) on a mesh."""
     mesh = make_mesh(*shape)
-    policy, params, reference = sharded.load_from_path(mesh, kind)
+    policy, params, frozen = sharded.open_policy(mesh, kind)
     optimizer = optax.adamw(1e-2)
     state = init_state(params, optimizer)
-    update = make_update(sharded.losses(policy)[kind], optimizer, state, reference)
+    loss = sharded.losses(policy)[kind]
+    update = make_update(loss, optimizer, state, frozen, join=policy.join)
     return update, state, shard(mesh, sharded.inputs())
 
 

@@ -9,21 +9,14 @@ import pytest
 
 from cotjax.core import divergence, mix_teachers
 from cotjax.core.curriculum import HandOver
+from cotjax.curriculum.cache_logits import cache_logits
 from cotjax.errors import InputError
-from cotjax.models.formats import huggingface
-from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.teachers import ranking as skill
-from cotjax.stages.distill import DistillLogitsStage
-from tests.tiny import keep_compiled_programs, make_config, make_model
+from cotjax.stages.distill_logits import DistillLogitsStage
+from tests.tiny import make_config, write_teachers
 
 TOKENS = 421  # of the tokenizer; the models' unembeddings have more rows
-# Unlike the student and each other in depth, width and padding of the vocabulary.
-SHAPES = {
-    "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
-    "strong": Architecture("llama", 440, 24, 2, 2, 1, 8, 32, tie_embeddings=False),
-}
 GEMMA = {"scale_embeddings": True, "offset_norms": True, "post_norms": True}
 CAPPED = Architecture(
     *("gemma2", 432, 16, 1, 2, 1, 8, 16),
@@ -36,11 +29,8 @@ CAPPED = Architecture(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("distill")
-    tokenizer = load_tokenizer(resolve("tiny"))
-    for seed, (name, shape) in enumerate((SHAPES | {"capped": CAPPED}).items()):
-        huggingface.save(make_model(shape, seed), folder / name, tokenizer=tokenizer)
+    write_teachers(folder, capped=CAPPED)
     return folder
 
 
@@ -122,11 +112,11 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, name):
 # Teachers.
 
 
-def test_each_stage_has_its_teacher_and_the_other_costs_nothing(folder):
+def test_each_bucket_has_its_teacher_and_the_other_costs_nothing(folder):
     stage = open_stage(folder)
     _, rows = run(stage)
     assert values(rows, "teacher_1", "teacher_2") == [(1, 0)] * 4 + [(0, 1)] * 4
-    assert values(rows, "data_stage") == [(1,)] * 4 + [(2,)] * 4
+    assert values(rows, "bucket") == [(1,)] * 4 + [(2,)] * 4
     assert stage.teachers.calls == [4, 4]
 
 
@@ -155,45 +145,6 @@ class count_compilations:
 
     def __exit__(self, *error):
         self._listening = False
-
-
-def test_the_order_of_skill_is_measured(folder, monkeypatch):
-    seen = []
-
-    def evaluate(student, config, mesh, params, records):
-        seen.append(len(records))
-        return {"accuracy": 0.5 / len(seen)}, []
-
-    monkeypatch.setattr(skill, "evaluate", evaluate)
-    stage = open_stage(folder, "--curriculum.ranking-problems=3")
-    (note,) = [note for note in stage.notes if "not in the order weak to strong" in note]
-    assert f"{folder / 'weak'} solves 50.0%, {folder / 'strong'} solves 25.0%" in note
-    assert seen == [3, 3] and stage.teachers.resident == set()
-
-
-def test_a_teacher_with_another_tokenizer(folder):
-    other = folder / "other"
-    if not other.exists():
-        tokenizer = load_tokenizer(resolve("tiny"))
-        huggingface.save(make_model(SHAPES["weak"]), other, tokenizer=tokenizer)
-        table = json.loads((other / "tokenizer.json").read_text())
-        vocab = table["model"]["vocab"]
-        vocab["Answer"], vocab["ĠShe"] = vocab["ĠShe"], vocab["Answer"]
-        (other / "tokenizer.json").write_text(json.dumps(table))
-    with pytest.raises(InputError, match="different tokenizers") as refused:
-        open_stage(folder, names=("other",))
-    assert str(other) in str(refused.value) and str(folder / "student") in str(refused.value)
-
-
-def test_a_teacher_that_does_not_fit(folder, monkeypatch):
-    monkeypatch.setattr("cotjax.teachers.pool.free_bytes", lambda mesh: 1000)
-    with pytest.raises(InputError, match="GiB per device, which has .* free"):
-        open_stage(folder)
-
-
-def test_more_stages_than_examples(folder):
-    with pytest.raises(InputError, match="more stages than the 16 examples"):
-        open_stage(folder, "--curriculum.buckets=17")
 
 
 # The student's own texts.
@@ -289,34 +240,14 @@ def test_pass_rate_and_rank_fusion_order_examples(folder):
     assert sorted(stage.data.bucket.tolist()) == [0] * 8 + [1] * 8
 
 
-# What teachers said, from a store.
+# What teachers said, from a cache.
 
 
-def write(folder, out, *more):
-    flags = [f"--output={folder}", "--curriculum.num-monitor=4", "--curriculum.buckets=2", "--steps=8"]
-    student = [f"--model.path={folder / 'student'}", "--data.source=jsonl"]
-    student += [f"--data.path={folder / 'sevens.jsonl'}", "--eval.problems=4", "--mesh.data=1"]
-    student += ["--seed=3", "--rollout.max-prompt-tokens=32"]
-    student += ["--batch.size=2", "--batch.sequence-length=48"]
-    return teach([str(x) for x in ("--out", out, *student, *flags, *more)])
-
-
-def teach(argv):
-    from cotjax.cache_logits import main
-
-    return main(argv)
-
-
-def test_a_store_of_all_logits_gives_the_live_loss(folder, capsys):
-    make_config(folder)  # the student and its data
-    both = [*teachers(folder, "weak", "strong"), "--teachers.top-k=421"]
+def test_a_cache_of_all_logits_gives_the_live_loss(folder):
     store = folder / "whole"
-    assert write(folder, store, *both) == 0
-    said = capsys.readouterr().out
-    assert "2 shards" in said and "K = 421" in said
+    config = open_stage(folder, "--teachers.top-k=421").config
+    assert cache_logits(config, make_mesh(1), store).shards == 2
     assert {path.stem[:5] for path in store.glob("*.json")} - {"manif"} == {"t0-b0", "t1-b1"}
-    assert write(folder, store, *both) == 0
-    assert "complete already" in capsys.readouterr().out
     live, stored = (
         run(open_stage(folder, "--teachers.top-k=421", *more), stop=5)[1]
         for more in ((), (f"--teachers.cache={store}",))

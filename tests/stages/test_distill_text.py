@@ -14,9 +14,9 @@ from cotjax.models.formats import huggingface
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel.mesh import make_mesh
 from cotjax.rationales import main as write_rationales
-from cotjax.stages import distill
+from cotjax.stages.distill import Distill
 from tests.tiny import flags as run_flags
-from tests.tiny import keep_compiled_programs, make_config
+from tests.tiny import make_config
 
 RIGHT, WRONG = "Step 1: 7*1=7\nAnswer: 7", "Answer: 3"
 
@@ -56,7 +56,6 @@ def write_speller(folder, text):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("texts")
     write_speller(folder / "right", "Answer: 7")
     write_speller(folder / "wrong", "Answer: 3")
@@ -69,7 +68,7 @@ def open_stage(folder, *more, names=("wrong", "right"), steps=8):
     flags += ["--rollout.temperature=0.2", "--rollout.max-prompt-tokens=100"]
     flags += ["--batch.size=4"]  # room for all that is written
     flags += ["--teachers.paths", *(str(folder / name) for name in names)]
-    return distill.open_stage(make_config(folder, *flags, *more), make_mesh(1))
+    return Distill.from_config(make_config(folder, *flags, *more), make_mesh(1))
 
 
 def targets(stage, step=0):
@@ -88,9 +87,9 @@ def test_a_text_is_written_in_one_tokenizer_and_learned_in_another(folder):
     stage = open_stage(folder)
     assert any(note.startswith("evaluation: keys and values take") for note in stage.notes)
     end = stage.student.tokenizer.eos_token
-    model = stage.authors.models[1]
+    model = stage.teachers.models[1]
     assert model.student.tokenizer.get_vocab() != stage.student.tokenizer.get_vocab()
-    for step in (4, 7):  # the second stage, whose teacher is right
+    for step in (4, 7):  # the second bucket, whose teacher is right
         texts, metrics = targets(stage, step)
         assert texts == ["Answer: 7" + end] * 4
         assert metrics["kept_texts"] == 1 and metrics["teacher_2"] == 1
@@ -162,7 +161,7 @@ def test_the_adaptive_schedule_follows_the_texts_loss(folder):
     [
         (["--distill.on-policy=0.5"], "texts of teachers are learned as they stand"),
         (["--teachers.cache=somewhere"], "texts of teachers are learned as they stand"),
-        (["--teachers.paths"], "nobody teaches"),
+        (["--teachers.paths"], "there is no teacher"),
     ],
 )
 def test_what_texts_cannot_be_combined_with(folder, flags, words):

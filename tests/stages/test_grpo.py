@@ -1,221 +1,84 @@
-"""GRPO's wiring: what a step hands to the update, and when nothing must change."""
+"""GRPO on masked completion: what a prompt shows, and what the config says of it."""
 
 import dataclasses
 
-import jax
 import numpy as np
-import optax
 import pytest
 
-from cotjax.config import PolicyConfig
-from cotjax.core import OBJECTIVES, PRESETS
+from cotjax import config as configs
+from cotjax.cot import completion_mask_count
 from cotjax.errors import InputError
-from cotjax.models.formats import huggingface
-from cotjax.models.formats.load import load_tokenizer, resolve
-from cotjax.models.transformer import Architecture
+from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, completions, grpo
-from cotjax.stages.policy import _bucket, _micro_batch
-from cotjax.stages.policy_loss import open_objective, resolved
-from tests.tiny import keep_compiled_programs, make_config, make_model
+from cotjax.stages.grpo import Grpo, MaskedPrompt
+from cotjax.student import guards
+from tests.tiny import STUDENT, make_config
+
+STEPS = tuple(f"{i}0+1={i}1" for i in range(2, 8))
+RECORD = Record("r/1", "How many?", "71", STEPS, 6)
+SOLVE = STUDENT.prompts.solve(RECORD.question)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     return tmp_path_factory.mktemp("grpo")
 
 
-def open_stage(folder, *flags, devices=1):
-    return grpo.open_stage(make_config(folder, "--steps=3", *flags), make_mesh(devices))
+def make(*flags):
+    return configs.load(["--stage=grpo", "--name=x", *flags])
 
 
-def copy(tree):
-    """On the host, for an update reuses the buffers of its state."""
-    return jax.tree.map(np.array, tree)
+def prompt(config, record=RECORD, seed=0, progress=1.0):
+    made = MaskedPrompt(config.mask, STUDENT.prompts, progress)
+    return made(record, np.random.default_rng(seed))
 
 
-def values(metrics):
-    return {name: float(total) / float(count) for name, (total, count) in metrics.items()}
+def shorter(size):
+    return dataclasses.replace(RECORD, steps=STEPS[:size])
 
 
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def test_without_a_mask_the_prompt_is_the_question():
+    assert prompt(make()) == SOLVE
 
 
-def assert_close(one, other, tolerance=1e-5):
-    """Relative to the largest number of all leaves."""
-    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(other))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale), one, other
-    )
+@pytest.mark.parametrize("size", range(7))
+def test_the_released_rule_masks_its_number_of_steps_in_order(size):
+    text = prompt(make("--mask.rule=bridge"), shorter(size))
+    shown = [text.index(step) for step in STEPS[:size] if step in text]
+    assert shown == sorted(shown)
+    masked = completion_mask_count(size)
+    assert text.count("[MASK]") == masked
+    # One step, or none: nothing could be left to write, so nothing is shown.
+    assert len(shown) == (size - masked if masked else 0)
+    assert guards.leak_guard([text], [shorter(size)]) == ()
 
 
-# A step.
+def test_the_masked_share_grows_with_progress_up_to_the_question_alone():
+    config = make("--mask.rule=share", "--mask.share-start=0.25", "--mask.share-end=1")
+    counts = [MaskedPrompt(config.mask, STUDENT.prompts, x).count(6) for x in (0, 0.5, 1)]
+    assert counts == [2, 4, 6]
+    assert prompt(config, progress=0).count("[MASK]") == 2
+    assert prompt(config, progress=1) == SOLVE
 
 
-def test_a_step_holds_scored_groups_and_says_what_they_are_like(folder):
-    stage = open_stage(folder, "--policy.inner-updates=2", "--policy.micro-batch=0")
-    work = stage.next_step(stage.state.params, 0)
-    (groups,) = work.batch
-    assert groups.completion.shape == groups.logp_old.shape == groups.logp_ref.shape == (4, 4, 8)
-    mask, advantage = np.asarray(groups.completion_mask), np.asarray(groups.advantage)
-    assert 0 < work.metrics["accuracy"] < 1 and 0 <= work.metrics["no_signal"] < 1
-    np.testing.assert_allclose(advantage.mean(axis=1), 0, atol=1e-6)
-    assert work.metrics["completion_tokens"] == pytest.approx(mask.sum() / 16)
-    assert work.metrics["batch_tokens"] == mask.sum() + 16 * 32
-    assert len(work.completions) == 4 and len({row["id"] for row in work.completions}) == 2
-    # The sampler, the trainer and the reference are still one policy.
-    for logp in (groups.logp_sampler, groups.logp_ref):
-        np.testing.assert_allclose(
-            np.asarray(logp)[mask], np.asarray(groups.logp_old)[mask], atol=1e-5
-        )
+def test_equal_draws_mask_equal_steps_and_others_others():
+    config = make("--mask.rule=bridge")
+    texts = [prompt(config, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert texts[0] == texts[1] and len(set(texts)) > 2
 
 
-def test_the_first_update_has_ratio_one_and_no_gap_to_the_sampler(folder):
-    stage = open_stage(folder, "--policy.inner-updates=2")
-    work = stage.next_step(stage.state.params, 0)
-    state, metrics = stage.update(stage.state, work.batch)
-    first, second = values(metrics), values(stage.update(state, work.batch)[1])
-    assert first["ratio"] == pytest.approx(1, abs=1e-5)
-    assert first["sampler_gap"] < 1e-5 and abs(first["kl"]) < 1e-9 and abs(first["kl_old"]) < 1e-9
-    # The second update meets a policy that is no longer the one that sampled.
-    assert second["kl"] > 1e-6 and second["kl_old"] > 1e-6
-    assert second["sampler_gap"] < 1e-5, "the gap is that of the policy that sampled"
-
-
-def test_a_reference_scored_in_the_update_counts_like_one_scored_before(folder):
-    inside, before = (
-        open_stage(folder, "--policy.kl-coefficient=0.5", f"--policy.inner-updates={n}")
-        for n in (1, 2)
-    )
-    outcomes = []
-    for stage in (inside, before):
-        # A policy that is not the reference, so that the KL is no zero.
-        stage.state = dataclasses.replace(
-            stage.state, params=jax.tree.map(lambda leaf: 0.9 * leaf, stage.state.params)
-        )
-        work = stage.next_step(stage.state.params, 0)
-        assert all((groups.logp_ref is None) == (stage is inside) for groups in work.batch)
-        state, metrics = stage.update(stage.state, work.batch)
-        outcomes.append((copy(state.params), values(metrics)))
-    (params, metrics), (expected_params, expected) = outcomes
-    assert metrics["kl"] > 1e-3
-    assert_close(metrics, expected)
-    assert_close(params, expected_params)
-
-
-@pytest.mark.parametrize("updates", [1, 2])
-def test_an_adapter_learns_beside_a_base_that_stays_and_is_the_reference(folder, updates):
-    flags = "--lora.rank=2", "--lora.alpha=8", f"--policy.inner-updates={updates}"
-    stage = open_stage(folder, *flags, "--optimizer.learning-rate=0.05")
-    base = copy(stage.student.base)
-    assert set(stage.state.params["layers"]) == {"query", "key", "value", "out"}
-    state = stage.state
-    for step in range(2):
-        for _ in range(updates):
-            work = stage.next_step(state.params, step)
-            state, metrics = stage.update(state, work.batch)
-        if step == 0 and updates == 1:  # an adapter begins as the identity
-            assert values(metrics)["ratio"] == pytest.approx(1, abs=1e-5)
-            assert abs(values(metrics)["kl"]) < 1e-9
-    assert values(metrics)["kl"] > 1e-6
-    assert np.abs(state.params["layers"]["query"]["lora_b"]).max() > 0
-    assert_same(stage.student.base, base)
-    numbers, _ = stage.evaluate(state.params)
-    assert 0 <= numbers["accuracy"] <= 1
-
-
-def test_the_same_step_asks_for_the_same_completions(folder):
-    stage = open_stage(folder)
-    position = stage.data.get_state()
-    one = stage.next_step(stage.state.params, 5)
-    stage.data.set_state(position)
-    other = stage.next_step(stage.state.params, 5)
-    assert_same(one.batch, other.batch)
-    stage.data.set_state(position)
-    third = stage.next_step(stage.state.params, 6)
-    assert (third.batch[0].completion != one.batch[0].completion).any()
-
-
-def test_without_a_learning_rate_nothing_changes(folder):
-    stage = open_stage(folder, "--optimizer.learning-rate=0")
-    before, state = copy(stage.state.params), stage.state
-    for step in range(3):
-        state, metrics = stage.update(state, stage.next_step(state.params, step).batch)
-        assert abs(values(metrics)["kl"]) < 1e-9
-    assert_same(state.params, before)
-
-
-def test_the_reference_stays_while_the_student_learns(folder):
-    stage = open_stage(folder)
-    before = copy(stage.student.params)
-    state, _ = stage.update(stage.state, stage.next_step(stage.state.params, 0).batch)
-    assert_same(stage.student.params, before)
-    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (copy(state.params), before)),
-                                              strict=True))  # fmt: skip
-
-
-def test_equal_rewards_have_no_gradient_and_sound_the_alarm(folder, monkeypatch):
-    monkeypatch.setattr(completions, "completion_reward", lambda *a, **k: (-2.0, {
-        "correct": 0.0, "well_formed": 0.0}))  # fmt: skip
-    stage = open_stage(folder, "--policy.kl-coefficient=0", "--optimizer.weight-decay=0")
-    work = stage.next_step(stage.state.params, 0)
-    assert work.metrics["no_signal"] == 1
-    assert "no signal: in 4 of 4 groups every completion is wrong" in work.alarm
-    before = copy(stage.state.params)
-    state, metrics = stage.update(stage.state, work.batch)
-    assert values(metrics)["grad_norm"] == 0
-    assert_same(state.params, before)
-
-
-def test_learning_raises_the_reward(folder):
-    stage = open_stage(folder)
-    state, rewards = stage.state, []
-    for step in range(8):
-        work = stage.next_step(state.params, step)
-        rewards.append(work.metrics["reward"])
-        state, _ = stage.update(state, work.batch)
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
-
-
-# Micro-batches and devices; plain descent, so that parameters move by gradients alone.
-
-
-@pytest.fixture
-def descent(monkeypatch):
-    monkeypatch.setattr(common, "make_optimizer", lambda *settings: optax.sgd(0.5))
-
-
-def three_steps(stage):
-    """Metrics of three steps, and the parameters after them."""
-    state, seen = stage.state, []
-    for step in range(3):
-        work = stage.next_step(state.params, step)
-        state, metrics = stage.update(state, work.batch)
-        seen.append(values(metrics) | {"reward": work.metrics["reward"]})
-    return seen, copy(state.params)
-
-
-def test_micro_batches_give_the_update_of_the_whole_batch(folder, descent):
-    whole, micro = (open_stage(folder, f"--policy.micro-batch={size}") for size in (0, 2))
-    assert len(micro.next_step(micro.state.params, 0).batch) == 2
-    micro = open_stage(folder, "--policy.micro-batch=2")
-    (expected, params), (seen, other) = three_steps(whole), three_steps(micro)
-    assert_close(other, params)
-    for one, two in zip(expected, seen, strict=True):
-        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
-
-
-def test_eight_devices_equal_one(folder, descent):
-    stages = [open_stage(folder, "--rollout.prompts=8", devices=n) for n in (1, 8)]
-    (expected, params), (seen, other) = map(three_steps, stages)
-    assert_close(other, params)
-    for one, two in zip(expected, seen, strict=True):
-        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+def test_numbers_may_be_hidden_instead_of_steps():
+    config = make("--mask.rule=share", "--mask.granularity=number", "--mask.share-end=0.5")
+    assert prompt(config, progress=1).count("[MASK]+[MASK]=[MASK]") == 3
+    wordy = dataclasses.replace(RECORD, steps=("no number", "none here"))
+    assert prompt(config, wordy) == SOLVE
 
 
 # What the config says.
+
+
+def open_stage(folder, *flags):
+    return Grpo.from_config(make_config(folder, "--steps=3", *flags), make_mesh(1))
 
 
 def test_the_objective_is_the_configs(folder):
@@ -229,72 +92,41 @@ def test_the_objective_is_the_configs(folder):
     assert objective.ddof == 0
 
 
-def test_a_preset_and_a_variant_keep_their_own_conventions():
-    def chosen(**settings):
-        return open_objective(PolicyConfig(**settings))
-
-    assert chosen() == PRESETS["cotjax"]
-    for preset, objective in PRESETS.items():
-        assert chosen(preset=preset) == objective
-    gspo, dapo = chosen(objective="gspo"), chosen(objective="dapo", preset="trl")
-    assert (gspo.term, gspo.clip_low, gspo.clip_high) == ("sequence", 3e-4, 4e-4)
-    assert (dapo.clip_high, dapo.eps, dapo.unbiased_kl) == (0.28, 1e-4, True)
-    assert chosen(objective="dr_grpo").scale == "none"
-    assert chosen(objective="bridge_release").kl == "none"
-    assert chosen(preset="verl", dual_clip=0.0).dual_clip is None
+def test_a_masked_prompt_that_does_not_fit_is_refused_before_the_run(folder):
+    with pytest.raises(InputError, match="sevens.jsonl:.*rollout.max_prompt_tokens >= "):
+        open_stage(folder, "--mask.rule=bridge")
+    assert open_stage(folder, "--mask.rule=bridge", "--rollout.max-prompt-tokens=64")
 
 
-@pytest.mark.parametrize("objective", ["auto", *OBJECTIVES])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_resolved_config_leaves_nothing_open_and_means_the_same(preset, objective):
-    policy = PolicyConfig(preset=preset, objective=objective)
-    full = resolved(policy, open_objective(policy))
-    assert open_objective(full) == open_objective(policy)
-    rest = {key for key, value in dataclasses.asdict(full).items() if value == "auto"}
-    assert rest <= {"objective", "kl_estimator" if objective == "bridge_release" else "objective"}
+def test_success_opens_the_next_bucket_of_the_stream(folder):
+    flags = "--curriculum.buckets=2", "--curriculum.advance-window=1"
+    flags += "--curriculum.advance-accuracy=0", "--mask.rule=share"
+    stage = open_stage(folder, *flags, "--rollout.max-prompt-tokens=64")
+    metrics = [stage.next_step(stage.state.params, step).metrics for step in range(3)]
+    assert [one["bucket"] for one in metrics] == [1, 2, 2]
+
+
+def test_more_buckets_than_records_is_refused(folder):
+    with pytest.raises(InputError, match="curriculum.buckets = 21: a bucket would be empty"):
+        open_stage(folder, "--curriculum.buckets=21")
 
 
 @pytest.mark.parametrize(
-    ("longest", "limit", "size"),
-    [(1, 256, 64), (64, 256, 64), (129, 512, 256), (200, 200, 200), (3, 8, 8)],
+    ("flags", "words"),
+    [
+        (["--curriculum.schedule=adaptive"], 'curriculum.schedule = "adaptive": it follows'),
+        (["--distill.temperature=2"], "Set distill.temperature = 1.0"),
+        (
+            ["--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5"],
+            "needs one weight for each of 2 teachers",
+        ),
+        (["--teachers.cache=somewhere"], "teachers.cache: stage grpo does not read it"),
+    ],
 )
-def test_completions_are_cut_to_a_few_widths(longest, limit, size):
-    assert _bucket(longest, limit) == size
+def test_teachers_that_cannot_be_added_are_refused_by_their_key(flags, words):
+    with pytest.raises(InputError, match=words):
+        make("--distill.coefficient=0.5", "--teachers.paths", "weak", "strong", *flags)
 
 
-@pytest.mark.parametrize(
-    ("per_device", "devices", "size"), [(0, 1, 16), (4, 1, 4), (4, 2, 8), (4, 8, 16), (16, 1, 16)]
-)
-def test_a_micro_batch_counts_prompts_per_device(per_device, devices, size):
-    assert _micro_batch(per_device, 16, make_mesh(devices)) == size
-
-
-def test_a_micro_batch_that_does_not_divide(folder):
-    with pytest.raises(InputError, match="policy.micro_batch = 3: .* rollout.prompts = 16"):
-        _micro_batch(3, 16, make_mesh(2))
-
-
-# A student whose logits have a soft cap.
-
-
-def test_capped_logits_are_the_samplers_and_the_losses(folder):
-    shape = Architecture(
-        *("gemma2", 432, 16, 1, 2, 1, 8, 16),
-        activation="gelu_pytorch_tanh",
-        scale_embeddings=True,
-        offset_norms=True,
-        post_norms=True,
-        attention_softcap=5.0,
-        logit_softcap=2.0,
-    )
-    huggingface.save(
-        make_model(shape), folder / "capped", tokenizer=load_tokenizer(resolve("tiny"))
-    )
-    stage = open_stage(folder, f"--model.path={folder / 'capped'}", "--policy.kl-coefficient=0.1")
-    work = stage.next_step(stage.state.params, 0)
-    _, metrics = stage.update(stage.state, work.batch)
-    found = values(metrics)
-    assert found["sampler_gap"] < 1e-5 and abs(found["kl"]) < 1e-9
-    logp = np.asarray(work.batch[0].logp_sampler)[np.asarray(work.batch[0].completion_mask)]
-    # No token of 432 can be likelier than with one logit at +2 and the others at -2.
-    assert np.exp(logp).max() <= 1 / (1 + 431 * np.exp(-4))
+def test_without_a_coefficient_no_teacher_is_checked():
+    assert make("--distill.temperature=2").distill.coefficient == 0

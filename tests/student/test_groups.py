@@ -1,132 +1,119 @@
-"""Dynamic sampling, overlong completions, levels: what policy stages add to the plain step."""
-
-import dataclasses
+"""Groups on the host: what they say, how they are joined, and micro-batches of like length."""
 
 import numpy as np
 import pytest
-from cotjax.stages.completions import JudgedCompletion
 
 from cotjax.errors import InputError
+from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, completions, grpo
-from cotjax.stages.policy import with_overlong
-from tests.tiny import keep_compiled_programs, make_config
+from cotjax.student.groups import RolloutGroups, micro_batch_prompts, padded_length
+from cotjax.training.evaluation import JudgedCompletion
+
+WIDTH, GROUP = 200, 2
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    keep_compiled_programs()
-    return tmp_path_factory.mktemp("groups")
-
-
-def open_stage(folder, *flags):
-    return grpo.open_stage(make_config(folder, "--stage=grpo", "--steps=3", *flags), make_mesh(1))
-
-
-def judge_as(rewards):
-    """Replaces judging by given rewards [rollouts, B, G], in order."""
-    calls = iter(rewards)
-
-    def judge(student, config, records, rollout, reward):
-        return [
-            [
-                JudgedCompletion("", 3, bool(end), value, {"correct": value > 0, "well_formed": 1})
-                for value, end in zip(row, ends, strict=True)
-            ]
-            for row, ends in zip(next(calls), rollout.ended, strict=True)
+def make(lengths, rewards, ends=None):
+    """Groups of completions of given lengths and rewards; every token tells whose it is."""
+    lengths, rewards = np.array(lengths), np.array(rewards, float)
+    count = len(lengths)
+    ends = np.full(lengths.shape, End.EOS) if ends is None else np.array(ends)
+    mask = np.arange(WIDTH) < lengths[..., None]
+    tokens = np.where(mask, 1 + np.arange(count)[:, None, None], 0).astype(np.int32)
+    prompt = np.arange(count, dtype=np.int32)
+    prompts = PromptBatch(np.repeat(prompt[:, None], 4, 1), np.ones((count, 4), bool), prompt)  # pyright: ignore
+    zero = np.zeros(tokens.shape, np.float32)
+    records = [Record(f"r/{i}", "?", "7", (), 1) for i in range(count)]
+    judged = [
+        [
+            JudgedCompletion("", int(size), End(end), value, {"correct": value > 0, "well_formed": 1.0})
+            for size, value, end in zip(*rows, strict=True)
         ]
-
-    return judge
-
-
-DULL, SHARP = [1.0] * 4, [1.0, -2.0, -2.0, -2.0]
+        for rows in zip(lengths, rewards, ends, strict=True)
+    ]
+    return RolloutGroups(prompts, Rollout(tokens, mask, zero, zero, ends), records, judged)  # pyright: ignore
 
 
-def test_groups_of_equal_rewards_are_replaced_within_the_budget(folder, monkeypatch):
-    stage = open_stage(folder, "--policy.refill=2", "--policy.micro-batch=0")
-    first = [SHARP, DULL, DULL, DULL], [DULL, SHARP, SHARP, DULL], [DULL, DULL, DULL, SHARP]
-    monkeypatch.setattr(completions, "judge", judge_as(first))
-    work = stage.next_step(stage.state.params, 0)
-    assert work.metrics["sampled_groups"] == 12 and work.metrics["dropped_groups"] == 0
-    (groups,) = work.batch
-    assert (np.ptp(np.asarray(groups.advantage), axis=1) > 0).all()
-    assert len(np.unique(np.asarray(groups.prompt), axis=0)) >= 2
-    assert work.metrics["no_signal"] == 8 / 12
+GROUPS = make(
+    [[3, 70], [5, 5], [130, 9], [2, 66]], [[1, -2], [1, 1], [-2, -2], [0.5, 0.5]],
+    [[0, 1], [1, 1], [3, 2], [1, 1]],
+)  # fmt: skip
 
 
-def test_a_spent_budget_leaves_dull_groups_out_of_the_loss(folder, monkeypatch):
-    stage = open_stage(folder, "--policy.refill=1", "--policy.micro-batch=0")
-    monkeypatch.setattr(completions, "judge", judge_as([[SHARP, DULL, DULL, DULL], [DULL] * 4]))
-    work = stage.next_step(stage.state.params, 0)
-    assert work.metrics["sampled_groups"] == 8 and work.metrics["dropped_groups"] == 3
-    (groups,) = work.batch
-    counted = np.asarray(groups.completion_mask).any(axis=(1, 2))
-    assert counted.sum() == 1
-    assert (np.asarray(groups.advantage)[counted] != 0).any()
-    _, metrics = stage.update(stage.state, work.batch)
-    assert np.isfinite(float(metrics["loss"][0])) and metrics["loss"][1] == 4
+def test_groups_of_equal_rewards_say_nothing():
+    np.testing.assert_array_equal(GROUPS.informative, [True, False, False, False])
+    np.testing.assert_array_equal(GROUPS.reward[0], [1, -2])
+    np.testing.assert_array_equal(GROUPS.finite, [[1, 1], [1, 1], [0, 1], [1, 1]])
 
 
-def test_no_refill_if_every_group_differs(folder, monkeypatch):
-    stage = open_stage(folder, "--policy.refill=2", "--policy.micro-batch=0")
-    monkeypatch.setattr(completions, "judge", judge_as([[SHARP] * 4]))
-    assert stage.next_step(stage.state.params, 0).metrics["sampled_groups"] == 4
+def test_metrics_are_means_over_completions():
+    metrics = GROUPS.metrics()
+    assert metrics["accuracy"] == 5 / 8 and metrics["reward"] == pytest.approx(-0.25)
+    assert metrics["completion_tokens"] == 290 / 8 and metrics["no_signal"] == 0.75
+    assert metrics["truncated"] == 2 / 8, "a length limit and a NaN are no end"
+    assert metrics["nonfinite"] == 1 and metrics["well_formed"] == 1
 
 
-def test_cut_off_completions_teach_nothing_if_masked(folder):
-    stage = open_stage(folder, "--policy.overlong=mask", "--policy.micro-batch=0")
-    work = stage.next_step(stage.state.params, 0)
-    (groups,) = work.batch
-    mask, tokens = np.asarray(groups.completion_mask), np.asarray(groups.completion)
-    ended = (tokens == stage.student.eos_id).any(axis=-1)
-    assert 0 < ended.sum() < ended.size
-    np.testing.assert_array_equal(mask.any(axis=-1), ended)
-    advantage = np.asarray(groups.advantage)
-    for row, ends in zip(advantage, ended, strict=True):  # the baseline is that of the others
-        if ends.sum() > 1:
-            assert row[ends].mean() == pytest.approx(0, abs=1e-5)
+def ids(groups):
+    return [record.id for record in groups.records]
 
 
-def test_reward_falls_by_one_over_the_buffer(folder):
-    config = make_config(folder, "--rollout.max-new-tokens=100", "--policy.overlong-buffer=20")
-    reward = with_overlong(lambda *settings: (1.0, {"outcome": 1.0}))
-    record: common.Record = None  # pyright: ignore[reportAssignmentType]
-    earned = [reward(config, record, "", tokens)[0] for tokens in (0, 80, 85, 90, 100)]
-    np.testing.assert_allclose(earned, [1, 1, 0.75, 0.5, 0])
-    assert reward(config, record, "", 90)[1] == {"outcome": 1.0, "overlong": -0.5}
-    off = dataclasses.replace(config, policy=dataclasses.replace(config.policy, overlong_buffer=0))
-    assert reward(off, record, "", 100) == (1.0, {"outcome": 1.0})
+def test_some_groups_and_joined_ones_keep_all_that_belongs_together():
+    some = GROUPS.take([2, 0])
+    assert ids(some) == ["r/2", "r/0"] and some.judged == [GROUPS.judged[2], GROUPS.judged[0]]
+    np.testing.assert_array_equal(some.prompts.ids, [2, 0])
+    np.testing.assert_array_equal(some.rollout.tokens[0, 0, :2], [3, 3])
+    both = some.join(GROUPS.take([3]))
+    assert ids(both) == ["r/2", "r/0", "r/3"] and len(both.judged) == len(both.prompts.ids) == 3
 
 
-def test_success_opens_the_next_level_of_the_stream(folder):
-    flags = "--curriculum.buckets=2", "--curriculum.advance-window=1", "--curriculum.advance-accuracy=0"
-    stage = open_stage(folder, *flags, "--mask.rule=share", "--rollout.max-prompt-tokens=64")
-    levels = [stage.next_step(stage.state.params, step).metrics["level"] for step in range(3)]
-    assert levels == [0, 1, 1]
-
-
-def test_more_levels_than_records_is_refused(folder):
-    with pytest.raises(InputError, match="curriculum.buckets = 21: a bucket would be empty"):
-        open_stage(folder, "--curriculum.buckets=21")
-
-
-def test_alarms_of_a_step_name_the_accident(folder, monkeypatch):
-    stage = open_stage(folder)
-    target = "Step 1: 7*1=7\nAnswer: 7"
-    stage.student = dataclasses.replace(
-        stage.student, tokenizer=Shown(stage.student.tokenizer, target)
+def micros(groups, counts=None, prompts=2, longest=WIDTH):
+    counts = np.ones((len(groups.records), GROUP), bool) if counts is None else counts
+    advantage = np.arange(2 * len(groups.records), dtype=np.float32).reshape(-1, 2)
+    return list(
+        groups.micro_batches(advantage, counts, prompts=prompts, longest=longest, pad_id=99)
     )
-    assert "leak guard: 4 of 4 prompts" in stage.next_step(stage.state.params, 0).alarm
 
 
-class Shown:
-    """A tokenizer whose prompts hold the target text when they are decoded."""
+def test_like_lengths_go_together_and_no_completion_is_cut():
+    short, long = micros(GROUPS)
+    assert short.completion.shape[-1] == 128 and long.completion.shape[-1] == WIDTH
+    whose = [np.asarray(one.prompt)[:, 0].tolist() for one in (short, long)]
+    assert sorted(whose[0]) == [1, 3] and sorted(whose[1]) == [0, 2]
+    assert sum(int(one.completion_mask.sum()) for one in (short, long)) == 290
+    for one, numbers in zip((short, long), whose, strict=True):
+        assert np.asarray(one.advantage).tolist() == [[2 * i, 2 * i + 1] for i in numbers]
 
-    def __init__(self, tokenizer, text):
-        self._tokenizer, self._text = tokenizer, text
 
-    def __getattr__(self, name):
-        return getattr(self._tokenizer, name)
+def test_what_does_not_count_teaches_nothing_and_a_nan_s_tokens_are_replaced():
+    counts = GROUPS.finite
+    made = micros(GROUPS, counts, prompts=4)[0]
+    (row,) = np.flatnonzero(np.asarray(made.prompt)[:, 0] == 2)
+    mask, tokens = np.asarray(made.completion_mask)[row], np.asarray(made.completion)[row]
+    assert not mask[0].any() and mask[1].sum() == 9
+    assert (tokens[0] == 99).all() and (tokens[1][mask[1]] == 3).all()
 
-    def batch_decode(self, rows, **settings):
-        return [f"{text}\n{self._text}" for text in self._tokenizer.batch_decode(rows, **settings)]
+
+def test_a_group_of_nans_hides_its_prompt_too():
+    made = make([[3, 4]], [[1, 1]], [[3, 3]])
+    (one,) = micros(made, made.finite, prompts=1)
+    assert (np.asarray(one.prompt) == 99).all() and not np.asarray(one.completion_mask).any()
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit", "size"),
+    [(1, 256, 64), (64, 256, 64), (129, 512, 256), (200, 200, 200), (3, 8, 8)],
+)
+def test_completions_are_cut_to_a_few_widths(longest, limit, size):
+    assert padded_length(longest, limit) == size
+
+
+@pytest.mark.parametrize(
+    ("per_device", "devices", "size"), [(0, 1, 16), (4, 1, 4), (4, 2, 8), (4, 8, 16), (16, 1, 16)]
+)
+def test_a_micro_batch_counts_prompts_per_device(per_device, devices, size):
+    assert micro_batch_prompts(per_device, 16, make_mesh(devices)) == size
+
+
+def test_a_micro_batch_that_does_not_divide():
+    with pytest.raises(InputError, match="policy.micro_batch = 3: .* rollout.prompts = 16"):
+        micro_batch_prompts(3, 16, make_mesh(2))

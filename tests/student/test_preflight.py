@@ -12,23 +12,23 @@ from cotjax import train
 from cotjax.errors import InputError
 from cotjax.interfaces import End
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, grpo
-from cotjax.student import preflight as limits
+from cotjax.stages.grpo import Grpo
+from cotjax.student import preflight
+from cotjax.student.load import load_policy
 from tests.tiny import flags as small
-from tests.tiny import keep_compiled_programs, make_config, write_sevens, write_student
+from tests.tiny import make_config, write_sevens, write_student
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
-    folder = tmp_path_factory.mktemp("limits")
+    folder = tmp_path_factory.mktemp("preflight")
     write_student(folder / "student")
     write_sevens(folder / "sevens.jsonl")
     return folder
 
 
 def open_stage(folder, *more):
-    return grpo.open_stage(make_config(folder, "--steps=3", *more), make_mesh(1))
+    return Grpo.from_config(make_config(folder, "--steps=3", *more), make_mesh(1))
 
 
 def updated(stage):
@@ -45,9 +45,9 @@ def updated(stage):
     ("most", "flags"),
     [
         (1e-5, []),
-        (limits.SAMPLER_GAP["bfloat16"], ["--model.compute-dtype=bfloat16"]),
-        (limits.SAMPLER_GAP["bfloat16"], ["--rollout.cache-dtype=bfloat16"]),
-        (limits.SAMPLER_GAP["int8"], ["--rollout.cache-dtype=int8"]),
+        (preflight.SAMPLER_GAP["bfloat16"], ["--model.compute-dtype=bfloat16"]),
+        (preflight.SAMPLER_GAP["bfloat16"], ["--rollout.cache-dtype=bfloat16"]),
+        (preflight.SAMPLER_GAP["int8"], ["--rollout.cache-dtype=int8"]),
     ],
     ids=["float32", "bfloat16", "bfloat16 cache", "int8 cache"],
 )
@@ -135,13 +135,13 @@ def test_a_run_says_what_its_caches_take(folder):
 
 def test_a_cache_that_does_not_fit_names_what_to_lower(folder, monkeypatch):
     config = make_config(folder, "--rollout.max-concurrent=8")
-    student = common.load_policy(config, make_mesh(1))
-    use = limits.rollout_use(config, open_stage(folder, "--rollout.max-concurrent=8").sampling)
-    monkeypatch.setattr(limits, "free_bytes", lambda mesh: 2**16 - 1)
+    student = load_policy(config, make_mesh(1))
+    use = preflight.rollout_use(config, open_stage(folder, "--rollout.max-concurrent=8").sampling)
+    monkeypatch.setattr(preflight, "free_bytes", lambda mesh: 2**16 - 1)
     with pytest.raises(InputError) as error:
-        limits.check_fits(student, make_mesh(1), use)
+        preflight.check_fits(student, make_mesh(1), use)
     said = str(error.value)
-    assert "rollout.prompts = 4, rollout.max-concurrent = 8, rollout.max_new_tokens = 8: " in said
+    assert "rollout.prompts = 4, rollout.max_concurrent = 8, rollout.max_new_tokens = 8: " in said
     assert "copies in slots 0.0 MiB" in said and "which has 0.1 MiB left" in said
     assert 'rollout.cache_dtype = "bfloat16" or "int8"' in said
 
@@ -149,12 +149,12 @@ def test_a_cache_that_does_not_fit_names_what_to_lower(folder, monkeypatch):
 def test_devices_share_a_cache(folder, monkeypatch):
     flags = "--rollout.prompts=8", "--eval.problems=8", "--eval.batch-size=40"
     config, mesh = make_config(folder, *flags), make_mesh(8)
-    student = common.load_policy(config, mesh)
-    use = limits.evaluation_use(config, student, mesh)
+    student = load_policy(config, mesh)
+    use = preflight.evaluation_use(config, student, mesh)
     assert use.prompts == 8
     need = 2 * 2 * 2 * 8 * 4 * (8 * 32 + 40 * 8)
-    monkeypatch.setattr(limits, "free_bytes", lambda mesh: need // 8)
-    limits.check_fits(student, mesh, use)
-    monkeypatch.setattr(limits, "free_bytes", lambda mesh: need // 8 - 1)
+    monkeypatch.setattr(preflight, "free_bytes", lambda mesh: need // 8)
+    preflight.check_fits(student, mesh, use)
+    monkeypatch.setattr(preflight, "free_bytes", lambda mesh: need // 8 - 1)
     with pytest.raises(InputError, match="eval.batch_size = 40, eval.max_new_tokens = 8"):
-        limits.check_fits(student, mesh, use)
+        preflight.check_fits(student, mesh, use)

@@ -1,4 +1,4 @@
-"""A teacher's server that refuses, times out, answers garbage and dies; a cache that keeps."""
+"""A teacher's server that refuses, times out, answers garbage and dies midway."""
 
 import contextlib
 import http.server
@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from cotjax.teachers.answer_cache import AnswerCache, request_key
-from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
 from cotjax.errors import InputError
+from cotjax.teachers.answer_cache import AnswerCache
+from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
 
 
 def good(text):
@@ -122,9 +122,6 @@ def test_requests_keep_their_rate(cache):
     assert len(waits) == 2 and 0.8 < waits[0] <= 1 and 1.6 < waits[1] <= 2
 
 
-# The cache.
-
-
 def test_what_was_paid_for_is_never_asked_again(tmp_path):
     path = tmp_path / "cache.jsonl"
     with serve(lambda body: good(f"to {body['messages'][0]['content']}")) as (url, seen):
@@ -136,35 +133,3 @@ def test_what_was_paid_for_is_never_asked_again(tmp_path):
         with AnswerCache(path) as cache:  # another setting is another answer
             ask(url, cache, temperature=1.0).answer("a")
     assert len(seen) == 3
-
-
-@pytest.mark.parametrize("damage", [b'{"key": "x"', b"\xff\xfe\n", b'{"answer": 1}\n', b"[]\n"])
-def test_a_damaged_line_is_counted_and_the_others_serve(tmp_path, damage):
-    path = tmp_path / "cache.jsonl"
-    with AnswerCache(path) as cache:
-        cache.put("one", "1")
-    with path.open("ab") as file:
-        file.write(damage)
-    with AnswerCache(path) as cache:
-        assert cache.damaged == 1 and cache.get("one") == "1"
-        cache.put("two", "2")
-    assert damage.strip() in path.with_suffix(".damaged").read_bytes()
-    with AnswerCache(path) as cache:
-        assert cache.damaged == 0 and cache.get("one") == "1" and cache.get("two") == "2"
-
-
-def test_two_runs_on_one_cache_are_told_apart(tmp_path):
-    path = tmp_path / "cache.jsonl"
-    with AnswerCache(path), pytest.raises(InputError, match="another run is using it"):
-        AnswerCache(path)
-    with AnswerCache(path):
-        pass
-
-
-def test_a_cache_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match=r"rationales.cache = .* cannot be written"):
-        AnswerCache(tmp_path)
-
-
-def test_the_key_is_the_requests_content():
-    assert request_key({"a": 1}) != request_key({"a": 2})

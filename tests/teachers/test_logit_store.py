@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 
+from cotjax.errors import InputError
 from cotjax.teachers.logit_store import (
-    Manifest,
-    TopKLogits,
-    StoreWriter,
     LogitStore,
+    Manifest,
+    StoreWriter,
+    TopKLogits,
     decode_logp,
     encode_logp,
     from_bytes,
     shard_name,
     to_bytes,
 )
-from cotjax.errors import InputError
 
 MANIFEST = Manifest("tok", "template", "data", 50_000, 16, 1.0, "float16", ("a", "b"))
 

@@ -9,40 +9,30 @@ import pytest
 from cotjax.core import mix_teachers
 from cotjax.core.distillation import reverse_kl
 from cotjax.errors import InputError
-from cotjax.models.formats import huggingface
-from cotjax.models.formats.load import load_tokenizer, resolve
-from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import common, grpo
-from tests.tiny import keep_compiled_programs, make_config, make_model
-
-SHAPES = {
-    "weak": Architecture("llama", 432, 8, 1, 2, 1, 8, 16),
-    "strong": Architecture("llama", 440, 24, 2, 2, 1, 8, 32, tie_embeddings=False),
-}
+from cotjax.stages import policy as policy_stage
+from cotjax.stages.grpo import Grpo
+from tests.tiny import TEACHERS, make_config, write_teachers
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
-    folder = tmp_path_factory.mktemp("coaching")
-    tokenizer = load_tokenizer(resolve("tiny"))
-    for seed, (name, shape) in enumerate(SHAPES.items()):
-        huggingface.save(make_model(shape, seed), folder / name, tokenizer=tokenizer)
+    folder = tmp_path_factory.mktemp("term")
+    write_teachers(folder)
     return folder
 
 
 @pytest.fixture
 def descent(monkeypatch):
     """Plain descent, so that parameters move by gradients alone."""
-    monkeypatch.setattr(common, "make_optimizer", lambda *settings: optax.sgd(1.0))
+    monkeypatch.setattr(policy_stage, "make_optimizer", lambda *settings: optax.sgd(1.0))
 
 
 def open_stage(folder, coefficient, *more, steps=3):
     flags = ["--stage=grpo", f"--steps={steps}", "--policy.micro-batch=0"]
     flags += [f"--distill.coefficient={coefficient}", "--curriculum.ranking-problems=0"]
-    both = [str(folder / name) for name in SHAPES]
-    return grpo.open_stage(
+    both = [str(folder / name) for name in TEACHERS]
+    return Grpo.from_config(
         make_config(folder, *flags, "--teachers.paths", *both, *more), make_mesh(1)
     )
 
@@ -79,7 +69,7 @@ def chosen(logits, groups):
 def mixture(stage, groups, weights):
     spoken = []
     for index in range(2):
-        teacher = stage.coach.teachers[index]
+        teacher = stage.teachers.teachers[index]
         spoken.append(logits(teacher.student.policy, teacher.params, groups))
     return mix_teachers(jnp.stack(spoken), jnp.array(weights))
 
@@ -97,7 +87,7 @@ def test_at_coefficient_0_a_run_is_bit_for_bit_that_without_teachers(folder):
             rows.append((jax.tree.map(np.asarray, work.batch), copy(metrics)))
         return rows, copy(state)
 
-    none = grpo.open_stage(
+    none = Grpo.from_config(
         make_config(folder, "--stage=grpo", "--steps=3", "--policy.micro-batch=0"), make_mesh(1)
     )
     jax.tree.map(
@@ -175,7 +165,7 @@ def test_teachers_follow_the_schedule_and_micro_batches_do_not_matter(folder, de
     seen = [stage.next_step(stage.state.params, step).metrics for step in range(4)]
     assert [row["teacher_1"] for row in seen] == [1, 1, 0, 0]
     assert [row["teacher_2"] for row in seen] == [0, 0, 1, 1]
-    assert stage.coach.teachers.calls == [2, 2] and stage.coach.teachers.resident == {1}
+    assert stage.teachers.teachers.calls == [2, 2] and stage.teachers.teachers.resident == {1}
     whole, _ = moved(open_stage(folder, 0.5, *flags))
     parts, _ = moved(open_stage(folder, 0.5, *flags, "--policy.micro-batch=2"))
     np.testing.assert_allclose(parts, whole, atol=1e-5 * np.abs(whole).max())
@@ -184,11 +174,14 @@ def test_teachers_follow_the_schedule_and_micro_batches_do_not_matter(folder, de
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--teachers.cache=somewhere"], "a store holds what teachers say about the data"),
+        (["--teachers.cache=somewhere"], "teachers.cache: stage grpo does not read it"),
         (["--curriculum.schedule=adaptive"], 'curriculum.schedule = "adaptive": it follows'),
         (["--distill.temperature=2"], "Set distill.temperature = 1.0"),
-        (["--stage=sft"], 'stage = "sft" adds no teachers'),
-        (["--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "0.6"], "sum to 1.1"),
+        (["--stage=sft"], "stage sft does not read it"),
+        (
+            ["--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "0.6"],
+            "sum to 1.1",
+        ),
         (["--policy.objective=bridge_release"], "it weighs a whole completion"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cotjax import core
-from tests.core.test_chunked import (
+from tests.core.chunked.test_losses import (
     KINDS,
     SPACES,
     TAILS,

@@ -15,14 +15,13 @@ from gguf.quants import dequantize
 from safetensors.numpy import load_file
 from tokenizers import pre_tokenizers
 
-from cotjax import models
 from cotjax.errors import InputError
-from cotjax.models.formats import gguf
-from cotjax.models.formats import huggingface
+from cotjax.models import formats
+from cotjax.models.formats import gguf, huggingface
 from cotjax.models.formats.gguf_reader import FastReader, expanded
 from cotjax.models.formats.load import load_model
 from cotjax.models.transformer import Architecture, Transformer
-from tests.models.test_huggingface import SHAPES, assert_same_model
+from tests.models.formats.test_huggingface import SHAPES, assert_same_model
 from tests.models.test_parity import needs_smollm2
 
 # Hugging Face name -> llama.cpp name, as its converter has them.
@@ -251,7 +250,7 @@ def test_truncated_file_is_named(keep: int, tmp_path: Path) -> None:
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     monkeypatch.delitem(sys.modules, "cotjax.models.formats.gguf_reader")
-    monkeypatch.delattr(models, "gguf_reader")
+    monkeypatch.delattr(formats, "gguf_reader")
     with pytest.raises(InputError, match=r"pip install 'cotjax\[gguf\]'"):
         gguf.File(tmp_path / "m.gguf")
 

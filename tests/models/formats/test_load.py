@@ -14,7 +14,7 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import LoadedModel, load_model, load_tokenizer, resolve
-from tests.models.test_huggingface import assert_same_model, change_config, make_model
+from tests.models.formats.test_huggingface import assert_same_model, change_config, make_model
 
 
 def load(path: Path | str, **options: Any) -> LoadedModel:

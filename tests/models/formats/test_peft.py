@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.models.formats import huggingface
-from cotjax.models.lora import Lora, attach, join_adapter
 from cotjax.models.formats.peft import load_peft, save_peft
+from cotjax.models.lora import Lora, attach, join_adapter
 from cotjax.models.policy import Policy
 from tests.models.make_golden import GOLDEN, inputs, random_model
 from tests.models.make_golden_peft import BASE, FOLDER, logits_and_gradients, peft_model, torch_base
@@ -73,8 +73,8 @@ def assert_same(ours, theirs, segment, record):
     logits = difference(ours[0][real], theirs[0][real])
     assert ours[1].keys() == theirs[1].keys()
     gradients = max(difference(ours[1][name], theirs[1][name]) for name in theirs[1])
-    record("logits", logits)
-    record("gradients", gradients)
+    record("logits", float(logits))
+    record("gradients", float(gradients))
     assert logits < TOLERANCE
     assert gradients < GRADIENT_TOLERANCE
 

@@ -15,7 +15,7 @@ from cotjax.models.formats import huggingface
 from cotjax.models.formats import shard_writer as placing
 from cotjax.models.formats.load import load_model, load_tokenizer, resolve
 from cotjax.models.policy import Policy
-from tests.models.test_huggingface import SHAPES, assert_same_model, make_model
+from tests.models.formats.test_huggingface import SHAPES, assert_same_model, make_model
 
 MESH = Mesh(np.asarray(jax.devices()).reshape(2, 4), ("data", "fsdp"))
 

@@ -1,81 +1,21 @@
-"""What the prompts of reconstruct and of masked completion show, and what counts in the loss."""
+"""Reconstruction: shuffled, partly masked steps as prompts, the whole rationale as target."""
 
-import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
-from cotjax import config as configs
-from cotjax.cot import completion_mask_count
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import reconstruct
-from cotjax.student import guards
-from cotjax.stages.grpo import MaskedPrompt
+from cotjax.stages.reconstruct import Reconstruct, Reconstruction
 from cotjax.stages.supervised import solution_encoder
-from tests.stages.test_common import STUDENT
-from tests.tiny import make_config
+from cotjax.student import guards
+from tests.tiny import STUDENT, make_config
 
 STEPS = tuple(f"{i}0+1={i}1" for i in range(2, 8))
 RECORD = Record("r/1", "How many?", "71", STEPS, 6)
 SOLVE = STUDENT.prompts.solve(RECORD.question)
-
-
-def make(*flags):
-    return configs.load(["--stage=grpo", "--name=x", *flags])
-
-
-def prompt(config, record=RECORD, seed=0, progress=1.0):
-    made = MaskedPrompt(config.mask, STUDENT.prompts, progress)
-    return made(record, np.random.default_rng(seed))
-
-
-def shorter(size):
-    return dataclasses.replace(RECORD, steps=STEPS[:size])
-
-
-# Masked completion.
-
-
-def test_without_a_mask_the_prompt_is_the_question():
-    assert prompt(make()) == SOLVE
-
-
-@pytest.mark.parametrize("size", range(7))
-def test_the_released_rule_masks_its_number_of_steps_in_order(size):
-    text = prompt(make("--mask.rule=bridge"), shorter(size))
-    shown = [text.index(step) for step in STEPS[:size] if step in text]
-    assert shown == sorted(shown)
-    masked = completion_mask_count(size)
-    assert text.count("[MASK]") == masked
-    # One step, or none: nothing could be left to write, so nothing is shown.
-    assert len(shown) == (size - masked if masked else 0)
-    assert guards.leak_guard([text], [shorter(size)]) == ()
-
-
-def test_the_masked_share_grows_with_progress_up_to_the_question_alone():
-    config = make("--mask.rule=share", "--mask.share-start=0.25", "--mask.share-end=1")
-    counts = [MaskedPrompt(config.mask, STUDENT.prompts, x).count(6) for x in (0, 0.5, 1)]
-    assert counts == [2, 4, 6]
-    assert prompt(config, progress=0).count("[MASK]") == 2
-    assert prompt(config, progress=1) == SOLVE
-
-
-def test_equal_draws_mask_equal_steps_and_others_others():
-    config = make("--mask.rule=bridge")
-    texts = [prompt(config, seed=seed) for seed in (0, 0, 1, 2, 3)]
-    assert texts[0] == texts[1] and len(set(texts)) > 2
-
-
-def test_numbers_may_be_hidden_instead_of_steps():
-    config = make("--mask.rule=share", "--mask.granularity=number", "--mask.share-end=0.5")
-    assert prompt(config, progress=1).count("[MASK]+[MASK]=[MASK]") == 3
-    wordy = dataclasses.replace(RECORD, steps=("no number", "none here"))
-    assert prompt(config, wordy) == SOLVE
-
-
-# Reconstruction.
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +23,17 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("masked")
 
 
-def row(folder, *flags, record=RECORD, seed=0):
-    """(prompt, target, the target's weights) of an encoded record."""
+@functools.cache
+def encoder(folder, *flags):
     config = make_config(folder, "--stage=reconstruct", "--reconstruct.solve-share=0",
                          "--batch.sequence-length=256", *flags)  # fmt: skip
-    encode = reconstruct.Reconstruction(
-        solution_encoder(STUDENT, config), config.reconstruct, STUDENT.tokenizer
-    )
-    encoded = encode(record, np.random.default_rng(seed))
+    solution = solution_encoder(STUDENT, config)
+    return Reconstruction(solution, config.reconstruct, config.mask, STUDENT.tokenizer)
+
+
+def row(folder, *flags, record=RECORD, seed=0):
+    """(prompt, target, the target's weights) of an encoded record."""
+    encoded = encoder(folder, *flags)(record, np.random.default_rng(seed))
     counted = encoded["weight"] > 0
     decode = STUDENT.tokenizer.decode
     shown = decode(encoded["tokens"][: np.argmax(counted) + 1])
@@ -143,8 +86,8 @@ def test_records_without_a_step_are_left_out_and_counted(folder):
     rows = ['{"question": "?", "answer": "7*1=7\\n#### 7"}'] * 3
     path.write_text("\n".join([*rows, '{"question": "?", "answer": "#### 7"}', rows[0]]))
     flags = "--stage=reconstruct", f"--data.path={path}", "--eval.problems=1"
-    stage = reconstruct.open_stage(make_config(folder, *flags), make_mesh(1))
+    stage = Reconstruct.from_config(make_config(folder, *flags), make_mesh(1))
     assert "Left out 1 records without a step." in stage.notes
     path.write_text('{"question": "?", "answer": "#### 7"}\n' * 3)
     with pytest.raises(InputError, match="no record has a step to reconstruct"):
-        reconstruct.open_stage(make_config(folder, *flags), make_mesh(1))
+        Reconstruct.from_config(make_config(folder, *flags), make_mesh(1))

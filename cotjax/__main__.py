@@ -1,0 +1,68 @@
+"""`cotjax COMMAND …` is `python -m cotjax.COMMAND …`; alone it lists the commands."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from cotjax.config.command import VERSION, one_line_errors
+from cotjax.config.reading import nearest
+from cotjax.errors import InputError
+
+COMMANDS = {
+    "train": "train a student: one stage, or a list of stages",
+    "evaluate": "accuracy and length of a run or a model on held-out problems",
+    "generate": "let a run or a model answer a question",
+    "export": "write a run's student as a Hugging Face folder",
+    "report": "write the page of a run folder again",
+    "rationales": "let a teacher write solutions, and keep the right ones",
+    "cache-logits": "write teachers' top-K logits to disk, to distil from them later",
+}
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first word names.
+
+    Returns:
+      0 after the list or the version, 2 if there is no such command.
+
+    Raises:
+      SystemExit: with the command's own status.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    name = words[0] if words else "--help"
+    if name in ("--help", "-h", "help"):
+        print(listed())
+        return 0
+    if name == "--version":
+        print(VERSION)
+        return 0
+    known = name.replace("_", "-")
+    if known not in COMMANDS:
+        raise InputError(
+            f'cotjax {name}: no such command. Did you mean "{nearest(name, COMMANDS)}"? '
+            "cotjax --help lists them."
+        )
+    sys.argv[1:] = words[1:]
+    runpy.run_module(f"cotjax.{known.replace('-', '_')}", run_name="__main__", alter_sys=True)
+    return 0
+
+
+def listed() -> str:
+    """The commands, one line each."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name.ljust(width)}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: cotjax COMMAND …",
+            "Distils chain-of-thought reasoning into a small student, in JAX.",
+            "",
+            *lines,
+            "",
+            "cotjax COMMAND --help says more; cotjax --version says which one this is.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

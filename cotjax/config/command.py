@@ -1,0 +1,108 @@
+"""What all commands share: errors in one line, the nearest flag, `--version`, and `--help`."""
+
+import argparse
+import functools
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from cotjax import __version__
+from cotjax.config.flags import key_of
+from cotjax.config.reading import nearest
+from cotjax.errors import InputError
+
+VERSION = f"cotjax {__version__}"
+WIDTH = 80  # of a terminal
+
+
+def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """Prints the message of an `InputError` alone, and makes the exit status 2 of it."""
+
+    @functools.wraps(main)
+    def safe(*args: object, **settings: object) -> int:
+        try:
+            return main(*args, **settings)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return safe
+
+
+class Command(argparse.ArgumentParser):
+    """The flags of one command.
+
+    Args:
+      name: as in `cotjax NAME`.
+      about: what it does; the first words of its `--help`.
+      usage: what stands behind the name.
+      takes_keys: whether config keys may stand among its flags.
+    """
+
+    def __init__(
+        self, name: str, about: str | None, *, usage: str, takes_keys: bool = False
+    ) -> None:
+        super().__init__(
+            prog=f"cotjax {name}",
+            description=_filled(inspect.cleandoc(about or "")),
+            usage=f"cotjax {name} {usage}",
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=32, width=WIDTH
+            ),
+            epilog="Config keys: cotjax train --help." if takes_keys else None,
+            allow_abbrev=False,
+        )
+        self._takes_keys = takes_keys
+        self.add_argument("--version", action="version", version=VERSION)
+
+    def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+        """The command's own flags, and those of config keys.
+
+        Raises:
+          InputError: a flag that does not exist (names the nearest), a value of a wrong type, or
+            one that is missing.
+          SystemExit: after `--help` or `--version`.
+        """
+        argv = sys.argv[1:] if argv is None else list(argv)
+        for word in argv:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                self._check(flag)
+        known, rest = self.parse_known_args(argv)
+        if rest and not self._takes_keys:
+            self.error(f"no flag stands before {rest[0]}")
+        return known, rest
+
+    def _check(self, flag: str) -> None:
+        own = [name.removeprefix("--") for name in self._option_string_actions]
+        if self._takes_keys:
+            key_of(flag, own)
+            return
+        close = nearest(flag.removeprefix("--"), own)
+        raise InputError(f'{flag}: {self.prog} has no such flag. Did you mean "--{close}"?')
+
+    def error(self, message: str) -> NoReturn:
+        """Stops; `argparse` calls it.
+
+        Raises:
+          InputError: always.
+        """
+        wrong = _WRONG_TYPE.fullmatch(message)
+        if wrong:
+            flag, kind, value = wrong.groups()
+            raise InputError(f"{flag} = {value}: needs {_NEEDS[kind]}.")
+        raise InputError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+_WRONG_TYPE = re.compile(r"argument (\S+): invalid (int|float) value: '(.*)'")  # argparse's words
+_NEEDS = {"int": "a whole number", "float": "a number"}
+
+
+def _filled(text: str) -> str:
+    """Paragraphs as wide as a terminal; an indented one is left as it is."""
+    paragraphs = text.split("\n\n")
+    filled = [one if one.startswith(" ") else textwrap.fill(one, WIDTH) for one in paragraphs]
+    return "\n\n".join(filled)

@@ -1,0 +1,150 @@
+"""A trained student or a model, loaded to be used: evaluated, asked, exported."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from cotjax.config import Config, change, from_table, load
+from cotjax.config.reading import overlay, read_toml
+from cotjax.startup import set_up
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """A model that is loaded.
+
+    Attributes:
+      config: how.
+      mesh: the devices.
+      student: policy, tokenizer and prompts.
+      step: of its checkpoint; 0 for a model that no run has trained.
+      params: what the checkpoint holds.
+    """
+
+    config: Config
+    mesh: Any
+    student: Any
+    step: int
+    params: Any
+
+
+def load_records(config: Config) -> tuple[Any, list[Any]]:
+    """The records of a run: (those to train on, those held out). No weights are read.
+
+    Args:
+      config: of the run; its student's tokenizer decides which prompts fit.
+
+    Returns:
+      `train` has a length and gives a `Record` by index; `held_out` is a list of records.
+
+    Raises:
+      InputError: a file that cannot be read, or too few records.
+    """
+    set_up()
+    from cotjax.data.prompts import make_prompts
+    from cotjax.student import records
+    from cotjax.student.load import load_from_path
+
+    model = load_from_path(config.model, seed=config.seed, place=None, init="abstract")
+    prompts = make_prompts(model.tokenizer, config.data.prompt, config.data.templates)
+    return records.load_records(config, model.tokenizer, prompts)
+
+
+def config_from_flags(checkpoint: str, argv: Sequence[str]) -> Config:
+    """The settings with which a command opens a model: a run's own, and flags over them.
+
+    Raises:
+      InputError: a wrong setting.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        return load([*argv, "--model.path", checkpoint])
+    return load(["--config", str(run / "config.toml"), *argv])
+
+
+def config_from_settings(
+    checkpoint: str, settings: dict[str, Any], base: Config | None, where: str
+) -> Config:
+    """The same from Python.
+
+    Args:
+      checkpoint: a run folder, one of its checkpoints, or a model.
+      settings: top-level keys, and sections as dicts.
+      base: below the settings; None is that of the run, or the defaults for a model.
+      where: the settings came from, for errors.
+
+    Raises:
+      InputError: a wrong setting.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        settings = overlay({"model": {"path": checkpoint}}, settings)
+    if base is not None:
+        return change(base, settings, where)
+    return from_table(overlay(read_toml(str(run / "config.toml")) if run else {}, settings), where)
+
+
+def run_of(checkpoint: str) -> pathlib.Path | None:
+    """The run folder that a path is or lies in; of a list, its newest stage; None for a model.
+
+    Raises:
+      InputError: a step of a run that it does not have.
+    """
+    from cotjax.training.checkpoint import find_run
+
+    return find_run(newest_stage(pathlib.Path(checkpoint)))
+
+
+def newest_stage(folder: pathlib.Path) -> pathlib.Path:
+    """The last stage with a checkpoint in the folder of a list; any other folder itself."""
+    if not (folder / "config.toml").is_file() or (folder / "checkpoints").is_dir():
+        return folder
+    steps = [path for path in folder.glob("*-*/checkpoints/*") if path.name.isdigit()]
+    stages = {step.parents[1] for step in steps}
+    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]), default=folder)
+
+
+def open_model(checkpoint: str, config: Config) -> OpenedModel:
+    """Loads a run's newest checkpoint, one of its checkpoints, or a model.
+
+    Args:
+      checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
+      config: with which.
+
+    Raises:
+      InputError: no such checkpoint or model.
+    """
+    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.student.load import load_policy, model_bytes
+    from cotjax.training.checkpoint import restore_params
+
+    run = run_of(checkpoint)
+    if run is not None and not config.lora.rank:
+        # Only the shape and the tokenizer are needed; the weights are the checkpoint's. With an
+        # adapter the checkpoint holds that alone, so its base is loaded as it was.
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, init="random"))
+    use_cpu_cores(model_bytes(config.model.path))
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    student = load_policy(config, mesh)
+    step, params = 0, student.params
+    if run is not None:
+        step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.params)
+    return OpenedModel(config, mesh, student, step, params)
+
+
+def measure(opened: OpenedModel) -> dict[str, Any]:
+    """The numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
+
+    Raises:
+      InputError: the records cannot be read, or the caches do not fit into memory.
+    """
+    from cotjax.student import preflight
+    from cotjax.student.evaluate import evaluate
+    from cotjax.student.records import load_records
+
+    config, mesh, student = opened.config, opened.mesh, opened.student
+    preflight.check_fits(student, mesh, preflight.evaluation_use(config, student, mesh))
+    _, held_out = load_records(config, student.tokenizer, student.prompts)
+    numbers, _ = evaluate(student, config, mesh, opened.params, held_out)
+    return {"step": opened.step} | numbers

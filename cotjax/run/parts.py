@@ -1,0 +1,100 @@
+"""How long a run took, over all its parts: one from its start, one from each time it is resumed.
+
+parts.json in the run folder holds them. A part that was killed could not write its end; the next
+one finds it in the last change of metrics.jsonl, which grows with every step.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+from typing import Any
+
+import jax
+
+from cotjax import __version__
+
+Part = dict[str, Any]
+
+
+class Parts:
+    """The parts of a run, the one that is going on as the last.
+
+    Args:
+      folder: the run folder.
+      began: when this part did, as `time.monotonic` counts.
+      silent: write nothing, as all processes of a run but one do.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, began: float, silent: bool = False) -> None:
+        self._folder, self._began, self._silent = folder, began, silent
+        self._earlier = earlier_parts(folder)
+        past = datetime.timedelta(seconds=time.monotonic() - began)
+        self._own: Part = {
+            "started": (datetime.datetime.now().astimezone() - past).isoformat(
+                timespec="milliseconds"
+            ),
+            "version": __version__,
+            "jax": jax.__version__,
+            "machine": machine(),
+        }
+        step = self._earlier[-1]["last_step"] if self._earlier else 0
+        self.write(step, step)
+
+    def write(self, first_step: int, last_step: int) -> None:
+        """Writes how far this part has come.
+
+        Args:
+          first_step: steps that were done before it.
+          last_step: steps that are done now.
+        """
+        self._own |= {"first_step": first_step, "last_step": last_step}
+        self._write(ended=False)
+
+    def end(self) -> None:
+        """Writes that nothing follows in this part."""
+        self._write(ended=True)
+
+    def _write(self, *, ended: bool) -> None:
+        """In one piece."""
+        self._own |= {"seconds": round(time.monotonic() - self._began, 1), "ended": ended}
+        if not self._silent:
+            temporary = self._folder / "parts.json.tmp"
+            temporary.write_text(json.dumps(self.all, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self._folder / "parts.json")
+
+    @property
+    def all(self) -> list[Part]:
+        """Every part; without this one if it found the run at its end and took no step."""
+        idle = self._own["ended"] and self._own["first_step"] == self._own["last_step"]
+        if idle and self._earlier and self._earlier[-1]["ended"]:
+            return self._earlier
+        return [*self._earlier, self._own]
+
+    @property
+    def seconds(self) -> float:
+        """Of all parts together."""
+        return round(sum(part["seconds"] for part in self.all), 1)
+
+
+def earlier_parts(folder: pathlib.Path) -> list[Part]:
+    """The parts of a run so far; the end of a part that was killed is that of metrics.jsonl."""
+    path, metrics = folder / "parts.json", folder / "metrics.jsonl"
+    parts = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    if parts and not parts[-1]["ended"] and metrics.is_file():
+        last = parts[-1]
+        started = datetime.datetime.fromisoformat(last["started"]).timestamp()
+        last["seconds"] = max(last["seconds"], round(metrics.stat().st_mtime - started, 1))
+        lines = metrics.read_bytes().splitlines(keepends=True)
+        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
+        last["last_step"] = max(last["last_step"], *steps, 0)
+    return parts
+
+
+def machine() -> str:
+    """Processor, cores and devices, in words."""
+    devices = jax.devices()
+    kind = f"{len(devices)} × {devices[0].device_kind}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {kind}"

@@ -1,0 +1,155 @@
+"""Completions of one prompt: all at once for Python, as they are written for the command line."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cotjax.errors import InputError
+from cotjax.run.opened import OpenedModel
+
+BLOCK = 64  # tokens; programs are made for multiples, so that few lengths are compiled
+CHUNK = 4  # tokens between two texts of a stream
+LAYOUTS = ("question", "chat", "plain")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How completions of a prompt are sampled.
+
+    Attributes:
+      n: completions.
+      max_new_tokens: longest completion.
+      temperature: divides the logits; 0 is greedy.
+      top_k: sample among the k likeliest tokens; 0 = all.
+      top_p: sample among the likeliest tokens of this total probability.
+      min_p: drop tokens below this multiple of the likeliest one's probability.
+      seed: of the draws.
+      stop: texts that end a completion; they stay in it.
+      layout: "question" as in training, "chat" for a user's message, "plain" for the text alone.
+    """
+
+    n: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    layout: str = "question"
+
+    def check(self, spelled: Callable[[str], str] = str) -> None:
+        """Refuses numbers out of range.
+
+        Args:
+          spelled: how the reader wrote a setting's name.
+
+        Raises:
+          InputError: names the setting, its value and the range.
+        """
+        for name, holds, needs in (
+            ("n", self.n >= 1, ">= 1"),
+            ("max_new_tokens", self.max_new_tokens >= 1, ">= 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), ">= 0"),
+            ("top_k", self.top_k >= 0, ">= 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("seed", 0 <= self.seed < 2**32, "at least 0 and below 2^32"),
+            ("layout", self.layout in LAYOUTS, f"of {', '.join(LAYOUTS)}"),
+        ):
+            if not holds:
+                value = getattr(self, name)
+                raise InputError(f"{spelled(name)} = {value}: out of range. Give a value {needs}.")
+
+
+def stream_texts(
+    opened: OpenedModel,
+    prompt: str,
+    settings: SampleSettings,
+    spelled: Callable[[str], str] = str,
+) -> Iterator[list[str]]:
+    """The completions so far, again and again until they have ended; a single one in small pieces.
+
+    Args:
+      opened: who writes.
+      prompt: a question or text, see `SampleSettings.layout`.
+      settings: how.
+      spelled: how the reader wrote a setting's name, for errors.
+
+    Raises:
+      InputError: a value out of range, an empty prompt, one longer than the context, no chat
+        template, or a stop string that can never match.
+    """
+    import jax
+    import numpy as np
+
+    from cotjax.data.encode import encode_prompts
+    from cotjax.rollout.plan import Sampling
+    from cotjax.rollout.stream import stream
+    from cotjax.student.load import make_stop_table
+    from cotjax.student.preflight import Use, check_fits
+
+    settings.check(spelled)
+    student, mesh = opened.student, opened.mesh
+    text = _laid_out(prompt, settings.layout, student)
+    shape = student.policy.bind(student.reference).shape
+    size = len(student.tokenizer.encode(text, add_special_tokens=False))
+    longest = settings.max_new_tokens
+    length = min(_in_blocks(longest), shape.max_positions - size)
+    sampling = Sampling(
+        settings.n, max(length, longest), student.eos_id, student.pad_id, settings.temperature,
+        settings.top_k, settings.top_p, settings.min_p,
+    )  # fmt: skip
+    key = spelled("max_new_tokens")
+    sizes = {spelled("n"): settings.n, key: longest}
+    check_fits(
+        student, mesh, Use("generate", sampling, 1, size, "the prompt's tokens", key, sizes, "")
+    )
+    batch = encode_prompts(
+        student.tokenizer, [text], [0], max_length=_in_blocks(size), names=["prompt"]
+    )
+    stops = list(settings.stop)
+    pieces = stream(
+        student.policy,
+        student.all_params(opened.params),
+        batch,
+        jax.random.key(settings.seed),
+        settings=sampling,
+        stop_table=make_stop_table(student.tokenizer, shape.vocab_size, stops, key=spelled("stop")),
+        chunk=CHUNK if settings.n == 1 else longest,
+        limit=longest,
+    )
+    for rollout in pieces:
+        yield _decoded(student, jax.tree.map(np.asarray, rollout))
+
+
+def _laid_out(text: str, layout: str, student: Any) -> str:
+    """The text that the model is given."""
+    if not text.strip():
+        raise InputError("the prompt is empty. Give a text.")
+    if layout == "question":
+        return student.prompts.solve(text)
+    if layout == "plain":
+        return text
+    if student.tokenizer.chat_template is None:
+        raise InputError(
+            'layout = "chat": the tokenizer has no chat template. Ask a question or plain text.'
+        )
+    message = {"role": "user", "content": text}
+    return student.tokenizer.apply_chat_template(
+        [message], tokenize=False, add_generation_prompt=True
+    )
+
+
+def _in_blocks(size: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def _decoded(student: Any, rollout: Any) -> list[str]:
+    """The texts of one prompt's completions, without end tokens."""
+    from cotjax.interfaces import End
+
+    sizes = rollout.mask[0].sum(axis=-1) - (rollout.end[0] == End.EOS)
+    rows = [row[:size] for row, size in zip(rollout.tokens[0], sizes, strict=True)]
+    return student.tokenizer.batch_decode(rows, skip_special_tokens=False)

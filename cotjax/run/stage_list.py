@@ -1,0 +1,129 @@
+"""A list of stages, each from the one before: stopped anywhere, it goes on where it was."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Any
+
+from cotjax.config import Config, name_of, stage_class, stage_configs
+from cotjax.errors import InputError, NothingToDo
+from cotjax.run.folder import console, write_config, write_result
+from cotjax.run.one_stage import run_stage
+from cotjax.run.summary import print_stages
+
+
+def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
+    """Runs the stages one after the other; those that have ended are not run again.
+
+    Args:
+      config: of the list.
+      folder: of the list; each stage has one inside.
+      began: when the clock of the first stage that is run started.
+
+    Returns:
+      the folder, with result.json (a row for the base and for each stage) and report.html.
+
+    Raises:
+      InputError: a stage's input is wrong.
+      NothingToDo: no stage of the list has anything to do.
+    """
+    from cotjax.parallel import processes
+    from cotjax.report import write_report
+
+    out, first = console(), processes.is_first()
+    stages = plan(config, folder)
+    check_lengths(stages)
+    processes.wait("every process knows which stages were begun")
+    if first:
+        write_config(folder, config)
+    results: list[dict[str, Any]] = []
+    for number, stage in enumerate(stages, 1):
+        own = folder / stage.name
+        label = f"stage {number} of {len(stages)}: {stage.name.partition('-')[2]}"
+        if (own / "result.json").is_file():
+            out.print(f"{label}, has ended: {own}", style="dim")
+        else:
+            if results:  # a stage between that was left out has no weights
+                stage = _beginning_from(stage, folder / results[-1]["name"])
+            out.print(f"\n{label}, from {stage.model.path}", style="bold")
+            try:
+                run_stage(stage, own, began=began)
+            except NothingToDo as error:
+                out.print(f"{stage.name} is left out: {error}", style="yellow")
+                if number == len(stages) and not results:
+                    raise
+                continue
+            began = time.monotonic()
+        processes.wait(f"{stage.name} has ended")
+        results.append(json.loads((own / "result.json").read_text("utf-8")))
+    result = _together(config, results)
+    if first:
+        write_result(folder, result)
+        print_stages(out, result["stages"])
+        report = write_report(folder)
+        told = f"{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}"
+        out.print("\n" + told)
+    return folder
+
+
+def plan(config: Config, folder: pathlib.Path) -> list[Config]:
+    """The runs of a list of stages, in order; each is a folder inside the list's.
+
+    Every stage begins from the folder of the one before, the first from its `model.path`. A stage
+    that was begun is to be resumed.
+
+    Raises:
+      InputError: a stage's own settings are wrong.
+    """
+    runs: list[Config] = []
+    for number, (name, own) in enumerate(stage_configs(config), 1):
+        here = folder / f"{number}-{name}"
+        if runs:
+            own = _beginning_from(own, folder / runs[-1].name)
+        begun = (here / "config.toml").is_file()
+        runs.append(dataclasses.replace(own, output=str(folder), name=here.name, resume=begun))
+    return runs
+
+
+def _beginning_from(config: Config, folder: pathlib.Path) -> Config:
+    model = dataclasses.replace(config.model, path=str(folder), init="pretrained")
+    return dataclasses.replace(config, model=model)
+
+
+def check_lengths(stages: list[Config]) -> None:
+    """Refuses texts longer than the model's context in any stage, before the first one begins.
+
+    Raises:
+      InputError: names the stage, the settings and the numbers; or there is no such model.
+    """
+    from cotjax.student.load import load_from_path
+    from cotjax.student.preflight import check_contexts
+
+    model = load_from_path(stages[0].model, seed=0, place=None, init="abstract").model
+    for config in stages:
+        reads = stage_class(config.stage).reads_key("rollout.max_new_tokens")
+        try:
+            check_contexts(config, model.shape.max_positions, rollout_too=reads)
+        except InputError as error:
+            raise InputError(f"[[stages]] {config.name}: {error}") from error
+
+
+def _together(config: Config, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What result.json says of a list whose stages have these results."""
+    rows = [{"name": "base", **results[0]["before"]}]
+    rows += [{"name": result["name"], **result["after"]} for result in results]
+    parts = [
+        {"stage": result["name"], **part} for result in results for part in result.get("parts", [])
+    ]
+    return {
+        "before": rows[0],
+        "after": rows[-1],
+        "stages": rows,
+        "steps": sum(result["steps"] for result in results),
+        "seconds": round(sum(result["seconds"] for result in results), 1),
+        "parts": parts,
+        "seed": config.seed,
+        "stage": name_of(config.stage),
+        "name": config.name,
+    }

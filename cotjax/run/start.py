@@ -1,0 +1,80 @@
+"""From a config to a run: `run` for the command line, `train` for Python."""
+
+import pathlib
+import time
+from typing import Any
+
+from cotjax.config import Config, change, check_plugins, with_objects
+from cotjax.run.folder import check_folder
+from cotjax.run.handle import Run
+from cotjax.run.one_stage import run_stage
+from cotjax.run.stage_list import run_list
+from cotjax.startup import set_up
+
+
+def train(
+    config: Config,
+    *,
+    reward: Any = None,
+    verifier: Any = None,
+    term: Any = None,
+    source: Any = None,
+    difficulty: Any = None,
+    schedule: Any = None,
+) -> Run:
+    """Trains a student as the config says: one stage, or a list of stages in order.
+
+    What is your own is given as an object here, or named in the config (`reward.function =
+    "./file.py:name"`), so that the run can be resumed without Python.
+
+    Args:
+      config: from `Config.for_stage`, `Config.for_stages` or `cotjax.config.load`.
+      reward: (Completion, Record) -> float, or dict of floats.
+      verifier: has extract(text) -> str | None and equal(a, b) -> bool.
+      term: (logp, logp_old, advantage, mask, **settings) -> loss per token [B, G, T].
+      source: random access to records: __len__() and __getitem__(index) -> Record.
+      difficulty: (Record) -> float, or (student, records) -> [n].
+      schedule: (progress, num_teachers) -> [N].
+
+    Returns:
+      the run: its folder, its numbers, and what was trained.
+
+    Raises:
+      InputError: before anything is compiled, if the input is wrong.
+    """
+    began = time.monotonic()
+    set_up()
+    given = {
+        **{"reward": reward, "verifier": verifier, "term": term, "source": source},
+        **{"difficulty": difficulty, "schedule": schedule},
+    }
+    # Checked again, which a config that `dataclasses.replace` made is not.
+    config = change(with_objects(config, **given), {}, "cotjax.train")
+    return Run(run(config, began=began), objects=given)
+
+
+def run(config: Config, *, began: float | None = None) -> pathlib.Path:
+    """Trains as a checked config says.
+
+    Args:
+      config: of one stage, or of a list.
+      began: when the run's clock started, as `time.monotonic` counts; None is now.
+
+    Returns:
+      the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
+      parts.json, result.json and report.html; that of a list holds one such folder per stage.
+
+    Raises:
+      InputError: before anything is compiled, if the input is wrong.
+    """
+    began = time.monotonic() if began is None else began
+    check_plugins(config)  # before the heavy imports
+    from cotjax.parallel import processes
+
+    processes.join()
+    folder = pathlib.Path(config.output) / config.name
+    check_folder(folder, config.resume)
+    processes.wait("every process has looked at the folder")
+    if config.stages:
+        return run_list(config, folder, began=began)
+    return run_stage(config, folder, began=began)

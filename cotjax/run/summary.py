@@ -1,0 +1,60 @@
+"""What a run prints at its end: completions, and held-out numbers of a stage or of a list."""
+
+import json
+import pathlib
+from typing import Any
+
+from rich.console import Console
+
+_NUMBERS = (
+    ("accuracy", "greedy", "{:.1%}"),
+    ("sampled_accuracy", "sampled", "{:.1%}"),
+    ("tokens", "tokens", "{:.1f}"),
+    ("sampled_tokens", "sampled tokens", "{:.1f}"),
+    ("truncated", "truncated", "{:.1%}"),
+)
+
+
+def print_summary(
+    console: Console, folder: pathlib.Path, report: pathlib.Path, result: dict[str, Any]
+) -> None:
+    """Two completions before and after, and the held-out numbers of one stage."""
+    for when in ("before", "after"):
+        console.print(f"\nTwo completions {when}:", style="bold")
+        for row in _samples(folder, when):
+            verdict = "right" if row["parts"]["correct"] else "wrong"
+            console.print(f"{row['question']}", style="dim")
+            console.print(f"{row['completion']}\n({row['tokens']} tokens, {verdict})")
+    before, after = result["before"], result["after"]
+    console.print("\nHeld-out problems".ljust(24) + "before    after", style="bold")
+    for name, form in (
+        ("accuracy", "{:.1%}"),
+        ("sampled_accuracy", "{:.1%}"),
+        ("tokens", "{:.1f}"),
+        ("well_formed", "{:.1%}"),
+        ("truncated", "{:.1%}"),
+    ):
+        if name in before:
+            cells = (form.format(numbers[name]).rjust(8) for numbers in (before, after))
+            console.print(f"{name.ljust(21)}" + " ".join(cells))
+    console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
+
+
+def print_stages(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Held-out numbers of the base and after each stage."""
+    shown = [number for number in _NUMBERS if number[0] in rows[0]]
+    heads = [title.rjust(max(len(title), 8)) for _, title, _ in shown]
+    console.print("\n" + "Held-out problems".ljust(20) + "  ".join(heads), style="bold")
+    for row in rows:
+        cells = [
+            form.format(row[name]).rjust(len(head))
+            for (name, _, form), head in zip(shown, heads, strict=True)
+        ]
+        interval = f"  ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})"
+        console.print(row["name"].ljust(20) + "  ".join(cells) + interval)
+
+
+def _samples(folder: pathlib.Path, when: str) -> list[dict[str, Any]]:
+    with (folder / "completions.jsonl").open(encoding="utf-8") as lines:
+        rows = (row for row in map(json.loads, lines) if row["kind"] == when)
+        return [row for row, _ in zip(rows, range(2), strict=False)]

@@ -1,0 +1,135 @@
+"""What one does with a run or a model from Python: evaluate it, ask it, draw it."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cotjax.config import Config
+from cotjax.errors import InputError
+from cotjax.run.handle import Run, open_run
+from cotjax.run.opened import OpenedModel, config_from_settings, measure, open_model
+from cotjax.run.sample import SampleSettings, stream_texts
+from cotjax.startup import set_up
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Trained = str | pathlib.Path | Run
+
+
+def evaluate(
+    checkpoint: Trained, *, config: Config | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Greedy and sampled accuracy on held-out problems, with intervals and lengths.
+
+    Args:
+      checkpoint: a run, its folder, one of its `checkpoints/<step>`, or a model as `model.path`
+        takes it, so that the base is measured like its student.
+      config: what to measure with; None is the run's own, or the defaults for a model.
+      **settings: over it: top-level keys, and sections as dicts (`eval={"problems": 64}`).
+
+    Returns:
+      the numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
+
+    Raises:
+      InputError: no such checkpoint or model, or a wrong setting.
+    """
+    return measure(_open(checkpoint, config, settings, "cotjax.evaluate"))
+
+
+def generate(checkpoint: Trained, question: str, **settings: Any) -> str | list[str]:
+    """What a run or a model answers to a question.
+
+    Args:
+      checkpoint: as `cotjax.evaluate` takes it.
+      question: asked as in training, unless `layout` says otherwise.
+      **settings: n, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop, layout; see
+        `cotjax.run.sample.SampleSettings`.
+
+    Returns:
+      the text; for n > 1 a list of them.
+
+    Raises:
+      InputError: a value out of range, no such checkpoint or model, or a prompt that is too long.
+    """
+    _sample_settings(settings)  # before weights are read
+    return completions_of(open_to_generate(checkpoint), question, settings)
+
+
+def open_to_generate(checkpoint: Trained) -> OpenedModel:
+    """A run or a model on one device, as one prompt needs it."""
+    return _open(checkpoint, None, {"mesh": {"data": 1}}, "cotjax.generate")
+
+
+def completions_of(opened: OpenedModel, question: str, settings: dict[str, Any]) -> str | list[str]:
+    """See `generate`."""
+    *_, texts = stream_texts(opened, question, _sample_settings(settings))
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _sample_settings(given: dict[str, Any]) -> SampleSettings:
+    names = SampleSettings.__dataclass_fields__
+    for name in given:
+        if name not in names:
+            raise InputError(f"cotjax.generate: no setting {name}. There are {', '.join(names)}.")
+    stop = given.get("stop", ())
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    settings = SampleSettings(**{**given, "stop": stop})
+    settings.check()
+    return settings
+
+
+def _open(
+    checkpoint: Trained, config: Config | None, settings: dict[str, Any], where: str
+) -> OpenedModel:
+    set_up()
+    if isinstance(checkpoint, Run):
+        run = checkpoint.stages[-1] if checkpoint.stages else checkpoint
+        checkpoint, config = run.folder, run.config if config is None else config
+    name = str(checkpoint)
+    return open_model(name, config_from_settings(name, settings, config, where))
+
+
+def plot(
+    *runs: Trained, labels: Sequence[str] | None = None, path: str | pathlib.Path | None = None
+) -> "Figure":
+    """Accuracy against length before and after, and the curves of reward or loss and of length.
+
+    Args:
+      *runs: runs or their folders, also of lists and of runs that go on.
+      labels: a name for each in the legend; None takes the folders' names.
+      path: where to save the picture; its ending says how.
+
+    Returns:
+      a matplotlib figure, which a notebook shows.
+
+    Raises:
+      InputError: no run is given, or a folder is none of a run.
+    """
+    from cotjax.report.picture import RunDrawing, draw
+
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    names = [run.folder.name for run in opened] if labels is None else list(labels)
+    if not opened or len(names) != len(opened):
+        raise InputError(
+            f"cotjax.plot: {len(opened)} runs and {len(names)} labels. Give a run at least, and a "
+            "label for each or none."
+        )
+    figure = draw(
+        [
+            RunDrawing(name, _points(run), run.metrics, run.evaluations)
+            for name, run in zip(names, opened, strict=True)
+        ]
+    )
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _points(run: Run) -> list[dict[str, Any]]:
+    """The evaluations that the picture's arrows go through: before, and after each stage."""
+    points = []
+    for stage in run.stages or (run,):
+        rows = [row for row in stage.files.metrics if row["kind"] == "eval"]
+        points += [rows[0], rows[-1]] if rows and not points else rows[-1:]
+    return points

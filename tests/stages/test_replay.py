@@ -1,0 +1,149 @@
+"""A stage that replays what it accepts: what is mined, accepted, rewarded and replayed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cotjax.cot import rewrite_reward
+from cotjax.errors import InputError
+from cotjax.interfaces import End, Record
+from cotjax.parallel.mesh import make_mesh
+from cotjax.stages.replay import Accepted
+from cotjax.stages.rewrite import Rewrite
+from cotjax.student.groups import RolloutGroups
+from cotjax.training.evaluation import JudgedCompletion
+from tests.tiny import STUDENT, make_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("replay")
+
+
+def attempt(correct=0.0, ended=True, tokens=9, text="", well_formed=1.0):
+    parts = {"correct": correct, "well_formed": well_formed}
+    return JudgedCompletion(text, tokens, End.EOS if ended else End.LENGTH, 0.0, parts)
+
+
+FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64", "--batch.sequence-length=64"
+FLAGS += "--mining.questions=10", "--mining.attempts=2", "--mining.batch-size=8"
+
+
+def open_stage(folder, *more):
+    return Rewrite.from_config(make_config(folder, *FLAGS, "--batch.size=2", *more), make_mesh(1))
+
+
+def test_without_mining_every_record_is_rewritten(folder, tmp_path):
+    stage = open_stage(folder, "--mining.questions=0")
+    assert not any("Mining" in said for said in stage.prepare(tmp_path))
+    prompts, records = next(stage.stream)
+    shown = STUDENT.tokenizer.decode(np.asarray(prompts.tokens[0])[np.asarray(prompts.mask[0])])
+    # The steps are shown, and no line that says the answer.
+    assert records[0].steps[0] in shown and "Answer:" not in shown
+
+
+def test_failures_without_a_rationale_are_refused(folder, tmp_path):
+    path = folder / "bare.jsonl"
+    path.write_text('{"question": "?", "answer": "#### 7"}\n' * 8)
+    stage = open_stage(folder, f"--data.path={path}", "--mining.questions=0")
+    with pytest.raises(InputError, match="None of 4 failures has a rationale"):
+        stage.prepare(tmp_path)
+
+
+# Rewards.
+
+
+@pytest.mark.parametrize("unit", ["words", "tokens"])
+def test_the_reward_is_by_the_teachers_length_in_one_unit(folder, unit):
+    stage = open_stage(folder, f"--reward.unit={unit}")
+    record = Record("r/1", "?", "7", ("7*1=7", "7+0=7"), 2)
+    text, solution = "Step 1: 7*1=7\nAnswer: 7", "Step 1: 7*1=7\nStep 2: 7+0=7\nAnswer: 7"
+    tokens = len(STUDENT.tokenizer.encode(text))
+    whole = {"words": 8, "tokens": len(STUDENT.tokenizer.encode(solution))}[unit]
+    assert len(solution.split()) == 8
+    expected = rewrite_reward(text, gold="7", teacher_length=whole, unit=unit, length=(
+        tokens if unit == "tokens" else None))  # fmt: skip
+    assert stage._reward(stage.config, record, text, tokens) == expected
+    assert expected[0] > 1
+
+
+# Internalisation.
+
+
+class Nowhere:
+    """A stream without a place."""
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        assert state == {}
+
+
+RECORD = Record("r/1", "How many?", "7", ("7*1=7",), 1)
+GOOD = "Step 1: 7*1=7\nAnswer: 7"
+
+
+def take(accepted, *group, record=RECORD):
+    nothing = None
+    accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
+
+
+def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():
+    accepted = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    take(accepted, attempt(0.0, tokens=2), attempt(1.0, ended=False, tokens=3),
+         attempt(1.0, tokens=3, well_formed=0.0))  # fmt: skip
+    assert accepted.rewrites == {}
+    take(accepted, attempt(1.0, tokens=9, text=GOOD + " long"), attempt(1.0, tokens=8, text=GOOD))
+    assert accepted.rewrites["r/1"]["tokens"] == 8
+    take(accepted, attempt(1.0, tokens=12, text="Step 1: x\nAnswer: 7"))
+    assert accepted.rewrites["r/1"]["text"] == GOOD
+    take(accepted, attempt(1.0, tokens=5, text="1. 7\nAnswer: 7\nbye"))
+    assert accepted.rewrites["r/1"]["text"] == "Step 1: 7\nAnswer: 7"
+    again = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    again.set_state(json.loads(json.dumps(accepted.get_state())))
+    assert again.rewrites == accepted.rewrites
+    draws = [one.draw(3, np.random.default_rng(0)) for one in (again, accepted)]
+    assert draws[0] == draws[1] and len(draws[0]) == 1
+
+
+def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(folder, tmp_path):
+    stage = open_stage(folder, "--mining.questions=0", "--optimizer.learning-rate=0.01")
+    stage.prepare(tmp_path)
+    take(stage.data, attempt(1.0, tokens=8, text=GOOD))
+    work = stage.next_step(stage.state.params, 0)
+    _, (rows, key) = work.batch
+    assert key is None and work.metrics["accepted"] == 1
+    tokens, counted = np.asarray(rows.tokens), np.asarray(rows.weight) > 0
+    decode = STUDENT.tokenizer.decode
+    assert decode(tokens[0][~counted[0] & (np.asarray(rows.segment)[0] > 0)]).startswith(
+        STUDENT.prompts.solve("How many?").rstrip()
+    )
+    targets = np.asarray(rows.targets)[0][counted[0]]
+    assert decode(targets[:-1]) == GOOD and targets[-1] == stage.student.eos_id
+    assert not counted[1].any()  # one accepted rewrite, a batch of two
+    state, losses = stage.state, []
+    for _ in range(4):
+        state, metrics = stage.update(state, work.batch)
+        total, count = metrics["replay_loss"]
+        losses.append(float(total / count))
+    assert losses[-1] < losses[0]
+
+
+def test_internalisation_may_be_left_out(folder, tmp_path):
+    stage = open_stage(folder, "--mining.questions=0", "--rewrite.no-internalize")
+    stage.prepare(tmp_path)
+    take(stage.data, attempt(1.0, tokens=8, text=GOOD))
+    assert stage.next_step(stage.state.params, 0).batch[1] is None
+
+
+def test_several_inner_updates_are_one_step(folder, tmp_path):
+    stage = open_stage(folder, "--mining.questions=0", "--policy.inner-updates=2")
+    stage.prepare(tmp_path)
+    before = int(stage.state.step)
+    work = stage.next_step(stage.state.params, 0)
+    state, _ = stage.update(stage.state, [work.batch[0], None])
+    assert int(state.step) == before + 2
+    assert jax.tree.leaves(state.params)

@@ -1,0 +1,65 @@
+"""Whether teachers stand from weak to strong, as their answers to some problems say."""
+
+import dataclasses
+
+import pytest
+
+from cotjax.interfaces import Record
+from cotjax.parallel.mesh import make_mesh
+from cotjax.teachers import ranking
+from cotjax.teachers.pool import TeacherPool
+from cotjax.teachers.ranking import check_ranking, ranking_notes
+from tests.tiny import TOKENIZER, make_config, with_section, write_teachers
+
+PROBLEMS = [Record(f"r/{i}", f"{i}?", "7", ("7",), 1) for i in range(3)]
+
+
+@pytest.mark.parametrize("accuracy", [[0.1], [0.1, 0.5], [0.3, 0.3, 0.3], [0.0, 0.0, 1.0]])
+def test_teachers_that_do_not_fall_are_no_warning(accuracy):
+    assert ranking_notes(["a", "b", "c"][: len(accuracy)], accuracy, 8) == ()
+
+
+def test_a_stronger_one_before_a_weaker_one_is_named_with_both_numbers():
+    (note,) = ranking_notes(["a", "b", "c"], [0.1, 0.9, 0.5], 8)
+    assert "not in the order weak to strong: on 8 problems" in note
+    assert note.endswith("a solves 10.0%, b solves 90.0%, c solves 50.0%.")
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Config, teachers and how often each was measured, the later the worse."""
+    write_teachers(tmp_path)
+    names = [str(tmp_path / name) for name in ("weak", "strong")]
+    config = make_config(tmp_path, "--stage=distill", "--teachers.paths", *names)
+    seen = []
+
+    def evaluate(student, config, mesh, params, records):
+        seen.append((student, config.eval.samples, len(records)))
+        return {"accuracy": 0.5 / len(seen)}, []
+
+    monkeypatch.setattr(ranking, "evaluate", evaluate)
+    return config, TeacherPool(config, make_mesh(1), TOKENIZER, slots=1), seen
+
+
+def test_every_teacher_is_measured_once_and_none_stays_in_memory(asked):
+    config, teachers, seen = asked
+    (note,) = check_ranking(config, make_mesh(1), teachers, PROBLEMS)
+    assert "solves 50.0%" in note and "solves 25.0%" in note
+    assert [rest for _, *rest in seen] == [[1, 3], [1, 3]]
+    assert seen[0][0].policy != seen[1][0].policy and teachers.resident == set()
+
+
+def test_nothing_is_measured_without_problems_or_with_one_teacher_or_a_cache(asked):
+    config, teachers, seen = asked
+    cached = with_section(config, "teachers", cache="somewhere")
+    teachers_one = dataclasses.replace(
+        config, teachers=dataclasses.replace(config.teachers, paths=config.teachers.paths[:1])
+    )
+    one = TeacherPool(teachers_one, make_mesh(1), TOKENIZER, slots=1)
+    for settings, pool, problems in (
+        (config, teachers, []),
+        (cached, teachers, PROBLEMS),
+        (teachers_one, one, PROBLEMS),
+    ):
+        assert check_ranking(settings, make_mesh(1), pool, problems) == ()
+    assert seen == []
