@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from cotjax import startup as compiled_programs
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.startup import compile_soon, counted
 from tests.tiny import flags, write_sevens, write_student
 
@@ -117,7 +117,7 @@ def asked(folder, steps):
     """Programs by source in the result of a run that finds nothing in memory."""
     jax.clear_caches()
     argv = flags(folder / "student", folder / "sevens.jsonl", folder / "runs", f"{steps}-steps")
-    assert train.main([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
+    assert train([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
     run = folder / "runs" / f"{steps}-steps"
     programs = json.loads((run / "result.json").read_text())["programs"]
     shown = f"{programs['compiled']} compiled, {programs['cached']} from the cache"
