@@ -5,7 +5,6 @@ Every flag is a config key (`--help` lists them); `--config FILE.toml` is read f
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 from cotjax import config as configs
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> in
     elif "--version" in argv:
         print(VERSION)
     else:
-        run(configs.load(argv), began=time.monotonic() if began is None else began)
+        run(configs.load(argv), began=began)
     return 0
 
 

@@ -34,7 +34,7 @@ PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 THIRD_PARTY = {
     "core": {"jax", "numpy", "jaxtyping"},
     "interfaces": {"jax", "numpy", "jaxtyping"},
-    "config": {"tyro", "tomli_w", "rich"},
+    "config": {"tomli_w"},
     "errors": set(),
     "startup": {"jax"},
     "cot": {"numpy", "math_verify"},
@@ -57,7 +57,8 @@ def imports(tree):
             yield "."
         elif isinstance(node, ast.ImportFrom):
             for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                yield name if is_module(name) else node.module
+                if name != "cotjax.__version__":  # there before anything else is
+                    yield name if is_module(name) else node.module
 
 
 def is_module(name):

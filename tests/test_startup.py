@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from cotjax import startup as compiled_programs
-from cotjax.train import main as train
-from cotjax.startup import compile_soon, counted
+from cotjax.startup import compile_soon, counted, set_up
+from cotjax.train import main
 from tests.tiny import flags, write_sevens, write_student
 
 
@@ -117,7 +117,7 @@ def asked(folder, steps):
     """Programs by source in the result of a run that finds nothing in memory."""
     jax.clear_caches()
     argv = flags(folder / "student", folder / "sevens.jsonl", folder / "runs", f"{steps}-steps")
-    assert train([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
+    assert main([*argv, f"--steps={steps}", "--checkpoint.every=0"]) == 0
     run = folder / "runs" / f"{steps}-steps"
     programs = json.loads((run / "result.json").read_text())["programs"]
     shown = f"{programs['compiled']} compiled, {programs['cached']} from the cache"
@@ -129,3 +129,10 @@ def test_more_steps_compile_no_more_programs(folder, capsys):
     few, many = (asked(folder, steps) for steps in (2, 8))
     assert few == many < 60, "rollout, update and evaluation, and what is as small as a copy"
     assert "Programs: " in capsys.readouterr().out
+
+
+def test_where_jax_is_imported_its_settings_stand(monkeypatch):
+    assert "jax" in sys.modules
+    before = dict(os.environ)
+    set_up()
+    assert dict(os.environ) == before

@@ -91,7 +91,7 @@ def _screen(whole: Config, stages: Sequence[Config]) -> str:
         "",
         *_wrapped(f"More: --help SECTION, --help all, --version. SECTION: {sections}.", ""),
     ]
-    return "\n".join([*lines, "Your own code: --reward.function ./file.py:name, for example."])
+    return "\n".join(lines)
 
 
 def _clause(text: str) -> str:
@@ -104,8 +104,7 @@ def _section(section: str, whole: Config, stages: Sequence[Config]) -> str:
     prefix = f"{section}." if section else ""
     keys = [key for key in KEYS if key.startswith(prefix) and key != "stages"]
     keys = [key for key in keys if section or "." not in key]
-    title = f"[{section}] {texts()[section]}" if section else "The run itself."
-    lines = [title]
+    lines = _wrapped(f"[{section}] {texts()[section]}" if section else "The run itself.", "")
     for key in keys:
         if _readers(key, stages):
             lines += _entry(key, _value(key, whole, stages))

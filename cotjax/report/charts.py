@@ -161,7 +161,7 @@ def _weights(run: RunFiles, metrics: Sequence[str]) -> str:
         return ""
     series = [run.series(metric, "train") for metric in metrics]
     steps, height = series[0][0], np.zeros(len(series[0][0]))
-    names = [Path(name).name for name in run.config.get("distill", {}).get("teachers", metrics)]
+    names = [Path(name).name for name in run.config.get("teachers", {}).get("paths", metrics)]
     ends = " → ".join(dict.fromkeys((names[0], names[-1])))
 
     def draw(axes: Axes) -> None:

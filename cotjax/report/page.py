@@ -2,6 +2,7 @@
 
 import html
 import string
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def render(run: RunFiles) -> str:
     facts = "".join(
         f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
     )
-    missing = () if "stages" in run.result else run.notes  # a bridge's files lie in its stages
+    missing = () if "stages" in run.result else run.notes  # a list's files lie in its stages
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in missing)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -78,7 +79,7 @@ def _source(data: dict[str, Any]) -> str:
 def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
-    if "stages" in run.result:  # a bridge counts the steps of all its stages
+    if "stages" in run.result:  # a list counts the steps of all its stages
         yield "Steps", f"{run.result['steps']:,}"
     else:
         yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
@@ -107,11 +108,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-# The stages of a bridge.
+# The stages of a list.
 
 
 def _stages(run: RunFiles) -> str:
-    """A bridge's held-out numbers, base first; each name leads to its stage's page."""
+    """A list's held-out numbers, base first; each name leads to its stage's page."""
     stages = run.result.get("stages", [])
     rows = [row for row in ROWS if all(row.key in stage for stage in stages)]
     if not stages:
@@ -120,7 +121,8 @@ def _stages(run: RunFiles) -> str:
     body = ""
     for stage in stages:
         name = html.escape(stage["name"])
-        link = name if stage is stages[0] else f'<a href="{name}/report.html">{name}</a>'
+        page = urllib.parse.quote(f"{stage['name']}/report.html")
+        link = name if stage is stages[0] else f'<a href="{page}">{name}</a>'
         body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
     return f"<h2>Stages</h2><table><tr><th></th>{head}</tr>{body}</table>"
 

@@ -18,7 +18,7 @@ _LEARNED = (("reward", "Reward"), ("loss", "Loss, nats per token"))  # what the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class RunDrawing:
     """One run in the picture.
 
     Attributes:
@@ -43,7 +43,7 @@ class Picture(Figure):
         return out.getvalue()
 
 
-def draw(runs: Sequence[Drawn]) -> Figure:
+def draw(runs: Sequence[RunDrawing]) -> Figure:
     """Three panels: accuracy against length, what training raised or lowered, and length by step.
 
     Args:
@@ -57,16 +57,21 @@ def draw(runs: Sequence[Drawn]) -> Figure:
         _arrows(left, run, color)
         _curve(middle, run, color, metric)
         _lengths(right, run, color)
-    _label(left, "Accuracy against length", "mean length of an answer, tokens", percent=True)
+    _label(
+        left,
+        "Accuracy against length, ○ before ● after",
+        "mean length of an answer, tokens",
+        percent=True,
+    )
     _label(middle, title, "step")
-    _label(right, "Length, tokens", "step")
+    _label(right, "Length, tokens, ● on held-out problems", "step")
     if len(runs) > 1:
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center",
                       ncols=min(len(runs), 4), frameon=False)  # fmt: skip
     return figure
 
 
-def _learned(runs: Sequence[Drawn]) -> tuple[str, str]:
+def _learned(runs: Sequence[RunDrawing]) -> tuple[str, str]:
     """The first metric that any run has, and its title; the last one if none has."""
     for name, title in _LEARNED:
         if any(name in run.metrics for run in runs):
@@ -74,7 +79,7 @@ def _learned(runs: Sequence[Drawn]) -> tuple[str, str]:
     return _LEARNED[-1]
 
 
-def _arrows(axes: Axes, run: Drawn, color: Any) -> None:
+def _arrows(axes: Axes, run: RunDrawing, color: Any) -> None:
     """From before (hollow) to after (full), with the 95% intervals of the accuracy."""
     if not run.points:
         return
@@ -95,7 +100,7 @@ def _arrows(axes: Axes, run: Drawn, color: Any) -> None:
         )
 
 
-def _curve(axes: Axes, run: Drawn, color: Any, metric: str) -> None:
+def _curve(axes: Axes, run: RunDrawing, color: Any, metric: str) -> None:
     """Each step faintly, and their running mean."""
     if metric not in run.metrics:
         return
@@ -109,7 +114,7 @@ def _curve(axes: Axes, run: Drawn, color: Any, metric: str) -> None:
         axes.plot(usual[0], mean, color=color, linewidth=1.7)
 
 
-def _lengths(axes: Axes, run: Drawn, color: Any) -> None:
+def _lengths(axes: Axes, run: RunDrawing, color: Any) -> None:
     """Of sampled completions while training, and of greedy answers to held-out problems."""
     _curve(axes, run, color, "completion_tokens")
     if "tokens" in run.evaluations:
@@ -119,7 +124,7 @@ def _lengths(axes: Axes, run: Drawn, color: Any) -> None:
 
 def _label(axes: Axes, title: str, below: str, *, percent: bool = False) -> None:
     """A title and few ticks, a faint grid, no frame."""
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=9.5)
     axes.set_xlabel(below, color=_GREY, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=not percent))
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -68,7 +68,7 @@ def stream_texts(
     settings: SampleSettings,
     spelled: Callable[[str], str] = str,
 ) -> Iterator[list[str]]:
-    """The completions so far: several times while a single one is written, else once.
+    """The completions so far, again and again until they have ended; a single one in small pieces.
 
     Args:
       opened: who writes.

@@ -53,12 +53,12 @@ def train(
     return Run(run(config, began=began), objects=given)
 
 
-def run(config: Config, *, began: float) -> pathlib.Path:
+def run(config: Config, *, began: float | None = None) -> pathlib.Path:
     """Trains as a checked config says.
 
     Args:
       config: of one stage, or of a list.
-      began: when the run's clock started, as `time.monotonic` counts.
+      began: when the run's clock started, as `time.monotonic` counts; None is now.
 
     Returns:
       the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
@@ -67,6 +67,7 @@ def run(config: Config, *, began: float) -> pathlib.Path:
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
+    began = time.monotonic() if began is None else began
     check_plugins(config)  # before the heavy imports
     from cotjax.parallel import processes
 

@@ -106,7 +106,7 @@ def plot(
     Raises:
       InputError: no run is given, or a folder is none of a run.
     """
-    from cotjax.report.picture import Drawn, draw
+    from cotjax.report.picture import RunDrawing, draw
 
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     names = [run.folder.name for run in opened] if labels is None else list(labels)
@@ -117,7 +117,7 @@ def plot(
         )
     figure = draw(
         [
-            Drawn(name, _points(run), run.metrics, run.evaluations)
+            RunDrawing(name, _points(run), run.metrics, run.evaluations)
             for name, run in zip(names, opened, strict=True)
         ]
     )

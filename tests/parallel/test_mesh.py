@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.parallel.mesh import check_divides, make_mesh
+from cotjax.parallel.mesh import check_divides, make_mesh, use_cpu_cores
 from cotjax.parallel.sharding import replicate, shard
 
 
@@ -45,3 +45,12 @@ def test_what_does_not_divide_names_a_size_that_fits(size, fits):
         f"rollout.prompts = {size}: 4 devices cannot share it equally (mesh.data · mesh.fsdp). "
         f"Set rollout.prompts = {fits}, or mesh.data to a divisor of {size}."
     )
+
+
+def test_devices_of_a_jax_that_was_used_stay(monkeypatch):
+    """As in a notebook: asking for the cores of the machine then changes nothing."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    before = jax.devices()
+    use_cpu_cores()
+    assert jax.devices() == before

@@ -1,9 +1,9 @@
 """Two small runs that the tests of this folder share: one stage, and a list of three."""
 
-import cotjax
 import pytest
-from cotjax.config import load
 
+import cotjax
+from cotjax.config import load
 from tests.tiny import flags, write_sevens, write_student
 
 

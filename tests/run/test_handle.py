@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+
 from cotjax.errors import InputError
 from cotjax.run import Metrics, open_run
 

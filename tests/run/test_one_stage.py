@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+
 from cotjax.run import run_stage
 from cotjax.run import start as starting
 from cotjax.stages.policy import PolicyStage

@@ -11,14 +11,14 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import cotjax
 import pytest
+
+import cotjax
 from cotjax.config import load
 from cotjax.errors import InputError, NothingToDo
 from cotjax.run import check_lengths, plan, run
 from cotjax.run import stage_list as lists
 from cotjax.train import main
-
 from tests.tiny import write_teachers
 
 NAMES = ["1-reconstruct", "2-half", "3-alone"]

@@ -1,0 +1,55 @@
+"""What marks a run folder as taken, begun or ended, in one piece each."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cotjax.config import Config, load
+from cotjax.errors import InputError
+from cotjax.run.folder import check_folder, write_config, write_result
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config.for_stage("grpo", name="run", output=str(tmp_path))
+
+
+def test_a_config_is_written_whole_and_repeats_the_run(tmp_path, config):
+    folder = tmp_path / "run"
+    write_config(folder, dataclasses.replace(config, resume=True))
+    assert [path.name for path in folder.iterdir()] == ["config.toml"]
+    assert load(["--config", str(folder / "config.toml")]) == config
+
+
+def test_a_result_is_written_whole(tmp_path):
+    write_result(tmp_path, {"steps": 3})
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert json.loads((tmp_path / "result.json").read_text()) == {"steps": 3}
+
+
+def test_a_new_run_needs_a_free_folder(tmp_path, config):
+    folder = tmp_path / "run"
+    check_folder(folder, resume=False)
+    write_config(folder, config)
+    with pytest.raises(InputError, match="run exists. Add --resume to continue it"):
+        check_folder(folder, resume=False)
+    check_folder(folder, resume=True)
+
+
+def test_a_config_that_was_half_written_takes_no_folder(tmp_path):
+    (tmp_path / "config.toml.tmp").touch()
+    check_folder(tmp_path, resume=False)
+
+
+def test_only_a_run_that_was_begun_is_resumed(tmp_path):
+    with pytest.raises(InputError, match="--resume: .* is not a run"):
+        check_folder(tmp_path / "run", resume=True)
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path, config):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be a run folder"):
+        check_folder(tmp_path / "file", resume=False)
+    with pytest.raises(InputError, match="cannot write"):
+        write_config(tmp_path / "file", config)
