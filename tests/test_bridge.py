@@ -15,13 +15,13 @@ import tomli_w
 
 from cotjax import config as configs
 from cotjax import export
-from cotjax.evaluate import evaluate
-from cotjax.train import main as train
 from cotjax.errors import InputError
+from cotjax.evaluate import evaluate
 from cotjax.stages import bridge
 from cotjax.stages.policy import PolicyStage
 from cotjax.stages.supervised import SupervisedStage
 from cotjax.student import mining
+from cotjax.train import main as train
 from tests.tiny import flags, write_sevens, write_student
 
 NAMES = ["1-reconstruct", "2-grpo", "3-rewrite"]

@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cotjax import cache_logits as teach
-from cotjax.train import main as train
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
+from cotjax.train import main as train
 from tests.test_train import assert_same_run, lines
 from tests.tiny import flags, make_model, write_sevens, write_student
 

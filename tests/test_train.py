@@ -15,13 +15,13 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cotjax import export
-from cotjax.evaluate import evaluate
-from cotjax.train import main as train
 from cotjax.errors import InputError
+from cotjax.evaluate import evaluate
 from cotjax.stages import completions
 from cotjax.stages.policy import PolicyStage
 from cotjax.stages.rewrite import RewriteStage
 from cotjax.stages.supervised import SupervisedStage
+from cotjax.train import main as train
 from cotjax.training.checkpoint import Checkpoints
 from tests.tiny import SHAPE, flags, write_sevens, write_student
 

@@ -89,10 +89,10 @@ def fit(
     except PluginError as error:
         run.save_completed()
         checkpoints.close()
-        saved = f"The run is saved after step {run.done}: --resume goes on from there."
-        raise error.and_then(
-            saved if run.done else "Nothing is trained yet: --resume begins again."
-        ) from error
+        way_on = "Nothing is trained yet: --resume begins again."
+        if run.done:
+            way_on = f"The run is saved after step {run.done}: --resume goes on from there."
+        raise error.and_then(way_on) from error
     except InputError:
         checkpoints.close()  # those before this step stay, this one is not kept
         raise

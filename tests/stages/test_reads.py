@@ -83,16 +83,14 @@ def declared(stage):
 def run(folder, stage, more):
     student = str(folder / "student")
     argv = [student if flag == "STUDENT" else flag for flag in more]
-    common = flags(student, folder / "sevens.jsonl", folder / "runs", stage)
-    own = stage_class(stage)
-    argv = [flag for flag in common if own.reads_key(key_of(flag))] + argv
+    data = folder / "sevens.jsonl"
+    argv = [*flags(student, data, folder / "runs", stage, f"--stage={stage}"), *argv]
     if stage in ("sft", "distill"):
         argv.append("--batch.sequence-length=64")
     if stage == "distill":
         argv += ["--curriculum.buckets=2", "--curriculum.num-monitor=4",
                  "--curriculum.ranking-problems=2"]  # fmt: skip
-    config = load([f"--stage={stage}", "--steps=2", *argv])
-    opened = own.from_config(config, make_mesh(1))
+    opened = stage_class(stage).from_config(load([*argv, "--steps=2"]), make_mesh(1))
     (folder / stage).mkdir(exist_ok=True)
     opened.prepare(folder / stage)
     opened.evaluate(opened.state.params)
@@ -100,10 +98,6 @@ def run(folder, stage, more):
     for step in range(2):
         work = opened.next_step(state.params, step)
         state, _ = opened.update(state, work.batch)
-
-
-def key_of(flag):
-    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
