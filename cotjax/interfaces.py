@@ -131,7 +131,8 @@ class Completion:
     Attributes:
       text: without the prompt and the end token.
       tokens: its length, end token included.
-      thinking: what stands before the steps, `<think>` or not; empty if nothing.
+      thinking: what stands before the steps, or where there are none before the answer, in
+        `<think>` tags or not; empty if nothing.
       answer: the final answer as the run's verifier extracts it; None if there is none.
       end: why it ended.
     """

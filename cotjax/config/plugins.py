@@ -7,11 +7,7 @@ record, the file and the line.
 import dataclasses
 import functools
 import inspect
-import linecache
 import math
-import os
-import pathlib
-import sysconfig
 import types
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +19,7 @@ from cotjax.config.reference import (
     check_call,
     is_reference,
     name_of,
+    place_of,
     resolve,
     signature_of,
 )
@@ -89,7 +86,7 @@ class Plugin:
         except Exception as error:
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise PluginError(
-                f"{self.shown} raised {said}", f" ({_place(error)}). Fix it there.", record
+                f"{self.shown} raised {said}", f" ({place_of(error)}). Fix it there.", record
             ) from error
 
     def __call__(self, *args: Any, record: str = "", **settings: Any) -> Any:
@@ -185,26 +182,6 @@ def is_source(found: Any) -> bool:
     )
 
 
-def _place(error: Exception) -> str:
-    """File, line and text where a user's function raised: the last line that is of no library."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    frames = frames[1:] or frames  # the first one is this module's
-    own = [one for one in frames if not one[0].startswith(_LIBRARIES)]
-    file, line = (own or frames)[-1]
-    return f'{pathlib.Path(file).name}, line {line}: "{linecache.getline(file, line).strip()}"'
-
-
-_FOLDERS = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(pathlib.Path(__file__).parents[1]),
-)
-_LIBRARIES = (*(f"{folder}{os.sep}" for folder in _FOLDERS), "<frozen")
-
-
 def _check_reward(own: Plugin, config: Config) -> None:
     del config
     check_call(own.key, own.value, own.found, takes=TAKES[own.key], names=2)
@@ -224,19 +201,24 @@ def _check_verifier(own: Plugin, config: Config) -> None:
 
 
 def verifier_object(own: Plugin) -> Any:
-    """The object behind `reward.verifier`; a class is made one of.
+    """The object behind `reward.verifier`; of a class, one that is made once.
 
     Raises:
       InputError: the class needs arguments.
     """
     if not inspect.isclass(own.found):
         return own.found
+    if own.found in _MADE:
+        return _MADE[own.found]
     if required_arguments(own.found):
         raise InputError(
             f"{own.shown}: the class needs arguments {signature_of(own.found)}. Give them defaults,"
             " or name an object of it."
         )
-    return own.call(own.found)
+    return _MADE.setdefault(own.found, own.call(own.found))
+
+
+_MADE: dict[type, Any] = {}  # classes to their objects
 
 
 def _check_term(own: Plugin, config: Config) -> None:

@@ -6,9 +6,11 @@ One resolver for every key that takes one. An object that was passed from Python
 import importlib
 import importlib.util
 import inspect
+import linecache
+import os
 import pathlib
 import sys
-import traceback
+import sysconfig
 import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -140,6 +142,26 @@ def signature_of(function: Any) -> inspect.Signature | None:
         return None
 
 
+def place_of(error: BaseException) -> str:
+    """File, line and text where a user's code raised: the last line that is of no library."""
+    if isinstance(error, SyntaxError) and error.filename:
+        text = (error.text or "").strip()
+        return f'{pathlib.Path(error.filename).name}, line {error.lineno}: "{text}"'
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    own = [one for one in frames if not one[0].startswith(_LIBRARIES)]
+    file, line = (own or frames)[-1]
+    linecache.checkcache(file)
+    return f'{pathlib.Path(file).name}, line {line}: "{linecache.getline(file, line).strip()}"'
+
+
+_FOLDERS = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(pathlib.Path(__file__).parents[1]),
+)
+_LIBRARIES = (*(f"{folder}{os.sep}" for folder in _FOLDERS), "<frozen")
 _PREFIX = "cotjax_user_file_"
 _FILES: dict[str, str] = {}
 _VERSIONS: dict[str, tuple[str, int, int]] = {}  # a file that changed is read again
@@ -204,9 +226,7 @@ def _imported(shown: str, run: Callable[[], Any], module: str = "") -> Any:
                 f'{shown}: there is no module "{missing}". Install it, or start from the folder '
                 "that holds it."
             ) from error
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
-            f"{shown}: importing it raised {type(error).__name__}: {error} "
-            f'({pathlib.Path(last.filename).name}, line {last.lineno}: "{last.line}"). '
+            f"{shown}: importing it raised {type(error).__name__}: {error} ({place_of(error)}). "
             "Fix it there."
         ) from error

@@ -276,10 +276,10 @@ def _bridge_release_term(objective, logp, logp_old, logp_ref, advantage, mask):
 def _own_term(objective, logp, logp_old, logp_ref, advantage, mask):
     ratio = importance_ratio(logp, logp_old, max_log_ratio=objective.max_log_ratio)
     loss = objective.term(logp, logp_old, jnp.broadcast_to(advantage, logp.shape), mask)
-    if jnp.shape(loss) != logp.shape:
+    shape = getattr(loss, "shape", None)
+    if shape != logp.shape:
         raise ValueError(
-            f"objective.term gave the shape {jnp.shape(loss)}; needs a loss for every token, "
-            f"{logp.shape}."
+            f"objective.term gave the shape {shape}; needs a loss for every token, {logp.shape}."
         )
     return loss, ratio, jnp.zeros(ratio.shape, bool)
 

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import inspect
-import pickle
 from typing import Any
+
+import cloudpickle
 
 from cotjax.config import DataConfig, Plugin, is_source, required_arguments
 from cotjax.data.sources import OneSource, RecordList, Records
@@ -119,7 +120,7 @@ def _check_workers(source: UserSource) -> None:
     if not source.data.workers:
         return
     try:
-        pickle.dumps(source)
+        cloudpickle.dumps(source)  # as Grain does
     except Exception as error:
         raise InputError(
             f"data.workers = {source.data.workers}, {source.own.shown}: the source cannot be sent "

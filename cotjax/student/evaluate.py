@@ -10,7 +10,7 @@ from cotjax.config import Config
 from cotjax.interfaces import Program, Record
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import RewardFn, completion_row, right_or_wrong
+from cotjax.student.rewards import RewardFn, completion_row, solve_reward
 from cotjax.training.evaluation import summarize
 
 
@@ -20,7 +20,7 @@ def evaluate(
     mesh: Mesh,
     params: Any,
     records: Sequence[Record],
-    reward: RewardFn = right_or_wrong,
+    reward: RewardFn = solve_reward,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Greedy and sampled accuracy on held-out records.
 

@@ -17,7 +17,7 @@ from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
-from cotjax.student.rewards import RewardFn, judge_own, right_or_wrong
+from cotjax.student.rewards import RewardFn, judge_own, solve_reward
 from cotjax.training.evaluation import JudgedCompletion
 
 
@@ -141,7 +141,7 @@ def complete(
     completions: int,
     key: Array | None = None,
     first: int = 0,
-    reward: RewardFn = right_or_wrong,
+    reward: RewardFn = solve_reward,
 ) -> Iterator[list[JudgedCompletion]]:
     """Judged completions of records; `settings.group_size` for each, batch by batch.
 

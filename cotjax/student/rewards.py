@@ -40,14 +40,6 @@ def solve_reward(
     )
 
 
-def right_or_wrong(
-    config: Config, record: Record, completion: Completion, verdict: Verdict
-) -> tuple[float, dict[str, float]]:
-    """1 for a right answer, where nobody asks for the run's reward."""
-    del config, record, completion
-    return float(verdict.correct), {}
-
-
 def written_tokens(completion: Completion) -> int:
     """A completion's length without the end token."""
     return completion.tokens - (completion.end == End.EOS)
@@ -83,7 +75,10 @@ class UserReward:
         if taken:
             needs = f'"{taken[0]}" is a part that every completion has. Give yours another name.'
             raise self.own.refuse(gave, needs, record.id)
-        parts = {name: self.own.number(one, needs, record.id) for name, one in gave.items()}
+        try:
+            parts = {name: self.own.number(one, needs) for name, one in gave.items()}
+        except PluginError as error:  # shown with its name
+            raise self.own.refuse(gave, needs, record.id) from error
         if "reward" in parts:
             return parts.pop("reward"), parts
         return sum(parts.values()), parts
@@ -108,7 +103,7 @@ def judge(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = right_or_wrong,
+    reward: RewardFn = solve_reward,
 ) -> list[list[JudgedCompletion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G.
 
@@ -148,7 +143,7 @@ def judge_own(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = right_or_wrong,
+    reward: RewardFn = solve_reward,
 ) -> list[list[JudgedCompletion]]:
     """`judge`, for which each process takes the rows that it owns and tells the others.
 

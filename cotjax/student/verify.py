@@ -1,7 +1,5 @@
 """The verifier of a run: built in, or a user's own."""
 
-from typing import Any
-
 import numpy as np
 
 from cotjax.config import Config, Plugin, plugin, verifier_object
@@ -45,10 +43,6 @@ class UserVerifier:
         return bool(same)
 
 
-# Of each user's object one verifier, so that a class is made an object once.
-_OPENED: dict[int, tuple[Any, UserVerifier]] = {}
-
-
 def open_verifier(config: Config) -> Verifier:
     """The verifier that `reward.verifier` names.
 
@@ -56,9 +50,4 @@ def open_verifier(config: Config) -> Verifier:
       InputError: see `plugin`.
     """
     own = plugin(config, "reward.verifier")
-    if own is None:
-        return VERIFIERS[config.reward.verifier]
-    place = id(own.found)
-    if place not in _OPENED:
-        _OPENED[place] = own.found, UserVerifier(own)
-    return _OPENED[place][1]
+    return VERIFIERS[config.reward.verifier] if own is None else UserVerifier(own)

@@ -67,7 +67,7 @@ class TeacherSchedule:
         needs = f"it needs {number} weights >= 0 that sum to 1, one for each teacher. Return such."
         for step in range(self._steps):
             progress = step / max(self._steps - 1, 1)
-            place = f"progress {progress:g} of {number} teachers"
+            place = f"progress {progress:g}"
             gave = own(progress, number, record=place)
             try:
                 weights = np.asarray(gave, float)

@@ -21,7 +21,7 @@ class JudgedCompletion:
       text: without the end token.
       tokens: its length, end token included.
       end: why it ended.
-      reward: the run's reward; where nobody asks for it, 1 if the answer is right, else 0.
+      reward: the run's reward; the built-in one where nobody asks for it.
       parts: the reward's named parts; `correct` and `well_formed`, 0 or 1, are always there.
     """
 

@@ -89,8 +89,10 @@ def fit(
     except PluginError as error:
         run.save_completed()
         checkpoints.close()
-        done = f"The run is saved after step {run.done}" if run.done else "Nothing is trained yet"
-        raise error.and_then(f"{done}: --resume goes on from there.") from error
+        way_on = "Nothing is trained yet: --resume begins again."
+        if run.done:
+            way_on = f"The run is saved after step {run.done}: --resume goes on from there."
+        raise error.and_then(way_on) from error
     except InputError:
         checkpoints.close()  # those before this step stay, this one is not kept
         raise

@@ -375,3 +375,72 @@ def test_unknown_names_are_refused():
         core.make_objective(preset="openrlhf")
     with pytest.raises(TypeError, match="clip_hi"):
         core.make_objective(clip_hi=0.3)
+
+
+# A term of one's own.
+
+
+def reinforce(logp, logp_old, advantage, mask):
+    return -advantage * logp
+
+
+def own_inputs():
+    logp = jnp.log(jnp.array([[[0.5, 0.25, 0.9], [0.3, 0.6, 0.2]]]))
+    old = logp - jnp.array([[[0.1, -0.2, 0.0], [0.3, 0.0, 0.5]]])
+    mask = jnp.array([[[True, True, False], [True, True, True]]])
+    return logp, old, jnp.array([[[1.0], [-2.0]]]), mask
+
+
+@pytest.mark.parametrize("reduction", ["sequence", "token", "length"])
+def test_a_term_of_ones_own_is_reduced_as_the_objective_says(reduction):
+    logp, old, advantage, mask = own_inputs()
+    objective = core.make_objective(term=reinforce, reduction=reduction, beta=0.0)
+    total, count, metrics = core.policy_loss(
+        objective, logp, old, None, advantage, mask, max_length=3
+    )
+    token = jnp.where(mask, -advantage * logp, 0)
+    expected = REDUCTIONS[reduction](token, mask, 3)
+    np.testing.assert_allclose((total, count), expected, rtol=1e-6)
+    assert float(metrics["clip_fraction"][0]) == 0
+    ratio = jnp.where(mask, jnp.exp(logp - old), 0).sum()
+    np.testing.assert_allclose(metrics["ratio"][0], ratio, rtol=1e-6)
+
+
+def test_a_copy_of_a_built_in_term_gives_its_loss():
+    logp, old, advantage, mask = own_inputs()
+    ref, entropy, weight = old - 0.1, -logp, jnp.full(logp.shape, 0.5)
+
+    def clipped(logp, logp_old, advantage, mask):
+        ratio = jnp.exp(logp - logp_old)
+        return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+
+    losses = [
+        core.policy_loss(
+            core.make_objective("grpo", entropy_bonus=0.1, **term), logp, old, ref, advantage, mask,
+            max_length=3, entropy=entropy, weight=weight,
+        )[0]
+        for term in ({}, {"term": clipped})
+    ]  # fmt: skip
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_every_argument_of_a_term_has_one_shape():
+    logp, old, advantage, mask = own_inputs()
+    seen = []
+
+    def term(*arrays):
+        seen.extend(array.shape for array in arrays)
+        return arrays[0]
+
+    core.policy_loss(
+        core.make_objective(term=term, beta=0.0), logp, old, None, advantage, mask, max_length=3
+    )
+    assert seen == [logp.shape] * 4
+
+
+@pytest.mark.parametrize("term", [lambda *a: a[0].sum(), lambda *a: a[0][..., :1], lambda *a: None])
+def test_a_term_of_another_shape_is_refused(term):
+    logp, old, advantage, mask = own_inputs()
+    objective = core.make_objective(term=term, beta=0.0)
+    with pytest.raises((ValueError, TypeError), match=r"\(1, 2, 3\)"):
+        core.policy_loss(objective, logp, old, None, advantage, mask, max_length=3)

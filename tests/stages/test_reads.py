@@ -9,7 +9,7 @@ import pytest
 from cotjax.config import Config, load, stage_class
 from cotjax.config.stages import EVERYWHERE
 from cotjax.parallel.mesh import make_mesh
-from tests.tiny import flags, keep_compiled_programs, write_sevens, write_student
+from tests.tiny import flags, write_sevens, write_student
 
 SECTIONS = {
     field.name: type(getattr(Config(), field.name))
@@ -46,7 +46,6 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    keep_compiled_programs()
     folder = tmp_path_factory.mktemp("reads")
     write_student(folder / "student")
     data = pathlib.Path(write_sevens(folder / "sevens.jsonl"))
@@ -65,6 +64,7 @@ def seen(monkeypatch):
         def look(self, attribute, name=name, fields=fields):
             caller = sys._getframe(1).f_globals.get("__name__", "")
             ours = caller.startswith("cotjax.") and not caller.startswith("cotjax.config")
+            ours |= caller == "cotjax.config.plugins"  # it looks for the stage that asks it
             if ours and attribute in fields:
                 keys.add(f"{name}.{attribute}")
             return object.__getattribute__(self, attribute)
@@ -83,16 +83,14 @@ def declared(stage):
 def run(folder, stage, more):
     student = str(folder / "student")
     argv = [student if flag == "STUDENT" else flag for flag in more]
-    common = flags(student, folder / "sevens.jsonl", folder / "runs", stage)
-    own = stage_class(stage)
-    argv = [flag for flag in common if own.reads_key(key_of(flag))] + argv
+    data = folder / "sevens.jsonl"
+    argv = [*flags(student, data, folder / "runs", stage, f"--stage={stage}"), *argv]
     if stage in ("sft", "distill"):
         argv.append("--batch.sequence-length=64")
     if stage == "distill":
         argv += ["--curriculum.buckets=2", "--curriculum.num-monitor=4",
                  "--curriculum.ranking-problems=2"]  # fmt: skip
-    config = load([f"--stage={stage}", "--steps=2", *argv])
-    opened = own.from_config(config, make_mesh(1))
+    opened = stage_class(stage).from_config(load([*argv, "--steps=2"]), make_mesh(1))
     (folder / stage).mkdir(exist_ok=True)
     opened.prepare(folder / stage)
     opened.evaluate(opened.state.params)
@@ -102,16 +100,13 @@ def run(folder, stage, more):
         state, _ = opened.update(state, work.batch)
 
 
-def key_of(flag):
-    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
-
-
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
 BY_THE_RUN = {"checkpoint.every", "checkpoint.keep", "eval.every", "mesh.data", "mesh.fsdp",
               "mesh.tensor"}  # fmt: skip
 ELSEWHERE = {
     *("data.split", "data.size", "data.min_steps", "data.max_steps", "data.concise_share"),
     *("lora.alpha", "lora.dropout", "lora.targets", "data.columns", "data.start", "data.stop"),
+    "policy.term_settings",  # of a user's own term
     # No store is written here, and these belong to one.
     *("teachers.top_k", "teachers.cache_dtype"),
     # This student writes no steps, so nothing is accepted for a replay.
