@@ -159,16 +159,26 @@ def order_programs(
       some: whether only some of them are measured, which are not known yet.
     """
     if config.curriculum.buckets > 1:
-        ordered = _ordered(config, train)
+        ordered = in_one_order(config, train)
         records = [ordered[index] for index in range(len(ordered))]
         yield from difficulty.programs(records, some=some)
 
 
-def _ordered(config: Config, train: Records) -> Records:
-    """What the buckets are made of."""
+def in_one_order(config: Config, train: Records) -> Records:
+    """What the buckets are made of.
+
+    Raises:
+      InputError: fewer records than buckets, or a mixture, which has no order.
+    """
     curriculum = config.curriculum
     train = in_order(train, f"curriculum.buckets = {curriculum.buckets}", "curriculum.buckets = 1")
-    return train.part(range(min(curriculum.examples or len(train), len(train))))
+    count = min(curriculum.examples or len(train), len(train))
+    if count < curriculum.buckets:
+        raise InputError(
+            f"curriculum.buckets = {curriculum.buckets}: a bucket would be empty, for there are "
+            f"{count} records. Set curriculum.buckets <= {count}."
+        )
+    return train.part(range(count))
 
 
 def in_buckets(config: Config, train: Records, measure: Measure) -> list[Records]:
@@ -177,18 +187,12 @@ def in_buckets(config: Config, train: Records, measure: Measure) -> list[Records
     Raises:
       InputError: fewer records than buckets, or a mixture, which has no order.
     """
-    curriculum, ordered = config.curriculum, _ordered(config, train)
-    try:
-        bucket = assign_buckets(
-            measure([ordered[index] for index in range(len(ordered))]),
-            num_buckets=curriculum.buckets,
-            seed=config.seed,
-        )
-    except ValueError as error:
-        raise InputError(
-            f"curriculum.buckets = {curriculum.buckets}: a bucket would be empty ({error}). "
-            f"Set curriculum.buckets <= {len(ordered)}."
-        ) from error
+    curriculum, ordered = config.curriculum, in_one_order(config, train)
+    bucket = assign_buckets(
+        measure([ordered[index] for index in range(len(ordered))]),
+        num_buckets=curriculum.buckets,
+        seed=config.seed,
+    )
     pools = bucket_pools(bucket, direction=curriculum.direction, pacing=curriculum.pacing)
     now: list[Records] = [ordered.part(pool) for pool in pools]
     if not curriculum.replay:

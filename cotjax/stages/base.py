@@ -44,6 +44,7 @@ class BaseStage:
     ) -> None:
         self.config, self.mesh, self.student, self.held_out = config, mesh, student, held_out
         self.notes: tuple[str, ...] = student.notes
+        self._state: TrainState | None = None
         self._reward_held_out = open_reward(config)
 
     def learn_from(
@@ -70,15 +71,17 @@ class BaseStage:
 
     @property
     def state(self) -> TrainState:
-        """The training state to begin with."""
-        return self._first_state
+        """The training state to begin with; of the student's weights, unless another is set."""
+        if self._state is None:
+            params = self.student.params
+            if self.keeps_start:  # the update reuses the state's buffers
+                params = jax.tree.map(jnp.copy, params)
+            self._state = init_state(params, self.optimizer)
+        return self._state
 
-    @functools.cached_property
-    def _first_state(self) -> TrainState:
-        params = self.student.params
-        if self.keeps_start:  # the update reuses the state's buffers
-            params = jax.tree.map(jnp.copy, params)
-        return init_state(params, self.optimizer)
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._state = state
 
     @functools.cached_property
     def frozen(self) -> Frozen:

@@ -94,7 +94,7 @@ class Grpo:
           InputError: a model or a file that cannot be read, or too little memory.
         """
         from cotjax.curriculum.difficulty import Difficulty
-        from cotjax.curriculum.prompt_stream import order_programs, prompt_stream
+        from cotjax.curriculum.prompt_stream import in_one_order, order_programs, prompt_stream
         from cotjax.stages.policy import PolicyStage
         from cotjax.student.load import load_policy
         from cotjax.student.records import check_prompts, load_records
@@ -110,6 +110,8 @@ class Grpo:
                 )
             )
         prompt = functools.partial(MaskedPrompt, config.mask, student.prompts)
+        if config.curriculum.buckets > 1:
+            in_one_order(config, train)  # refused before anything is measured
         difficulty = Difficulty(config, mesh, student)
         data = functools.partial(
             prompt_stream,

@@ -16,7 +16,7 @@ from cotjax.config import Config, ModelConfig
 from cotjax.data.prompts import Prompts, make_prompts
 from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
 from cotjax.models.formats.weights import Place
-from cotjax.models.lora import Lora, attach, merge
+from cotjax.models.lora import Lora, attach, merge, split_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
@@ -87,7 +87,7 @@ class LoadedPolicy:
     @property
     def architecture(self) -> Architecture:
         """The decoder's."""
-        return self.policy.bind(self.reference_shapes).shape
+        return self.policy.bind(split_adapter(self.all_shapes)[1]).shape
 
     def all_params(self, params: Any) -> Any:
         """Every parameter that `policy` takes: those that are trained, beside the base's."""

@@ -130,10 +130,10 @@ def three_steps(mesh, kind):
     # The keys' biases have no gradient but rounding; a small eps would make steps of it.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, eps=1e-3))
     state = init_state(params, optimizer)
-    update = make_update(loss, optimizer, state, frozen, join=policy.join)
+    update = make_update(loss, optimizer, state, join=policy.join)
     numbers = []
     for _ in range(3):
-        state, metrics = update(state, [batch])
+        state, metrics = update(state, [batch], frozen)
         numbers += [float(metrics[name][0] / metrics[name][1]) for name in ("loss", "grad_norm")]
     return np.array(numbers), gradient, whole(state.params)
 

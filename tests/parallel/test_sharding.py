@@ -92,7 +92,8 @@ def open_update(shape, kind="grpo"):
     optimizer = optax.adamw(1e-2)
     state = init_state(params, optimizer)
     loss = sharded.losses(policy)[kind]
-    update = make_update(loss, optimizer, state, frozen, join=policy.join)
+    step = make_update(loss, optimizer, state, join=policy.join)
+    update = lambda state, micros: step(state, micros, frozen)  # noqa: E731
     return update, state, shard(mesh, sharded.inputs())
 
 

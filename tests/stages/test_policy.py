@@ -11,7 +11,7 @@ from cotjax.interfaces import End
 from cotjax.models.formats import huggingface
 from cotjax.models.transformer import Architecture
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import policy
+from cotjax.stages import base
 from cotjax.stages.grpo import Grpo
 from cotjax.student import rewards
 from cotjax.training.evaluation import JudgedCompletion
@@ -180,7 +180,7 @@ def test_learning_raises_the_reward(folder):
 
 @pytest.fixture
 def descent(monkeypatch):
-    monkeypatch.setattr(policy, "make_optimizer", lambda *settings: optax.sgd(0.5))
+    monkeypatch.setattr(base, "make_optimizer", lambda *settings: optax.sgd(0.5))
 
 
 def three_steps(stage):

@@ -10,7 +10,7 @@ from cotjax.core import mix_teachers
 from cotjax.core.distillation import reverse_kl
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
-from cotjax.stages import policy as policy_stage
+from cotjax.stages import base
 from cotjax.stages.grpo import Grpo
 from tests.tiny import TEACHERS, make_config, write_teachers
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def descent(monkeypatch):
     """Plain descent, so that parameters move by gradients alone."""
-    monkeypatch.setattr(policy_stage, "make_optimizer", lambda *settings: optax.sgd(1.0))
+    monkeypatch.setattr(base, "make_optimizer", lambda *settings: optax.sgd(1.0))
 
 
 def open_stage(folder, coefficient, *more, steps=3):

@@ -10,7 +10,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.parallel import sharding
 from cotjax.parallel.mesh import make_mesh
-from cotjax.teachers import pool as module
+from cotjax.teachers import teacher_plan as module
 from cotjax.teachers.pool import TeacherPool, plan_teacher
 from cotjax.train import main as train
 from tests.tiny import TEACHERS, TOKENIZER, flags, make_config, write_teachers
@@ -84,9 +84,9 @@ def test_another_tokenizer_matters_only_if_logits_are_compared(folder):
 def test_a_fingerprint_is_that_of_the_weights(folder, tmp_path):
     write_teachers(tmp_path)
     config = config_of(folder, "weak")
-    here, there = (plan_teacher(str(one / "weak"), config) for one in (folder, tmp_path))
+    here, there = (plan_teacher(str(one / "weak"), config, make_mesh(1)) for one in (folder, tmp_path))
     assert here.fingerprint() == there.fingerprint()
-    assert here.fingerprint() != plan_teacher(str(folder / "strong"), config).fingerprint()
+    assert here.fingerprint() != plan_teacher(str(folder / "strong"), config, make_mesh(1)).fingerprint()
     weights = tmp_path / "weak" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

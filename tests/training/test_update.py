@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cotjax.training.update import init_state, make_update
+from cotjax.training.update import Frozen, init_state, make_update
 
 ROWS, WIDTH = 12, 5
 
@@ -141,7 +141,8 @@ def test_what_is_frozen_reaches_the_loss_and_stays(batch, params):
 
     zero = jax.tree.map(jnp.zeros_like, params)
     state = init_state(zero, optax.sgd(0.1))
-    state, metrics = make_update(shifted, optax.sgd(0.1), state, params)(state, [batch])
+    update = make_update(shifted, optax.sgd(0.1), state)
+    state, metrics = update(state, [batch], Frozen(reference=params))
     expected = {name: -0.1 * g for name, g in by_hand(params, batch).items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
