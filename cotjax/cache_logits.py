@@ -15,7 +15,7 @@ from cotjax.startup import set_up, use_large_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes a cache and says what it holds; 0 if it worked, 2 if the input was wrong."""
+    """Writes a cache and prints what it holds; 0 if it worked, 2 if the input was wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m cotjax.cache_logits",
         description=__doc__,

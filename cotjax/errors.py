@@ -10,4 +10,4 @@ class InputError(Exception):
 
 
 class NothingToDo(InputError):
-    """A stage has no work, as when no problem is a persistent failure; a bridge goes on."""
+    """A stage has no work, as when no problem is a persistent failure; a list skips it."""

@@ -15,7 +15,7 @@ from cotjax.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exports and says what was written; 0 if it worked, 2 if the input was wrong."""
+    """Exports and prints what was written; 0 if it worked, 2 if the input was wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m cotjax.export",
         description=__doc__,

@@ -25,7 +25,7 @@ class Record:
       steps: the teacher's steps, without `Step k:` markers.
       difficulty: number of steps of the solution.
       thinking: what the teacher wrote before the steps; empty if nothing.
-      teacher: name of whoever wrote the rationale; empty if it is the data's own.
+      teacher: name of the writer of the rationale; empty if it is the data's own.
     """
 
     id: str

@@ -30,7 +30,7 @@ def run(config: Config) -> pathlib.Path:
     processes.join()
     folder = pathlib.Path(config.output) / config.name
     _check_folder(folder, config.resume)
-    processes.wait("every process has looked at the folder")
+    processes.wait("every process has checked the folder")
     if config.stages:
         return run_list(config, folder)
     return run_stage(config, folder, began=STARTED)
@@ -179,7 +179,7 @@ def _console() -> Console:
 
 
 def _write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
-    """In one piece: a bridge takes a stage with a result for ended."""
+    """In one piece: in a list of stages, one that has a result has ended."""
     temporary = folder / "result.json.tmp"
     temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "result.json")

@@ -21,7 +21,7 @@ EVERYWHERE = (
 
 @dataclasses.dataclass(frozen=True)
 class StageClass:
-    """What a stage's class says about itself; all but `from_config` is optional in a user's.
+    """What a stage's class declares; all but `from_config` is optional in a user's.
 
     Attributes:
       name: for the reader.

@@ -66,7 +66,7 @@ def join_supervised(
     if size > max_length:
         raise InputError(
             f"{name}: the example has {size} tokens, the row {max_length}. "
-            f"Set sft.sequence_length >= {size} or remove the record."
+            f"Set batch.sequence_length >= {size} or remove the record."
         )
     reach = 1 << size.bit_length()  # few lengths, each at least the row's
     weight = _weights(reach)[reach - max(len(before) - 1, 0) :][:size]

@@ -32,7 +32,8 @@ def render(run: Run) -> str:
     facts = "".join(
         f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
     )
-    missing = () if "stages" in run.result else run.notes  # a bridge's files lie in its stages
+    # The files of a list of stages lie in the folders of its stages.
+    missing = () if "stages" in run.result else run.notes
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in missing)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -76,9 +77,9 @@ def _source(data: dict[str, Any]) -> str:
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    """(label, text) for everything that the config and the result say."""
+    """(label, text) for everything that the config and the result hold."""
     config, done = run.config, run.last_step()
-    if "stages" in run.result:  # a bridge counts the steps of all its stages
+    if "stages" in run.result:  # a list of stages counts the steps of all of them
         yield "Steps", f"{run.result['steps']:,}"
     else:
         yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
@@ -107,11 +108,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-# The stages of a bridge.
+# A list of stages.
 
 
 def _stages(run: Run) -> str:
-    """A bridge's held-out numbers, base first; each name leads to its stage's page."""
+    """Held-out numbers of a list of stages, base first; each name links to its stage's page."""
     stages = run.result.get("stages", [])
     rows = [row for row in ROWS if all(row.key in stage for stage in stages)]
     if not stages:
@@ -191,8 +192,8 @@ def _value(row: Row, values: dict[str, float]) -> str:
 
 def _change(row: Row, before: float, after: float) -> str:
     gain = row.better * (after - before)
-    look = "good" if gain > 0 else "bad" if gain < 0 else ""
-    return f'<td class="number {look}">{row.change(before, after).replace("-", "−")}</td>'
+    style = "good" if gain > 0 else "bad" if gain < 0 else ""
+    return f'<td class="number {style}">{row.change(before, after).replace("-", "−")}</td>'
 
 
 def _span(row: Row, before: dict[str, float], after: dict[str, float]) -> str:
@@ -273,8 +274,8 @@ def _side(label: str, line: dict[str, Any] | None) -> str:
     ]
     shown = "".join(f"<span>{html.escape(fact).replace('-', '−')}</span>" for fact in facts)
     if "correct" in parts:
-        look, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
-        shown = f'<span class="{look}">{word}</span>{shown}'
+        style, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
+        shown = f'<span class="{style}">{word}</span>{shown}'
     return (
         f'<div class="side"><header><b>{label}</b>{shown}</header>'
         f'<div class="text">{html.escape(line["completion"])}</div></div>'

@@ -5,7 +5,7 @@
     rule "question" no steps are shown
 
 Where nothing would be left to write (n = 1) or nothing is shown (all masked), the prompt is the
-question alone, which is how every evaluation asks.
+question alone, as in every evaluation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TEACHERS = (
     *("teachers.paths", "teachers.dtype", "distill.coefficient", "distill.on_policy_loss"),
     *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
     *("distill.temperature_end", "distill.temperature_schedule", "distill.scale_by_temperature"),
-    *("curriculum.schedule", "curriculum.mixing", "curriculum.weights"),
+    *("curriculum.schedule", "curriculum.mixing", "curriculum.teacher_weights"),
     "curriculum.ranking_problems",
 )
 

@@ -3,7 +3,7 @@
     mine failures -> show question and teacher's rationale -> policy loss on the rewrite's reward
                   -> replay accepted rewrites as targets of the question alone
 
-The replay is what makes the knowledge stick where no teacher's text is shown.
+The replay keeps what was learned where no teacher's text is shown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Answers that were paid for, on disk: a JSON line each, keyed by the hash of its request.
+"""Answers of a server, on disk: a JSON line each, keyed by the hash of its request.
 
-Only one run writes a cache at a time. A line that a crash cut off, or that somebody damaged, is
+Only one run writes a cache at a time. A line that a crash cut off, or that is damaged, is
 counted and kept in a file beside it; the others serve.
 """
 
@@ -46,15 +46,16 @@ class AnswerCache:
             self._lock = path.with_suffix(".lock").open("wb")
         except OSError as error:
             raise InputError(
-                f"teacher.cache = {path}: cannot be written ({error.strerror}). Name another file."
+                f"rationales.cache = {path}: cannot be written ({error.strerror}). Name another "
+                "file."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
             raise InputError(
-                f"teacher.cache = {path}: another run is using it. Wait for that run, or set "
-                "teacher.cache to another file."
+                f"rationales.cache = {path}: another run is using it. Wait for that run, or set "
+                "rationales.cache to another file."
             ) from error
         self._read(path)
         self._file = path.open("ab", buffering=0)
@@ -82,7 +83,7 @@ class AnswerCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets another run have it."""
+        """Unlocks it for other runs."""
         self._file.close()
         self._lock.close()
 

@@ -22,7 +22,7 @@ import numpy as np
 from cotjax.errors import InputError
 
 StoreDtype = Literal["float16", "uint8"]
-FLOOR = -24.0  # nats; what one byte can say of a log-probability ends here
+FLOOR = -24.0  # nats; the least log-probability that one byte can hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def to_bytes(example: int, logits: TopKLogits, *, vocab_size: int, dtype: StoreD
 def from_bytes(
     record: bytes, *, vocab_size: int, top_k: int, dtype: StoreDtype
 ) -> tuple[int, TopKLogits]:
-    """The example of a record and what was logits.
+    """The example of a record, and its logits.
 
     Rounded probabilities are scaled so that they and the rest sum to 1.
     """
@@ -175,7 +175,7 @@ class StoreWriter:
 
         Args:
           name: see `shard_name`.
-          logits: examples and what is logits about each.
+          logits: examples, each with its logits.
           numbers: further ones to keep, complete when `logits` has ended.
 
         Returns:
@@ -201,12 +201,12 @@ class StoreWriter:
 
 
 class LogitStore:
-    """Reads what teachers logits.
+    """Reads the logits of teachers.
 
     Args:
       folder: of the store.
       expected: what it must have been made of.
-      pairs: (bucket, teacher) that will be asked for.
+      pairs: (bucket, teacher) that will be read.
 
     Raises:
       InputError: no store, one of something else, a shard that is cut off, or a missing pair.
@@ -223,7 +223,7 @@ class LogitStore:
             found = sorted(folder.glob(f"t{teacher}-b{bucket}-*.json"))
             if not found:
                 raise InputError(
-                    f"{folder}: holds nothing of teacher {teacher + 1} about bucket {bucket + 1}, "
+                    f"{folder}: holds no logits of teacher {teacher + 1} for bucket {bucket + 1}, "
                     "which the schedule needs. Run python -m cotjax.cache_logits with this config."
                 )
             for path in found:
@@ -245,7 +245,7 @@ class LogitStore:
             self._where[teacher, example] = reader, number
 
     def read(self, teacher: int, example: int) -> TopKLogits:
-        """What a teacher logits about the counted positions of an example."""
+        """A teacher's logits at the counted positions of an example."""
         reader, number = self._where[teacher, example]
         (record,) = reader.read([number])
         manifest = self.manifest

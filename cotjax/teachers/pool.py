@@ -89,11 +89,11 @@ class TeacherPlan:
 
 
 def plan_teacher(name: str, config: Config) -> TeacherPlan:
-    """Looks at a teacher's shape and tokenizer.
+    """Reads a teacher's shape and tokenizer.
 
     Args:
       name: a run folder, or a model as `model.path` takes it.
-      config: of the run that it teaches.
+      config: of the run.
 
     Raises:
       InputError: neither is there.
@@ -206,8 +206,8 @@ class TeacherPool:
 
         Args:
           index: of the teacher.
-          batch: what it reads.
-          read: how.
+          batch: its input.
+          read: how the teacher runs on it.
         """
         teacher = self[index]
         self.calls[index] += 1
@@ -224,7 +224,7 @@ class TeacherPool:
           batch: on the mesh.
           weights: [N] of the teachers.
           temperature: of teachers and student.
-          read: how a teacher reads the batch.
+          read: how a teacher runs on the batch.
         """
         slots = self.in_slots(weights)
         hidden = {k: self.hidden(k, batch, read) for k, weight in slots if weight > 0}

@@ -1,4 +1,4 @@
-"""The weight of every teacher at a step: a function of the step, or what the student decides."""
+"""The weight of every teacher at a step: a function of the step, or of the student's progress."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ class TeacherSchedule:
 
         Args:
           step: from 0.
-          progress: share of the buckets that are progress after the step's bucket, for "step".
+          progress: share of the buckets that are done after the step's bucket, for "step".
         """
         curriculum = self._curriculum
         table: dict[str, Callable[[], np.ndarray]] = {
@@ -94,7 +94,7 @@ class TeacherSchedule:
           step: about to be taken.
           names: of the teachers.
           held_out_loss: the student's against a teacher, nats.
-          pass_rate: the student's share of right answers; asked only if it matters.
+          pass_rate: the student's share of right answers; called only if it matters.
 
         Returns:
           metrics, and a sentence if a hand-over begins.
@@ -118,7 +118,7 @@ class TeacherSchedule:
         return metrics | {f"handover_by_{cause}": 1.0}, sentence
 
     def observe(self, step: int, loss: float, pass_rate: float) -> Cause:
-        """Lets the adaptive schedule see the student; the cause of a hand-over that begins."""
+        """Gives the adaptive schedule a measurement; the cause of a hand-over that begins."""
         curriculum = self._curriculum
         self.handover, cause = observe(
             self.handover,
