@@ -40,7 +40,7 @@ class Distill:
             f"curriculum.{name}"
             for name in (
                 *("examples", "difficulty", "signals", "samples", "rescore", "buckets"),
-                *("direction", "pacing", "replay", "schedule", "mixing", "weights"),
+                *("direction", "pacing", "replay", "schedule", "mixing", "teacher_weights"),
                 *("check_every", "patience", "min_progress", "pass_rate", "handover"),
                 *("num_monitor", "ranking_problems"),
             )
