@@ -27,7 +27,7 @@ class Rewrite:
     """A policy stage on mined failures, which replays the rewrites that it accepts."""
 
     defaults: dict[str, Any] = {
-        "steps": 4,  # few are right, by skipped steps often; 20 unlearn the others, see RESULTS.md
+        "steps": 4,  # few rewrites are right, and 20 steps harm the student, see RESULTS.md
         "rollout": {"max_prompt_tokens": 320},
         "batch": {"sequence_length": 256},
         "mining": {"questions": 1024, "max_new_tokens": 256},
