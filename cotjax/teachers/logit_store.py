@@ -1,6 +1,6 @@
 """Teachers' logits on disk: the K likeliest tokens of each target position, and the rest's mass.
 
-    manifest.json                        what the store was made of; training compares every entry
+    manifest.json                        what the cache was made of; training compares every entry
     t<teacher>-b<bucket>-<part>.array_record   one record per example
     t<teacher>-b<bucket>-<part>.json           its examples, size and numbers; written last
 
@@ -27,7 +27,7 @@ FLOOR = -24.0  # nats; the least log-probability that one byte can hold
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a store was made of.
+    """What a cache was made of.
 
     Attributes:
       tokenizer: hash of the common vocabulary.
@@ -56,9 +56,9 @@ _REMEDY = {
     "template": "set data.prompt as it was",
     "data": "set [data], [curriculum] and seed as they were",
     "vocab_size": "take the student that it was made for",
-    "top_k": "set teachers.top_k to the store's",
-    "temperature": "set distill.temperature to the store's, with temperature_schedule = constant",
-    "dtype": "set teachers.cache_dtype to the store's",
+    "top_k": "set teachers.top_k to the cache's",
+    "temperature": "set distill.temperature to the cache's, with temperature_schedule = constant",
+    "dtype": "set teachers.cache_dtype to the cache's",
     "teachers": "set teachers.paths to those that wrote it",
 }
 
@@ -148,11 +148,11 @@ class StoreWriter:
     """Writes shards; each is there whole or not at all, and one that is there is not made again.
 
     Args:
-      folder: of the store.
+      folder: of the cache.
       manifest: what it is made of.
 
     Raises:
-      InputError: the folder holds another store.
+      InputError: the folder holds another cache.
     """
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
@@ -204,12 +204,12 @@ class LogitStore:
     """Reads the logits of teachers.
 
     Args:
-      folder: of the store.
+      folder: of the cache.
       expected: what it must have been made of.
       pairs: (bucket, teacher) that will be read.
 
     Raises:
-      InputError: no store, one of something else, a shard that is cut off, or a missing pair.
+      InputError: no cache, one of something else, a shard that is cut off, or a missing pair.
     """
 
     def __init__(
@@ -218,7 +218,6 @@ class LogitStore:
         self.manifest = check_manifest(folder, expected)
         self.entries: list[dict[str, Any]] = []
         self._where: dict[tuple[int, int], tuple[Any, int]] = {}
-        self._readers: dict[str, Any] = {}
         for bucket, teacher in sorted(pairs):
             found = sorted(folder.glob(f"t{teacher}-b{bucket}-*.json"))
             if not found:
@@ -257,7 +256,7 @@ class LogitStore:
 
 
 def check_manifest(folder: pathlib.Path, expected: Manifest) -> Manifest:
-    """The manifest of a store, which must be as expected.
+    """The manifest of a cache, which must be as expected.
 
     Raises:
       InputError: there is none, or an entry differs.
