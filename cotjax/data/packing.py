@@ -42,7 +42,7 @@ def pack(
         rows[row].append(index)
         if free > size:
             bisect.insort(space, (free - size, row))
-    # Rows are filled from the longest examples on, so their order must not tell.
+    # Rows are filled from the longest examples on, so they are shuffled.
     return _lay([rows[row] for row in rng.permutation(len(rows))], examples, sizes, length)
 
 

@@ -218,7 +218,7 @@ class Engine:
     def _advance(
         self, hidden: Array, slots: _Slots, queue: Array, written: _Written
     ) -> tuple[_Slots, Array, _Written]:
-        """Draws a token for every row, writes it down, and hands ended slots their next job."""
+        """Draws a token for every row, stores it, and gives ended slots their next job."""
         plan, settings = self.plan, self.settings
         token, logp, entropy = self._draw(hidden, slots)
         finite = jnp.isfinite(logp) & jnp.isfinite(entropy)

@@ -25,7 +25,7 @@ class Use:
     """One of the ways in which a run samples.
 
     Attributes:
-      name: for the reader.
+      name: as shown to the user.
       settings: of the sampler.
       prompts: how many in one call.
       width: tokens that prompts are padded to.

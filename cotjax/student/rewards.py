@@ -1,4 +1,4 @@
-"""What a completion earns: decoded, rewarded, and told to the other processes of the run."""
+"""The rewards of completions: decoded, judged, and gathered over the processes of the run."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def judge_own(
     rollout: Rollout,
     reward: RewardFn = solve_reward,
 ) -> list[list[Completion]]:
-    """`judge`, for which each process takes the rows that it owns and tells the others."""
+    """`judge` of the rows that this process owns; the results are gathered over all processes."""
     if jax.process_count() == 1:
         return judge(student, config, records, rollout, reward)
     owner = processes.owners(mesh, len(records))

@@ -25,7 +25,7 @@ class LoadedModel:
       eos_id: the token that ends a completion.
       pad_id: the token that fills rows; may equal `eos_id`.
       source: the folder or file that it came from.
-      notes: what a reader of the run should know, one sentence each.
+      notes: sentences for the run's log.
     """
 
     model: Transformer
