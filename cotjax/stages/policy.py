@@ -63,7 +63,7 @@ class Teachers(TeacherTerm, Protocol):
     """Teachers beside a policy stage; see `teachers.policy_term`.
 
     Attributes:
-      notes: what a reader of the run should know about them.
+      notes: one sentence each about them, for the run's log.
     """
 
     notes: tuple[str, ...]
@@ -85,7 +85,7 @@ class PolicyStage(BaseStage):
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns; its start is the reference.
+      student: the model that is trained; its start is the reference.
       held_out: what it is evaluated on.
       data: see `prompt_stream`; None if it is set before the first step.
       reward: what "bridge" stands for as `reward.function`; None: what it is in evaluations.

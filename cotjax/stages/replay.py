@@ -53,7 +53,7 @@ class ReplayStage(PolicyStage):
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns.
+      student: the model that is trained.
       train: records, among which failures are mined.
       held_out: what it is evaluated on.
       prompt: a record to its prompt.
@@ -93,7 +93,7 @@ class ReplayStage(PolicyStage):
         self.update = self._update
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Mines the failures, or takes every record; says what it found.
+        """Mines the failures, or takes every record; returns what it found as sentences.
 
         Raises:
           InputError: nothing is left to rewrite.

@@ -36,7 +36,7 @@ class LoadedPolicy:
       eos_id: ends a completion.
       pad_id: fills rows.
       prompts: question to prompt text, per task.
-      notes: what a reader of the run should know.
+      notes: sentences for the run's log.
       stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 

@@ -89,11 +89,11 @@ class TeacherPlan:
 
 
 def plan_teacher(name: str, config: Config) -> TeacherPlan:
-    """Looks at a teacher's shape and tokenizer.
+    """Reads a teacher's shape and tokenizer.
 
     Args:
       name: a run folder, or a model as `model.path` takes it.
-      config: of the run that it teaches.
+      config: of the run.
 
     Raises:
       InputError: neither is there.
@@ -206,8 +206,8 @@ class TeacherPool:
 
         Args:
           index: of the teacher.
-          batch: what it reads.
-          read: how.
+          batch: its input.
+          read: how the teacher runs on it.
         """
         teacher = self[index]
         self.calls[index] += 1
@@ -224,7 +224,7 @@ class TeacherPool:
           batch: on the mesh.
           weights: [N] of the teachers.
           temperature: of teachers and student.
-          read: how a teacher reads the batch.
+          read: how a teacher runs on the batch.
         """
         slots = self.in_slots(weights)
         hidden = {k: self.hidden(k, batch, read) for k, weight in slots if weight > 0}
@@ -273,5 +273,5 @@ def _check_memory(plans: Sequence[TeacherPlan], slots: int, mesh: Mesh) -> None:
             f"teachers.paths: {len(sizes)} at once need {sum(sizes) / parts / 2**30:.1f} GiB per "
             f'device, which has {free / 2**30:.1f} free; the largest is "{largest.name}", '
             f"{largest.size / 2**30:.1f} GiB. Raise mesh.fsdp, set teachers.dtype = "
-            '"bfloat16", or write a store with python -m cotjax.cache_logits.'
+            '"bfloat16", or write a cache with python -m cotjax.cache_logits.'
         )

@@ -25,7 +25,7 @@ class LoadedModel:
       eos_id: the token that ends a completion.
       pad_id: the token that fills rows; may equal `eos_id`.
       source: the folder or file that it came from.
-      notes: what a reader of the run should know, one sentence each.
+      notes: sentences for the run's log.
     """
 
     model: Transformer
@@ -90,7 +90,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder}: no tokenizer.json; copy it from the model's origin.")
-    # Its advice that models need PyTorch is beside the point: only the tokenizer is used.
+    # transformers warns that models need PyTorch; only its tokenizer is used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
 
