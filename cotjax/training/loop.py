@@ -89,10 +89,9 @@ def fit(
     except PluginError as error:
         run.save_completed()
         checkpoints.close()
-        saved = f"The run is saved after step {run.done}: --resume goes on from there."
-        raise error.and_then(
-            saved if run.done else "Nothing is trained yet: --resume begins again."
-        ) from error
+        after = f"The run is saved after step {run.done}: --resume goes on from there."
+        none = "Nothing is trained yet: --resume begins again."
+        raise error.and_then(after if run.done else none) from error
     except InputError:
         checkpoints.close()  # those before this step stay, this one is not kept
         raise

@@ -97,7 +97,7 @@ def test_a_function_that_raises_names_the_line():
     def source(data):
         raise OSError("no disk")
 
-    with pytest.raises(PluginError, match=r'raised OSError: no disk \(test_user_source\.py, line'):
+    with pytest.raises(PluginError, match=r"raised OSError: no disk \(test_user_source\.py, line"):
         records_of(source)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cotjax.interfaces import End, Record, Rollout
 from cotjax.parallel.mesh import make_mesh
-from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own
+from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own, written_tokens
 from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import END, PAD, STUDENT, TOKENIZER, make_config, with_section
 
@@ -91,12 +91,15 @@ def test_a_process_alone_judges_every_row_itself(folder):
 def test_another_reward_is_asked_for_every_completion(folder):
     asked = []
 
-    def reward(config, record, text, tokens):
-        asked.append((record.id, text, tokens))
+    def reward(config, record, completion, verdict):
+        asked.append((record.id, completion.text, written_tokens(completion)))
         return 0.5, {"mine": 0.5}
 
     ((one, _),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, ""), reward)
-    assert (one.reward, one.parts) == (0.5, {"mine": 0.5})
+    assert (one.reward, one.parts) == (
+        0.5,
+        {"mine": 0.5, "correct": 1.0, "well_formed": 1.0},
+    )
     assert asked == [("r/1", GOOD, len(TOKENIZER.encode(GOOD))), ("r/1", "", 0)]
 
 
