@@ -27,16 +27,19 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import tomli_w
 from scipy import stats
+
+from cotjax.config import stage_class
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny_bridge_arms.toml"
 TEMPLATES = ROOT / "configs" / "prompts_known_tags.toml"
 AGAINST = "SFT, verbose"
-GLANCE = ("--eval.problems=2", "--eval.samples=1")  # the arms are measured by `measure`, all alike
+BRIEF = ("--eval.problems=2", "--eval.samples=1")  # the arms are measured by `measure`, all alike
 STAGES = ("1-reconstruct", "2-grpo", "3-rewrite")
 SUPERVISED = (
-    "--stage=sft", "--model.init=pretrained", "--batch.size=16", "--batch.sequence-length=576",
+    "--model.init=pretrained", "--batch.size=16", "--batch.sequence-length=576",
     "--optimizer.learning-rate=1e-3", "--optimizer.schedule=linear", "--optimizer.warmup-steps=5",
     "--checkpoint.every=40",
 )  # fmt: skip
@@ -51,16 +54,18 @@ class Arm:
     Attributes:
       flags: of the run, over CONFIG.
       step_tokens: what a step sees, to give it the bridge's tokens.
+      stage: its one stage.
     """
 
     flags: tuple[str, ...]
     step_tokens: float = ROW_TOKENS
+    stage: str = "sft"
 
 
 ARMS = {
     AGAINST: Arm((*SUPERVISED, "--data.concise-share=0")),
     "SFT, concise": Arm((*SUPERVISED, "--data.concise-share=1")),
-    "GRPO alone": Arm(("--stage=grpo", "--checkpoint.every=10"), 64 * 145.0),
+    "GRPO alone": Arm(("--checkpoint.every=10",), 64 * 145.0, "grpo"),
     "SFT, the bridge's mix": Arm(SUPERVISED),
 }
 
@@ -75,14 +80,30 @@ def python(options: argparse.Namespace, *words: object) -> None:
         raise SystemExit(f"{' '.join(argv[1:])} failed; see {options.out / 'log.txt'}")
 
 
-def train(options: argparse.Namespace, name: str, *flags: str) -> pathlib.Path:
+def alone(options: argparse.Namespace, stage: str) -> pathlib.Path:
+    """A config of one stage: what it reads of the settings that hold for the whole list."""
+    table = tomllib.loads(pathlib.Path(options.config).read_text("utf-8"))
+    reads = stage_class(stage).reads_key
+    kept = {
+        section: {name: value for name, value in own.items() if reads(f"{section}.{name}")}
+        for section, own in table.items()
+        if isinstance(own, dict)
+    }
+    path = options.out / f"{stage}.toml"
+    path.write_text(tomli_w.dumps({"stage": stage} | {k: v for k, v in kept.items() if v}))
+    return path
+
+
+def train(
+    options: argparse.Namespace, name: str, config: pathlib.Path, *flags: str
+) -> pathlib.Path:
     """Runs what is not there, from where it stopped; returns its folder."""
     folder = options.out / "runs" / name
     if not (folder / "result.json").exists():
         words = [f"--output={folder.parent}", f"--name={name}", f"--data.templates={TEMPLATES}"]
-        words += GLANCE
+        words += BRIEF
         words += ["--resume"] * (folder / "config.toml").exists()
-        python(options, "cotjax.train", "--config", options.config, *words, *flags)
+        python(options, "cotjax.train", "--config", config, *words, *flags)
     return folder
 
 
@@ -114,7 +135,7 @@ def measure(
 def run_seed(options: argparse.Namespace, seed: int) -> None:
     """The bridge, then what is compared with it."""
     own = f"--seed={seed}"
-    bridge = train(options, f"bridge-{seed}", "--stage=bridge", own)
+    bridge = train(options, f"bridge-{seed}", options.config, own)
     budget = 0.0
     for number, stage in enumerate(STAGES, 1):
         if not (bridge / stage / "result.json").exists():  # no failures left to rewrite
@@ -127,7 +148,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> None:
         steps = math.ceil(budget / settings.step_tokens)
         flags = [*settings.flags, own, f"--steps={steps}"]
         name = f"{re.sub('[^a-zA-Z0-9]+', '_', arm)}-{seed}"
-        folder = train(options, name, *flags)
+        folder = train(options, name, alone(options, settings.stage), *flags)
         keep(options, arm, seed, tokens(folder), folder)
 
 

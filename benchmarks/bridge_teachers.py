@@ -1,13 +1,13 @@
-"""BRIDGE with CLPD's teachers: who writes the rationales that stages 1 and 3 read.
+"""BRIDGE with CLPD's teachers: which of them writes the rationales of stages 1 and 3.
 
     python benchmarks/tiny_teachers.py --out teachers
     python benchmarks/bridge_teachers.py run --teachers teachers --out bridge_teachers --seeds 3
     python benchmarks/bridge_teachers.py table --out bridge_teachers
 
 Questions of 2 to 6 steps are five buckets. "strongest": the large teacher solves them all. "by
-schedule": the schedule `step`, T_⌈mN/M⌉ of N teachers for bucket m of M. Each question is asked of
-both; a right answer is kept. Then the same bridge (configs/tiny_bridge_arms.toml) for every seed,
-measured on the built-in held-out problems. `run` skips what is there.
+schedule": the schedule `step`, T_⌈mN/M⌉ of N teachers for bucket m of M. Both answer each
+question; a right answer is kept. Then the same bridge (configs/tiny_bridge_arms.toml) for every
+seed, measured on the built-in held-out problems. `run` skips what is there.
 """
 
 import argparse
@@ -28,12 +28,13 @@ HELD_OUT = ("--data.source=problems", "--data.path=")
 
 
 def solutions(options: argparse.Namespace, teacher: str, steps: int) -> list[dict]:
-    """What a teacher's right answers to the questions of one bucket are."""
+    """A teacher's right answers to the questions of one bucket."""
     path = options.out / "rationales" / f"{teacher}-{steps}.jsonl"
     if not path.exists():
         bridge_arms.python(
-            options, "cotjax.rationales", "--config", options.config, "--stage=grpo",
-            f"--out={path}", "--rationales.writer=model", f"--model.path={options.teachers / teacher}",
+            options, "cotjax.rationales", "--config", bridge_arms.alone(options, "grpo"),
+            f"--out={path}", "--rationales.writer=model",
+            f"--model.path={options.teachers / teacher}",
             f"--data.min-steps={steps}", f"--data.max-steps={steps}",
             f"--rationales.questions={options.questions}", "--rationales.max-new-tokens=128",
         )  # fmt: skip
@@ -56,8 +57,9 @@ def run(options: argparse.Namespace) -> None:
     data = {arm: write_data(options, arm) for arm in ARMS}
     for seed in range(options.seeds):
         for arm, path in data.items():
-            flags = ["--stage=bridge", "--data.source=jsonl", f"--data.path={path}"]
-            folder = bridge_arms.train(options, f"{path.stem}-{seed}", *flags, f"--seed={seed}")
+            flags = ["--data.source=jsonl", f"--data.path={path}", f"--seed={seed}"]
+            name = f"{path.stem}-{seed}"
+            folder = bridge_arms.train(options, name, options.config, *flags)
             for number, stage in enumerate(bridge_arms.STAGES, 1):
                 if (folder / stage / "result.json").exists():  # there were failures to rewrite
                     name = f"{arm}, stage {number}"

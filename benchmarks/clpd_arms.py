@@ -29,7 +29,7 @@ EASY, HARD, SHUFFLED = (f"--curriculum.direction={word}" for word in (
     "easy_first", "hard_first", "shuffled"
 ))  # fmt: skip
 
-# A hand-over within every 20 steps or so: the default looks every 10 steps and waits for 3 of them.
+# A hand-over within every 20 steps or so; the default measures every 10 steps, with patience 3.
 ADAPTIVE, EAGER = (
     "--curriculum.schedule=adaptive",
     [

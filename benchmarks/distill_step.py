@@ -4,7 +4,7 @@
 
 `ours` is the trainer's own step: hidden states of both teachers, chunked divergence from their
 mixture, update. `dense` is the same loss from whole rows of logits of student and teachers.
-`store` writes the top 16 of a teacher, beside that teacher's plain pass (hidden states, and
+`store` writes the top-16 cache of a teacher, beside that teacher's plain pass (hidden states, and
 log-probabilities of the text's tokens). Random weights; every row is full and every token counts.
 """
 
@@ -20,8 +20,7 @@ from typing import Any
 
 STARTED = time.perf_counter()
 
-from cotjax.startup import use_large_pages  # noqa: E402
-from cotjax.startup import compile_soon  # noqa: E402
+from cotjax.startup import compile_soon, use_large_pages  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()  # as the trainer does
@@ -35,16 +34,19 @@ from flax import nnx  # noqa: E402
 
 from cotjax import config as configs  # noqa: E402
 from cotjax.core import forward_kl, mix_teachers  # noqa: E402
+from cotjax.curriculum.cache_logits import cache_logits, packed  # noqa: E402
+from cotjax.curriculum.dataset import DistillDataset  # noqa: E402
 from cotjax.interfaces import TokenBatch  # noqa: E402
-from cotjax.models import huggingface  # noqa: E402
+from cotjax.models.formats import huggingface  # noqa: E402
 from cotjax.models.formats.load import load_tokenizer, resolve  # noqa: E402
 from cotjax.models.transformer import Architecture, Transformer  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import shard  # noqa: E402
-from cotjax.stages import common, speaking, teachers  # noqa: E402
-from cotjax.curriculum.dataset import DistillDataset  # noqa: E402
-from cotjax.stages.distill import DistillLogitsStage  # noqa: E402
-from cotjax.training.update import make_update  # noqa: E402
+from cotjax.stages.distill_logits import DistillLogitsStage  # noqa: E402
+from cotjax.student.load import load_policy  # noqa: E402
+from cotjax.teachers import pool  # noqa: E402
+from cotjax.training.optimizer import make_optimizer  # noqa: E402
+from cotjax.training.update import Frozen, make_update  # noqa: E402
 
 TEACHERS = ("one", "two")
 
@@ -98,16 +100,17 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     stage = DistillLogitsStage(config, make_mesh(-1))
     if size["mode"] == "dense":
         stage.update = make_update(
-            lambda params, base, work: dense(stage, params, work),
-            common.make_optimizer(config.optimizer, config.steps),
+            lambda params, reference, work: dense(stage, params, work),
+            make_optimizer(config.optimizer, config.steps),
             stage.state,
-            stage.student.base,
+            Frozen(stage.student.base),
+            join=stage.student.policy.join,
         )
     state, ends = stage.state, []
     for step in range(size["steps"] + 1):
         batch = shard(stage.mesh, rows(size, step))
-        lesson = stage.teachers.lesson(batch, [0.5, 0.5], 1.0)
-        work = stage._work(batch, lesson, alpha=0.0, own=False, dropout_key=None)
+        outputs = stage.teachers.outputs(batch, [0.5, 0.5], 1.0)
+        work = stage._work(batch, outputs, alpha=0.0, own=False, dropout_key=None)
         state, metrics = stage.update(state, [work])
         jax.block_until_ready(metrics)
         ends.append(time.perf_counter())
@@ -123,18 +126,18 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
 
 def dense(stage: DistillLogitsStage, params: Any, work: Any) -> Any:
     """The same loss from whole rows of logits."""
-    policy, batch, lesson = stage.student.policy, work.batch, work.lesson
+    policy, batch, outputs = stage.student.policy, work.batch, work.outputs
     student = policy.rows(params, batch) @ policy.head(params, whole=True).matrix.T
-    pairs = zip(lesson.hidden, lesson.head, strict=True)
-    spoken = jnp.stack([hidden @ head.matrix.T for hidden, head in pairs])
-    mixed = mix_teachers(spoken, lesson.weight)
+    pairs = zip(outputs.hidden, outputs.head, strict=True)
+    logits = jnp.stack([hidden @ head.matrix.T for hidden, head in pairs])
+    mixed = mix_teachers(logits, outputs.weight)
     distance = forward_kl(mixed, student).sum()
     count = jnp.asarray(batch.tokens.size, jnp.float32)
     return distance, count, {"divergence": (distance, count)}
 
 
 def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float]:
-    """Target positions a second: the teacher's plain pass, and writing its store."""
+    """Target positions a second: the teacher's plain pass, and writing its logit cache."""
     config = open_config(size, folder)
     config = configs.load([
         *("--stage=distill", f"--model.path={config.model.path}", "--curriculum.num-monitor=1"),
@@ -144,8 +147,8 @@ def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
         "--data.concise-share=1",
     ])  # fmt: skip
     mesh = make_mesh(-1)
-    done = speaking.cache_logits(config, mesh, folder / "warm")  # compiles
-    done = speaking.cache_logits(config, mesh, folder / "store")
+    done = cache_logits(config, mesh, folder / "warm")  # compiles
+    done = cache_logits(config, mesh, folder / "store")
     plain = plain_pass(config, mesh)
     return {
         "store_positions_s": done.positions / done.seconds,
@@ -158,18 +161,18 @@ def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
 
 def plain_pass(config: configs.Config, mesh: jax.sharding.Mesh) -> float:
     """Target positions a second of the teacher's log-probabilities of the texts."""
-    room = DistillDataset(config, mesh)
-    speaker = teachers.Teachers(config, mesh, room.student.tokenizer, slots=1)
-    teacher, policy = speaker[0], speaker[0].student.policy
+    student = load_policy(config, mesh)
+    dataset = DistillDataset(config, mesh, student)
+    teacher = pool.TeacherPool(config, mesh, student.tokenizer, slots=1)[0]
+    policy = teacher.student.policy
 
     @jax.jit
     def score(params: Any, batch: TokenBatch) -> jax.Array:
         hidden, mask = policy.rows(params, batch), batch.weight > 0
-        return common.head_logprobs(policy, params, hidden, batch.targets, mask)[0]
+        return policy.head_logprobs(params, hidden, batch.targets, mask)[0]
 
-    size, indices = config.sft, np.arange(len(room.records))
-    batches = [batch for batch, _ in
-               speaking.packed(room, indices, size.batch_size, size.sequence_length)]  # fmt: skip
+    size, indices = config.batch, np.arange(len(dataset.records))
+    batches = [batch for batch, _ in packed(dataset, indices, size.size, size.sequence_length)]
     jax.block_until_ready(score(teacher.params, shard(mesh, batches[0])))
     began = time.perf_counter()
     for batch in batches:
@@ -182,7 +185,7 @@ def main() -> None:
     """Prints one line of JSON."""
     size = json.loads(sys.argv[1])
     # The tokenizer is the tiny one; all rows of the unembedding count as common tokens.
-    teachers.common_size = lambda *models, names: size["vocab"]
+    pool.common_size = lambda *models, names: size["vocab"]
     use_cpu_cores(4 * size["vocab"] * size["hidden"])
     with tempfile.TemporaryDirectory() as folder:
         write_models(size, pathlib.Path(folder))

@@ -21,8 +21,7 @@ import time
 
 STARTED = time.perf_counter()
 
-from cotjax.startup import use_large_pages  # noqa: E402
-from cotjax.startup import compile_soon  # noqa: E402
+from cotjax.startup import compile_soon, use_large_pages  # noqa: E402
 
 if __name__ == "__main__":
     use_large_pages()  # as the trainer does
@@ -39,14 +38,14 @@ from cotjax.data.problems import ProblemSource  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.formats.load import load_model  # noqa: E402
+from cotjax.models.formats.weights import draw  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture  # noqa: E402
-from cotjax.models.formats.weights import draw  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import param_shardings, placement, shard  # noqa: E402
 from cotjax.rollout.engine import generate  # noqa: E402
-from cotjax.stages import common  # noqa: E402
 from cotjax.stages.policy import PolicyStage  # noqa: E402
+from cotjax.student.load import LoadedPolicy  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +73,12 @@ class BenchmarkStage(PolicyStage):
 
     def __init__(self, config: configs.Config, shape: Shape) -> None:
         mesh = make_mesh(config.mesh.data)
-        student = load_policy(config, mesh, shape)
+        student = random_policy(config, mesh, shape)
         super().__init__(config, mesh, student, [], data=RandomPrompts(shape))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
 
 
-def load_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Student:
+def random_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> LoadedPolicy:
     """Random weights of the shape; the built-in tokenizer."""
     tokenizer = load_model(
         "tiny", init="abstract", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
@@ -91,7 +90,7 @@ def load_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Stud
     place = functools.partial(param_shardings, mesh)
     policy, params = Policy.split(draw(shape.model, 0, **formats, place=place))
     policy = dataclasses.replace(policy, placement=placement(mesh))
-    return common.Student(
+    return LoadedPolicy(
         policy,
         params,
         {},
@@ -106,7 +105,7 @@ def load_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> common.Stud
 class RandomPrompts:
     """An endless stream of full-length prompts of random tokens, each with a built-in problem."""
 
-    num_levels = 1
+    num_buckets, bucket = 1, 0
 
     def __init__(self, shape: Shape) -> None:
         self._shape, self._step, self._problems = shape, 0, ProblemSource("train", 0, 2, 6)

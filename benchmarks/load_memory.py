@@ -28,8 +28,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
-from cotjax.models.formats import huggingface
 from cotjax.models.architecture import Architecture
+from cotjax.models.formats import huggingface
 from cotjax.models.formats.config_json import config_of
 from cotjax.models.formats.weights import named_tensors, tensor_shapes
 

@@ -1,4 +1,4 @@
-"""Mutation check: how many small mistakes in `cotjax/core` do its tests notice?
+"""Mutation check: how many small mistakes in `cotjax/core` make its tests fail?
 
     python benchmarks/mutation.py                       # a sample of every file
     python benchmarks/mutation.py masking grpo --count 0   # every mistake in two files
@@ -31,7 +31,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CORE = pathlib.Path("cotjax", "core")
 TESTS = pathlib.Path("tests", "core")
 # The tests of a file have its name, but for these.
-OWN_TESTS = {"blocks": ["chunked"], "divergences": ["distillation", "chunked"]}
+LOSSES = "chunked/losses"
+OWN_TESTS = {"chunked/blocks": [LOSSES], "divergences": ["distillation", LOSSES]}
 SECONDS = 400  # of processor time: more is a mistake that the tests noticed by never ending
 
 OPERATORS = {
@@ -82,10 +83,10 @@ UNTOUCHED = (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 # Mistakes that no test can notice, because nothing that the core promises changes.
 EQUIVALENT: dict[str, str] = {
-    "blocks._all_logits: jnp.zeros_like → jnp.ones_like": "every column is overwritten",
-    "chunked._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
+    "chunked/blocks._all_logits: jnp.zeros_like → jnp.ones_like": "every column is overwritten",
+    "chunked/losses._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
     "jnp.put_along_axis(jnp.z … ce=False)": "JAX drops what lies outside by default",
-    "chunked._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
+    "chunked/losses._TopK.slopes: jnp.put_along_axis(jnp.z … ce=False, mode='drop') → "
     "jnp.put_along_axis(jnp.z … ce=False) #2": "JAX drops what lies outside by default",
     "mixing.mix_scores: True → False #4": "zips above have compared these lengths",
     "mixing._log_add: 0 → 1": "any finite number will do where the result is replaced",
@@ -228,8 +229,9 @@ def first_failure(root, tests):
 
 def tests_of(root, name):
     """The tests of a file, and all the others of the core."""
-    own = [f"{TESTS}/test_{test}.py" for test in OWN_TESTS.get(name, [name])]
-    every = sorted(str(path.relative_to(root)) for path in (root / TESTS).glob("test_*.py"))
+    tested = [pathlib.PurePosixPath(test) for test in OWN_TESTS.get(name, [name])]
+    own = [str(TESTS / test.with_name(f"test_{test.name}.py")) for test in tested]
+    every = sorted(str(path.relative_to(root)) for path in (root / TESTS).rglob("test_*.py"))
     return own, [path for path in every if path not in own]
 
 
@@ -248,7 +250,7 @@ def check(chosen, tests, root, log):
         if record is None:
             target.write_text(mutant)
             # Two files written within a second may look the same to the bytecode cache.
-            shutil.rmtree(root / CORE / "__pycache__", ignore_errors=True)
+            shutil.rmtree(target.parent / "__pycache__", ignore_errors=True)
             try:
                 killer = first_failure(root, tests)
             finally:
@@ -311,10 +313,13 @@ def prepare(work):
 
 
 def main():
-    every = sorted(path.stem for path in (ROOT / CORE).glob("*.py") if path.stem != "__init__")
+    files = [path for path in (ROOT / CORE).rglob("*.py") if path.stem != "__init__"]
+    every = sorted(str(path.relative_to(ROOT / CORE).with_suffix("")) for path in files)
     work = pathlib.Path(tempfile.gettempdir(), "cotjax-mutation")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=every, help="files of cotjax/core, no .py")
+    parser.add_argument(
+        "names", nargs="*", default=every, help="files of cotjax/core, such as grpo or chunked/sums"
+    )
     parser.add_argument("--count", type=int, default=20, help="mistakes per file; 0 makes all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--own", action="store_true", help="only the tests of the file itself")

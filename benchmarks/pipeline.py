@@ -15,14 +15,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 
-from cotjax.config import ReconstructConfig  # noqa: E402
+from cotjax.config import MaskConfig, ReconstructConfig  # noqa: E402
 from cotjax.cot import answers_equal, gold_answer, parse_rationale  # noqa: E402
 from cotjax.data.layouts import RecordReader  # noqa: E402
 from cotjax.data.pipeline import EXAMPLES_PACKED, supervised_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.data.sources import read_records  # noqa: E402
 from cotjax.data.token_cache import TokenCache  # noqa: E402
-from cotjax.models import gguf  # noqa: E402
+from cotjax.models.formats import gguf  # noqa: E402
 from cotjax.models.formats.load import load_tokenizer, resolve  # noqa: E402
 from cotjax.stages.reconstruct import Reconstruction  # noqa: E402
 from cotjax.stages.supervised import Solution  # noqa: E402
@@ -39,8 +39,10 @@ def main():
     path = resolve(arguments.model)
     tokenizer = gguf.File(path).tokenizer() if path.is_file() else load_tokenizer(path)
     solution = Solution(TokenCache(tokenizer), make_prompts(tokenizer, "auto"), LENGTH)
-    encode = Reconstruction(solution, ReconstructConfig(), tokenizer)
-    records = read_records(arguments.data, RecordReader(gold_answer, parse_rationale, answers_equal))
+    encode = Reconstruction(solution, ReconstructConfig(), MaskConfig(), tokenizer)
+    records = read_records(
+        arguments.data, RecordReader(gold_answer, parse_rationale, answers_equal)
+    )
     stream = supervised_batches(records, encode, seed=0, batch_size=ROWS, sequence_length=LENGTH)
     for name, epochs in (("cold", 1), ("warm", arguments.epochs)):
         examples = tokens_seen = places = 0

@@ -2,9 +2,9 @@
 
     python benchmarks/tiny_teachers.py --out teachers
 
-Each is the built-in student grown by layers that change nothing at first, then taught the concise
-style (configs/tiny_teachers.toml) on problems up to its own size, for its own number of steps. A
-teacher that is there already is left alone, so a run that was stopped is continued.
+Each is the built-in student grown by layers that change nothing at first, then trained on the
+concise style (configs/tiny_teachers.toml), on problems up to its own size, for its own number of
+steps. A teacher that is there already is left alone, so a run that was stopped is continued.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LAST_OF_LAYER = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A teacher's size and schooling."""
+    """A teacher's size and training."""
 
     layers: int
     steps: int

@@ -1,6 +1,6 @@
 """What the two tables of TPU programs share: a slice's compiler, arrays by shape, and one row.
 
-Import this before JAX: it says to libtpu what it would ask a TPU machine for.
+Import this before JAX: it sets what libtpu would read from a TPU machine.
 """
 
 import argparse

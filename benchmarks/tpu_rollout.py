@@ -1,15 +1,16 @@
-"""Compiles the sampler of a real model for TPU slices, on a machine without TPUs.
+r"""Compiles the sampler of a real model for TPU slices, on a machine without TPUs.
 
     pip install -e '.[aot]'
     python benchmarks/tpu_rollout.py                   # Qwen2.5-3B, 512 rows × 1,024 tokens
-    python benchmarks/tpu_rollout.py --topology v5e:4x4 --mesh 8,1,2 --rollout.max-concurrent=256 --json
+    python benchmarks/tpu_rollout.py --topology v5e:4x4 --mesh 8,1,2 \
+        --rollout.max-concurrent=256 --json
 
 Weights exist by shape only, laid out as `parallel.for_rollout` does before a rollout, which gathers
 them over `fsdp`: only how many devices split the batch and how many split heads makes a difference.
-`--rollout.max-concurrent` below the number of completions is refill: fewer slots, which take the next
-completion when theirs ends. For each mesh: memory per device against the chip's (weights are its
-arguments, caches its temporaries), and what a turn of the decoding loop costs on each device: the
-operations of its matrix products for one token of every row, as if all parts of the cache were
+`--rollout.max-concurrent` below the number of completions is refill: fewer slots, which take the
+next completion when theirs ends. For each mesh: memory per device against the chip's (weights are
+its arguments, caches its temporaries), and what a turn of the decoding loop costs on each device:
+the operations of its matrix products for one token of every row, as if all parts of the cache were
 read, the MiB of arrays that are written again in another order (a cache should not be among them),
 and its collectives by kind with the MiB of their results.
 """
@@ -30,7 +31,7 @@ from cotjax.parallel.sharding import (
 )
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import make_plan
-from cotjax.stages.completions import rollout_sampling
+from cotjax.student.generate import rollout_sampling
 
 FLAGS = ("--rollout.max-prompt-tokens=512", "--rollout.max-new-tokens=1024")
 

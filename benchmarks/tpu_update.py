@@ -23,9 +23,10 @@ from cotjax.interfaces import ScoredGroups
 from cotjax.models.lora import attach
 from cotjax.parallel.mesh import batch_devices
 from cotjax.parallel.sharding import batched, param_shardings
-from cotjax.stages.common import make_optimizer, lora_of
-from cotjax.stages.policy_loss import Frozen, make_loss, open_objective
-from cotjax.training.update import init_state, make_update
+from cotjax.stages.policy_loss import make_loss, open_objective
+from cotjax.student.load import lora_of
+from cotjax.training.optimizer import make_optimizer
+from cotjax.training.update import Frozen, init_state, make_update
 
 
 def abstract_update(config: configs.Config, shape_file, mesh: jax.sharding.Mesh):
@@ -66,7 +67,7 @@ def abstract_update(config: configs.Config, shape_file, mesh: jax.sharding.Mesh)
     state = init_state(placed(trained), optimizer)
 
     def step(now, frozen, groups):
-        return make_update(loss, optimizer, state, frozen)(now, [groups])
+        return make_update(loss, optimizer, state, frozen, join=policy.join)(now, [groups])
 
     return step, state, frozen, groups
 

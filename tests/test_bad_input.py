@@ -7,9 +7,12 @@ import shutil
 import jax
 import pytest
 
-from cotjax import evaluate, export, train
+import cotjax
+from cotjax.evaluate import main as evaluate
+from cotjax.export import main as export
+from cotjax.train import main as train
 
-TINY = pathlib.Path(train.__file__).parent / "assets" / "tiny"
+TINY = pathlib.Path(cotjax.__file__).parent / "assets" / "tiny"
 GOOD = '{"question": "2+2?", "answer": "2+2=<<2+2=4>>4\\n#### 4"}'
 
 
@@ -27,10 +30,7 @@ def _nothing_is_compiled(monkeypatch, tmp_path):
 def refuse(capsys, flags, *words, command=train):
     """Runs a command that must stop, and checks what it says."""
     before = {path for path in pathlib.Path.cwd().rglob("*") if path.is_file()}
-    try:
-        status = command.main(flags)
-    except SystemExit as stop:  # tyro's own way
-        status = stop.code
+    status = command(flags)
     said = capsys.readouterr()
     text = " ".join((said.err + said.out).split())
     assert status == 2

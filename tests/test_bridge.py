@@ -14,7 +14,9 @@ import pytest
 import tomli_w
 
 from cotjax import config as configs
-from cotjax import evaluate, export, train
+from cotjax import export
+from cotjax.evaluate import evaluate
+from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.stages import bridge
 from cotjax.stages.policy import PolicyStage
@@ -64,7 +66,7 @@ class World:
 
     def train(self, name, *more):
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            status = train.main(self.argv(name, *more))
+            status = train(self.argv(name, *more))
         return status, out.getvalue()
 
     def result(self, name):
@@ -111,9 +113,9 @@ def test_a_stage_alone_from_a_run_folder_or_an_exported_one(world, tmp_path):
     common = ["--stage=grpo", "--steps=1", "--mask.rule=bridge", "--rollout.max-prompt-tokens=64"]
     for name, path in (("of-run", run), ("of-export", tmp_path / "exported")):
         own = [*flags(path, world.data, world.folder / "runs", name), *common]
-        assert train.main([*own, "--eval.max-prompt-tokens=32"]) == 0
+        assert train([*own, "--eval.max-prompt-tokens=32"]) == 0
         assert world.result(name)["before"] == after
-    numbers = evaluate.evaluate(str(world.folder / "runs" / "of-run"))
+    numbers = evaluate(str(world.folder / "runs" / "of-run"))
     expected = world.result("of-run")["after"]
     assert {key: numbers[key] for key in expected} == expected
 
@@ -154,7 +156,7 @@ def same(result):
 
 KILLED = """
 import importlib, os, signal, sys
-from cotjax import train
+from cotjax.train import main as train
 module, owner, method, number, *argv = sys.argv[1:]
 module = importlib.import_module(module)
 owner = getattr(module, owner) if owner else module
@@ -165,7 +167,7 @@ def killing(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
 setattr(owner, method, killing)
-train.main(argv)
+train(argv)
 """
 
 
@@ -212,7 +214,7 @@ def test_texts_beyond_the_context_are_refused_before_the_first_stage_begins(worl
     path = world.folder / "long.toml"
     path.write_text('stage = "bridge"\n[bridge.rewrite]\nrollout = { max_new_tokens = 4000 }\n')
     own = flags(world.student, world.data, world.folder / "runs", name, f"--config={path}")
-    assert train.main(own) == 2
+    assert train(own) == 2
     said = capsys.readouterr().err
     assert "[bridge.rewrite] rollout.max_prompt_tokens = 320, rollout.max_new_tokens = 4000" in said
     assert "context of 2048" in said
@@ -247,7 +249,7 @@ def test_a_stage_has_its_own_table_over_the_bridges(tmp_path):
 def test_a_wrong_table_names_its_key(tmp_path, capsys, table, complaint):
     path = tmp_path / "b.toml"
     path.write_text(f'stage = "bridge"\n{table}\n')
-    assert train.main(["--config", str(path), f"--output={tmp_path}", "--name=x"]) == 2
+    assert train(["--config", str(path), f"--output={tmp_path}", "--name=x"]) == 2
     assert complaint in capsys.readouterr().err
 
 

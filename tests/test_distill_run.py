@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cotjax import cache_logits as teach
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
 from cotjax.models.transformer import Architecture
@@ -33,7 +33,7 @@ STEP = ("--curriculum.schedule=step", "--steps=4")
 LONG = "--rollout.max-prompt-tokens=160", "--batch.sequence-length=192"
 KILLED = """
 import os, signal, sys
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.stages.distill import DistillLogitsStage
 original = DistillLogitsStage.next_step
 def next_step(self, params, step):
@@ -42,7 +42,7 @@ def next_step(self, params, step):
         os.kill(os.getpid(), signal.SIGKILL)
     return work
 DistillLogitsStage.next_step = next_step
-train.main(sys.argv[1:])
+train(sys.argv[1:])
 """
 
 
@@ -66,7 +66,7 @@ class World:
     def train(self, argv):
         """Exit status and output of a run."""
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            status = train.main(argv)
+            status = train(argv)
         return status, out.getvalue()
 
     def store(self, name, *more):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax import generate as command
+from cotjax.generate import main
 from cotjax.rollout.engine import generate
 from cotjax.rollout.stream import stream
 from tests.rollout.test_engine import (
@@ -27,7 +27,7 @@ def student(tmp_path_factory):
 
 
 def said(capsys, *argv, status=0):
-    assert command.main(list(argv)) == status
+    assert main(list(argv)) == status
     shown = capsys.readouterr()
     return shown.err if status else shown.out
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from cotjax import train
+from cotjax.train import main as train
 from tests.tiny import flags, write_sevens, write_student
 
 STAGES = {
@@ -55,7 +55,7 @@ class World:
 
     def alone(self, *arguments):
         with contextlib.redirect_stdout(io.StringIO()):
-            assert train.main(self.argv(*arguments)) == 0
+            assert train(self.argv(*arguments)) == 0
 
     def together(self, *arguments):
         """What each of two processes said."""

@@ -14,7 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cotjax import evaluate, export, train
+from cotjax import export
+from cotjax.evaluate import evaluate
+from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.stages import completions
 from cotjax.stages.policy import PolicyStage
@@ -71,7 +73,7 @@ class World:
     def train(self, argv):
         """Exit status and output of a run."""
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            status = train.main(argv)
+            status = train(argv)
         return status, out.getvalue()
 
     def run(self, stage):
@@ -236,7 +238,7 @@ def test_stopping_and_resuming_equals_an_unbroken_run(world, stage, monkeypatch)
 
 KILLED = """
 import os, signal, sys
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.stages.policy import PolicyStage
 original = PolicyStage.next_step
 def next_step(self, params, step):
@@ -245,7 +247,7 @@ def next_step(self, params, step):
         os.kill(os.getpid(), signal.SIGKILL)
     return work
 PolicyStage.next_step = next_step
-train.main(sys.argv[1:])
+train(sys.argv[1:])
 """
 
 
@@ -338,7 +340,7 @@ def test_a_run_is_evaluated_and_exported_as_it_was_trained(world, tmp_path):
         for checkpoint in (str(run), str(out)):
             flags = ["--config", str(run / "config.toml")] if checkpoint == str(out) else []
             flags += ["--lora.rank=0"] * (checkpoint == str(out))
-            numbers = evaluate.evaluate(checkpoint, flags)
+            numbers = evaluate(checkpoint, flags)
             assert {name: numbers[name] for name in after} == after
 
 

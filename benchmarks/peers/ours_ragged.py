@@ -1,6 +1,7 @@
 """Useful tokens per second of our rollout when every 40th token id is an end; `peers.py` starts it.
 
-128 slots are refilled as completions end (`rollout.max-concurrent`), each with its own prompt cache.
+128 slots are refilled as completions end (`rollout.max-concurrent`), each with its own prompt
+cache.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from cotjax.startup import use_large_pages  # noqa: E402
-from cotjax.startup import compile_soon  # noqa: E402
+from cotjax.startup import (
+    compile_soon,  # noqa: E402
+    use_large_pages,  # noqa: E402
+)
 
 if __name__ == "__main__":
     use_large_pages()

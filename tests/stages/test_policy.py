@@ -154,8 +154,7 @@ def test_the_reference_stays_while_the_student_learns(folder):
 
 
 def test_equal_rewards_have_no_gradient_and_sound_the_alarm(folder, monkeypatch):
-    monkeypatch.setattr(rewards, "completion_reward", lambda *a, **k: (-2.0, {
-        "correct": 0.0, "well_formed": 0.0}))  # fmt: skip
+    monkeypatch.setattr(rewards, "judge", judge_as([[[-2.0] * 4] * 4]))
     stage = open_stage(folder, "--policy.kl-coefficient=0", "--optimizer.weight-decay=0")
     work = stage.next_step(stage.state.params, 0)
     assert work.metrics["no_signal"] == 1

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax.cot import rewrite_reward
+from cotjax.cot import read_completion, rewrite_reward
 from cotjax.errors import InputError
-from cotjax.interfaces import End, Record
+from cotjax.interfaces import Completion, End, Record
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.replay import Accepted
 from cotjax.stages.rewrite import Rewrite
@@ -65,7 +65,9 @@ def test_the_reward_is_by_the_teachers_length_in_one_unit(folder, unit):
     assert len(solution.split()) == 8
     expected = rewrite_reward(text, gold="7", teacher_length=whole, unit=unit, length=(
         tokens if unit == "tokens" else None))  # fmt: skip
-    assert stage._reward(stage.config, record, text, tokens) == expected
+    completion = Completion(text, tokens + 1, "", "7", End.EOS)
+    verdict = read_completion(text, "7")
+    assert stage._reward(stage.config, record, completion, verdict) == expected
     assert expected[0] > 1
 
 

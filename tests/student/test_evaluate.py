@@ -11,6 +11,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.student import generate
 from cotjax.student.evaluate import evaluate, with_one_sample
 from cotjax.student.records import load_records
+from cotjax.student.rewards import solve_reward
 from tests.student.test_rewards import make_rollout
 from tests.tiny import STUDENT, make_config
 
@@ -65,7 +66,7 @@ def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, call
 def test_a_row_says_everything_about_a_completion(folder, calls):
     config = make_config(folder, "--eval.problems=2")
     _, held_out = load_records(config, STUDENT.tokenizer, STUDENT.prompts)
-    _, (wrong, right) = evaluate(WRITER, config, make_mesh(1), {}, held_out)
+    _, (wrong, right) = evaluate(WRITER, config, make_mesh(1), {}, held_out, solve_reward)
     assert right["question"] == held_out[1].question and right["gold"] == "7"
     assert right["completion"] == "Answer: 7" and wrong["completion"] == "Answer: 8"
     assert (right["reward"], wrong["reward"]) == (-1, -2)

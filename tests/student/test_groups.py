@@ -25,7 +25,9 @@ def make(lengths, rewards, ends=None):
     records = [Record(f"r/{i}", "?", "7", (), 1) for i in range(count)]
     judged = [
         [
-            JudgedCompletion("", int(size), End(end), value, {"correct": value > 0, "well_formed": 1.0})
+            JudgedCompletion(
+                "", int(size), End(end), value, {"correct": value > 0, "well_formed": 1.0}
+            )
             for size, value, end in zip(*rows, strict=True)
         ]
         for rows in zip(lengths, rewards, ends, strict=True)

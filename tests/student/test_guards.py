@@ -102,10 +102,20 @@ def test_every_gold_of_gsm8k_is_recovered():
     assert guards.gold_check(records) == ()
 
 
+class Released:
+    """The release's verifier."""
+
+    def extract(self, text):
+        return released(text.replace("Answer:", "####"))
+
+    def equal(self, answer, gold):
+        return answer == gold
+
+
 def test_the_released_pattern_misreads_golds_and_the_check_names_it():
     golds = [dataclasses.replace(RECORD, answer=text) for text in ("1,234", "-5", "18")]
-    (said,) = guards.gold_check(golds, lambda text: released(text.replace("Answer:", "####")))
-    assert said.startswith("gold check: the extractor misreads 2 of 3 golds")
+    (said,) = guards.gold_check(golds, Released())
+    assert said.startswith("gold check: ") and "2 of 3" in said
     assert guards.gold_check(golds) == ()
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.models.policy import Policy
 from cotjax.parallel.mesh import make_mesh
@@ -32,7 +32,7 @@ def runs(folder):
     for name, own in (("full", []), ("adapter", ["--lora.rank=2", "--lora.alpha=4"])):
         both = "--stage=sft", "--model.init=pretrained", "--steps=1", "--optimizer.warmup-steps=0"
         argv = flags(folder / "student", folder / "sevens.jsonl", folder / "runs", name, *both)
-        assert train.main([*argv, *own]) == 0
+        assert train([*argv, *own]) == 0
     return {name: folder / "runs" / name for name in ("full", "adapter")}, config
 
 

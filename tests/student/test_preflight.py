@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.interfaces import End
 from cotjax.parallel.mesh import make_mesh
@@ -65,7 +65,7 @@ def test_sampler_and_trainer_agree_as_their_formats_promise(folder, most, flags)
 
 def test_a_gap_above_the_limit_stops_the_run_before_its_state_is_kept(folder, capsys):
     argv = small(folder / "student", folder / "sevens.jsonl", folder / "runs", "gap")
-    assert train.main([*argv, "--steps=3", "--rollout.max-sampler-gap=1e-12"]) == 2
+    assert train([*argv, "--steps=3", "--rollout.max-sampler-gap=1e-12"]) == 2
     said = capsys.readouterr().err
     for words in ("error: step 1: ", "nats per token from the trainer's",
                   "above rollout.max_sampler_gap = 1e-12", "0 switches this off"):  # fmt: skip

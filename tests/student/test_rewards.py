@@ -7,7 +7,7 @@ import pytest
 
 from cotjax.interfaces import End, Record, Rollout
 from cotjax.parallel.mesh import make_mesh
-from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own, written_tokens
+from cotjax.student.rewards import add_overlong, completion_row, judge, judge_own, solve_reward
 from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import END, PAD, STUDENT, TOKENIZER, make_config, with_section
 
@@ -36,7 +36,9 @@ GOOD = "Step 1: 7*1=7\nAnswer: 7"
 
 
 def test_the_end_token_is_counted_but_not_shown(folder):
-    ((whole, cut),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, GOOD + "…"))
+    ((whole, cut),) = judge(
+        STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, GOOD + "…"), solve_reward
+    )
     size = len(TOKENIZER.encode(GOOD))
     assert (whole.text, whole.tokens, whole.ended) == (GOOD, size + 1, True)
     assert (cut.text, cut.tokens, cut.ended) == (GOOD, size, False)
@@ -58,6 +60,7 @@ def test_rewards_are_gated_by_correctness_then_form(folder):
         make_config(folder),
         [RECORD],
         make_rollout(GOOD, "Answer: 7", "Step 1: 7*1=8\nAnswer: 8", ""),
+        solve_reward,
     )
     assert (ill_formed.reward, wrong.reward, empty.reward) == (-1, -2, -2)
     assert good.reward > 1 and good.parts["correct"] == good.parts["well_formed"] == 1
@@ -68,7 +71,7 @@ def test_rewards_are_gated_by_correctness_then_form(folder):
 def test_the_length_is_measured_in_the_unit_of_the_config(folder, unit):
     length = {"words": 5, "tokens": len(TOKENIZER.encode(GOOD))}[unit]
     config = make_config(folder, f"--reward.unit={unit}", "--reward.length-per-step=10")
-    ((one,),) = judge(STUDENT, config, [RECORD], make_rollout(GOOD))
+    ((one,),) = judge(STUDENT, config, [RECORD], make_rollout(GOOD), solve_reward)
     assert one.parts["length"] == length
     # L = 10 · 2 steps; below 0.8 L brevity earns 0.001 a unit, above it costs 0.002.
     rate = 0.001 if length <= 16 else 0.002
@@ -92,15 +95,12 @@ def test_another_reward_is_asked_for_every_completion(folder):
     asked = []
 
     def reward(config, record, completion, verdict):
-        asked.append((record.id, completion.text, written_tokens(completion)))
+        asked.append((record.id, completion.text, completion.tokens, verdict.answer))
         return 0.5, {"mine": 0.5}
 
     ((one, _),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, ""), reward)
-    assert (one.reward, one.parts) == (
-        0.5,
-        {"mine": 0.5, "correct": 1.0, "well_formed": 1.0},
-    )
-    assert asked == [("r/1", GOOD, len(TOKENIZER.encode(GOOD))), ("r/1", "", 0)]
+    assert (one.reward, one.parts["mine"], one.parts["correct"]) == (0.5, 0.5, 1)
+    assert asked == [("r/1", GOOD, len(TOKENIZER.encode(GOOD)) + 1, "7"), ("r/1", "", 1, None)]
 
 
 def test_reward_falls_by_one_over_the_buffer(folder):

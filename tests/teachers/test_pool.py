@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax import train
+from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.parallel import sharding
@@ -135,7 +135,7 @@ def test_a_run_teaches_with_what_it_has_learned(folder, own):
     name = "adapted" if own else "trained"
     both = "--stage=sft", "--model.init=pretrained", "--steps=1", "--optimizer.warmup-steps=0"
     argv = flags(folder / "student", folder / "sevens.jsonl", folder, name, *both)
-    assert train.main([*argv, *own]) == 0
+    assert train([*argv, *own]) == 0
     before, after = opened(folder, "student", slots=1), opened(folder, name, slots=1)
     assert before.plans[0].run is None and after.plans[0].run == folder / name
     pairs = [np.asarray(pool.hidden(0, rows())) for pool in (before, after)]
