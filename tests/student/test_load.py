@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.models.policy import Policy
 from cotjax.parallel.mesh import make_mesh
@@ -17,6 +16,7 @@ from cotjax.student.load import (
     make_stop_table,
     model_bytes,
 )
+from cotjax.train import main as train
 from tests.tiny import TOKENIZER, flags, make_config
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.interfaces import End
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.grpo import Grpo
 from cotjax.student import preflight
 from cotjax.student.load import load_policy
+from cotjax.train import main as train
 from tests.tiny import flags as small
 from tests.tiny import make_config, write_sevens, write_student
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax.train import main as train
 from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.parallel import sharding
 from cotjax.parallel.mesh import make_mesh
 from cotjax.teachers import pool as module
 from cotjax.teachers.pool import TeacherPool, plan_teacher
+from cotjax.train import main as train
 from tests.tiny import TEACHERS, TOKENIZER, flags, make_config, write_teachers
 
 SIZE = max(TOKENIZER.get_vocab().values()) + 1
