@@ -51,7 +51,7 @@ class World:
             flag.replace("TEACHERS", str(self.teachers))
             for flag in {**STAGES, "distill": DISTILL}[stage]
         ]
-        return [*flags(self.student, self.data, self.runs, name), *own, *stage_flags, *more]
+        return flags(self.student, self.data, self.runs, name, *own, *stage_flags, *more)
 
     def alone(self, *arguments):
         with contextlib.redirect_stdout(io.StringIO()):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.config import load, to_toml
+from cotjax.config import load, stage_class, to_toml
 from cotjax.errors import InputError
 from cotjax.report import write_report
 from cotjax.report.__main__ import main
@@ -61,6 +61,12 @@ def json_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
+def write_config(folder, config):
+    """A run's settings, and which of them its stage shows."""
+    (folder / "config.toml").write_text(to_toml(config))
+    (folder / "facts.json").write_text(json.dumps(stage_class(config.stage).facts))
+
+
 def interval(name, value):
     return {name: value, f"{name}_low": value - 0.06, f"{name}_high": value + 0.06}
 
@@ -73,7 +79,7 @@ def folder(tmp_path):
     policy = ["--policy.objective=grpo", "--policy.clip-low=0.2", "--policy.clip-high=0.2"]
     policy += ["--policy.kl-coefficient=0.01", "--policy.kl-estimator=k3"]
     config = load(["--stage=grpo", "--name=demo", "--steps=20", *policy])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     train = [
         {
             "step": step,
@@ -272,7 +278,7 @@ def test_files_with_nothing_in_them(folder):
 
 def test_a_supervised_run(folder):
     config = load(["--stage=sft", "--name=demo", "--data.source=jsonl", "--data.path=a<b.jsonl"])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     losses = [{"step": i, "kind": "train", "loss": 3 / i} for i in range(1, 1001)]
     json_lines(folder / "metrics.jsonl", losses)
     (folder / "completions.jsonl").unlink()
@@ -285,7 +291,7 @@ def test_a_supervised_run(folder):
 
 def test_a_distillation_names_its_teachers(folder):
     config = load(["--stage=distill", "--name=demo", "--teachers.paths", "weak", "strong"])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     assert "Teachers weak, strong, schedule" in read(folder)[1]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cotjax.training.update import init_state, make_update
+from cotjax.training.update import Frozen, init_state, make_update
 
 ROWS, WIDTH = 12, 5
 
@@ -136,12 +136,16 @@ def test_the_old_state_gives_up_its_buffers(batch, params):
 
 
 def test_what_is_frozen_reaches_the_loss_and_stays(batch, params):
-    def shifted(params, frozen, micro):
-        return regression(jax.tree.map(jnp.add, params, frozen), None, micro)
+    def shifted(whole, reference, micro):
+        total, count, metrics = regression(whole, None, micro)
+        return total, count, metrics | {"reference": (reference["w"].sum(), jnp.ones(()))}
 
     zero = jax.tree.map(jnp.zeros_like, params)
+    join = lambda trained, base: jax.tree.map(jnp.add, trained, base)  # noqa: E731
     state = init_state(zero, optax.sgd(0.1))
-    state, metrics = make_update(shifted, optax.sgd(0.1), state, params)(state, [batch])
+    update = make_update(shifted, optax.sgd(0.1), state, Frozen(params, params), join=join)
+    state, metrics = update(state, [batch])
+    assert metrics["reference"][0] == params["w"].sum()
     expected = {name: -0.1 * g for name, g in by_hand(params, batch).items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
