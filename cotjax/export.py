@@ -82,25 +82,25 @@ def export(
     whole = bool(run) and not has_adapter  # the checkpoint holds every parameter
     student = load_from_path(
         dataclasses.replace(model, path=model.path if run else checkpoint),
-        init="abstract" if whole else (model.init if run else "pretrained"),
+        init="random" if whole else (model.init if run else "pretrained"),  # or its shape alone
         seed=config.seed,
         place=None,
     )
-    policy, params = Policy.split(student.model)
+    policy, shapes = Policy.split(student.shell)
     if not run:
         huggingface.save(student.model, folder, tokenizer=student.tokenizer, dtype=dtype)
-        return None, _size(params)
+        return None, _size(shapes)
     if not has_adapter:
-        step, params = _restore(checkpoint, params)
+        step, params = _restore(checkpoint, shapes)
         huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
         return step, _size(params)
     lora = lora_of(config)
-    policy, like = attach(policy, params, lora, jax.random.key(0))
+    policy, like = attach(policy, shapes, lora, jax.random.key(0))
     step, trained = _restore(checkpoint, like)
     if adapter:
-        save_peft(trained, lora, folder, student.model.shape, student.source)
+        save_peft(trained, lora, folder, student.shell.shape, student.source)
         return step, _size(trained)
-    params = merge(policy.join(trained, params), lora)
+    params = merge(policy.join(trained, Policy.split(student.model)[1]), lora)
     huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
     return step, _size(params)
 

@@ -275,7 +275,8 @@ class Program:
       function: of `jax.jit`.
       args: its arguments, `jax.ShapeDtypeStruct`s with shardings in place of arrays.
       kwargs: the same by name; static ones as they are.
-      always: whether every run compiles it; others only if a batch has their shape.
+      always: whether every run needs it, or nearly every one; others only if a batch has their
+        shape.
     """
 
     name: str
@@ -322,8 +323,12 @@ class Stage(Protocol):
     notes: tuple[str, ...]
     columns: tuple[Column, ...]
     resolved: Mapping[str, Mapping[str, Any]]
-    state: TrainState
     inner_updates: int
+
+    @property
+    def state(self) -> TrainState:
+        """See above; whoever asks first waits for the weights."""
+        ...
 
     @property
     def data(self) -> DataStream:

@@ -5,10 +5,15 @@ import importlib.util
 import os
 import pathlib
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cotjax.interfaces import Program
 
 STARTED = time.monotonic()  # before the heavy imports, so that `seconds` is what a person waits
 
@@ -75,12 +80,14 @@ class Programs:
     Attributes:
       compiled: programs that were compiled.
       cached: programs that came from the cache on disk.
-      seconds: that both took.
+      seconds: that both took; those of several threads add up.
+      names: how many of each function were asked for.
     """
 
     compiled: int = 0
     cached: int = 0
     seconds: float = 0.0
+    names: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.compiled} compiled, {self.cached} from the cache, {self.seconds:.1f} s"
@@ -91,17 +98,21 @@ def counted() -> Iterator[Programs]:
     """Counts the programs of a block, which is done with them when it ends."""
     from jax import monitoring
 
-    programs = Programs()
+    programs, lock = Programs(), threading.Lock()
 
-    def on_duration(event: str, duration_secs: float, **_: Any) -> None:
-        if event == _COMPILED:  # compiled, or read from the disk
-            programs.compiled += 1
-            programs.seconds += duration_secs
+    def on_duration(event: str, duration_secs: float, **about: Any) -> None:
+        if event == _COMPILED:  # asked for: compiled, or read from the disk
+            name = about["fun_name"].removeprefix("jit(").removesuffix(")")
+            with lock:
+                programs.compiled += 1
+                programs.seconds += duration_secs
+                programs.names[name] = programs.names.get(name, 0) + 1
 
     def on_event(event: str, **_: Any) -> None:
         if event == _FROM_CACHE:
-            programs.cached += 1
-            programs.compiled -= 1
+            with lock:
+                programs.cached += 1
+                programs.compiled -= 1
 
     monitoring.register_event_duration_secs_listener(on_duration)
     monitoring.register_event_listener(on_event)
@@ -110,6 +121,30 @@ def counted() -> Iterator[Programs]:
     finally:
         monitoring.unregister_event_duration_listener(on_duration)
         monitoring.unregister_event_listener(on_event)
+
+
+@contextlib.contextmanager
+def compiling_side_by_side(programs: "Iterable[Program]") -> Iterator[None]:
+    """Compiles what every run needs of some programs, in threads, while the block runs.
+
+    A call that needs a program on its way waits for it, and compiles nothing again.
+
+    Raises:
+      Exception: what a program raised, when the block ends; a block that raises is not waited for.
+    """
+    needed = [program for program in programs if program.always]
+    threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile")
+    waiting = [threads.submit(_compile, program) for program in needed]
+    try:
+        yield
+        for future in waiting:
+            future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile(program: "Program") -> None:
+    program.function.lower(*program.args, **program.kwargs).compile()
 
 
 # XLA takes and returns large blocks in every call. By default each comes as fresh 4 KiB pages,

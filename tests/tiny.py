@@ -23,13 +23,14 @@ END, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 # Whoever asks for no more than its tokenizer and its prompts needs no model.
 STUDENT = LoadedPolicy(
     policy=None,  # pyright: ignore[reportArgumentType]
-    params={},
-    base={},
+    shapes={},
+    base_shapes={},
     tokenizer=TOKENIZER,
     eos_id=END,
     pad_id=PAD,
     prompts=make_prompts(TOKENIZER, "plain"),
     notes=(),
+    read=lambda: ({}, {}),
 )
 
 # Two query heads share a key head, so that everything here is also about grouped queries.

@@ -145,7 +145,7 @@ def overlong_penalty(
     """
     if not 1 <= buffer <= max_length:
         raise ValueError(f"overlong_penalty: buffer is {buffer}; needs 1 to {max_length}.")
-    return jnp.clip((max_length - buffer - length) / buffer, -1, 0)
+    return ((max_length - buffer - length) / buffer).clip(-1, 0)  # NumPy's arrays stay NumPy's
 
 
 def _check_group(reward):

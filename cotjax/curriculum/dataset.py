@@ -1,6 +1,7 @@
 """The examples of a distillation run, as rows, and the curriculum that orders them."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,8 +13,8 @@ from cotjax.data.encode import encode_supervised
 from cotjax.data.packing import Example
 from cotjax.data.sources import Records
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
-from cotjax.student.evaluate import evaluate, with_one_sample
+from cotjax.interfaces import Program, Record
+from cotjax.student.evaluate import evaluate, evaluation_programs, with_one_sample
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import load_records, solution
 from cotjax.teachers.logit_store import Manifest
@@ -28,6 +29,7 @@ class DistillDataset:
       records: the examples.
       monitor: further records, on which the student is measured while it learns.
       held_out: those of the evaluation.
+      difficulty: measures how hard they are.
       curriculum: their order.
 
     Args:
@@ -44,8 +46,10 @@ class DistillDataset:
         source, self.held_out = load_records(config, student.tokenizer, student.prompts)
         self.records, self.monitor = split_monitor(source, config)
         size = config.batch
-        measure = Difficulty(config, mesh, student, rows=size.size, length=size.sequence_length)
-        self.curriculum = Curriculum(config, self.records, self.encode, measure)
+        self.difficulty = Difficulty(
+            config, mesh, student, rows=size.size, length=size.sequence_length
+        )
+        self.curriculum = Curriculum(config, self.records, self.encode, self.difficulty)
 
     def encode(self, index: int) -> Example:
         """An example as arrays."""
@@ -66,6 +70,18 @@ class DistillDataset:
         config = with_one_sample(self.config)
         numbers, _ = evaluate(self.student, config, self.mesh, params, self.monitor)
         return numbers["accuracy"]
+
+    def programs(self) -> Iterator[Program]:
+        """What the order, the schedule and `pass_rate` compile."""
+        yield from self.difficulty.programs(self.records)
+        yield from self.curriculum.schedule.programs()
+        settings = self.config.curriculum
+        if settings.schedule == "adaptive" and settings.pass_rate < 1:
+            yield from evaluation_programs(
+                *(self.student, with_one_sample(self.config), self.mesh),
+                name="the pass rate on monitored records",
+                always=self.config.steps > settings.check_every,
+            )
 
     def manifest(self, teachers: TeacherPool) -> Manifest:
         """The manifest of a logit cache for this run, whose examples are sorted by now."""

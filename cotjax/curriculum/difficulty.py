@@ -1,7 +1,6 @@
 """How hard examples are, by their solutions or by the student's loss and pass rate."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +12,15 @@ from cotjax.core.curriculum import rank_fusion
 from cotjax.cot import Rationale, cot_difficulty
 from cotjax.data.encode import encode_supervised
 from cotjax.data.packing import pack_in_order
-from cotjax.interfaces import Record, TokenBatch
+from cotjax.interfaces import Program, Record, TokenBatch
+from cotjax.parallel import shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.plan import Sampling
-from cotjax.student.generate import complete
+from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import solution
 
+BLOCK = 64  # tokens; rows are a multiple as long, so that few lengths are compiled
 ROWS = 16  # scored at once where a stage has no packed rows of its own
 
 
@@ -52,6 +53,13 @@ class Difficulty:
         self._config, self._mesh, self._student = config, mesh, student
         self._rows, self._length = rows, length
         self._score = jax.jit(self._logprobs)
+        self._sampling = Sampling(
+            group_size=config.curriculum.samples,
+            max_new_tokens=config.rollout.max_new_tokens,
+            eos_id=student.eos_id,
+            pad_id=student.pad_id,
+            temperature=config.rollout.temperature,
+        )
 
     def __call__(self, params: Any, records: Sequence[Record]) -> np.ndarray:
         """Difficulty of some examples, [n] float64.
@@ -63,19 +71,47 @@ class Difficulty:
         Raises:
           PluginError: a user's function raised, or gave something else; names the record.
         """
-        curriculum = self._config.curriculum
         own = plugin(self._config, "curriculum.difficulty")
         if own is not None:
             return self._of_user(own, params, records)
-        if curriculum.difficulty != "rank_fusion":
-            return self.signal(curriculum.difficulty, params, records)
-        return rank_fusion(*(self.signal(name, params, records) for name in curriculum.signals))
+        signals = [self.signal(name, params, records) for name in self._signals()]
+        fused = self._config.curriculum.difficulty == "rank_fusion"
+        return rank_fusion(*signals) if fused else signals[0]
+
+    def _signals(self) -> tuple[str, ...]:
+        curriculum = self._config.curriculum
+        if plugin(self._config, "curriculum.difficulty") is not None:
+            return ()  # what it compiles is the user's own
+        fused = curriculum.difficulty == "rank_fusion"
+        return curriculum.signals if fused else (curriculum.difficulty,)
+
+    def programs(self, records: Sequence[Record], *, some: bool = False) -> Iterator[Program]:
+        """What measuring these examples compiles.
+
+        Args:
+          records: the examples.
+          some: whether only some of them will be measured.
+        """
+        signals, student = self._signals(), self._student
+        if "student_loss" in signals:
+            lengths = [self._row_length([self._encode(record) for record in records])]
+            if some and not self._length:
+                lengths = list(range(BLOCK, lengths[0] + 1, BLOCK))
+            for length in lengths:
+                args = student.all_shapes, shapes.token_batch(self._mesh, self._rows, length)
+                yield Program("the student's loss", self._score, args, always=len(lengths) == 1)
+        if "pass_rate" in signals:
+            yield from completing_programs(
+                *("the student's pass rate", student, self._config, self._mesh),
+                settings=self._sampling,
+                completions=self._config.eval.batch_size,
+            )
 
     def _of_user(self, own: Plugin, params: Any, records: Sequence[Record]) -> np.ndarray:
         if required_arguments(own.found) != 2:
             needs = "it needs to give a finite number. Return float(…)."
             return np.array([own.number(own(one, record=one.id), needs, one.id) for one in records])
-        gave = own(dataclasses.replace(self._student, params=params), list(records))
+        gave = own(self._student.holding(params), list(records))
         needs = f"it needs to give {len(records)} finite numbers, one for each record. Return them."
         try:
             difficulty = np.asarray(gave, float)
@@ -106,18 +142,23 @@ class Difficulty:
     def student_loss(self, params: Any, records: Sequence[Record]) -> np.ndarray:
         """Mean −log q of each example's target tokens, nats."""
         left = [(place, self._encode(record)) for place, record in enumerate(records)]
-        longest = max((len(example["tokens"]) for _, example in left), default=1)
-        length = self._length if self._length else -(-longest // 64) * 64  # few lengths compile
-        loss = np.zeros(len(records))
+        length = self._row_length([example for _, example in left])
+        loss, everything = np.zeros(len(records)), self._student.all_params(params)
         while left:
             batch, spans = pack_in_order(left, self._rows, length)
-            logp = np.asarray(self._score(params, parallel.shard(self._mesh, batch)))
+            logp = np.asarray(self._score(everything, parallel.shard(self._mesh, batch)))
             for span in spans:
                 inside = span.row, slice(span.start, span.stop)
                 loss[span.example] = -logp[inside].sum() / max(batch.weight[inside].sum(), 1)
             done = {span.example for span in spans}
             left = [(place, example) for place, example in left if place not in done]
         return loss
+
+    def _row_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
+        if self._length:
+            return self._length
+        longest = max((len(example["tokens"]) for example in examples), default=1)
+        return -(-longest // BLOCK) * BLOCK
 
     def _encode(self, record: Record) -> dict[str, np.ndarray]:
         return encode_supervised(
@@ -129,27 +170,20 @@ class Difficulty:
         )
 
     def _logprobs(self, params: Any, batch: TokenBatch) -> Any:
-        policy, params = self._student.policy, self._student.all_params(params)
+        policy = self._student.policy
         hidden = policy.rows(params, batch)
         return policy.head_logprobs(params, hidden, batch.targets, batch.weight > 0)[0]
 
     def failure_rate(self, params: Any, records: Sequence[Record]) -> np.ndarray:
         """Share of wrong answers among the student's samples for each example."""
         config = self._config
-        settings = Sampling(
-            group_size=config.curriculum.samples,
-            max_new_tokens=config.rollout.max_new_tokens,
-            eos_id=self._student.eos_id,
-            pad_id=self._student.pad_id,
-            temperature=config.rollout.temperature,
-        )
         judged = complete(
             self._student,
             config,
             self._mesh,
             params,
             records,
-            settings=settings,
+            settings=self._sampling,
             completions=config.eval.batch_size,
         )
         right = [[one.parts["correct"] for one in group] for group in judged]

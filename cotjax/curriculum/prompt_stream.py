@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from cotjax.config import Config
 from cotjax.core.curriculum import assign_buckets
 from cotjax.curriculum.buckets import bucket_pools
+from cotjax.curriculum.difficulty import Difficulty
 from cotjax.data.pipeline import prompt_batches
 from cotjax.data.sources import Mixture, Records
 from cotjax.data.token_cache import TokenCache
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
+from cotjax.interfaces import Program, Record
 from cotjax.student.records import in_order
 
 # A record to its prompt's text; holds no model, as it travels to workers.
@@ -146,26 +147,47 @@ def prompt_stream(
     )
 
 
+def order_programs(
+    config: Config, train: Records, difficulty: Difficulty, *, some: bool = False
+) -> Iterator[Program]:
+    """What measuring the order compiles; nothing if there is one bucket.
+
+    Args:
+      config: of the run.
+      train: records.
+      difficulty: measures them.
+      some: whether only some of them are measured, which are not known yet.
+    """
+    if config.curriculum.buckets > 1:
+        ordered = _ordered(config, train)
+        records = [ordered[index] for index in range(len(ordered))]
+        yield from difficulty.programs(records, some=some)
+
+
+def _ordered(config: Config, train: Records) -> Records:
+    """What the buckets are made of."""
+    curriculum = config.curriculum
+    train = in_order(train, f"curriculum.buckets = {curriculum.buckets}", "curriculum.buckets = 1")
+    return train.part(range(min(curriculum.examples or len(train), len(train))))
+
+
 def in_buckets(config: Config, train: Records, measure: Measure) -> list[Records]:
     """What training draws from in each bucket's turn.
 
     Raises:
       InputError: fewer records than buckets, or a mixture, which has no order.
     """
-    curriculum = config.curriculum
-    train = in_order(train, f"curriculum.buckets = {curriculum.buckets}", "curriculum.buckets = 1")
-    count = min(curriculum.examples or len(train), len(train))
-    ordered = train.part(range(count))
+    curriculum, ordered = config.curriculum, _ordered(config, train)
     try:
         bucket = assign_buckets(
-            measure([ordered[index] for index in range(count)]),
+            measure([ordered[index] for index in range(len(ordered))]),
             num_buckets=curriculum.buckets,
             seed=config.seed,
         )
     except ValueError as error:
         raise InputError(
             f"curriculum.buckets = {curriculum.buckets}: a bucket would be empty ({error}). "
-            f"Set curriculum.buckets <= {count}."
+            f"Set curriculum.buckets <= {len(ordered)}."
         ) from error
     pools = bucket_pools(bucket, direction=curriculum.direction, pacing=curriculum.pacing)
     now: list[Records] = [ordered.part(pool) for pool in pools]

@@ -6,8 +6,9 @@ summed back into the same parts, a partial sum per tensor-split product, and one
 per metric.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,6 +130,11 @@ def shard(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _place(leaf, batched(mesh)), tree)
 
 
+def placed_shape(sharding: NamedSharding, size: Sequence[int], dtype: Any) -> Any:
+    """What stands for an array where none is needed: to compile, or to restore."""
+    return jax.ShapeDtypeStruct(tuple(size), np.dtype(dtype), sharding=sharding)
+
+
 def rollout_shardings(mesh: Mesh, params: Any) -> Any:
     """Parameters as decoding wants them: whole but for the tensor axis."""
 
@@ -163,10 +169,40 @@ def for_rollout(mesh: Mesh, params: Any, dtype: Any) -> Any:
       params: each split as its name says.
       dtype: number format of the activations.
     """
-    params = jax.tree.map(lambda leaf, to: leaf.astype(to), params, rollout_formats(params, dtype))
-    if mesh.shape["fsdp"] == 1:
-        return params
-    return jax.device_put(params, rollout_shardings(mesh, params))
+    lay_out, _ = rollout_layout(mesh, params, dtype)
+    return params if lay_out is None else lay_out(params)
+
+
+def rollout_layout(mesh: Mesh, params: Any, dtype: Any) -> tuple[Callable[[Any], Any] | None, Any]:
+    """The program that lays parameters out for decoding, and the shapes that it gives.
+
+    Args:
+      mesh: the devices.
+      params: see `for_rollout`; or their shapes.
+      dtype: number format of the activations.
+
+    Returns:
+      None in place of the program where they are right as they are.
+    """
+    formats = rollout_formats(params, dtype)
+    places = rollout_shardings(mesh, params)
+    shapes = jax.tree.map(lambda x, to, p: placed_shape(p, x.shape, to), params, formats, places)
+    same = jax.tree.map(lambda leaf, to: leaf.dtype == to, params, formats)
+    if mesh.shape["fsdp"] == 1 and all(jax.tree.leaves(same)):
+        return None, params
+    leaves, structure = jax.tree.flatten((formats, places))
+    return _lay_out(structure, *leaves), shapes
+
+
+@functools.lru_cache
+def _lay_out(structure: Any, *leaves: Any) -> Callable[[Any], Any]:
+    """One program for every call with the same formats and places."""
+    formats, places = jax.tree.unflatten(structure, leaves)
+
+    def lay_out(params: Any) -> Any:
+        return jax.tree.map(lambda leaf, to: leaf.astype(to), params, formats)
+
+    return jax.jit(lay_out, out_shardings=places)
 
 
 def shard_params(mesh: Mesh, params: Any) -> Any:

@@ -8,7 +8,7 @@ from cotjax.config import Config, name_of, stage_class, to_toml
 from cotjax.config.reading import merge
 from cotjax.run.folder import console, write_config, write_result
 from cotjax.run.summary import print_summary
-from cotjax.startup import Programs, counted
+from cotjax.startup import Programs, compiling_side_by_side, counted
 
 
 def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
@@ -42,8 +42,6 @@ def _run_stage(
         (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
     parts = Parts(folder, began=began, silent=not first)
     out.print(to_toml(config))
-    for note in (*stage.notes, *stage.prepare(folder)):
-        out.print(f"note: {note}")
     settings = LoopSettings(
         steps=config.steps,
         eval_every=config.eval.every,
@@ -52,7 +50,10 @@ def _run_stage(
         resume=config.resume,
     )
     table = StepTable(stage.columns, config.steps, out)
-    result = fit(stage, folder, settings, table, out, saved=parts.write)
+    with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
+        for note in (*stage.notes, *stage.prepare(folder)):
+            out.print(f"note: {note}")
+        result = fit(stage, folder, settings, table, out, saved=parts.write)
     if not first:
         return folder
     if config.resume:  # settings that do not fit the checkpoint must not replace those that do

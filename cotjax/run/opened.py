@@ -46,7 +46,7 @@ def load_records(config: Config) -> tuple[Any, list[Any]]:
     from cotjax.student import records
     from cotjax.student.load import load_from_path
 
-    model = load_from_path(config.model, seed=config.seed, place=None, init="abstract")
+    model = load_from_path(config.model, seed=config.seed, place=None, init="random")
     prompts = make_prompts(model.tokenizer, config.data.prompt, config.data.templates)
     return records.load_records(config, model.tokenizer, prompts)
 
@@ -127,9 +127,9 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = load_policy(config, mesh)
-    step, params = 0, student.params
-    if run is not None:
-        step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.params)
+    if run is None:
+        return OpenedModel(config, mesh, student, 0, student.params)
+    step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.shapes)
     return OpenedModel(config, mesh, student, step, params)
 
 

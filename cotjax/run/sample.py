@@ -92,7 +92,7 @@ def stream_texts(
     settings.check(spelled)
     student, mesh = opened.student, opened.mesh
     text = _laid_out(prompt, settings.layout, student)
-    shape = student.policy.bind(student.reference).shape
+    shape = student.architecture
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
     longest = settings.max_new_tokens
     length = min(_in_blocks(longest), shape.max_positions - size)

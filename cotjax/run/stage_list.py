@@ -100,7 +100,7 @@ def check_lengths(stages: list[Config]) -> None:
     from cotjax.student.load import load_from_path
     from cotjax.student.preflight import check_contexts
 
-    model = load_from_path(stages[0].model, seed=0, place=None, init="abstract").model
+    model = load_from_path(stages[0].model, seed=0, place=None, init="random").shell
     for config in stages:
         reads = stage_class(config.stage).reads_key("rollout.max_new_tokens")
         try:

@@ -1,33 +1,43 @@
-"""What every stage does in the same way: what comes before its first step, and its evaluation."""
+"""What every stage does in the same way: its state, its update, its evaluation, its programs."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.interfaces import Program, Record
+from cotjax.interfaces import Program, Record, SumCounts, TrainState
 from cotjax.student import guards
-from cotjax.student.evaluate import evaluate
+from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import open_reward
 from cotjax.student.verify import open_verifier
+from cotjax.training.optimizer import make_optimizer
+from cotjax.training.update import Frozen, LossFn, Update, init_program, init_state, make_update
 
 
 class BaseStage:
-    """A stage without its batches and its loss.
+    """A stage without its batches and its loss; made from shapes, weights are read when needed.
 
     Args:
       config: of the run.
       mesh: devices.
       student: the model that is trained.
       held_out: what it is evaluated on.
+
+    Attributes:
+      keeps_start: whether the parameters of the start are read while it trains.
+      state_shapes: of the training state; there after `learn_from`.
     """
 
     inner_updates = 1
     resolved: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    keeps_start = True
 
     def __init__(
         self, config: Config, mesh: Mesh, student: LoadedPolicy, held_out: list[Record]
@@ -36,9 +46,70 @@ class BaseStage:
         self.notes: tuple[str, ...] = student.notes
         self._reward_held_out = open_reward(config)
 
+    def learn_from(
+        self, loss: LossFn, num_updates: int, *, scores_reference: bool = False, scan: bool = True
+    ) -> None:
+        """Sets the loss.
+
+        Args:
+          loss: of a micro-batch.
+          num_updates: of the run, for the schedule of the learning rate.
+          scores_reference: whether the loss takes the parameters of the reference.
+          scan: see `make_update`.
+        """
+        student = self.student
+        self.optimizer = make_optimizer(self.config.optimizer, num_updates)
+        self.state_shapes = init_state(student.shapes, self.optimizer)
+        self._scores_reference = scores_reference
+        self._update = self.updating(loss, scan=scan)
+
+    def updating(self, loss: LossFn, *, scan: bool = True) -> Update:
+        """The update by a loss; arguments as for `learn_from`."""
+        join = self.student.policy.join
+        return make_update(loss, self.optimizer, self.state_shapes, join=join, scan=scan)
+
+    @property
+    def state(self) -> TrainState:
+        """The training state to begin with."""
+        return self._first_state
+
+    @functools.cached_property
+    def _first_state(self) -> TrainState:
+        params = self.student.params
+        if self.keeps_start:  # the update reuses the state's buffers
+            params = jax.tree.map(jnp.copy, params)
+        return init_state(params, self.optimizer)
+
+    @functools.cached_property
+    def frozen(self) -> Frozen:
+        """What the loss reads and no update changes."""
+        student = self.student
+        return Frozen(student.base, student.reference if self._scores_reference else None)
+
+    @property
+    def frozen_shapes(self) -> Frozen:
+        """The shapes of `frozen`."""
+        reference = self.student.reference_shapes if self._scores_reference else None
+        return Frozen(self.student.base_shapes, reference)
+
+    def update(self, state: TrainState, batch: list[Any]) -> tuple[TrainState, SumCounts]:
+        """One optimizer update on the micro-batches of a step."""
+        return self._update(state, batch, self.frozen)
+
     def programs(self) -> Sequence[Program]:
-        """What a run compiles."""
-        return ()
+        """Those of the evaluation and of the first state."""
+        return (
+            *evaluation_programs(self.student, self.config, self.mesh),
+            init_program(self.student.shapes, self.optimizer),
+        )
+
+    def update_programs(self, micros: Sequence[Any], *, count: int = 1) -> Sequence[Program]:
+        """Those of the update; arguments as for `Update.programs`."""
+        return tuple(
+            self._update.programs(
+                "update", self.state_shapes, micros, count=count, frozen=self.frozen_shapes
+            )
+        )
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the verifier on the held-out golds; the folder is not needed."""

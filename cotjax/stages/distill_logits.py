@@ -6,6 +6,7 @@ examples of the bucket -> rows -> hidden states of the teachers in use -> diverg
 import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,25 +18,24 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.curriculum.dataset import DistillDataset
 from cotjax.data.packing import Example, Span, pack_in_order
-from cotjax.interfaces import Step, TokenBatch
+from cotjax.interfaces import Program, Step, TokenBatch
 from cotjax.models.head import Head
-from cotjax.parallel import processes
+from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
 from cotjax.stages.base import BaseStage
-from cotjax.stages.supervised import dropout_key
+from cotjax.stages.supervised import dropout_key, dropout_key_shape
 from cotjax.student import preflight
-from cotjax.student.generate import rollout_params, rollout_sampling
+from cotjax.student.generate import rollout_params, rollout_sampling, sampling_programs
 from cotjax.student.load import load_policy
 from cotjax.student.records import prompt_batch
 from cotjax.teachers.distill_loss import TeacherOutputs, make_distill_loss
 from cotjax.teachers.logit_store import LogitStore
 from cotjax.teachers.pool import TeacherPool
-from cotjax.teachers.ranking import check_ranking
+from cotjax.teachers.ranking import check_ranking, ranking_programs
 from cotjax.training.metrics import SPEED, Column
-from cotjax.training.optimizer import make_optimizer, ramp
-from cotjax.training.update import Frozen, init_state, make_update
+from cotjax.training.optimizer import ramp
 
 AHEAD = 8  # steps before its first use that a teacher begins to load
 
@@ -97,16 +97,10 @@ class DistillLogitsStage(BaseStage):
             uses.append(preflight.rollout_use(config, self.sampling))
         problems = self.dataset.monitor[: config.curriculum.ranking_problems]
         self.notes += preflight.check_fits(student, mesh, *uses)
-        self.notes += check_ranking(config, mesh, self.teachers, problems)
-        optimizer = make_optimizer(config.optimizer, config.steps)
-        # The update reuses the state's buffers; difficulty may be measured with the first ones.
-        self.state = init_state(jax.tree.map(jnp.copy, student.params), optimizer)
+        self._problems = problems
         self.distill_loss = make_distill_loss(config, student, self.teachers.vocab_size)
         self.store: LogitStore | None = None
-        if config.teachers.cache:
-            self._open_data(student.params, 0)
-        frozen, join = Frozen(student.base), student.policy.join
-        self.update = make_update(self._loss, optimizer, self.state, frozen, join=join)
+        self.learn_from(self._loss, config.steps)
         self.held_out_loss = jax.jit(self._held_out_loss)
         self.root = jax.random.key(config.seed)
         distill, steps = config.distill, config.steps
@@ -114,6 +108,64 @@ class DistillLogitsStage(BaseStage):
         self.temperature = ramp(
             distill.temperature_schedule, distill.temperature, distill.temperature_end, steps
         )
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Checks the golds and the order of the teachers, and opens a logit cache.
+
+        Raises:
+          InputError: a cache that is not there, or of other examples.
+        """
+        told = super().prepare(folder)
+        told += check_ranking(self.config, self.mesh, self.teachers, self._problems)
+        if self.config.teachers.cache:
+            self._open_data(self.student.params, 0)
+        return told
+
+    # What it compiles.
+
+    def programs(self) -> Sequence[Program]:
+        """Those of every stage; teachers, order and update."""
+        config, mesh = self.config, self.mesh
+        rows = shapes.token_batch(mesh, config.batch.size, config.batch.sequence_length)
+        works = list(self._work_shapes(rows))
+        found: list[Program] = []
+        if not config.teachers.cache:
+            first = self.data.schedule.weights(0, 1 / config.curriculum.buckets)
+            used = np.flatnonzero(first).tolist()
+            found += ranking_programs(config, mesh, self.teachers, self._problems)
+            found += self.teachers.programs(rows, used)
+        found += [*super().programs(), *self.dataset.programs()]
+        if config.distill.on_policy:
+            found += sampling_programs(
+                "the student's own text",
+                self.student,
+                config,
+                mesh,
+                settings=self.sampling,
+                prompts=config.rollout.prompts,
+                width=config.rollout.max_prompt_tokens,
+                always=any(_is_turn(n, config.distill.on_policy) for n in range(config.steps)),
+            )
+        if config.curriculum.schedule == "adaptive":
+            sure = len(works) == 1 and config.steps > config.curriculum.check_every
+            for work in works:
+                args = self.student.all_shapes, dataclasses.replace(work, dropout_key=None)
+                found.append(Program("held-out loss", self.held_out_loss, args, always=sure))
+        return (*found, *self.update_programs(works))
+
+    def _work_shapes(self, rows: TokenBatch) -> Iterator[Work]:
+        """What an update may take."""
+        key = dropout_key_shape(self.config, self.mesh)
+        number = shapes.whole(self.mesh)
+        for outputs in self._output_shapes(rows):
+            yield Work(rows, outputs, alpha=number, own=number, dropout_key=key)
+
+    def _output_shapes(self, rows: TokenBatch) -> list[TeacherOutputs]:
+        combinations = self.data.schedule.combinations()
+        if not self.config.teachers.cache:
+            return self.teachers.output_shapes(rows, combinations)
+        size = (*rows.tokens.shape, self.config.teachers.top_k)
+        return [self.teachers.cached_shapes(*size)]
 
     # The loss.
 

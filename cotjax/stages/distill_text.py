@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,17 +15,16 @@ from cotjax.config import Config
 from cotjax.curriculum.dataset import DistillDataset
 from cotjax.data.encode import encode_supervised
 from cotjax.data.packing import Example, pack_in_order
-from cotjax.interfaces import Record, Step
+from cotjax.interfaces import Program, Record, Step
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.base import BaseStage
-from cotjax.stages.supervised import COLUMNS, dropout_key, make_loss
+from cotjax.stages.supervised import COLUMNS, dropout_key, make_loss, micro_shape
 from cotjax.student import preflight
 from cotjax.student.load import load_policy
 from cotjax.student.records import solution
 from cotjax.teachers.text import TextTeachers
-from cotjax.training.optimizer import make_optimizer, ramp
-from cotjax.training.update import Frozen, init_state, make_update
+from cotjax.training.optimizer import ramp
 
 AHEAD = 8  # steps before its first use that a teacher begins to load
 DATA = -1  # stands for the data's own solutions
@@ -54,16 +52,25 @@ class DistillTextStage(BaseStage):
         self.teachers = TextTeachers(config, mesh, self.dataset.records)
         use = preflight.evaluation_use(config, student, mesh)
         self.notes += preflight.check_fits(student, mesh, use)
-        optimizer = make_optimizer(config.optimizer, config.steps)
-        # The update reuses the state's buffers; difficulty may be measured with the first ones.
-        self.state = init_state(jax.tree.map(jnp.copy, student.params), optimizer)
         loss = make_loss(student.policy)
-        frozen, join = Frozen(student.base), student.policy.join
-        self.update = make_update(loss, optimizer, self.state, frozen, join=join)
+        self.learn_from(loss, config.steps)
         self._loss = jax.jit(loss)
         self.root = jax.random.key(config.seed)
         distill = config.distill
         self.alpha = ramp(distill.alpha_schedule, distill.alpha, distill.alpha_end, config.steps)
+
+    def programs(self) -> Sequence[Program]:
+        """Those of every stage; teachers, order and update."""
+        config, micro = self.config, micro_shape(self.config, self.mesh)
+        weights = self.data.schedule.weights(0, 1 / config.curriculum.buckets)
+        alone = self.alpha(0) == 0 and np.count_nonzero(weights) == 1
+        used = np.flatnonzero(weights).tolist() if alone else ()
+        found = [*super().programs(), *self.dataset.programs(), *self.teachers.programs(used)]
+        if config.curriculum.schedule == "adaptive":
+            args = self.student.all_shapes, None, (micro[0], None)
+            sure = config.steps > config.curriculum.check_every
+            found.append(Program("held-out loss", self._loss, args, always=sure))
+        return (*found, *self.update_programs([micro]))
 
     def next_step(self, params: Any, step: int) -> Step:
         """Rows of what the teachers write about the bucket's questions."""

@@ -94,7 +94,7 @@ class Grpo:
           InputError: a model or a file that cannot be read, or too little memory.
         """
         from cotjax.curriculum.difficulty import Difficulty
-        from cotjax.curriculum.prompt_stream import prompt_stream
+        from cotjax.curriculum.prompt_stream import order_programs, prompt_stream
         from cotjax.stages.policy import PolicyStage
         from cotjax.student.load import load_policy
         from cotjax.student.records import check_prompts, load_records
@@ -110,14 +110,21 @@ class Grpo:
                 )
             )
         prompt = functools.partial(MaskedPrompt, config.mask, student.prompts)
-        measure = functools.partial(Difficulty(config, mesh, student), student.params)
-        data = prompt_stream(config, student.tokenizer, train, prompt, measure)
+        difficulty = Difficulty(config, mesh, student)
+        data = functools.partial(
+            prompt_stream,
+            *(config, student.tokenizer, train, prompt),
+            lambda records: difficulty(student.params, records),
+        )
+        order = functools.partial(order_programs, config, train, difficulty)
         teachers = None
         if config.distill.coefficient:
             from cotjax.teachers.policy_term import PolicyTerm
 
             teachers = functools.partial(PolicyTerm, config, mesh, student, held_out)
-        return PolicyStage(config, mesh, student, held_out, data=data, teachers=teachers)
+        return PolicyStage(
+            *(config, mesh, student, held_out), data=data, data_programs=order, teachers=teachers
+        )
 
 
 @dataclasses.dataclass(frozen=True)

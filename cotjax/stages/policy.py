@@ -5,9 +5,10 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 
 import dataclasses
 import functools
+import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.core.objectives import Objective, policy_advantage
-from cotjax.interfaces import PromptBatch, Record, ScoredGroups, Step
+from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
+from cotjax.models.policy import Policy
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
@@ -28,6 +30,13 @@ from cotjax.stages.policy_loss import (
     open_objective,
     resolved,
     user_term,
+)
+from cotjax.stages.policy_programs import (
+    advantage_programs,
+    group_shapes,
+    rollout_programs,
+    score_programs,
+    scored_shapes,
 )
 from cotjax.student import guards, preflight
 from cotjax.student.generate import rollout_params, rollout_sampling
@@ -44,8 +53,6 @@ from cotjax.student.rewards import (
     solve_reward,
 )
 from cotjax.training.metrics import SPEED, Column
-from cotjax.training.optimizer import make_optimizer
-from cotjax.training.update import Frozen, init_state, make_update
 
 COLUMNS = (
     Column("accuracy", "", "accuracy", "{:.1%}", 8),
@@ -59,24 +66,13 @@ COLUMNS = (
 )
 
 
-class Teachers(TeacherTerm, Protocol):
-    """Teachers beside a policy stage; see `teachers.policy_term`.
-
-    Attributes:
-      notes: one sentence each about them, for the run's log.
-    """
-
-    notes: tuple[str, ...]
-
-    def add_teacher_term(
-        self, micros: Sequence[ScoredGroups], step: int
-    ) -> tuple[list[ScoredGroups], dict[str, float]]:
-        """Micro-batches with what the teachers in use give for them, and metrics."""
-        ...
+def nothing() -> Iterable[Program]:
+    """Of a stream that asks no model for its order."""
+    return ()
 
 
 # An objective to the teachers that are added to it.
-OpenTeachers = Callable[[Objective], Teachers]
+OpenTeachers = Callable[[Objective], TeacherTerm]
 
 
 class PolicyStage(BaseStage):
@@ -87,7 +83,8 @@ class PolicyStage(BaseStage):
       mesh: devices.
       student: the model that is trained; its start is the reference.
       held_out: what it is evaluated on.
-      data: see `prompt_stream`; None if it is set before the first step.
+      data: opens the stream of prompts; see `prompt_stream`.
+      data_programs: what that compiles.
       reward: what "bridge" stands for as `reward.function`; None: what it is in evaluations.
       shows_steps: whether prompts show all the teacher's steps by design.
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
@@ -103,7 +100,8 @@ class PolicyStage(BaseStage):
         student: LoadedPolicy,
         held_out: list[Record],
         *,
-        data: Any = None,
+        data: Callable[[], Any],
+        data_programs: Callable[[], Iterable[Program]] = nothing,
         reward: RewardFn | None = None,
         shows_steps: bool = False,
         updates: int = 0,
@@ -114,7 +112,7 @@ class PolicyStage(BaseStage):
         self.objective = open_objective(policy, user_term(config))
         super().__init__(config, mesh, student, held_out)
         self.resolved = {"policy": resolved(self.objective)}
-        self.stream = self.data = data
+        self._open_data, self._data_programs = data, data_programs
         self.reward = open_reward(config, reward or solve_reward)
         self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
@@ -128,17 +126,7 @@ class PolicyStage(BaseStage):
         )
         self.notes = (*student.notes, f"the loss is {self.objective}", *memory)
         self.teachers = teachers(self.objective) if teachers else None
-        if self.teachers is not None:
-            self.notes += self.teachers.notes
         self.root = jax.random.key(config.seed)
-        per_step = updates if updates else policy.inner_updates
-        self.optimizer = make_optimizer(config.optimizer, config.steps * per_step)
-        # The update reuses the state's buffers; a reference needs its own.
-        start = jax.tree.map(lambda leaf: leaf.copy(), student.params)
-        self.state = init_state(start, self.optimizer)
-        # With one update per batch, the update's own program scores the reference.
-        inside = self.objective.beta and policy.inner_updates == 1
-        frozen = Frozen(student.base, student.reference if inside else None)
         temperature = rollout.temperature if self.objective.tempered else 1.0
         comparable = temperature == rollout.temperature
         self.limits = preflight.sampler_limits(config, comparable=comparable)
@@ -150,20 +138,65 @@ class PolicyStage(BaseStage):
             sampler_correction=policy.sampler_correction,
             teachers=self.teachers,
         )
-        self.update = make_update(
+        self.learn_from(
             loss,
-            self.optimizer,
-            self.state,
-            frozen,
-            join=student.policy.join,
+            config.steps * (updates if updates else policy.inner_updates),
+            # With one update per batch, the update's own program scores the reference.
+            scores_reference=bool(self.objective.beta) and policy.inner_updates == 1,
             # Teachers' outputs hold their heads, which micro-batches share.
             scan=self.teachers is None or self.teachers.by_gap,
         )
-        self.advantage = jax.jit(functools.partial(policy_advantage, self.objective))
-        self.score = jax.jit(
-            lambda policy, params, groups: logprobs(policy, params, groups, temperature)[0],
-            static_argnums=0,
+
+        def advantage(reward: Any, baseline: Any) -> Any:
+            return policy_advantage(self.objective, reward, baseline)
+
+        def score(policy: Policy, params: Any, groups: ScoredGroups) -> Any:
+            return logprobs(policy, params, groups, temperature)[0]
+
+        place = parallel.batched(mesh)
+        self.advantage = jax.jit(advantage)
+        self.score = jax.jit(score, static_argnums=0, out_shardings=place)
+
+    @functools.cached_property
+    def stream(self) -> Any:
+        """The stream of prompts."""
+        return self._open_data()
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """Where the data stands: with the stream of prompts."""
+        return self.stream
+
+    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
+        """Checks the golds and the teachers, and opens the stream."""
+        told = super().prepare(folder)
+        if self.teachers is not None:
+            told += self.teachers.prepare()
+        assert self.stream is not None, "it is opened here, where it may measure difficulty"
+        return told
+
+    def programs(self) -> Sequence[Program]:
+        """Those of every stage; the rollout, what scores it, and the update."""
+        config, student, reference = self.config, self.student, bool(self.objective.beta)
+        micros = group_shapes(config, self.mesh, self.micro_batch)
+        scoring: Sequence[Program] = ()
+        if config.policy.inner_updates > 1:
+            scoring = tuple(score_programs(student, self.score, micros, reference=reference))
+            micros = scored_shapes(micros, reference=reference)
+        before, count = [*self._data_programs()], config.rollout.prompts // self.micro_batch
+        if self.teachers is not None:
+            before += self.teachers.programs(micros)
+            micros = self.teachers.micro_shapes(micros)
+        return (
+            *before,
+            *super().programs(),
+            *rollout_programs(student, config, self.mesh, self.sampling),
+            *advantage_programs(config, self.advantage),
+            *scoring,
+            *self.update_programs(micros, count=count),
         )
+
+    # A step.
 
     def next_step(self, params: Any, step: int) -> Step:
         """Samples, rewards and scores the groups of one step."""

@@ -1,7 +1,7 @@
 """What the policy stages optimise: the objective of a config, and its loss over scored groups."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -13,7 +13,7 @@ from cotjax.core.grpo import truncated_importance_weight
 from cotjax.core.masking import token_sum_count
 from cotjax.core.objectives import REDUCTIONS, Objective, make_objective, policy_loss
 from cotjax.errors import PluginError
-from cotjax.interfaces import ScoredGroups
+from cotjax.interfaces import Program, ScoredGroups
 from cotjax.models.head import Head
 from cotjax.models.policy import Policy
 from cotjax.training.update import LossFn, SumCount
@@ -27,6 +27,24 @@ class TeacherTerm(Protocol):
     """
 
     by_gap: bool
+
+    def prepare(self) -> tuple[str, ...]:
+        """What comes before the first step; sentences for the reader."""
+        ...
+
+    def programs(self, micros: Sequence[ScoredGroups]) -> Iterable[Program]:
+        """What `prepare` and `add_teacher_term` compile for micro-batches of these shapes."""
+        ...
+
+    def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:
+        """The shapes that `add_teacher_term` makes of these."""
+        ...
+
+    def add_teacher_term(
+        self, micros: Sequence[ScoredGroups], step: int
+    ) -> tuple[list[ScoredGroups], dict[str, float]]:
+        """Micro-batches with what the teachers in use give for them, and metrics."""
+        ...
 
     def advantage(self, groups: ScoredGroups, logp: Array) -> tuple[Array, dict[str, SumCount]]:
         """The advantage [B, G, T] of every token, and metrics."""

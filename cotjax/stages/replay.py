@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,21 +19,21 @@ from cotjax.cot import (
     rewrite_reward,
 )
 from cotjax.curriculum.difficulty import Difficulty
-from cotjax.curriculum.prompt_stream import BucketStream, prompt_stream
+from cotjax.curriculum.prompt_stream import BucketStream, order_programs, prompt_stream
 from cotjax.data.encode import encode_supervised
 from cotjax.data.sources import RecordList, Records
 from cotjax.errors import InputError
-from cotjax.interfaces import Completion, Record, Step, TokenBatch
+from cotjax.interfaces import Completion, Program, Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.policy import PolicyStage
-from cotjax.stages.supervised import dropout_key, make_loss
+from cotjax.stages.supervised import dropout_key, make_loss, micro_shape
 from cotjax.student.groups import RolloutGroups
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.mining import mine
+from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution
 from cotjax.student.rewards import written_tokens
-from cotjax.training.update import Frozen, make_update
+from cotjax.training.update import Frozen
 
 
 class RecordPrompt(Protocol):
@@ -69,28 +70,45 @@ class ReplayStage(PolicyStage):
         prompt: RecordPrompt,
     ) -> None:
         replays = int(config.rewrite.internalize)
+        difficulty = Difficulty(config, mesh, student)
         super().__init__(
             config,
             mesh,
             student,
             held_out,
+            data=self._open,
+            data_programs=functools.partial(
+                order_programs, config, train, difficulty, some=bool(config.mining.questions)
+            ),
             reward=self._reward,
             shows_steps=True,
             updates=config.policy.inner_updates + replays,
         )
-        self.train, self._prompt = train, prompt
+        self._prompt, self._difficulty = prompt, difficulty
+        self._failures = self.train = train
         self.inner_updates = 1  # of the loop; one step is the config's inner updates and a replay
         if replays:
             check_divides(mesh, config.batch.size, "batch.size")
-        self._update_policy = self.update
-        self._update_replayed = make_update(
-            make_loss(student.policy),
-            self.optimizer,
-            self.state,
-            Frozen(student.base),
-            join=student.policy.join,
+        self._update_replayed = self.updating(make_loss(student.policy))
+
+    def _open(self) -> BucketStream:
+        measure = lambda records: self._difficulty(self.student.params, records)  # noqa: E731
+        prompt = lambda progress: self._prompt  # noqa: E731
+        return prompt_stream(self.config, self.student.tokenizer, self._failures, prompt, measure)
+
+    def programs(self) -> Sequence[Program]:
+        """Those of every policy stage, the mining and the replay."""
+        config, mesh, mined = self.config, self.mesh, ()
+        if config.mining.questions:
+            mined = mining_programs(self.student, config, mesh)
+        replayed = self._update_replayed.programs(
+            "update on the replay",
+            self.state_shapes,
+            [micro_shape(config, mesh)],
+            frozen=Frozen(self.student.base_shapes),
+            always=False,
         )
-        self.update = self._update
+        return (*mined, *super().programs(), *(replayed if config.rewrite.internalize else ()))
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Mines the failures, or takes every record; returns what it found as sentences.
@@ -98,8 +116,14 @@ class ReplayStage(PolicyStage):
         Raises:
           InputError: nothing is left to rewrite.
         """
+        told = self._mine(folder)
+        told = (*super().prepare(folder), *told)  # opens the stream of what is left
+        self.data = self.accepted = Accepted(self.stream)
+        return told
+
+    def _mine(self, folder: pathlib.Path) -> list[str]:
         config, student = self.config, self.student
-        told, failures = list(super().prepare(folder)), self.train
+        told, failures = [], self.train
         if config.mining.questions:
             setting = f"mining.questions = {config.mining.questions}"
             train = in_order(self.train, setting, "mining.questions = 0")
@@ -119,14 +143,8 @@ class ReplayStage(PolicyStage):
             path = config.data.path
             return check_prompts(student.tokenizer, with_steps, config, path, self._prompt.text)
 
-        failures = failures.checked(usable)
-        measure = functools.partial(Difficulty(config, self.mesh, student), student.params)
-        stream = prompt_stream(
-            config, student.tokenizer, failures, lambda progress: self._prompt, measure
-        )
-        self.stream = stream
-        self.data = self.accepted = Accepted(stream)
-        return tuple(told)
+        self._failures = failures.checked(usable)
+        return told
 
     def next_step(self, params: Any, step: int) -> Step:
         """The groups of a step, and the rewrites to replay after it."""
@@ -143,14 +161,14 @@ class ReplayStage(PolicyStage):
         metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
         return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
 
-    def _update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
+    def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """The policy's inner updates, then one on the replayed rewrites."""
         micros, replay = batch
         for _ in range(self.config.policy.inner_updates - 1):
-            state, _ = self._update_policy(state, micros)
-        state, metrics = self._update_policy(state, micros)
+            state, _ = super().update(state, micros)
+        state, metrics = super().update(state, micros)
         if replay is not None:
-            state, replayed = self._update_replayed(state, [replay])
+            state, replayed = self._update_replayed(state, [replay], Frozen(self.student.base))
             metrics = metrics | {"replay_loss": replayed["loss"]}
         return state, metrics
 

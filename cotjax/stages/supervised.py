@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,17 +21,16 @@ from cotjax.data.pipeline import supervised_batches
 from cotjax.data.prompts import Prompts
 from cotjax.data.sources import Records
 from cotjax.data.token_cache import CAPACITY, TokenCache
-from cotjax.interfaces import Record, Step, TokenBatch
+from cotjax.interfaces import Program, Record, Step, TokenBatch
 from cotjax.models.policy import Policy
-from cotjax.parallel import processes
+from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.base import BaseStage
 from cotjax.student import guards, preflight
 from cotjax.student.load import LoadedPolicy
 from cotjax.training.metrics import SPEED, Column
-from cotjax.training.optimizer import make_optimizer
-from cotjax.training.update import Frozen, LossFn, SumCount, init_state, make_update
+from cotjax.training.update import LossFn, SumCount
 
 Encode = Callable[[Record, Draws], dict[str, np.ndarray]]
 
@@ -111,6 +110,7 @@ class SupervisedStage(BaseStage):
     """
 
     columns = COLUMNS
+    keeps_start = False
 
     def __init__(
         self,
@@ -127,15 +127,7 @@ class SupervisedStage(BaseStage):
         super().__init__(config, mesh, student, held_out)
         use = preflight.evaluation_use(config, student, mesh)
         self.notes += (*notes, *preflight.check_fits(student, mesh, use))
-        optimizer = make_optimizer(config.optimizer, config.steps)
-        self.state = init_state(student.params, optimizer)
-        self.update = make_update(
-            make_loss(student.policy),
-            optimizer,
-            self.state,
-            Frozen(student.base),
-            join=student.policy.join,
-        )
+        self.learn_from(make_loss(student.policy), config.steps)
         self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
@@ -154,6 +146,10 @@ class SupervisedStage(BaseStage):
         found = guards.supervised_end_check(targets, weight, segment, self.student.eos_id)
         return processes.assemble(self.mesh, batch, self.config.batch.size), found
 
+    def programs(self) -> Sequence[Program]:
+        """Those of every stage, and the update."""
+        return (*super().programs(), *self.update_programs([micro_shape(self.config, self.mesh)]))
+
     def next_step(self, params: Any, step: int) -> Step:
         """A packed batch and the key of its dropout; `params` do not matter."""
         del params
@@ -163,6 +159,17 @@ class SupervisedStage(BaseStage):
         metrics = {"batch_tokens": batch.tokens.size, "data_wait_s": waited}
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
         return Step([(batch, key)], metrics, [], " ".join(found))
+
+
+def micro_shape(config: Config, mesh: Mesh) -> tuple[TokenBatch, Any]:
+    """The shapes of a batch of rows and of the key of its dropout, as `make_loss` takes them."""
+    rows = shapes.token_batch(mesh, config.batch.size, config.batch.sequence_length)
+    return rows, dropout_key_shape(config, mesh)
+
+
+def dropout_key_shape(config: Config, mesh: Mesh) -> Any:
+    """The shape of `dropout_key`."""
+    return shapes.whole_key(mesh) if config.lora.rank and config.lora.dropout else None
 
 
 def dropout_key(config: Config, mesh: Mesh, key: Any) -> Any:

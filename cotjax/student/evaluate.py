@@ -1,14 +1,14 @@
 """The evaluation of every stage: greedy and sampled answers to held-out questions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.interfaces import Record
-from cotjax.student.generate import complete, evaluation_sampling
+from cotjax.interfaces import Program, Record
+from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import RewardFn, completion_row, solve_reward
 from cotjax.training.evaluation import summarize
@@ -51,6 +51,21 @@ def evaluate(
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
     return summarize(greedy, sampled), rows
+
+
+def evaluation_programs(
+    student: LoadedPolicy,
+    config: Config,
+    mesh: Mesh,
+    *,
+    name: str = "evaluation",
+    always: bool = True,
+) -> Iterator[Program]:
+    """What `evaluate` compiles; `name` and `always` as for `sampling_programs`."""
+    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    return completing_programs(
+        name, student, config, mesh, settings=settings, completions=size, always=always
+    )
 
 
 def with_one_sample(config: Config) -> Config:

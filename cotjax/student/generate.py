@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, RolloutConfig
 from cotjax.data.splits import HELD_OUT_SEED
-from cotjax.interfaces import Record
-from cotjax.parallel import processes
+from cotjax.interfaces import Program, Record
+from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.engine import generate
@@ -61,6 +61,62 @@ def rollout_sampling(
 def rollout_params(student: LoadedPolicy, config: Config, mesh: Mesh, params: Any) -> Any:
     """The parameters with which a student samples, its adapter joined; see `for_rollout`."""
     return parallel.for_rollout(mesh, student.all_params(params), config.model.compute_dtype)
+
+
+def sampling_programs(
+    name: str,
+    student: LoadedPolicy,
+    config: Config,
+    mesh: Mesh,
+    *,
+    settings: Sampling,
+    prompts: int,
+    width: int,
+    always: bool = True,
+) -> Iterator[Program]:
+    """What `generate` compiles for a batch of prompts, and what lays out parameters before.
+
+    Args:
+      name: of the use, for the reader.
+      student: who writes.
+      config: of the run.
+      mesh: of the run.
+      settings: how to sample.
+      prompts: of a batch.
+      width: tokens of a prompt.
+      always: whether every run samples so.
+    """
+    params = student.all_shapes
+    lay_out, laid_out = parallel.rollout_layout(mesh, params, config.model.compute_dtype)
+    if lay_out is not None:
+        yield Program(f"{name}: parameters", lay_out, (params,), always=always)
+    args = student.policy, laid_out, shapes.prompt_batch(mesh, prompts, width), shapes.key()
+    more = {"settings": settings, "stop_table": student.stop_table}
+    yield Program(name, generate, args, more, always)
+
+
+def completing_programs(
+    name: str,
+    student: LoadedPolicy,
+    config: Config,
+    mesh: Mesh,
+    *,
+    settings: Sampling,
+    completions: int,
+    always: bool = True,
+) -> Iterator[Program]:
+    """What `complete` compiles; arguments as for it and for `sampling_programs`."""
+    prompts = prompts_at_once(completions, settings.group_size, mesh)
+    return sampling_programs(
+        name,
+        student,
+        config,
+        mesh,
+        settings=settings,
+        prompts=prompts,
+        width=prompt_width(config),
+        always=always,
+    )
 
 
 def prompts_at_once(completions: int, group_size: int, mesh: Mesh) -> int:

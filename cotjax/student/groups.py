@@ -10,10 +10,12 @@ from jax.sharding import Mesh
 
 from cotjax.core.advantage import informative_groups
 from cotjax.errors import InputError
-from cotjax.interfaces import End, PromptBatch, Record, Rollout, ScoredGroups
+from cotjax.interfaces import End, Program, PromptBatch, Record, Rollout, ScoredGroups
+from cotjax.parallel import shapes
 from cotjax.parallel.mesh import batch_devices
 from cotjax.training.evaluation import JudgedCompletion
 
+_informative = jax.jit(informative_groups)
 SHORTEST = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
 
@@ -47,7 +49,7 @@ class RolloutGroups:
     def informative(self) -> np.ndarray:
         """[B] True where rewards differ: equal ones have zero advantage."""
         reward: Any = self.reward
-        return np.asarray(informative_groups(reward))
+        return np.asarray(_informative(reward))
 
     def take(self, groups: Sequence[int] | np.ndarray) -> "RolloutGroups":
         """Some groups, in the order given."""
@@ -120,6 +122,52 @@ class RolloutGroups:
                 advantage=own[rows],
                 logp_sampler=rollout.logp[rows, :, :size],
             )
+
+
+def informative_program(prompts: int, group_size: int, *, always: bool) -> Program:
+    """What `RolloutGroups.informative` compiles."""
+    reward = shapes.on_host(prompts, group_size)
+    return Program("groups with a signal", _informative, (reward,), always=always)
+
+
+def micro_shapes(
+    mesh: Mesh, prompts: int, group_size: int, *, width: int, longest: int
+) -> list[ScoredGroups]:
+    """The shapes of micro-batches on the mesh, by their length.
+
+    Args:
+      mesh: of the run.
+      prompts: of a micro-batch.
+      group_size: completions per prompt.
+      width: tokens of a prompt.
+      longest: T of the longest micro-batch, in tokens.
+    """
+    prompt = shapes.prompt_batch(mesh, prompts, width)
+    size = prompts, group_size
+    return [
+        ScoredGroups(
+            prompt=prompt.tokens,
+            prompt_mask=prompt.mask,
+            completion=shapes.per_example(mesh, *size, length, dtype=np.int32),
+            completion_mask=shapes.per_example(mesh, *size, length, dtype=np.bool_),
+            advantage=shapes.per_example(mesh, *size),
+            logp_sampler=shapes.per_example(mesh, *size, length),
+        )
+        for length in padded_lengths(longest)
+    ]
+
+
+def padded_lengths(limit: int) -> list[int]:
+    """What `padded_length` may give.
+
+    Example:
+      >>> padded_lengths(300)
+      [64, 128, 256, 300]
+    """
+    lengths = [padded_length(1, limit)]
+    while lengths[-1] < limit:
+        lengths.append(padded_length(lengths[-1] + 1, limit))
+    return lengths
 
 
 def padded_length(longest: int, limit: int) -> int:

@@ -1,7 +1,9 @@
 """The model that learns, by every name a config may give it, a run folder among them."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,85 +18,160 @@ from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
 from cotjax.models.formats.weights import Place
 from cotjax.models.lora import Lora, attach, merge
 from cotjax.models.policy import Policy
+from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.stops import stop_table, token_bytes
-from cotjax.training.checkpoint import find_run, restore_params
+from cotjax.training.checkpoint import check_params, find_run, restore_params
 
-Init = Literal["pretrained", "random", "abstract"]
+Init = Literal["pretrained", "random"]
+_READING = threading.RLock()  # weights are read once, whichever thread asks first
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedPolicy:
-    """The model that a stage trains, in functional form.
+    """The model that a stage trains, in functional form; its weights are read on first use.
 
     Attributes:
       policy: how to call it.
-      params: what is trained, at the start of the run and on the mesh: all its parameters, or an
-        adapter's.
-      base: the parameters beside an adapter, which stay as they are; empty without one.
+      shapes: of what is trained, with its shardings: all parameters, or an adapter's.
+      base_shapes: of the parameters beside an adapter; empty without one.
       tokenizer: text to ids and back.
       eos_id: ends a completion.
       pad_id: fills rows.
       prompts: question to prompt text, per task.
-      notes: sentences for the run's log.
+      notes: what a reader of the run should know.
+      read: reads or draws the weights: those of `shapes` and of `base_shapes`, anew with each call.
       stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 
     policy: Policy
-    params: Any
-    base: Any
+    shapes: Any
+    base_shapes: Any
     tokenizer: Any
     eos_id: int
     pad_id: int
     prompts: Prompts
     notes: tuple[str, ...]
+    read: Callable[[], tuple[Any, Any]]
     stop_table: Any = None
+
+    @functools.cached_property
+    def _read_once(self) -> tuple[Any, Any]:
+        return self.read()
+
+    @property
+    def _weights(self) -> tuple[Any, Any]:
+        with _READING:
+            return self._read_once
+
+    @property
+    def params(self) -> Any:
+        """What is trained, at the start of the run and on the mesh."""
+        return self._weights[0]
+
+    @property
+    def base(self) -> Any:
+        """The parameters beside an adapter, which stay as they are; empty without one."""
+        return self._weights[1] if self.base_shapes else {}
 
     @property
     def reference(self) -> Any:
         """The parameters of the model that the run began with: the same weights, no adapter."""
         return self.base or self.params
 
+    @property
+    def reference_shapes(self) -> Any:
+        """The shapes of `reference`."""
+        return self.base_shapes or self.shapes
+
+    @property
+    def architecture(self) -> Architecture:
+        """The decoder's."""
+        return self.policy.bind(self.reference_shapes).shape
+
     def all_params(self, params: Any) -> Any:
         """Every parameter that `policy` takes: those that are trained, beside the base's."""
         return self.policy.join(params, self.base)
 
+    @property
+    def all_shapes(self) -> Any:
+        """The shapes of `all_params`."""
+        return self.policy.join(self.shapes, self.base_shapes)
+
+    def holding(self, params: Any) -> "LoadedPolicy":
+        """The same model at a later step, with what is trained as it is then."""
+        return dataclasses.replace(self, read=lambda: (params, self.base))
+
+    def joined(self) -> "LoadedPolicy":
+        """The same model with all its parameters in one tree, as one that is not trained has."""
+
+        def read() -> tuple[Any, Any]:
+            return self.policy.join(*self.read()), {}
+
+        return dataclasses.replace(self, shapes=self.all_shapes, base_shapes={}, read=read)
+
 
 def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
-    """Loads the student that the config names.
+    """Opens the student that the config names.
 
     Raises:
       InputError: see `load_from_path`.
     """
     model = config.model
+    place = functools.partial(parallel.param_shardings, mesh)
     loaded = load_from_path(
         model,
         seed=config.seed,
-        place=lambda shapes: parallel.param_shardings(mesh, shapes),
+        place=place,
         accumulate_dtype=jnp.dtype(model.accumulate_dtype),
         remat=model.remat,
     )
-    shape = loaded.model.shape
+    policy, shapes = Policy.split(loaded.shell)
+    shapes, base_shapes = placed_shapes(shapes, place), {}
+    shape = loaded.shell.shape
     parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
-    policy, params = Policy.split(loaded.model)
     flash = {"auto": None, "dense": False, "flash": True}[model.attention]
     cache = config.rollout.cache_dtype
     policy = dataclasses.replace(
         policy,
         placement=parallel.placement(mesh, flash=flash),
         cache_dtype=None if cache == "auto" else jnp.dtype(cache),
+        lora=lora_of(config) if config.lora.rank else None,
     )
-    policy, params, base = attach_adapter(config, mesh, policy, params)
+    if policy.lora:
+        adapter = adapter_shapes(policy, shapes, policy.lora)
+        shapes, base_shapes = placed_shapes(adapter, place), shapes
+
+    def read() -> tuple[Any, Any]:
+        _, params = Policy.split(loaded.read())
+        if not policy.lora:
+            return params, {}
+        _, adapter = attach(policy, params, policy.lora, jax.random.key(config.seed))
+        return parallel.shard_params(mesh, adapter), params
+
     return LoadedPolicy(
         policy,
-        params,
-        base,
+        shapes,
+        base_shapes,
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
         make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
+        read,
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
+    )
+
+
+def placed_shapes(shapes: Any, place: Place | None) -> Any:
+    """Shapes with the shardings that `place` gives them; None: on the default device."""
+    if place is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        place = lambda shapes: jax.tree.map(lambda _: here, shapes)  # noqa: E731
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        place(shapes),
     )
 
 
@@ -109,18 +186,13 @@ def make_stop_table(
     return stop_table(token_bytes(tokenizer, vocab_size), stops, key=key) if stops else None
 
 
-def attach_adapter(
-    config: Config, mesh: Mesh, policy: Policy, params: Any
-) -> tuple[Policy, Any, Any]:
-    """(policy, what is trained, what stays): an adapter beside the parameters, if one is asked for.
+def adapter_shapes(policy: Policy, shapes: Any, lora: Lora) -> Any:
+    """The shapes of an adapter beside parameters of some shapes.
 
     Raises:
-      InputError: see `models.lora`.
+      InputError: see `models.lora.check_rank`.
     """
-    if not config.lora.rank:
-        return policy, params, {}
-    policy, adapter = attach(policy, params, lora_of(config), jax.random.key(config.seed))
-    return policy, parallel.shard_params(mesh, adapter), params
+    return jax.eval_shape(lambda: attach(policy, shapes, lora, jax.random.key(0))[1])
 
 
 def lora_of(config: Config) -> Lora:
@@ -165,24 +237,28 @@ def load_from_path(
     origin = dataclasses.replace(model, path=begun.model.path, init=begun.model.init)
     if init != "pretrained":  # only shape and tokenizer are asked for
         return load_from_path(origin, seed=seed, place=place, init=init, **more)
-    if not begun.lora.rank:
+    if not begun.lora.rank:  # the checkpoint holds every parameter
         loaded = load_from_path(origin, seed=seed, place=place, init="random", **more)
-        policy, like = Policy.split(loaded.model)
-        step, params = restore_params(path, like)
+        policy, shapes = Policy.split(loaded.shell)
+        like, lora = placed_shapes(shapes, place), None
     else:
         loaded = load_from_path(origin, seed=begun.seed, place=place, **more)
+        policy, shapes = Policy.split(loaded.shell)
         lora = lora_of(begun)
-        policy, base = Policy.split(loaded.model)
-        policy, like = attach(policy, base, lora, jax.random.key(0))
-        like = jax.device_put(like, place(like)) if place else like
-        step, adapter = restore_params(path, like)
-        params = merge(policy.join(adapter, base), lora)
-        params = jax.device_put(params, place(params)) if place else params
+        like = placed_shapes(adapter_shapes(policy, shapes, lora), place)
+    step = check_params(path, like)
+
+    def read() -> Transformer:
+        _, params = restore_params(run / "checkpoints" / str(step), like)
+        if lora:
+            _, base = Policy.split(loaded.read())
+            params = merge(policy.join(params, base), lora)
+            params = jax.device_put(params, place(params)) if place else params
+        return policy.bind(params)
+
     notes = [note for note in loaded.notes if not note.startswith("Random weights")]
     notes.append(f"The weights are those of {path} after {step} steps.")
-    return dataclasses.replace(
-        loaded, model=policy.bind(params), source=str(run), notes=tuple(notes)
-    )
+    return dataclasses.replace(loaded, source=str(run), notes=tuple(notes), read=read)
 
 
 def model_bytes(path: str) -> int:

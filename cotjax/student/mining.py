@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.errors import NothingToDo
-from cotjax.interfaces import Record, Source
+from cotjax.interfaces import Program, Record, Source
 from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
-from cotjax.student.generate import complete
+from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.training.evaluation import JudgedCompletion
 
@@ -107,14 +107,6 @@ def _try(
     student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, numbers: range
 ) -> list[list[JudgedCompletion]]:
     """The judged attempts at some questions."""
-    settings = Sampling(
-        group_size=config.mining.attempts,
-        max_new_tokens=config.mining.max_new_tokens,
-        eos_id=student.eos_id,
-        pad_id=student.pad_id,
-        temperature=config.mining.temperature,
-        greedy_first=True,
-    )
     return list(
         complete(
             student,
@@ -122,11 +114,31 @@ def _try(
             mesh,
             student.params,
             [train[number] for number in numbers],
-            settings=settings,
+            settings=_sampling(student, config),
             completions=config.mining.batch_size,
             key=jax.random.fold_in(jax.random.key(config.seed), KEY),
             first=numbers.start,
         )
+    )
+
+
+def _sampling(student: LoadedPolicy, config: Config) -> Sampling:
+    return Sampling(
+        group_size=config.mining.attempts,
+        max_new_tokens=config.mining.max_new_tokens,
+        eos_id=student.eos_id,
+        pad_id=student.pad_id,
+        temperature=config.mining.temperature,
+        greedy_first=True,
+    )
+
+
+def mining_programs(student: LoadedPolicy, config: Config, mesh: Mesh) -> Iterator[Program]:
+    """What `mine` compiles."""
+    return completing_programs(
+        *("mining", student, config, mesh),
+        settings=_sampling(student, config),
+        completions=config.mining.batch_size,
     )
 
 

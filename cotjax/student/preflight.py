@@ -79,10 +79,10 @@ def check_fits(student: LoadedPolicy, mesh: Mesh, *uses: Use) -> tuple[str, ...]
       InputError: prompt and completion exceed the model's context, or a cache the memory that a
         device has left.
     """
-    shape = student.policy.bind(student.reference).shape
+    limit = student.architecture.max_positions
     for use in uses:
         length = use.settings.max_new_tokens
-        check_context(shape.max_positions, {use.width_key: use.width, use.length_key: length})
+        check_context(limit, {use.width_key: use.width, use.length_key: length})
     free = free_bytes(mesh)
     return tuple(check_memory(student, use, mesh.size, free) for use in uses)
 
@@ -137,8 +137,8 @@ def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> st
     Raises:
       InputError: they do not fit.
     """
-    params = student.all_params(student.params)
-    size = cache_bytes(student.policy, params, use.settings, prompts=use.prompts, width=use.width)
+    shapes = student.all_shapes
+    size = cache_bytes(student.policy, shapes, use.settings, prompts=use.prompts, width=use.width)
     shown = f"keys and values take {_parts(size, devices)} on each device"
     if size.total // devices > free:
         settings = ", ".join(f"{key} = {value}" for key, value in use.sizes.items())

@@ -55,7 +55,7 @@ def make_distill_loss(config: Config, student: LoadedPolicy, vocab_size: int) ->
       vocab_size: tokens that all models have in common.
     """
     policy = student.policy
-    rows = policy.head(student.reference).size
+    rows = student.architecture.vocab_size
     at_once = policy.tokens_at_once(rows)
     # One walk reads and writes a gradient [V, D] for every chunk; it pays for large chunks only.
     large = policy.on_cpu or at_once // policy.batch_devices >= ONE_WALK_TOKENS

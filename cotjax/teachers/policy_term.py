@@ -8,7 +8,7 @@ are without gradient through p; the gap is without any.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,13 @@ from cotjax.core.distillation import distillation_advantage
 from cotjax.core.masking import token_sum_count
 from cotjax.core.objectives import Objective
 from cotjax.errors import InputError
-from cotjax.interfaces import Record, ScoredGroups
+from cotjax.interfaces import Program, Record, ScoredGroups
 from cotjax.models.head import Head
+from cotjax.parallel import sharding as parallel
 from cotjax.student.load import LoadedPolicy
-from cotjax.teachers.distill_loss import DistillLoss, make_distill_loss
+from cotjax.teachers.distill_loss import DistillLoss, TeacherOutputs, make_distill_loss
 from cotjax.teachers.pool import TeacherPool, read_groups
-from cotjax.teachers.ranking import check_ranking
+from cotjax.teachers.ranking import check_ranking, ranking_programs
 from cotjax.teachers.schedule import TeacherSchedule
 from cotjax.training.optimizer import ramp
 from cotjax.training.update import SumCount
@@ -76,9 +77,43 @@ class PolicyTerm:
             distill.temperature_end,
             config.steps,
         )
-        checked = problems[: config.curriculum.ranking_problems]
-        self.notes = check_ranking(config, mesh, self.teachers, checked)
-        self._logprobs = jax.jit(self.distill_loss.teacher_logprobs)
+        self._mesh, self._config = mesh, config
+        self._problems = problems[: config.curriculum.ranking_problems]
+        place = parallel.batched(mesh)
+        self._logprobs = jax.jit(self.distill_loss.teacher_logprobs, out_shardings=place)
+
+    def prepare(self) -> tuple[str, ...]:
+        """Measures whether the teachers are in order; sentences for the reader."""
+        return check_ranking(self._config, self._mesh, self.teachers, self._problems)
+
+    def programs(self, micros: Sequence[ScoredGroups]) -> Iterator[Program]:
+        """What `prepare` and `add_teacher_term` compile for micro-batches of these shapes."""
+        yield from ranking_programs(self._config, self._mesh, self.teachers, self._problems)
+        yield from self.schedule.programs()
+        first = np.flatnonzero(self.schedule.weights(0, self._progress(0))).tolist()
+        for micro in micros:
+            likely = micro is micros[-1]
+            yield from self.teachers.programs(micro, first if likely else (), read_groups)
+            outputs = self._output_shapes(micro) if self.by_gap else ()
+            for one in outputs:
+                args, sure = (one, micro.completion, micro.completion_mask), len(outputs) == 1
+                yield Program(
+                    *("the teachers' log-probabilities", self._logprobs, args),
+                    always=sure and likely,
+                )
+
+    def micro_shapes(self, micros: Sequence[ScoredGroups]) -> list[ScoredGroups]:
+        """The shapes that micro-batches of these shapes may have with the teachers' outputs."""
+        if self.by_gap:
+            return [dataclasses.replace(one, logp_teacher=one.logp_sampler) for one in micros]
+        return [
+            dataclasses.replace(micro, teacher_outputs=outputs)
+            for micro in micros
+            for outputs in self._output_shapes(micro)
+        ]
+
+    def _output_shapes(self, micro: ScoredGroups) -> list[TeacherOutputs]:
+        return self.teachers.output_shapes(micro, self.schedule.combinations(), read_groups)
 
     def _progress(self, step: int) -> float:
         return (step + 1) / self._steps

@@ -6,9 +6,7 @@ compiled program per architecture, and only for teachers that are in use.
 
 import dataclasses
 import functools
-import hashlib
-import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,21 +16,17 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from cotjax import config as configs
-from cotjax.config import Config, LoraConfig
+from cotjax.config import Config
 from cotjax.errors import InputError
-from cotjax.interfaces import ScoredGroups, TokenBatch
-from cotjax.models.formats.load import LoadedModel, load_model, resolve
+from cotjax.interfaces import Program, ScoredGroups, TokenBatch
 from cotjax.models.head import Head
 from cotjax.models.policy import Policy
+from cotjax.parallel import shapes
 from cotjax.parallel import sharding as parallel
-from cotjax.parallel.memory import free_bytes
-from cotjax.student.load import LoadedPolicy, load_policy
+from cotjax.student.load import LoadedPolicy
 from cotjax.teachers.distill_loss import TeacherOutputs
+from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_teacher
 from cotjax.teachers.vocabulary import common_size
-from cotjax.training.checkpoint import find_run, restore_params
-
-ENDS = 2**16  # bytes at each end of a file that tell one set of weights from another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +34,8 @@ class Teacher:
     """A teacher on the mesh.
 
     Attributes:
-      student: the same model in the form in which stages hold a student, for sampling.
-      params: all parameters, an adapter's among them.
+      student: see `TeacherPlan`.
+      params: of the model, an adapter's among them.
       head: its unembedding [V, D] is that of the common vocabulary, with zero columns up to the
         widest teacher's D, on every device.
     """
@@ -49,74 +43,6 @@ class Teacher:
     student: LoadedPolicy
     params: Any
     head: Head
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherPlan:
-    """What is known of a teacher before its weights are read.
-
-    Attributes:
-      name: as the config has it.
-      run: the run folder that holds its parameters; None for a model.
-      config: with which it is opened as a student would be.
-      width: D of its hidden states.
-      size: bytes of its parameters.
-      tokenizer: its own.
-      source: the folder or file of its weights.
-    """
-
-    name: str
-    run: pathlib.Path | None
-    config: Config
-    width: int
-    size: int
-    tokenizer: Any
-    source: pathlib.Path
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of its files: names, sizes, and the bytes at both ends of each."""
-        digest = hashlib.sha256()
-        files = [self.source] if self.source.is_file() else sorted(self.source.rglob("*"))
-        for file in files:
-            if file.is_file() and (self.run is None or "checkpoints" in file.parts):
-                name = file.relative_to(self.source).as_posix()
-                digest.update(f"{name} {file.stat().st_size}".encode())
-                with file.open("rb") as content:
-                    digest.update(content.read(ENDS))
-                    content.seek(max(file.stat().st_size - ENDS, 0))
-                    digest.update(content.read(ENDS))
-        return digest.hexdigest()[:16]
-
-
-def plan_teacher(name: str, config: Config) -> TeacherPlan:
-    """Reads a teacher's shape and tokenizer.
-
-    Args:
-      name: a run folder, or a model as `model.path` takes it.
-      config: of the run.
-
-    Raises:
-      InputError: neither is there.
-    """
-    run = find_run(pathlib.Path(name))
-    path, init, lora = name, "pretrained", LoraConfig()
-    if run:
-        own = configs.load(["--config", str(run / "config.toml")])
-        path, lora = own.model.path, own.lora
-        init = own.model.init if lora.rank else "random"  # its checkpoint holds every parameter
-    dtype = config.teachers.dtype
-    model = dataclasses.replace(
-        config.model, path=path, init=init, param_dtype=dtype, compute_dtype=dtype, remat="none"
-    )
-    opened = dataclasses.replace(config, model=model, lora=lora)
-    try:
-        shell = _shell(path, dtype)
-    except InputError as error:
-        raise InputError(f'teachers.paths: "{name}": {error}') from error
-    leaves = jax.tree.leaves(Policy.split(shell.model)[1])
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    width, source = shell.model.shape.hidden_size, run if run else resolve(path)
-    return TeacherPlan(name, run, opened, width, size, shell.tokenizer, source)
 
 
 # A teacher's policy, its parameters and a batch to hidden states [..., D].
@@ -131,10 +57,6 @@ def read_rows(policy: Policy, params: Any, batch: TokenBatch) -> Array:
 def read_groups(policy: Policy, params: Any, groups: ScoredGroups) -> Array:
     """Of completions, [B, G, T, D]; each prompt is computed once."""
     return policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
-
-
-def _shell(path: str, dtype: str) -> LoadedModel:
-    return load_model(path, init="abstract", param_dtype=dtype, compute_dtype=dtype, seed=0)
 
 
 class TeacherPool:
@@ -160,17 +82,19 @@ class TeacherPool:
                 "teachers.paths = []: there is no teacher. Set teachers.paths to run folders, "
                 "model folders or .gguf files, weak to strong."
             )
-        self.plans = [plan_teacher(name, config) for name in self.names]
+        self.plans = [plan_teacher(name, config, mesh) for name in self.names]
         self._mesh, self._slots = mesh, slots
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
             student = f"the student {config.model.path}"
             self.vocab_size = min(
-                common_size(plan.tokenizer, tokenizer, names=(f"teacher {plan.name}", student))
+                common_size(
+                    plan.student.tokenizer, tokenizer, names=(f"teacher {plan.name}", student)
+                )
                 for plan in self.plans
             )
-        _check_memory(self.plans, slots, mesh)
+        check_memory(self.plans, slots, mesh)
         self._loading: dict[int, Future[Teacher]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
         self.calls = [0] * len(self.plans)  # forward passes of each teacher so far
@@ -211,9 +135,11 @@ class TeacherPool:
         """
         teacher = self[index]
         self.calls[index] += 1
-        place = parallel.batched(self._mesh)
-        policy, params = teacher.student.policy, teacher.params
-        return _padded(params, batch, read=read, policy=policy, width=self.width, place=place)
+        return self._reader(index, read)(teacher.params, batch)
+
+    def _reader(self, index: int, read: Read) -> Callable[[Any, Any], Array]:
+        policy, place = self.plans[index].student.policy, parallel.batched(self._mesh)
+        return reader(read, policy, self.width, place)
 
     def outputs(
         self, batch: Any, weights: Any, temperature: float, read: Read = read_rows
@@ -240,38 +166,116 @@ class TeacherPool:
         return parallel.replicate(self._mesh, (weight, np.float32(temperature)))
 
     def _load(self, plan: TeacherPlan) -> Teacher:
-        student = load_policy(plan.config, self._mesh)
-        params = student.params
-        if plan.run:
-            _, params = restore_params(plan.run, params)
-        params = student.all_params(params)
-        head = student.policy.head(params)
-        rows = self.vocab_size or head.size
-        matrix = head.matrix
-        if matrix.shape != (rows, self.width):  # else it is the teacher's own, without a copy
-            matrix = jnp.pad(matrix[:rows], ((0, 0), (0, self.width - matrix.shape[1])))
-        return Teacher(student, params, head.with_matrix(parallel.replicate(self._mesh, matrix)))
+        params, _ = plan.student.read()
+        head = plan.student.policy.head(params)
+        if head.matrix.shape == self._head_size(head):  # its own, without a copy
+            matrix = parallel.replicate(self._mesh, head.matrix)
+        else:
+            matrix = self._fitter(plan, head)(params)
+        return Teacher(plan.student, params, head.with_matrix(matrix))
 
+    def _fitter(self, plan: TeacherPlan, head: Head) -> Callable[[Any], Array]:
+        return fitter(plan.student.policy, *self._head_size(head), parallel.replicated(self._mesh))
 
-@functools.partial(jax.jit, static_argnames=("read", "policy", "width", "place"))
-def _padded(
-    params: Any, batch: Any, *, read: Read, policy: Policy, width: int, place: jax.sharding.Sharding
-) -> Array:
-    hidden = read(policy, params, batch)
-    hidden = jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, width - hidden.shape[-1])])
-    return jax.lax.with_sharding_constraint(hidden, place)
+    def _head_size(self, head: Head) -> tuple[int, int]:
+        """Tokens and columns of a head as the loss takes it."""
+        return self.vocab_size or head.size, self.width
 
+    # What it compiles.
 
-def _check_memory(plans: Sequence[TeacherPlan], slots: int, mesh: Mesh) -> None:
-    """Refuses teachers that are larger than a device, beside the one that is being loaded."""
-    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    sizes = sorted((plan.size for plan in plans), reverse=True)[: slots + 1]
-    free = free_bytes(mesh)
-    if sum(sizes) / parts > free:
-        largest = max(plans, key=lambda plan: plan.size)
-        raise InputError(
-            f"teachers.paths: {len(sizes)} at once need {sum(sizes) / parts / 2**30:.1f} GiB per "
-            f'device, which has {free / 2**30:.1f} free; the largest is "{largest.name}", '
-            f"{largest.size / 2**30:.1f} GiB. Raise mesh.fsdp, set teachers.dtype = "
-            '"bfloat16", or write a cache with python -m cotjax.cache_logits.'
+    def output_shapes(
+        self, batch: Any, combinations: Iterable[Sequence[int]], read: Read = read_rows
+    ) -> list[TeacherOutputs]:
+        """The shapes that `outputs` may have; the same ones once.
+
+        Args:
+          batch: shapes.
+          combinations: the teachers in all slots, as they may stand there together.
+          read: how a teacher reads the batch.
+        """
+        found: list[TeacherOutputs] = []
+        for slots in combinations:
+            outputs = TeacherOutputs(
+                *self.number_shapes(),
+                hidden=tuple(self._hidden_shape(k, batch, read) for k in slots),
+                head=tuple(self._head_shape(k) for k in slots),
+            )
+            if all(jax.tree.flatten(outputs) != jax.tree.flatten(one) for one in found):
+                found.append(outputs)
+        return found
+
+    def cached_shapes(self, *size: int) -> TeacherOutputs:
+        """The shapes of outputs [B, S, K] that a logit cache holds."""
+        logp, ids = (
+            shapes.per_example(self._mesh, *size, dtype=kind) for kind in (np.float32, np.int32)
         )
+        slots = self._slots
+        return TeacherOutputs(
+            *self.number_shapes(), topk_logp=(logp,) * slots, topk_ids=(ids,) * slots
+        )
+
+    def number_shapes(self) -> tuple[Any, Any]:
+        """The shapes of `numbers`."""
+        return shapes.whole(self._mesh, self._slots), shapes.whole(self._mesh)
+
+    def programs(
+        self, batch: Any, used: Iterable[int], read: Read = read_rows
+    ) -> Iterator[Program]:
+        """What `hidden` compiles for a batch of these shapes, and what loading does before.
+
+        Args:
+          batch: shapes.
+          used: teachers that every run uses.
+          read: how a teacher reads the batch.
+        """
+        sure = set(used)
+        for index, plan in enumerate(self.plans):
+            name, params = f"teacher {plan.name}", plan.student.shapes
+            yield from self.loading_programs(index, always=index in sure)
+            args = params, batch
+            yield Program(name, self._reader(index, read), args, always=index in sure)
+
+    def loading_programs(self, index: int, *, always: bool) -> Iterator[Program]:
+        """What a teacher's head compiles when it is loaded."""
+        plan = self.plans[index]
+        head = jax.eval_shape(plan.student.policy.head, plan.student.shapes)
+        if head.matrix.shape != self._head_size(head):
+            function, args = self._fitter(plan, head), (plan.student.shapes,)
+            yield Program(f"the head of teacher {plan.name}", function, args, always=always)
+
+    def _hidden_shape(self, index: int, batch: Any, read: Read) -> Any:
+        params = self.plans[index].student.shapes
+        like = jax.eval_shape(self._reader(index, read), params, batch)
+        return shapes.per_example(self._mesh, *like.shape, dtype=like.dtype)
+
+    def _head_shape(self, index: int) -> Head:
+        student = self.plans[index].student
+        head = jax.eval_shape(student.policy.head, student.shapes)
+        size = self._head_size(head)
+        return head.with_matrix(shapes.whole(self._mesh, *size, dtype=head.matrix.dtype))
+
+
+@functools.lru_cache
+def reader(
+    read: Read, policy: Policy, width: int, place: jax.sharding.Sharding
+) -> Callable[[Any, Any], Array]:
+    """The program of `TeacherPool.hidden`; teachers of one architecture share it."""
+
+    def teacher_hidden(params: Any, batch: Any) -> Array:
+        hidden = read(policy, params, batch)
+        return jnp.pad(hidden, [(0, 0)] * (hidden.ndim - 1) + [(0, width - hidden.shape[-1])])
+
+    return jax.jit(teacher_hidden, out_shardings=place)
+
+
+@functools.lru_cache
+def fitter(
+    policy: Policy, rows: int, width: int, place: jax.sharding.Sharding
+) -> Callable[[Any], Array]:
+    """The program that gives some rows of an unembedding, with zero columns up to a width."""
+
+    def teacher_head(params: Any) -> Array:
+        matrix = policy.head(params).matrix[:rows]
+        return jnp.pad(matrix, ((0, 0), (0, width - matrix.shape[1])))
+
+    return jax.jit(teacher_head, out_shardings=place)

@@ -1,14 +1,13 @@
 """Whether teachers are in the order weak to strong, as measured."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
-from cotjax.interfaces import Record
-from cotjax.student.evaluate import evaluate, with_one_sample
+from cotjax.interfaces import Program, Record
+from cotjax.student.evaluate import evaluate, evaluation_programs, with_one_sample
 from cotjax.teachers.pool import TeacherPool
 
 
@@ -16,16 +15,31 @@ def check_ranking(
     config: Config, mesh: Mesh, teachers: TeacherPool, problems: Sequence[Record]
 ) -> tuple[str, ...]:
     """Measures every teacher, and warns if they are not in the order weak to strong."""
-    if len(teachers.names) < 2 or not problems or config.teachers.cache:
+    if not _is_checked(config, teachers, problems):
         return ()
     accuracy = []
     for index in range(len(teachers.names)):
-        teacher = teachers[index]
-        student = dataclasses.replace(teacher.student, base={})
-        numbers, _ = evaluate(student, with_one_sample(config), mesh, teacher.params, problems)
+        teacher, settings = teachers[index], with_one_sample(config)
+        numbers, _ = evaluate(teacher.student, settings, mesh, teacher.params, problems)
         accuracy.append(numbers["accuracy"])
         teachers.keep_only(())
     return ranking_notes(teachers.names, accuracy, len(problems))
+
+
+def ranking_programs(
+    config: Config, mesh: Mesh, teachers: TeacherPool, problems: Sequence[Record]
+) -> Iterator[Program]:
+    """What `check_ranking` compiles; arguments as for it."""
+    if not _is_checked(config, teachers, problems):
+        return
+    for index, plan in enumerate(teachers.plans):
+        settings, name = with_one_sample(config), f"evaluation of teacher {plan.name}"
+        yield from teachers.loading_programs(index, always=True)
+        yield from evaluation_programs(plan.student, settings, mesh, name=name)
+
+
+def _is_checked(config: Config, teachers: TeacherPool, problems: Sequence[Record]) -> bool:
+    return len(teachers.names) > 1 and bool(problems) and not config.teachers.cache
 
 
 def ranking_notes(

@@ -1,12 +1,17 @@
 """The weight of every teacher at a step: a function of the step, or of the student's progress."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from cotjax.config import Config, Plugin, plugin
 from cotjax.core.curriculum import Cause, HandOver, handover_weights, observe, teacher_weights
+from cotjax.interfaces import Program
+from cotjax.parallel import shapes
 
 
 class TeacherSchedule:
@@ -27,18 +32,30 @@ class TeacherSchedule:
         self._curriculum, self._steps = config.curriculum, config.steps
         self.num_teachers = len(config.teachers.paths)
         self.handover = HandOver()
-        own, kind = plugin(config, "curriculum.schedule"), config.curriculum.schedule
-        self._slots = 0
-        if own is not None:
-            self._smooth = self._of_user(own)
-            self._slots = int((self._smooth > 0).sum(axis=1).max())
-        elif kind in ("linear", "cosine"):
-            progress = np.arange(config.steps) / max(config.steps - 1, 1)
-            self._smooth = np.asarray(
-                jax.vmap(lambda p: teacher_weights(p, num_teachers=self.num_teachers, kind=kind))(
-                    progress.astype(np.float32)
-                )
-            )
+        self._own = plugin(config, "curriculum.schedule")
+        kind: Any = config.curriculum.schedule
+
+        def schedule(progress: Array) -> Array:
+            weights = functools.partial(teacher_weights, num_teachers=self.num_teachers, kind=kind)
+            return weights(progress) if kind == "step" else jax.vmap(weights)(progress)
+
+        self._compiled = jax.jit(schedule)
+        self._slots = int((self._smooth > 0).sum(axis=1).max()) if self._own else 0
+
+    def programs(self) -> Iterator[Program]:
+        """What a schedule compiles that is a function of the step."""
+        kind = self._curriculum.schedule
+        if not self._own and kind in ("step", "linear", "cosine"):
+            progress = shapes.on_host(*(() if kind == "step" else (self._steps,)))
+            yield Program("the teachers' weights", self._compiled, (progress,))
+
+    @functools.cached_property
+    def _smooth(self) -> np.ndarray:
+        """[steps, N] the weights at every step, of a schedule that moves with each."""
+        if self._own:
+            return self._of_user(self._own)
+        progress = np.arange(self._steps) / max(self._steps - 1, 1)
+        return np.asarray(self._compiled(progress.astype(np.float32)))
 
     def _of_user(self, own: Plugin) -> np.ndarray:
         """The weights that a user's function gives, [steps, N]; all are asked for at the start.
@@ -75,11 +92,24 @@ class TeacherSchedule:
             "adaptive": lambda: handover_weights(
                 self.handover, step, num_teachers=self.num_teachers, length=curriculum.handover
             ),
-            "step": lambda: np.asarray(teacher_weights(progress, num_teachers=self.num_teachers)),
+            "step": lambda: np.asarray(self._compiled(np.float32(progress))),
         }
         if not self._slots and curriculum.schedule in table:
             return table[curriculum.schedule]()
         return self._smooth[min(step, len(self._smooth) - 1)]
+
+    def combinations(self) -> list[tuple[int, ...]]:
+        """The teachers in all slots, as they may stand there together; the first ones last."""
+        slots, count = self.slots(), self.num_teachers
+        used = [(k,) for k in range(count)]
+        if slots > 1:
+            used += [(k, k + 1) for k in range(count - 1)]
+        if self._own:
+            used = [tuple(np.flatnonzero(row).tolist()) for row in self._smooth]
+        elif self._curriculum.schedule == "fixed":
+            used = [tuple(np.flatnonzero(self._curriculum.teacher_weights).tolist())]
+        filled = dict.fromkeys((*each, *each[:1] * slots)[:slots] for each in used)
+        return list(filled)[::-1]
 
     def slots(self) -> int:
         """How many teachers are in use at once, at most."""

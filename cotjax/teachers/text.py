@@ -5,7 +5,7 @@ A text crosses from one tokenizer to another, so teacher and student may have di
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -14,8 +14,10 @@ from cotjax.config import Config
 from cotjax.cot import is_correct
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
-from cotjax.student.generate import complete, rollout_sampling
+from cotjax.interfaces import Program, Record
+from cotjax.rollout.plan import Sampling
+from cotjax.student.generate import complete, completing_programs, rollout_sampling
+from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import record_reader, solution
 from cotjax.student.verify import open_verifier
 from cotjax.teachers.pool import TeacherPool
@@ -78,6 +80,29 @@ class TextTeachers:
             )
         ]
 
+    def _sampling(self, student: LoadedPolicy) -> Sampling:
+        return rollout_sampling(
+            self._config.rollout, eos_id=student.eos_id, pad_id=student.pad_id, in_groups=False
+        )
+
+    def programs(self, used: Iterable[int]) -> Iterator[Program]:
+        """What `write` compiles, and loading before it.
+
+        Args:
+          used: teachers that every run asks.
+        """
+        sure, config = set(used), self._config
+        for teacher, place in self._place.items():
+            assert self.models is not None, "a teacher that is no file is a model"
+            plan, always = self.models.plans[place], teacher in sure
+            yield from self.models.loading_programs(place, always=always)
+            yield from completing_programs(
+                *(f"texts of teacher {plan.name}", plan.student, config, self._mesh),
+                settings=self._sampling(plan.student),
+                completions=config.rollout.prompts,
+                always=always,
+            )
+
     def _usable(self, text: str, record: Record) -> bool:
         right = functools.partial(is_correct, verifier=open_verifier(self._config))
         return not self._config.distill.filter_texts or right(text, record.answer)
@@ -87,18 +112,15 @@ class TextTeachers:
     ) -> list[str | None]:
         """What a model writes; None where it did not come to an end."""
         assert self.models is not None, "a teacher that is no file is a model"
-        rollout, model = self._config.rollout, self.models[self._place[teacher]]
-        settings = rollout_sampling(
-            rollout, eos_id=model.student.eos_id, pad_id=model.student.pad_id, in_groups=False
-        )
+        model = self.models[self._place[teacher]]
         groups = complete(
-            dataclasses.replace(model.student, base={}),
+            model.student,
             self._config,
             self._mesh,
             model.params,
             records,
-            settings=settings,
-            completions=rollout.prompts,
+            settings=self._sampling(model.student),
+            completions=self._config.rollout.prompts,
             key=key,
             first=first,
         )

@@ -93,12 +93,27 @@ def find_run(checkpoint: pathlib.Path, key: str = "--checkpoint") -> pathlib.Pat
     return None
 
 
+def check_params(folder: pathlib.Path, like: Any) -> int:
+    """The step of a run's newest parameters, which are those of a model; none is read.
+
+    Args:
+      folder: a run folder, or one of its `checkpoints/<step>` folders.
+      like: parameters of the expected shapes, or these shapes.
+
+    Raises:
+      InputError: no checkpoint there, or one of another model.
+    """
+    path = _newest(folder)
+    _check_params(ocp.PyTreeCheckpointHandler(), path, like)
+    return int(path.name)
+
+
 def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
     """The newest parameters of a run, without optimizer or data.
 
     Args:
       folder: a run folder, or one of its `checkpoints/<step>` folders.
-      like: parameters of the expected shapes.
+      like: parameters of the expected shapes, or these shapes with a sharding.
 
     Returns:
       step, parameters.
@@ -106,13 +121,7 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
     Raises:
       InputError: no checkpoint there, or one of another model.
     """
-    inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = [int(path.name) for path in inside.glob("*") if path.name.isdigit()]
-    path = inside / str(max(steps)) if steps else inside
-    if not (path / "state").is_dir():
-        raise InputError(
-            f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
-        )
+    path = _newest(folder)
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
     reader = ocp.PyTreeCheckpointHandler()
     # A partial restore passes over what the model lacks, so the trees are compared first.
@@ -126,6 +135,18 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
         ),
     )
     return int(path.name), restored["params"]
+
+
+def _newest(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of a run's newest checkpoint, or of the one that is named."""
+    inside = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    steps = [int(path.name) for path in inside.glob("*") if path.name.isdigit()]
+    path = inside / str(max(steps)) if steps else inside
+    if not (path / "state").is_dir():
+        raise InputError(
+            f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
+        )
+    return path
 
 
 def _check_params(reader: ocp.PyTreeCheckpointHandler, path: pathlib.Path, like: Any) -> None:

@@ -5,17 +5,19 @@
 so the result does not depend on how a batch is split into micro-batches or devices.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from cotjax.interfaces import TrainState
+from cotjax.interfaces import Program, TrainState
 
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
 # (all parameters, the reference's, micro-batch) -> loss sum, count, further (sum, count) metrics.
@@ -49,25 +51,38 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
         sharding, for a state to compile with.
       optimizer: optax's.
     """
-    whole = _whole(params)
-    opt_state = jax.eval_shape(optimizer.init, params)
+    whole, init = _whole(params), _init(params, optimizer)
+    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+        return TrainState(step, params, _moment_shapes(params, optimizer))
+    start = jax.make_array_from_callback((), whole, lambda _: np.int32(0))
+    return TrainState(start, params, init(params))
+
+
+def init_program(params: Any, optimizer: optax.GradientTransformation) -> Program:
+    """What `init_state` compiles for parameters of these shapes."""
+    return Program("the optimizer's first state", _init(params, optimizer), (params,))
+
+
+def _init(params: Any, optimizer: optax.GradientTransformation) -> Any:
+    like = jax.tree.map(lambda leaf: leaf.sharding, _moment_shapes(params, optimizer))
+    return jax.jit(optimizer.init, out_shardings=like)
+
+
+def _moment_shapes(params: Any, optimizer: optax.GradientTransformation) -> Any:
+    whole, moments = _whole(params), jax.eval_shape(optimizer.init, params)
     like = optax.tree_map_params(
         optimizer,
         lambda _, leaf: leaf.sharding,
-        opt_state,
+        moments,
         params,
         transform_non_params=lambda _: whole,
     )
-    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
-        opt_state = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            opt_state,
-            like,
-        )
-        step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-        return TrainState(step, params, opt_state)
-    start = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=whole)()
-    return TrainState(start, params, jax.jit(optimizer.init, out_shardings=like)(params))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        moments,
+        like,
+    )
 
 
 def _whole(params: Any) -> Sharding:
@@ -76,16 +91,9 @@ def _whole(params: Any) -> Sharding:
     return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
 
 
-def make_update(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    frozen: Frozen = NOTHING,
-    *,
-    join: Join = lambda trained, _: trained,
-    scan: bool = True,
-) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, SumCount]]]:
-    """An optimizer step over micro-batches: (state, micro-batches) -> (state, metrics).
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """An optimizer step over micro-batches: (state, micro-batches, frozen) -> (state, metrics).
 
     Micro-batches of one shape are scanned in one compiled program. Those of several shapes, each
     padded to its own longest, are taken one after the other, by a program per shape. Either way
@@ -94,12 +102,105 @@ def make_update(
 
     Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping.
 
+    Attributes:
+      whole: the step on micro-batches of one shape; of `jax.jit`, as the others.
+      gradient: of one micro-batch.
+      add: two gradients to their sum.
+      apply: a state and the sum of gradients to the next state.
+      scan: whether micro-batches may be stacked.
+    """
+
+    whole: Any
+    gradient: Any
+    add: Any
+    apply: Any
+    scan: bool
+
+    def __call__(
+        self, state: TrainState, micros: Sequence[Any], frozen: Frozen = NOTHING
+    ) -> tuple[TrainState, dict[str, SumCount]]:
+        """Takes the step.
+
+        Args:
+          state: its buffers are reused.
+          micros: micro-batches.
+          frozen: arrays that the loss reads and no update changes; an argument of the compiled
+            programs, so no copy is baked into them.
+        """
+        first, *others = micros
+        if not others or (self.scan and all(_shapes(micro) == _shapes(first) for micro in others)):
+            return self.whole(state, frozen, tuple(micros))
+        summed = self.gradient(state.params, frozen, first)
+        for micro in others:
+            summed = self.add(summed, self.gradient(state.params, frozen, micro))
+        return self.apply(state, summed)
+
+    def programs(
+        self,
+        name: str,
+        state: TrainState,
+        micros: Sequence[Any],
+        *,
+        count: int = 1,
+        frozen: Frozen = NOTHING,
+        always: bool = True,
+    ) -> Iterator[Program]:
+        """What steps compile.
+
+        Args:
+          name: of the step, for the reader.
+          state: shapes.
+          micros: the shapes that a micro-batch may have, the likeliest last.
+          count: micro-batches of a step.
+          frozen: shapes.
+          always: whether every run takes such a step, nearly always with the likeliest shape.
+        """
+        likeliest, one_shape = micros[-1], count == 1 or len(micros) == 1
+        stacked = count == 1 or self.scan
+        for micro in micros if stacked else ():
+            sure = always and one_shape and micro is likeliest
+            yield Program(name, self.whole, (state, frozen, (micro,) * count), always=sure)
+        if stacked and one_shape:
+            return
+        sure = always and not stacked
+        for micro in micros:
+            args = state.params, frozen, micro
+            likely = sure and micro is likeliest
+            yield Program(f"{name}: gradient", self.gradient, args, always=likely)
+        summed = _gradient_shapes(self.gradient, state, frozen, micros[0])
+        yield Program(f"{name}: sum of gradients", self.add, (summed, summed), always=sure)
+        yield Program(f"{name}: new state", self.apply, (state, summed), always=sure)
+
+
+def _gradient_shapes(gradient: Any, state: TrainState, frozen: Frozen, micro: Any) -> Any:
+    """Of a gradient, split as its parameters are; and of metrics, on every device."""
+    total, metrics = jax.eval_shape(gradient, state.params, frozen, micro)
+    whole = state.step.sharding
+    total = jax.tree.map(
+        lambda leaf, like: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like.sharding),
+        total,
+        state.params,
+    )
+    metrics = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), metrics
+    )
+    return total, metrics
+
+
+def make_update(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    *,
+    join: Join = lambda trained, _: trained,
+    scan: bool = True,
+) -> Update:
+    """An optimizer step over micro-batches; see `Update`.
+
     Args:
       loss_fn: see `LossFn`.
       optimizer: optax's.
-      state: one that will be updated; only its shardings are read.
-      frozen: arrays that the loss reads and no update changes; an argument of the compiled
-        programs, so no copy is baked into them.
+      state: one that will be updated, or its shapes; only its shardings are read.
       join: trained parameters and those beside them to all that the loss takes.
       scan: whether micro-batches may be stacked; not if they share large arrays.
     """
@@ -132,29 +233,25 @@ def make_update(
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *micros)
         return jax.lax.scan(add, empty, stacked)[0]
 
-    def whole(
+    def update(
         state: TrainState, frozen: Frozen, micros: Sequence[Any]
     ) -> tuple[TrainState, dict[str, SumCount]]:
         if len(micros) == 1:
             return apply(state, gradient(state.params, frozen, micros[0]))
         return apply(state, accumulate(state.params, frozen, micros))
 
-    whole_jit = jax.jit(whole, donate_argnums=0, out_shardings=(place, None))
-    # A gradient is summed over the devices into the parts that its parameter is split into.
-    gradient_jit = jax.jit(gradient, out_shardings=(place.params, None))
-    add_jit = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-    apply_jit = jax.jit(apply, donate_argnums=0, out_shardings=(place, None))
+    def add_gradients(one: Gradient, other: Gradient) -> Gradient:
+        return jax.tree.map(jnp.add, one, other)
 
-    def update(state: TrainState, micros: Sequence[Any]) -> tuple[TrainState, dict[str, SumCount]]:
-        first, *others = micros
-        if not others or (scan and all(_shapes(micro) == _shapes(first) for micro in others)):
-            return whole_jit(state, frozen, tuple(micros))
-        summed = gradient_jit(state.params, frozen, first)
-        for micro in others:
-            summed = add_jit(summed, gradient_jit(state.params, frozen, micro))
-        return apply_jit(state, summed)
-
-    return update
+    whole = place.step
+    return Update(
+        whole=jax.jit(update, donate_argnums=0, out_shardings=(place, whole)),
+        # A gradient is summed over the devices into the parts that its parameter is split into.
+        gradient=jax.jit(gradient, out_shardings=(place.params, whole)),
+        add=jax.jit(add_gradients, donate_argnums=0, out_shardings=(place.params, whole)),
+        apply=jax.jit(apply, donate_argnums=0, out_shardings=(place, whole)),
+        scan=scan,
+    )
 
 
 def _shapes(tree: Any) -> Any:

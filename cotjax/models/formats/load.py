@@ -1,9 +1,11 @@
 """A student by one name: the built-in one, SmolLM2, a Hugging Face folder or a GGUF file."""
 
 import dataclasses
+import functools
 import importlib.resources
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,29 +13,36 @@ from flax import nnx
 
 from cotjax.errors import InputError
 from cotjax.models.formats import gguf, huggingface
-from cotjax.models.formats.weights import Place, abstract_model, draw
+from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
 from cotjax.models.transformer import Architecture, Transformer
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A decoder with its tokenizer, checked against each other.
+    """A decoder with its tokenizer, checked against each other; its weights are read on first use.
 
     Attributes:
-      model: the decoder.
+      shell: the decoder with shapes in place of its weights.
       tokenizer: a transformers `PreTrainedTokenizerFast`.
       eos_id: the token that ends a completion.
       pad_id: the token that fills rows; may equal `eos_id`.
       source: the folder or file that it came from.
-      notes: sentences for the run's log.
+      notes: what a reader of the run should know, one sentence each.
+      read: reads or draws the weights: the decoder with them, anew with each call.
     """
 
-    model: Transformer
+    shell: Transformer
     tokenizer: Any
     eos_id: int
     pad_id: int
     source: str
     notes: tuple[str, ...]
+    read: Callable[[], Transformer]
+
+    @functools.cached_property
+    def model(self) -> Transformer:
+        """The decoder."""
+        return self.read()
 
 
 def resolve(path: str) -> Path:
@@ -123,19 +132,19 @@ def _special_ids(tokenizer: Any, shape: Architecture, source: Path) -> tuple[int
 def load_model(
     path: str,
     *,
-    init: Literal["pretrained", "random", "abstract"],
+    init: Literal["pretrained", "random"],
     param_dtype: Any,
     compute_dtype: Any,
     seed: int,
     place: Place | None = None,
     **more: Any,
 ) -> LoadedModel:
-    """A student, ready to train.
+    """A student; its files are opened and compared, and none of its weights is read yet.
 
     Args:
       path: see `resolve`.
-      init: "pretrained" reads the weights; "random" draws them and reads only shape and
-        tokenizer; "abstract" leaves shapes in their place, for a checkpoint to fill.
+      init: "pretrained" reads the weights; "random" draws them and asks the path for shape and
+        tokenizer alone.
       param_dtype: number format of the parameters.
       compute_dtype: number format of the activations.
       seed: of random weights.
@@ -154,16 +163,17 @@ def load_model(
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
-    if init == "abstract":
-        model = abstract_model(shape, **formats)
-    elif init == "random":
-        model = draw(shape, seed, **formats, place=place)
+    if init == "random":
+        tensors: Tensors = Drawn(shape, seed)
         notes.append(f"Random weights from seed {seed}.")
-    elif file:
-        model = file.load(**formats, place=place)
     else:
-        model = huggingface.load(source, **formats, place=place)
-    if more:  # how to compute is no part of the weights
-        shell = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats, **more))
-        model = nnx.merge(nnx.graphdef(shell), nnx.state(model))
-    return LoadedModel(model, tokenizer, eos_id, pad_id, str(source), tuple(notes))
+        tensors = file if file else huggingface.SafetensorsFolder(source)
+        check_names(shape, tensors)
+    shell = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats, **more))
+
+    def read() -> Transformer:
+        model = fill(shape, tensors, **formats, place=place)
+        # How to compute is no part of the weights.
+        return nnx.merge(nnx.graphdef(shell), nnx.state(model))
+
+    return LoadedModel(shell, tokenizer, eos_id, pad_id, str(source), tuple(notes), read)

@@ -59,16 +59,11 @@ def _is_turned(path: tuple[Any, ...]) -> bool:
     return path[-1] == "kernel"
 
 
-def abstract_model(shape: Architecture, *, param_dtype: Any, dtype: Any) -> Transformer:
-    """The decoder with shapes in place of values: nothing is allocated or drawn."""
-    return nnx.eval_shape(
-        lambda: Transformer(shape, rngs=nnx.Rngs(0), param_dtype=param_dtype, dtype=dtype)
-    )
-
-
 @functools.lru_cache(maxsize=4)
 def _abstract(shape: Architecture, param_dtype: Any, dtype: Any) -> tuple[Any, Any]:
-    return nnx.split(abstract_model(shape, param_dtype=param_dtype, dtype=dtype))
+    """The decoder's definition, and shapes in place of its parameters."""
+    formats = {"param_dtype": param_dtype, "dtype": dtype}
+    return nnx.split(nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0), **formats)))
 
 
 def tensor_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
@@ -82,34 +77,46 @@ def tensor_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], tensors: Tensors, tied: bool) -> None:
-    """Every tensor is there with its shape, and none is left over."""
-    for name, shape in wanted.items():
+def check_names(shape: Architecture, tensors: Tensors) -> None:
+    """Refuses tensors that are not those of a decoder; none is read.
+
+    Raises:
+      InputError: a tensor is missing, left over or of the wrong shape.
+    """
+    wanted = tensor_shapes(shape)
+    for name, size in wanted.items():
         if name not in tensors.shapes:
             raise InputError(
-                f"{tensors.origin}: tensor {name} {shape} is missing. The weights are not of "
+                f"{tensors.origin}: tensor {name} {size} is missing. The weights are not of "
                 "the model in the config, or a file was not downloaded."
             )
-        if tensors.shapes[name] != shape:
+        if tensors.shapes[name] != size:
             raise InputError(
                 f"{tensors.origin}: tensor {name} has shape {tensors.shapes[name]}, but "
-                f"its config needs {shape}; config and weights are not of the same model."
+                f"its config needs {size}; config and weights are not of the same model."
             )
     for name in tensors.shapes.keys() - wanted.keys():
-        if _RECOMPUTED.search(name):
-            continue
-        if tied and name == TENSOR_NAMES["unembed_weight"]:
-            embedding = tensors.read(TENSOR_NAMES["embed.embedding"])
-            if np.array_equal(tensors.read(name), embedding):
-                continue
+        if not (_RECOMPUTED.search(name) or _is_second_embedding(name, shape)):
+            raise InputError(
+                f"{tensors.origin}: tensor {name} {tensors.shapes[name]} has no place in a "
+                "decoder of its config; the architecture or an option is another one."
+            )
+
+
+def _is_second_embedding(name: str, shape: Architecture) -> bool:
+    return shape.tie_embeddings and name == TENSOR_NAMES["unembed_weight"]
+
+
+def _check_tied(shape: Architecture, tensors: Tensors) -> None:
+    """A checkpoint may hold its embedding a second time, if it is the same."""
+    for name in tensors.shapes:
+        if _is_second_embedding(name, shape) and not np.array_equal(
+            tensors.read(name), tensors.read(TENSOR_NAMES["embed.embedding"])
+        ):
             raise InputError(
                 f"{tensors.origin}: tensor {name} differs from the embedding, but the config "
                 "has tie_word_embeddings = true. Set it to false, or remove the tensor."
             )
-        raise InputError(
-            f"{tensors.origin}: tensor {name} {tensors.shapes[name]} has no place in a "
-            "decoder of its config; the architecture or an option is another one."
-        )
 
 
 def fill(
@@ -136,7 +143,8 @@ def fill(
       InputError: a tensor is missing, left over or of the wrong shape.
     """
     definition, flat, shardings = _blueprint(shape, param_dtype, dtype, place)
-    _check(tensor_shapes(shape), tensors, shape.tie_embeddings)
+    check_names(shape, tensors)
+    _check_tied(shape, tensors)
     goals = {name: (path, layer) for path in flat for name, layer in _parts(path, shape)}
     growing = {
         path: Growing(param.shape, param.dtype, shardings[path]) for path, param in flat.items()
@@ -168,14 +176,6 @@ class Drawn:
             return rng.standard_normal(size, np.float32) * np.float32(INITIAL_SPREAD)
         is_scale = name.endswith("norm.weight") and not self._offset
         return np.full(size, float(is_scale), np.float32)
-
-
-def draw(
-    shape: Architecture, seed: int, *, param_dtype: Any, dtype: Any, place: Place | None = None
-) -> Transformer:
-    """The decoder with random weights; arguments as for `fill`."""
-    formats = {"param_dtype": param_dtype, "dtype": dtype}
-    return fill(shape, Drawn(shape, seed), **formats, place=place)
 
 
 def _blueprint(

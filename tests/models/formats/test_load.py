@@ -47,10 +47,10 @@ def test_random_weights_follow_the_seed_and_need_no_weights(folder: Path) -> Non
     assert any("seed 1" in note for note in first.notes)
 
 
-def test_abstract_student_has_shapes_alone(folder: Path) -> None:
-    student, real = load(folder, init="abstract"), load(folder)
-    definition, params = nnx.split(student.model)
-    real_definition, real_params = nnx.split(real.model)
+def test_the_shell_has_the_shapes_of_the_model(folder: Path) -> None:
+    student = load(folder)
+    definition, params = nnx.split(student.shell)
+    real_definition, real_params = nnx.split(student.model)
     assert definition == real_definition
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
         lambda x: (x.shape, x.dtype), real_params
