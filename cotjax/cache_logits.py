@@ -16,7 +16,7 @@ from cotjax.startup import set_up, use_large_pages
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes a cache and says what it holds; 0 if it worked, 2 if the input was wrong."""
+    """Writes a cache and prints what it holds; 0 if it worked, 2 if the input was wrong."""
     parser = Command("cache-logits", __doc__, usage="--out DIR [--KEY VALUE …]", takes_keys=True)
     parser.add_argument(
         "--out", metavar="DIR", type=pathlib.Path, required=True, help="folder of the cache"

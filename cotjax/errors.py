@@ -10,7 +10,7 @@ class InputError(Exception):
 
 
 class NothingToDo(InputError):
-    """A stage has no work, as when no problem is a persistent failure; a list goes on."""
+    """A stage has no work, as when no problem is a persistent failure; a list skips it."""
 
 
 class PluginError(InputError):

@@ -16,7 +16,7 @@ from cotjax.errors import InputError
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exports and says what was written; 0 if it worked, 2 if the input was wrong."""
+    """Exports and prints what was written; 0 if it worked, 2 if the input was wrong."""
     parser = Command("export", __doc__, usage="--checkpoint RUN --out DIR")
     parser.add_argument(
         "--checkpoint",

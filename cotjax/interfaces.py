@@ -25,7 +25,7 @@ class Record:
       steps: the teacher's steps, without `Step k:` markers.
       difficulty: number of steps of the solution.
       thinking: what the teacher wrote before the steps; empty if nothing.
-      teacher: name of whoever wrote the rationale; empty if it is the data's own.
+      teacher: name of the writer of the rationale; empty if it is the data's own.
     """
 
     id: str
@@ -222,7 +222,7 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a stage hands to the loop for one step.
+    """What a stage gives the loop for one step.
 
     Attributes:
       batch: micro-batches for the update; [B, …] leaves, whose other sizes may differ.
@@ -271,7 +271,7 @@ class Program:
     """A program that a run compiles, known before any weight is read.
 
     Attributes:
-      name: for the reader.
+      name: as shown to the user.
       function: of `jax.jit`.
       args: its arguments, `jax.ShapeDtypeStruct`s with shardings in place of arrays.
       kwargs: the same by name; static ones as they are.
@@ -312,7 +312,7 @@ class Stage(Protocol):
     form, for the report).
 
     Attributes:
-      notes: what a reader of the run should know, one sentence each.
+      notes: sentences for the run's log.
       columns: of the table of steps.
       resolved: settings that the config left to "auto", by section and key.
       state: the training state to begin with.
@@ -340,11 +340,11 @@ class Stage(Protocol):
         ...
 
     def programs(self) -> Sequence[Program]:
-        """What a run compiles; asked before `state` is."""
+        """What a run compiles; called before `state` is read."""
         ...
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """What comes before the first step; sentences for the reader.
+        """Prepares the first step; gives sentences for the run's log.
 
         Args:
           folder: the run folder, where costly results may be kept for a resumed run.

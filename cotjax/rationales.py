@@ -1,6 +1,6 @@
 """A teacher's solutions, kept where they are right: `cotjax rationales --out FILE`.
 
-Every flag of `cotjax train` may be given; those of the section [rationales] choose who writes:
+Every flag of `cotjax train` may be given; those of the section [rationales] choose the writer:
 
     data     the solutions of the data itself
     model    the student's own kind: model.path, by the rollout engine
@@ -22,7 +22,7 @@ from cotjax.startup import set_up
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the file and says what was kept; 0 if it worked, 1 if some are missing, 2 if not."""
+    """Writes the file and prints what was kept; 0 if it worked, 1 if some are missing, 2 if not."""
     parser = Command("rationales", __doc__, usage="--out FILE [--KEY VALUE …]", takes_keys=True)
     parser.add_argument(
         "--out", metavar="FILE", required=True, type=pathlib.Path, help="JSONL file to write"
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{known.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["unanswered"]:
         print(
-            "Some questions have no answer yet. The same command asks only for those; what was "
+            "Some questions have no answer yet. The same command requests only those; what was "
             "answered is in rationales.cache.",
             file=sys.stderr,
         )
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, int]:
-    """Asks the teacher, filters by answer, and writes what is right.
+    """Collects rationales from the writer, filters them by answer, and writes the right ones.
 
     Returns:
       questions by what became of them: `kept`, `wrong`, `without steps`, `unanswered`; and
       `cached` answers, `damaged` cache lines.
 
     Raises:
-      InputError: a wrong setting, or a teacher that cannot be asked.
+      InputError: a wrong setting, or a server that refuses requests.
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.load import model_bytes

@@ -42,11 +42,11 @@ def set_up() -> None:
 def compile_soon() -> None:
     """Spares a CPU's compiler what its programs do not gain from; call before JAX is imported.
 
-    Steps of `benchmarks/grpo_step.py --shape=tiny` take as long as before. What `XLA_FLAGS` says
-    stands.
+    Steps of `benchmarks/grpo_step.py --shape=tiny` take as long as before. Flags that
+    `XLA_FLAGS` sets already stay.
     """
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    # JAX takes an accelerator that it has a plugin for, whose compiler these words would reach too.
+    # JAX takes an accelerator that it has a plugin for, whose compiler would get these flags too.
     plugins = [] if platforms else [importlib.util.find_spec(n) for n in ("libtpu", "jax_plugins")]
     flags = os.environ.get("XLA_FLAGS", "")
     if platforms in ("", "cpu") and not any(plugins) and "extra_options" not in flags:
@@ -57,7 +57,7 @@ def compile_soon() -> None:
 def keep_programs() -> None:
     """Lets JAX keep compiled programs in `~/.cache/cotjax/xla`; call before JAX is imported.
 
-    What JAX is told otherwise stands: `JAX_COMPILATION_CACHE_DIR` names another folder, and if it
+    Settings of JAX's own stay: `JAX_COMPILATION_CACHE_DIR` names another folder, and if it
     is empty, nothing is kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -75,7 +75,7 @@ def keep_programs() -> None:
 
 @dataclass
 class Programs:
-    """What XLA was asked for.
+    """Programs that JAX compiled or loaded.
 
     Attributes:
       compiled: programs that were compiled.

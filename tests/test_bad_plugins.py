@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cotjax import train
+from cotjax.train import main
 
 TEXT = """
 def none(completion, record): pass
@@ -40,7 +40,7 @@ def as_file(key, value):
 
 
 def refused(capsys, argv):
-    assert train.main(argv) == 2
+    assert main(argv) == 2
     out, said = capsys.readouterr()
     assert out == "" and said.startswith("error: ") and said.count("\n") == 1
     assert not pathlib.Path("runs").exists()
@@ -78,8 +78,8 @@ def test_a_word_that_is_no_name_shows_what_the_key_takes(capsys, key):
 
 def test_nothing_heavy_is_imported_before():
     code = (
-        "import sys; from cotjax import train\n"
-        "assert train.main(['--reward.function=./own.py:one', '--name=r']) == 2\n"
+        "import sys; from cotjax.train import main\n"
+        "assert main(['--reward.function=./own.py:one', '--name=r']) == 2\n"
         "print(sorted({'jax', 'flax', 'transformers', 'grain'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

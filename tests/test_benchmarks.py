@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.curriculum.buckets import pack
+from cotjax.data.packing import pack_in_order
 from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
 
@@ -126,7 +126,7 @@ def test_a_grown_student_says_what_the_student_says(tmp_path):
     runpy.run_path(str(BENCHMARKS / "tiny_teachers.py"))["grow"](4, tmp_path / "grown")
     ids = np.arange(20, 60, dtype=np.int32)
     row = {"tokens": ids, "targets": ids, "weight": np.ones(40, np.float32)}
-    batch, _ = pack([(0, row)], 1, 64)
+    batch, _ = pack_in_order([(0, row)], 1, 64)
     spoken = []
     for path, layers in (("tiny", 2), (str(tmp_path / "grown"), 4)):
         loaded = load_model(

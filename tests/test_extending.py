@@ -12,11 +12,11 @@ import tomllib
 import pytest
 
 from cotjax import train
-from cotjax.config import Config, load, name_of, with_objects
+from cotjax.config import Config, load, name_of, to_toml, with_objects
 from cotjax.config.plugins import ARGUMENTS, plugin
 from cotjax.config.reading import keys_of
 from cotjax.config.reference import resolve
-from cotjax.run import run
+from cotjax.train import main
 from tests.tiny import flags, write_sevens, write_student, write_teachers
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
@@ -83,7 +83,7 @@ def as_flags(settings):
 
 def test_two_steps_are_trained_from_a_config(project, models):
     every = first_of_two(small(project, models))
-    assert train.main(["--config=run.toml", *every]) == 0
+    assert main(["--config=run.toml", *every]) == 0
     result = json.loads(pathlib.Path("runs/mine/result.json").read_text("utf-8"))
     assert result["steps"] == 2
     lines = pathlib.Path("runs/mine/metrics.jsonl").read_text("utf-8").splitlines()
@@ -129,7 +129,7 @@ def test_a_reward_of_python_trains_and_its_parts_are_columns(models, tmp_path, m
         return {"right": float(completion.answer == record.answer), "tokens": -completion.tokens}
 
     every = flags(models / "student", models / "sevens.jsonl", "runs", "mine", "--steps=2")
-    folder = run(with_objects(load(every), reward=reward))
+    folder = train(load(every), reward=reward).folder
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
     for line in steps:
@@ -142,12 +142,12 @@ def test_a_reward_of_python_trains_and_its_parts_are_columns(models, tmp_path, m
     # Its name is all that config.toml has, so a resumed run must be given it again.
     again = ["--config", str(folder / "config.toml"), "--name=mine", "--resume", "--steps=3"]
     with pytest.raises(Exception, match=r"cotjax.train\(config, reward=…\)"):
-        run(load(again))
-    run(with_objects(load(again), reward=reward))
+        train(load(again))
+    train(load(again), reward=reward)
     assert json.loads((folder / "result.json").read_text())["steps"] == 3
 
 
-def test_a_user_has_a_dataclass_as_a_source(models, tmp_path):
+def test_a_source_may_be_a_dataclass():
     @dataclasses.dataclass
     class Source:
         records: list
@@ -160,3 +160,4 @@ def test_a_user_has_a_dataclass_as_a_source(models, tmp_path):
 
     config = Config.for_stage("grpo", name="mine", data={"source": Source([])})
     assert config.data.source.records == []
+    assert 'source = "python:Source"' in to_toml(config)

@@ -1,23 +1,10 @@
-"""`python -m cotjax.generate`: what streams is what the engine samples, and wrong input stops."""
+"""`cotjax generate`: one completion streams, several are numbered, and wrong input stops."""
 
-import dataclasses
 import io
 
-import jax
-import numpy as np
 import pytest
 
 from cotjax.generate import main
-from cotjax.rollout.engine import generate
-from cotjax.rollout.stream import stream
-from tests.rollout.test_engine import (
-    KEY,
-    PARAMS,
-    POLICY,
-    PROMPTS,
-    SETTINGS,
-    assert_same_completions,
-)
 from tests.tiny import write_student
 
 
@@ -30,30 +17,6 @@ def said(capsys, *argv, status=0):
     assert main(list(argv)) == status
     shown = capsys.readouterr()
     return shown.err if status else shown.out
-
-
-def test_a_stream_grows_and_ends_as_the_whole():
-    pieces = jax.device_get(list(stream(POLICY, PARAMS, PROMPTS, KEY, settings=SETTINGS, chunk=2)))
-    whole = jax.device_get(generate(POLICY, PARAMS, PROMPTS, KEY, settings=SETTINGS))
-    assert_same_completions(pieces[-1], whole)
-    for n, piece in zip((1, 3, 5), pieces, strict=False):
-        np.testing.assert_array_equal(piece.mask.sum(-1), np.minimum(whole.mask.sum(-1), n))
-
-
-@pytest.mark.parametrize("limit", [1, 2, 4])
-def test_a_limited_stream_is_the_beginning_of_the_whole(limit):
-    same = {"settings": SETTINGS, "chunk": 2, "limit": limit}
-    *_, last = jax.device_get(list(stream(POLICY, PARAMS, PROMPTS, KEY, **same)))
-    whole = jax.device_get(generate(POLICY, PARAMS, PROMPTS, KEY, settings=SETTINGS))
-    mask = whole.mask & (np.arange(SETTINGS.max_new_tokens) < limit)
-    np.testing.assert_array_equal(last.mask, mask)
-    np.testing.assert_array_equal(last.tokens[mask], whole.tokens[mask])
-
-
-def test_a_stream_needs_a_slot_for_each_prompt():
-    settings = dataclasses.replace(SETTINGS, rows=4)
-    with pytest.raises(ValueError, match="every prompt needs a slot"):
-        next(stream(POLICY, PARAMS, PROMPTS, KEY, settings=settings))
 
 
 def test_one_completion_streams_and_several_are_numbered(student, capsys, monkeypatch, tmp_path):

@@ -76,7 +76,7 @@ def test_a_server_that_dies_midway_loses_nothing(folder, tmp_path, capsys):
     with serve(good(RIGHT), good(RIGHT), (500, b"")) as (url, _):
         assert write(folder, out, *more, f"--rationales.url={url}")[0] == 2
     said = capsys.readouterr().err
-    assert "failed 3 questions in a row" in said and "goes on there" in said
+    assert "failed 3 questions in a row" in said and "the same command goes on" in said
     assert len(cache.read_text().splitlines()) == 2
 
 

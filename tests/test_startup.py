@@ -4,13 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cotjax import startup as compiled_programs
-from cotjax.startup import compile_soon, counted, set_up
+from cotjax.errors import InputError
+from cotjax.interfaces import Program
+from cotjax.startup import compile_soon, compiling_side_by_side, counted, set_up
 from cotjax.train import main
 from tests.tiny import flags, write_sevens, write_student
 
@@ -24,6 +29,79 @@ def test_compilations_are_counted_and_a_program_that_is_there_is_not():
     assert programs.compiled + programs.cached == 1 and programs.seconds > 0
     double(jnp.arange(4))
     assert programs.compiled + programs.cached == 1, "it counts no longer"
+
+
+def test_programs_are_counted_by_the_name_of_their_function():
+    def treble(x):
+        return 3 * x
+
+    with counted() as programs:
+        jax.jit(treble)(jnp.zeros(3))
+        jax.jit(treble)(jnp.zeros(4))
+    assert programs.names["treble"] == 2
+
+
+# Programs compiled side by side.
+
+
+def listed(name, size=3, *, always=True):
+    """A program of its own name."""
+
+    def function(x):
+        return x * 2 + 19
+
+    function.__name__ = name
+    argument = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return Program(name, jax.jit(function), (argument,), always=always)
+
+
+def test_a_call_finds_what_was_compiled_side_by_side_or_waits_for_it():
+    programs = [listed(f"beside_{number}") for number in range(4)]
+    with counted() as asked, compiling_side_by_side(programs):
+        values = [float(one.function(np.ones(3, np.float32))[0]) for one in programs]
+    assert values == [21.0] * 4
+    assert [asked.names[one.name] for one in programs] == [1] * 4, "none is compiled twice"
+
+
+def test_what_only_some_batches_need_is_left_until_one_does():
+    with counted() as asked, compiling_side_by_side([listed("rare", always=False)]):
+        pass
+    assert "rare" not in asked.names
+
+
+def test_what_a_program_raises_is_raised_when_the_block_ends():
+    def refuses(x):
+        raise InputError("this cannot be compiled")
+
+    argument = jax.ShapeDtypeStruct((3,), jnp.float32)
+    wrong = Program("wrong", jax.jit(refuses), (argument,))
+    ended = []
+    with (
+        pytest.raises(InputError, match="this cannot be compiled"),
+        compiling_side_by_side([wrong, listed("right")]),
+    ):
+        ended.append(True)
+    assert ended
+
+
+def test_an_error_of_the_block_is_its_own_and_what_has_not_begun_is_dropped(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    begun, hold = threading.Event(), threading.Event()
+
+    def slow(x):
+        begun.set()
+        hold.wait()
+        return x
+
+    argument = jax.ShapeDtypeStruct((3,), jnp.float32)
+    programs = [Program("slow", jax.jit(slow), (argument,)), listed("dropped")]
+    with counted() as asked:
+        with pytest.raises(InputError, match="first"), compiling_side_by_side(programs):
+            begun.wait()
+            raise InputError("first")
+        hold.set()
+        time.sleep(0.2)
+    assert "dropped" not in asked.names
 
 
 PROGRAM = """

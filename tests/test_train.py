@@ -17,10 +17,10 @@ import pytest
 from cotjax import export
 from cotjax.errors import InputError
 from cotjax.evaluate import evaluate
-from cotjax.stages import completions
 from cotjax.stages.policy import PolicyStage
-from cotjax.stages.rewrite import RewriteStage
+from cotjax.stages.replay import ReplayStage
 from cotjax.stages.supervised import SupervisedStage
+from cotjax.student import generate as student_generate
 from cotjax.train import main as train
 from cotjax.training.checkpoint import Checkpoints
 from tests.tiny import SHAPE, flags, write_sevens, write_student
@@ -35,14 +35,10 @@ STAGES = {
         ["--stage=reconstruct", "--batch.sequence-length=96", "--optimizer.warmup-steps=0"],
     ),
     "rewrite": (
-        RewriteStage,
+        ReplayStage,
         [
-            *(
-                "--stage=rewrite",
-                "--rollout.max-prompt-tokens=64",
-                "--batch.size=2",
-                "--batch.sequence-length=64",
-            ),
+            *("--stage=rewrite", "--rollout.max-prompt-tokens=64"),
+            *("--batch.size=2", "--batch.sequence-length=64"),
             *("--mining.questions=6", "--mining.max-new-tokens=8", "--mining.batch-size=8"),
         ],
     ),
@@ -124,7 +120,7 @@ def assert_same_run(one, other, step=STEPS):
     assert position == other_position
     results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
     for result in results:
-        del result["seconds"], result["name"], result["programs"]
+        del result["seconds"], result["name"], result["programs"], result["parts"]
     assert results[0] == results[1]
 
 
@@ -141,7 +137,7 @@ def test_a_run_leaves_its_folder(world, stage):
     run, _ = world.run(stage)
     assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
-        "report.html",
+        *("report.html", "facts.json", "parts.json"),
     }
     assert (run / "mined.jsonl").exists() == (stage == "rewrite")
     config = tomllib.loads((run / "config.toml").read_text())
@@ -296,7 +292,7 @@ def refused(world, argv, capsys, monkeypatch):
     def generate(*arguments, **settings):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(completions, "generate", generate)
+    monkeypatch.setattr(student_generate, "generate", generate)
     assert world.train(argv)[0] == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said

@@ -3,7 +3,7 @@
     stage's defaults  <  --config FILE  <  flags
 
 Every bad value stops here, before anything compiles, with its key, its value and the fix. `whole`
-holds the sections, `stages` what a stage says of itself, `checks` what must agree.
+holds the sections, `stages` reads what a stage's class declares, `checks` holds what must agree.
 
 Example:
   >>> load(["--stage=grpo", "--name=demo", "--rollout.group-size", "4"]).rollout.group_size

@@ -1,4 +1,4 @@
-"""The sections of a run's settings that say what is trained on what: frozen dataclasses.
+"""The sections of a run's settings that say what is trained on which data: frozen dataclasses.
 
 The comment behind a field is its `--help` text; its type carries its range.
 """
@@ -131,7 +131,7 @@ class PolicyConfig:
     inner_updates: Count = 1  # Optimizer updates per batch of completions.
     micro_batch: Natural = 2  # Prompts per device and pass, like lengths together; 0 = all.
     refill: Natural = 0  # Extra rollouts a step to replace groups of equal rewards; 0 = keep those.
-    overlong: Literal["keep", "mask"] = "keep"  # mask = cut-off completions teach nothing.
+    overlong: Literal["keep", "mask"] = "keep"  # mask = cut-off completions add no loss.
     overlong_buffer: Natural = 0  # Tokens before the limit over which reward falls by 1; 0 = off.
 
 

@@ -23,10 +23,10 @@ EVERYWHERE = (
 
 @dataclasses.dataclass(frozen=True)
 class StageClass:
-    """What a stage's class says about itself; all but `from_config` is optional in a user's.
+    """What a stage's class declares; all but `from_config` is optional in a user's.
 
     Attributes:
-      name: for the reader.
+      name: as shown to the user.
       from_config: (config, mesh) to the stage.
       defaults: what it sets otherwise than `Config`, nested as in a file.
       reads: sections and keys that it reads beside `EVERYWHERE`.
@@ -80,7 +80,7 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
 
 
 def defaults_of(stage: Any, key: str = "stage") -> Config:
-    """The config of a stage that nobody has set anything of.
+    """The config of a stage at its defaults.
 
     Raises:
       InputError: see `stage_class`; or its defaults name a key that does not exist.

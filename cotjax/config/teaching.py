@@ -56,7 +56,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """The order of the data, and which teacher teaches when."""
+    """The order of the data, and the teachers' weights over a run."""
 
     examples: Natural = 4096  # Records taken from the source, to be ordered; 0 = all.
     difficulty: DifficultyName = "cot_steps"  # What makes a record hard; or your own function.
@@ -70,7 +70,7 @@ class CurriculumConfig:
     advance_accuracy: Share = 0.7  # Policy stages: mean accuracy that opens the next bucket.
     advance_window: Count = 4  # Steps of that mean.
     advance_after: Natural = 0  # Steps after which the next bucket opens anyway; 0 = never.
-    schedule: ScheduleName = "step"  # Which teacher teaches when; or your own function.
+    schedule: ScheduleName = "step"  # The teachers' weights over a run; or your own function.
     mixing: Literal["probability", "logit"] = "probability"  # Where two teachers are averaged.
     teacher_weights: tuple[float, ...] = ()  # For schedule "fixed"; they sum to 1.
     check_every: Count = 10  # Steps between the measurements of schedule "adaptive".
@@ -88,9 +88,9 @@ class RationalesConfig:
 
     writer: Literal["data", "model", "server"] = "data"  # The data, model.path, or a server.
     url: str = ""  # Address of an OpenAI-compatible server, up to and with /v1.
-    model: str = "default"  # The name that the server knows.
+    model: str = "default"  # Name of the model on the server.
     key_variable: str = "TEACHER_API_KEY"  # Environment variable that holds the key, if any.
-    questions: Count = 1000  # Training records that it is asked for.
+    questions: Count = 1000  # Training records that get a rationale.
     attempts: Count = 1  # Answers per question; the first right one is kept.
     temperature: NotNegative = 0.7  # Of the answers; a model's first one is greedy.
     max_new_tokens: Count = 512  # Longest answer, in tokens.

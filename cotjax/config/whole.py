@@ -75,8 +75,8 @@ class Config:
           **settings: top-level keys, and sections as dicts.
 
         Returns:
-          the stage's defaults with these settings over them; its name says stage and time unless
-          one is given.
+          the stage's defaults with these settings over them; its name is stage and time unless one
+          is given.
 
         Example:
           >>> Config.for_stage("grpo", steps=60, rollout={"group_size": 4}).rollout.group_size

@@ -90,8 +90,8 @@ def teacher_weights(
         cosine   ½ (1 + cos(π d_k)),       d_k cut at 1
 
     Args:
-      progress: share of training done, cut to [0, 1]; may be traced. In stage m of M, m = 1 … M,
-        give m / M, so that stage m of `step` is taught by teacher ⌈mN/M⌉.
+      progress: share of training done, cut to [0, 1]; may be traced. In bucket m of M, m = 1 … M,
+        give m / M, so that bucket m of `step` has teacher ⌈mN/M⌉.
       num_teachers: N ≥ 1.
       kind: `step`, `linear` or `cosine`.
 

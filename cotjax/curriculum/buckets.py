@@ -1,7 +1,7 @@
 """The buckets of a curriculum: which examples each step draws from, in an order fixed by the seed.
 
 Which example comes when is a function of (seed, bucket, place) alone, so two numbers are enough to
-resume, and every choice of teachers sees the same data.
+resume, and runs with other teachers see the same data.
 """
 
 from collections.abc import Callable, Sequence

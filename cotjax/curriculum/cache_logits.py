@@ -100,7 +100,7 @@ class Written:
 
 
 def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
-    """Writes the logits of the schedule's teachers for the examples of the buckets they teach.
+    """Writes the scheduled teachers' logits, each for the buckets in which it has weight.
 
     A shard is a part of a bucket and a teacher; processes divide them among each other, and those
     that are there stay.

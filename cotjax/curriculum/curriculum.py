@@ -45,7 +45,7 @@ class Curriculum:
         self._rows: BucketRows | None = None
 
     def prepare(self, params: Any, step: int) -> None:
-        """Sorts the examples before the first step, and the rest of them again if asked to.
+        """Sorts the examples before the first step, and later ones again with `rescore`.
 
         Args:
           params: the student's.
@@ -62,7 +62,7 @@ class Curriculum:
             self._open(self._sorted_again(params, bucket))
 
     def _sorted_again(self, params: Any, turn: int) -> np.ndarray:
-        """Buckets in which those that are still to come hold what is now easy and now hard."""
+        """The buckets, of which those that are still to come are sorted anew."""
         curriculum, bucket = self._config.curriculum, self.bucket.copy()
         coming = np.arange(turn, curriculum.buckets)
         if curriculum.direction == "hard_first":
@@ -99,7 +99,7 @@ class Curriculum:
         return bucket_starts(self.rows.pools, self._config.steps)
 
     def bucket_at(self, step: int) -> int:
-        """Whose turn it is at a step; 0 is the first in the order of training."""
+        """The bucket of a step; 0 is the first in the order of training."""
         return int(np.searchsorted(self._starts(), step, side="right")) - 1
 
     def next_rows(self, step: int) -> tuple[TokenBatch, list[Span]]:

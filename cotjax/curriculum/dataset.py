@@ -35,7 +35,7 @@ class DistillDataset:
     Args:
       config: of the run.
       mesh: of the run.
-      student: who learns.
+      student: the model that is trained.
 
     Raises:
       InputError: as `load_records`, or fewer examples than buckets.
@@ -84,7 +84,7 @@ class DistillDataset:
             )
 
     def manifest(self, teachers: TeacherPool) -> Manifest:
-        """What a logit cache for this run is made of; the curriculum has sorted its examples."""
+        """The manifest of a logit cache for this run, whose examples are sorted by now."""
         settings = self.config.teachers
         data = hashlib.sha256(self.curriculum.bucket.astype("<i8").tobytes())
         for index in range(len(self.records)):

@@ -1,4 +1,4 @@
-"""How hard examples are: for a reader of their solutions, or for the student itself."""
+"""How hard examples are, by their solutions or by the student's loss and pass rate."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ class Difficulty:
     Args:
       config: of the run.
       mesh: of the run.
-      student: whose loss and pass rate count.
+      student: the model whose loss and pass rate count.
       rows: scored at once.
       length: tokens a row, which every example must fit; 0 = as long as the longest needs.
     """

@@ -117,8 +117,8 @@ def prompt_stream(
       config: of the run.
       tokenizer: of the student.
       train: records.
-      prompt: a bucket's progress to what it asks: 0 for the first of several, 1 for the last.
-      measure: how hard records are; asked only if there are several buckets.
+      prompt: a bucket's progress (0 for the first of several, 1 for the last) to its prompts.
+      measure: how hard records are; called only if there are several buckets.
 
     Raises:
       InputError: fewer records than buckets, or buckets of a mixture.

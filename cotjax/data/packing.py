@@ -18,7 +18,7 @@ PADDING = -1  # instead of an example
 def pack(
     examples: Sequence[dict[str, np.ndarray]], *, length: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Packs whole examples into rows, longest first, each where it leaves the least room.
+    """Packs whole examples into rows, longest first, each where it leaves the least space.
 
     Args:
       examples: equal-length `tokens`, `targets`, `weight` of each.
@@ -30,19 +30,19 @@ def pack(
     """
     sizes = [len(example["tokens"]) for example in examples]
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free, row), ascending
+    space: list[tuple[int, int]] = []  # (free, row), ascending
     for index in sorted(rng.permutation(len(sizes)).tolist(), key=lambda i: -sizes[i]):
         size = sizes[index]
-        place = bisect.bisect_left(room, (size, -1))
-        if place == len(room):
+        place = bisect.bisect_left(space, (size, -1))
+        if place == len(space):
             free, row = length, len(rows)
             rows.append([])
         else:
-            free, row = room.pop(place)
+            free, row = space.pop(place)
         rows[row].append(index)
         if free > size:
-            bisect.insort(room, (free - size, row))
-    # Rows are filled from the longest examples on, so their order must not tell.
+            bisect.insort(space, (free - size, row))
+    # Rows are filled from the longest examples on, so they are shuffled.
     return _lay([rows[row] for row in rng.permutation(len(rows))], examples, sizes, length)
 
 
@@ -86,8 +86,8 @@ class Span:
 
 
 def first_fit(free: list[int], size: int) -> list[int]:
-    """The first row with room, as a list of at most one; it has less room afterwards."""
-    row = [row for row, room in enumerate(free) if room >= size][:1]
+    """The first row with space, as a list of at most one; it has less space afterwards."""
+    row = [row for row, space in enumerate(free) if space >= size][:1]
     for one in row:
         free[one] -= size
     return row
@@ -96,7 +96,7 @@ def first_fit(free: list[int], size: int) -> list[int]:
 def pack_in_order(
     examples: Sequence[tuple[int, Example]], rows: int, length: int
 ) -> tuple[TokenBatch, list[Span]]:
-    """Puts each example into the first row with room for it; those that fit in none are left out.
+    """Puts each example into the first row with space for it; those that fit in none are left out.
 
     Args:
       examples: index and arrays of each.

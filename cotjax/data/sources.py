@@ -22,7 +22,7 @@ Rows = Iterable[tuple[str, Any]]
 
 
 class Records(Source, Protocol):
-    """A source that a stage trains on, and what a stage may ask of it beside its records."""
+    """A source that a stage trains on, and what it offers a stage beside its records."""
 
     @property
     def parts(self) -> "tuple[tuple[Source, float], ...]":
@@ -39,7 +39,7 @@ class Records(Source, Protocol):
 
 
 class OneSource:
-    """What a source answers that is no mixture and makes its records one by one."""
+    """`Records` of a source that is no mixture and makes its records one by one."""
 
     @property
     def parts(self) -> tuple[tuple[Any, float], ...]:
@@ -52,7 +52,7 @@ class OneSource:
         return Subset(own, np.asarray(chosen, int))
 
     def checked(self, check: Callable[[list[Record]], list[Record]]) -> Any:
-        """Itself: there are too many records to look at each."""
+        """Itself: there are too many records to check each."""
         del check
         return self
 

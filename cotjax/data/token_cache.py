@@ -62,7 +62,7 @@ def _pieces(text: str, cut: TokenSlice | None) -> list[str]:
 
 
 class _Known(dict[str, bytes]):
-    """Texts to their ids as bytes, made when they are first asked for."""
+    """Texts to their ids as bytes, made when they are first needed."""
 
     def __init__(self, make: Callable[[str], bytes]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class TokenCache:
     """A tokenizer that remembers; its `encode` gives exactly what the tokenizer's does.
 
     Args:
-      tokenizer: what it asks; `encode`, `eos_token_id`, `pad_token_id`.
+      tokenizer: the one that it calls; `encode`, `eos_token_id`, `pad_token_id`.
     """
 
     def __init__(self, tokenizer: Any) -> None:

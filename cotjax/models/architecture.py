@@ -1,4 +1,4 @@
-"""What a decoder looks like: sizes and options, all of them static."""
+"""The shape of a decoder: sizes and options, all of them static."""
 
 import dataclasses
 from typing import Literal
@@ -39,7 +39,7 @@ class Architecture:
       post_norms: attention and MLP have a norm behind them too (Gemma 2 and 3).
       query_scalar: attention scores are divided by its root; 0 = head_dim.
       attention_softcap: c in c · tanh(score / c); 0 = none (Gemma 2).
-      logit_softcap: likewise for the logits; whoever computes logits applies it (Gemma 2).
+      logit_softcap: likewise for the logits; the head applies it (Gemma 2).
       layer_types: "sliding_attention" or "full_attention" for each layer; () = all full.
       sliding_window: what a query of a sliding layer sees, itself included, in tokens.
       local_rope: rotary positions of sliding layers; None = as the others (Gemma 3).

@@ -1,9 +1,9 @@
-"""Who may attend to whom: one small class per shape of computation.
+"""Which token attends to which: one small class per shape of computation.
 
-The transformer is written once and asks an `Attend` for the mixing of tokens. Training on plain
+The transformer is written once and calls an `Attend` to mix tokens. Training on plain
 sequences, training on a prompt shared by its G completions, prefilling and decoding differ only
-in which `Attend` they pass. How scores are computed and how far a layer looks back is the layer's
-business: it hands over a `Scoring`.
+in which `Attend` they pass. How scores are computed and how far back a layer sees belongs to the
+layer, which passes a `Scoring`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from cotjax.models import flash, kv_cache
 from cotjax.models.attention_scores import EVERYTHING, Scoring
 from cotjax.models.kv_cache import Kept
 
-LONG = 256  # tokens; a shorter row is one block, which compiles sooner
+LONG = 256  # tokens; a shorter row is one block, which compiles faster
 
 
 class Attend(Protocol):
@@ -51,7 +51,7 @@ def _distance(query: Int[Array, " Q"], key: Int[Array, " S"]) -> Int[Array, "Q S
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
-    """Token s sees token s' <= s of its own segment, as far back as the layer looks.
+    """Token s sees token s' <= s of its own segment, as far back as the layer's window.
 
     A segment's tokens are neighbours, so distances in the row are distances in the text.
 
@@ -207,7 +207,7 @@ class DecodeShared:
     Attributes:
       prompt_mask: [B, P].
       filled: [B] how many tokens the completions of each prompt already have in their own cache; a
-        scalar where all prompts' have equally many, so that no device asks another how many.
+        scalar where all prompts' have equally many, so that devices need not exchange it.
       clock: scalar, the column of the own cache where the new token goes, for all alike.
       placement: on which mesh.
 
@@ -266,7 +266,7 @@ class DecodeShared:
             start += size
         _, total, values = mixed
         out = jnp.moveaxis((values / total).astype(value.dtype), 2, 1)
-        # Head by head, so that devices that split heads need not ask each other.
+        # Head by head, so that devices that split heads exchange nothing.
         out = jnp.where(finite.all(axis=3)[..., None, None], out, jnp.nan)
         return out.reshape(batch, group, heads, width), (prompt_key, prompt_value, written)
 

@@ -1,4 +1,4 @@
-"""How a layer scores a key, and how far it looks back; whoever attends is handed this."""
+"""How a layer scores a key, and how far back it sees; every `Attend` is given one."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How a layer scores a key, and which distances it looks back; static.
+    """How a layer scores a key, and how far back it sees; static.
 
         score = scale · q·k;  with a soft cap c, score = c · tanh(scale · q·k / c)
 
@@ -41,7 +41,7 @@ class Scoring:
         return jnp.matmul(a, b, preferred_element_type=self.dtype)
 
     def sees(self, distance: Int[Array, "*Q S"]) -> Bool[Array, "*Q S"]:
-        """Whether a query looks back so many tokens; a negative distance lies ahead."""
+        """Whether a query sees a key so many tokens back; a negative distance lies ahead."""
         seen = distance >= 0
         return seen & (distance < self.window) if self.window else seen
 

@@ -1,4 +1,4 @@
-"""Softmax attention over several sets of keys, whose backward pass remembers no scores.
+"""Softmax attention over several sets of keys, whose backward pass stores no scores.
 
 Scores [.., Q, S] are the largest arrays of a short-headed model, and each pass over them costs
 memory traffic. Forward, every set of keys is walked on its own and merged by its largest score and
@@ -23,7 +23,7 @@ NEGATIVE = -1e30  # finite, so that a query with nothing to attend to stays fini
 
 
 class Keys(NamedTuple):
-    """What queries [B, K, G, R, Q, D] look at: R share a key head, G share the keys of a batch row.
+    """What queries [B, K, G, R, Q, D] see: R share a key head, G share the keys of a batch row.
 
     Attributes:
       key: [B, K, D, S] seen by all G, or [B, K, G, D, S].

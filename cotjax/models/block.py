@@ -52,7 +52,7 @@ class Formats:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gated(activation: str, gate: Array, up: Array) -> Array:
-    """activation(gate) · up, whose backward pass remembers `gate` and `up` and nothing else.
+    """activation(gate) · up, whose backward pass stores `gate` and `up` and nothing else.
 
     Both gradients are written out before the matrix products that read them, twice each: a
     compiler that instead computed them again for each reader spent a quarter of an update on a CPU

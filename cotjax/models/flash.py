@@ -1,8 +1,9 @@
 """Attention by JAX's own TPU kernel (splash attention): scores exist block by block only.
 
-Who may attend to whom is a static mask over the places of a row, which lets the kernel pass over
-blocks that nobody sees, and a segment number per token, known at run time, for padding and packed
-examples. Compiled for TPUs; on other machines the kernel is interpreted, which is slow and exact.
+Which token attends to which is given twice: by a static mask over the places of a row, which lets
+the kernel pass over blocks that no query sees, and by a segment number per token, known at run
+time, for padding and packed examples. Compiled for TPUs; on other machines the kernel is
+interpreted, which is slow and exact.
 """
 
 from typing import Any
@@ -65,7 +66,7 @@ def shared_prompt(
 def shared_prompt_mask(
     num_prompt: int, group_size: int, length: int, scoring: Scoring
 ) -> Bool[np.ndarray, "S S"]:
-    """Who sees whom in a row `prompt (P) | completion 1 (T) | … | completion G (T)`."""
+    """Which token sees which in a row `prompt (P) | completion 1 (T) | … | completion G (T)`."""
     own = np.arange(group_size * length)
     part = np.concatenate([np.zeros(num_prompt, int), 1 + own // length])
     place: Any = np.concatenate([np.arange(num_prompt), num_prompt + own % length])

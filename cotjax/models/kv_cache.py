@@ -34,7 +34,7 @@ class Kept(NamedTuple):
 def keep(x: Array, dtype: Any, *, axis: int) -> Kept:
     """Puts keys or values into the format of a cache.
 
-    A NaN or an infinity makes the token's scale one, so that whoever attends to it sees it.
+    A NaN or an infinity makes the token's scale one, so that queries that attend to it get it too.
 
     Args:
       x: keys [*N, D, S] or values [*N, S, D].

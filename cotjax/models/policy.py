@@ -5,7 +5,7 @@
     prefill      prompts -> what a decoder needs to continue them
     decode       one more token for each completion
 
-All return hidden states, not logits: whoever needs logits takes the `head`, in chunks when the
+All return hidden states, not logits: callers that need logits take the `head`, in chunks when the
 vocabulary is large.
 """
 

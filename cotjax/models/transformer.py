@@ -101,7 +101,7 @@ class Transformer(nnx.Module):
         Args:
           tokens: [B, S] ids.
           positions: [B, S] rotary positions.
-          attend: who sees whom, and what the cache holds.
+          attend: which token sees which, and what the cache holds.
           caches: None, or per layer what `attend` takes: a list (layers are unrolled, which is
             what a decoding loop wants) or leaves with a leading layer axis (layers are scanned).
           layers: what `turned` gave, where `caches` is a list; None cuts the stacked ones here.

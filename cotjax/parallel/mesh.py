@@ -46,7 +46,7 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
 
 
 def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, *, devices: list | None = None) -> Mesh:
-    """A mesh over the devices, neighbours where the axes talk most (tensor, then fsdp).
+    """A mesh over the devices, neighbours along the axes that communicate most (tensor, then fsdp).
 
     Args:
       data: copies of the model.

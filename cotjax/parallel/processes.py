@@ -1,8 +1,8 @@
-"""Several processes of one run: who is there, what each feeds, what all of them must know.
+"""Several processes of one run: how they meet, which rows each feeds, what they exchange.
 
 All run the same program on the same config, so what is drawn and decided on a host is the same in
-each. Rows of a batch are fed, and their texts judged, by the process whose devices hold them; files
-are written by the first.
+each. The process whose devices hold rows of a batch feeds them and judges their texts; the
+first process writes the files.
 """
 
 import json
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from cotjax.parallel.sharding import batched
 
-# Variables by which a launcher says that there are several processes, and whether a value does.
+# Variables by which a launcher announces several processes, and whether a value does.
 _SAYS = {
     "JAX_COORDINATOR_ADDRESS": bool,
     "MEGASCALE_COORDINATOR_ADDRESS": bool,
@@ -27,7 +27,7 @@ _SAYS = {
 
 
 def join() -> None:
-    """Meets the other processes, if a launcher's environment says that there are any.
+    """Meets the other processes, if a launcher's environment announces any.
 
     `jax.distributed` finds them under Slurm, Open MPI, on GKE and on TPU pods; elsewhere set
     JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call
@@ -44,12 +44,12 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks; does not use JAX if it is alone."""
+    """Whether this process writes files and prints; does not use JAX if it is alone."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Until every process is here; does not use JAX if this one is alone."""
+    """Waits for every process; does not use JAX if this one is alone."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices(name)
 

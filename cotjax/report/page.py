@@ -193,8 +193,8 @@ def _value(row: Row, values: dict[str, float]) -> str:
 
 def _change(row: Row, before: float, after: float) -> str:
     gain = row.better * (after - before)
-    look = "good" if gain > 0 else "bad" if gain < 0 else ""
-    return f'<td class="number {look}">{row.change(before, after).replace("-", "−")}</td>'
+    style = "good" if gain > 0 else "bad" if gain < 0 else ""
+    return f'<td class="number {style}">{row.change(before, after).replace("-", "−")}</td>'
 
 
 def _span(row: Row, before: dict[str, float], after: dict[str, float]) -> str:
@@ -275,8 +275,8 @@ def _side(label: str, line: dict[str, Any] | None) -> str:
     ]
     shown = "".join(f"<span>{html.escape(fact).replace('-', '−')}</span>" for fact in facts)
     if "correct" in parts:
-        look, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
-        shown = f'<span class="{look}">{word}</span>{shown}'
+        style, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
+        shown = f'<span class="{style}">{word}</span>{shown}'
     return (
         f'<div class="side"><header><b>{label}</b>{shown}</header>'
         f'<div class="text">{html.escape(line["completion"])}</div></div>'

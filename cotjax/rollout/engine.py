@@ -5,7 +5,7 @@ drawing a token is compiled once, in the loop.
 
 Work is cut into jobs, a job being R completions of one prompt, which share its cache. S slots
 decode a job each. With a slot for every job, each prompt's cache lies where prefill left it
-(static mode); with fewer slots, whichever ends takes the next job inside the compiled loop
+(static mode); with fewer slots, a slot that ends takes the next job inside the compiled loop
 (refill), so that short completions do not wait for long ones. Near the end, when no job waits and
 most slots are idle, the few that live move into a narrower loop.
 
@@ -13,7 +13,7 @@ All rows write the same column of a ring of T columns at the same time: a row th
 sees the n columns before that one, whenever it began.
 
 A mesh that splits the batch over L devices has L lanes, each with jobs, slots and a queue of its
-own: nothing but the question whether anyone is still alive crosses devices.
+own: nothing but whether any row is still live crosses devices.
 """
 
 import dataclasses
@@ -218,7 +218,7 @@ class Engine:
     def _advance(
         self, hidden: Array, slots: _Slots, queue: Array, written: _Written
     ) -> tuple[_Slots, Array, _Written]:
-        """Draws a token for every row, writes it down, and hands ended slots their next job."""
+        """Draws a token for every row, stores it, and gives ended slots their next job."""
         plan, settings = self.plan, self.settings
         token, logp, entropy = self._draw(hidden, slots)
         finite = jnp.isfinite(logp) & jnp.isfinite(entropy)

@@ -1,4 +1,4 @@
-"""A rollout before it runs: what it asks of a model, how it samples, how work is divided."""
+"""A rollout before it runs: what it needs of a model, how it samples, how work is divided."""
 
 import dataclasses
 from collections.abc import Callable

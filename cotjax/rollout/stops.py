@@ -82,7 +82,7 @@ def _byte_table(stops: Sequence[bytes]) -> Int[np.ndarray, "A 256"]:
     table = np.zeros((len(children), 256), np.int64)
     longest_suffix = {0: 0}  # of each prefix, the longest other one that ends as it does
     queue = [0]
-    for state in queue:  # by length, so that every suffix is complete before it is asked for
+    for state in queue:  # by length, so that every suffix is complete before it is needed
         fall = longest_suffix[state]
         whole |= {state} if fall in whole else set()
         if state:

@@ -40,8 +40,8 @@ class Parts:
             "jax": jax.__version__,
             "machine": machine(),
         }
-        step = self._earlier[-1]["last_step"] if self._earlier else 0
-        self.write(step, step)
+        if not self._earlier:  # else the checkpoint may yet refuse this part
+            self.write(0, 0)
 
     def write(self, first_step: int, last_step: int) -> None:
         """Writes how far this part has come.

@@ -27,7 +27,7 @@ class BaseStage:
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns.
+      student: the model that is trained.
       held_out: what it is evaluated on.
 
     Attributes:

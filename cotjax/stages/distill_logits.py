@@ -49,7 +49,7 @@ class Work:
       batch: rows of the data's or the student's text.
       outputs: the teachers' for them.
       alpha: share of cross-entropy in the loss.
-      own: 1 if the student wrote the text, else 0.
+      own: 1 if the student sampled the text, else 0.
       dropout_key: None without dropout.
     """
 

@@ -5,7 +5,7 @@
     rule "question" no steps are shown
 
 Where nothing would be left to write (n = 1) or nothing is shown (all masked), the prompt is the
-question alone, which is how every evaluation asks.
+question alone, as in every evaluation.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class PolicyStage(BaseStage):
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns; its start is the reference.
+      student: the model that is trained; its start is the reference.
       held_out: what it is evaluated on.
       data: opens the stream of prompts; see `prompt_stream`.
       data_programs: what that compiles.

@@ -54,7 +54,7 @@ class ReplayStage(PolicyStage):
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns.
+      student: the model that is trained.
       train: records, among which failures are mined.
       held_out: what it is evaluated on.
       prompt: a record to its prompt.
@@ -111,7 +111,7 @@ class ReplayStage(PolicyStage):
         return (*mined, *super().programs(), *(replayed if config.rewrite.internalize else ()))
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Mines the failures, or takes every record; says what it found.
+        """Mines the failures, or takes every record; returns what it found as sentences.
 
         Raises:
           InputError: nothing is left to rewrite.

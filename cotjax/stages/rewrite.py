@@ -3,7 +3,7 @@
     mine failures -> show question and teacher's rationale -> policy loss on the rewrite's reward
                   -> replay accepted rewrites as targets of the question alone
 
-The replay is what makes the knowledge stick where no teacher's text is shown.
+The replay keeps what was learned where no teacher's text is shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Rewrite:
     """A policy stage on mined failures, which replays the rewrites that it accepts."""
 
     defaults: dict[str, Any] = {
-        "steps": 4,  # few are right, by skipped steps often; 20 unlearn the others, see RESULTS.md
+        "steps": 4,  # few rewrites are right, and 20 steps harm the student, see RESULTS.md
         "rollout": {"max_prompt_tokens": 320},
         "batch": {"sequence_length": 256},
         "mining": {"questions": 1024, "max_new_tokens": 256},

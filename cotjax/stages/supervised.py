@@ -102,11 +102,11 @@ class SupervisedStage(BaseStage):
     Args:
       config: of the run.
       mesh: devices.
-      student: what learns.
+      student: the model that is trained.
       train: records.
       held_out: what it is evaluated on.
       encode: a record to a row; see `supervised_batches`.
-      notes: what a reader should know.
+      notes: one sentence each, for the run's log.
     """
 
     columns = COLUMNS

@@ -146,11 +146,11 @@ def complete(
     """Judged completions of records; `settings.group_size` for each, batch by batch.
 
     Args:
-      student: who writes.
+      student: the model that samples.
       config: of the run.
       mesh: of the run.
       params: what is trained of the student.
-      records: the problems, each asked by its question alone.
+      records: the problems; each prompt is the question alone.
       settings: how to sample.
       completions: how many are decoded at once; a multiple of the group, or the next below it.
       key: of the random numbers; None: that of all evaluations of all runs, so that differences

@@ -74,7 +74,7 @@ class RolloutGroups:
         )
 
     def metrics(self) -> dict[str, float]:
-        """What the completions of a step say about the student."""
+        """Metrics of the student from the completions of a step."""
         flat = [one for group in self.judged for one in group]
         return {
             "accuracy": float(np.mean([one.parts["correct"] for one in flat])),
@@ -99,7 +99,7 @@ class RolloutGroups:
 
         Args:
           advantage: [B, G].
-          counts: [B, G] False where a completion teaches nothing.
+          counts: [B, G] False where a completion adds no loss.
           prompts: of a micro-batch.
           longest: T of the longest micro-batch, in tokens.
           pad_id: stands for what made a logit NaN: it would make one in the trainer too, and

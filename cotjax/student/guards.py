@@ -1,4 +1,4 @@
-"""Guards: each looks for one accident that ruins a run in silence, and names it.
+"""Guards: each checks for one accident that ruins a run in silence, and names it.
 
 A guard takes what really goes into the model or comes out of it, and returns sentences, none if
 all is well.
@@ -15,7 +15,7 @@ from cotjax.student.records import solution
 from cotjax.training.evaluation import JudgedCompletion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
-SURE = 2.0  # nats a completion; below, equal completions are a sure student's, not an accident
+SURE = 2.0  # nats a completion; below, a peaked distribution explains equal completions
 
 
 def leak_guard(
@@ -53,10 +53,10 @@ def _squeezed(text: str) -> str:
 
 
 def no_signal(judged: Sequence[Sequence[JudgedCompletion]]) -> tuple[str, ...]:
-    """Finds batches that teach nothing: equal rewards have zero advantage.
+    """Finds batches without gradient: equal rewards have zero advantage.
 
-    Says why, if it can: completions of at most one token, groups that the limit cut off, groups
-    without a right answer.
+    Names the cause where it can: completions of at most one token, groups that the limit cut off,
+    groups without a right answer.
     """
     flat = [one for group in judged for one in group]
     found = []

@@ -32,7 +32,7 @@ def outcome(attempts: Sequence[JudgedCompletion]) -> Outcome:
     """What the attempts at one question amount to.
 
     One right attempt solves it. Else it failed, if an attempt came to its end: attempts that the
-    limit cut off say nothing, and a question with no other kind is neither.
+    limit cut off decide nothing, and a question with no other kind is neither.
     """
     if any(one.parts["correct"] for one in attempts):
         return "solved"
@@ -56,7 +56,7 @@ class Mined:
     cut: int
 
     def __str__(self) -> str:
-        """A sentence for the run's reader."""
+        """A sentence for the run's log."""
         return (
             f"Mining: of {self.outcomes.total()} questions {self.outcomes['solved']} are solved, "
             f"{self.outcomes['failed']} are persistent failures and "

@@ -25,7 +25,7 @@ class Use:
     """One of the ways in which a run samples.
 
     Attributes:
-      name: for the reader.
+      name: as shown to the user.
       settings: of the sampler.
       prompts: how many in one call.
       width: tokens that prompts are padded to.
@@ -73,7 +73,7 @@ def _prompt_key(config: Config) -> str:
 
 
 def check_fits(student: LoadedPolicy, mesh: Mesh, *uses: Use) -> tuple[str, ...]:
-    """Says how large the caches of each use are; nothing is allocated.
+    """One sentence per use on the size of its caches; nothing is allocated.
 
     Raises:
       InputError: prompt and completion exceed the model's context, or a cache the memory that a
@@ -129,7 +129,7 @@ def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> st
     """One sentence on the caches of a use.
 
     Args:
-      student: who samples.
+      student: the model that samples.
       use: how.
       devices: over how many the caches are split.
       free: bytes that each has left.

@@ -1,4 +1,4 @@
-"""What a completion earns: decoded, rewarded, and told to the other processes of the run."""
+"""The rewards of completions: decoded, judged, and gathered over the processes of the run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +145,7 @@ def judge_own(
     rollout: Rollout,
     reward: RewardFn = solve_reward,
 ) -> list[list[JudgedCompletion]]:
-    """`judge`, for which each process takes the rows that it owns and tells the others.
+    """`judge`, for which each process judges the rows that it owns; the results are gathered.
 
     Raises:
       PluginError: see `judge`; in every process, if it was raised in one.

@@ -1,1 +1,1 @@
-"""Models, servers and texts that teach: who they are, what they give, and when."""
+"""The teachers: models, servers and texts; what they give a loss, and their schedule."""

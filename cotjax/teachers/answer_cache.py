@@ -1,6 +1,6 @@
-"""Answers that were paid for, on disk: a JSON line each, keyed by the hash of its request.
+"""Answers of a server, on disk: a JSON line each, keyed by the hash of its request.
 
-Only one run writes a cache at a time. A line that a crash cut off, or that somebody damaged, is
+Only one run writes a cache at a time. A line that a crash cut off, or that is damaged, is
 counted and kept in a file beside it; the others serve.
 """
 
@@ -83,7 +83,7 @@ class AnswerCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets another run have it."""
+        """Unlocks it for other runs."""
         self._file.close()
         self._lock.close()
 

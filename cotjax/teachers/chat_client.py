@@ -22,11 +22,11 @@ class ServerFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """How a server is asked.
+    """How requests to a server are made.
 
     Attributes:
       url: up to and with /v1.
-      model: the name that the server knows.
+      model: its name on the server.
       key_variable: environment variable with the key; none is sent if it is not set.
       temperature: 0 is greedy.
       max_new_tokens: of an answer.
@@ -48,7 +48,7 @@ class ServerSettings:
 
 
 class ChatServer:
-    """Asks a server, and never twice the same.
+    """Requests answers of a server, none of them twice.
 
     Args:
       settings: how.
@@ -67,14 +67,14 @@ class ChatServer:
         self.asked = self.cached = 0
 
     def answer(self, prompt: str, *, attempt: int = 0) -> str:
-        """What the teacher says to a prompt.
+        """The server's answer to a prompt.
 
         Args:
           prompt: one message of the user.
           attempt: number of the answer, for several to one prompt; it is the request's seed.
 
         Raises:
-          ServerFailed: no answer after every retry; asking later may work.
+          ServerFailed: no answer after every retry; a later run may get one.
           InputError: the server refuses such requests (wrong key, unknown model or path).
         """
         settings = self._settings

@@ -51,7 +51,7 @@ def make_distill_loss(config: Config, student: LoadedPolicy, vocab_size: int) ->
 
     Args:
       config: of the run.
-      student: who learns.
+      student: the model that is trained.
       vocab_size: tokens that all models have in common.
     """
     policy = student.policy

@@ -1,6 +1,6 @@
 """Teachers' logits on disk: the K likeliest tokens of each target position, and the rest's mass.
 
-    manifest.json                        what the store was made of; training compares every entry
+    manifest.json                        what the cache was made of; training compares every entry
     t<teacher>-b<bucket>-<part>.array_record   one record per example
     t<teacher>-b<bucket>-<part>.json           its examples, size and numbers; written last
 
@@ -22,12 +22,12 @@ import numpy as np
 from cotjax.errors import InputError
 
 StoreDtype = Literal["float16", "uint8"]
-FLOOR = -24.0  # nats; what one byte can say of a log-probability ends here
+FLOOR = -24.0  # nats; the least log-probability that one byte can hold
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a store was made of.
+    """What a cache was made of.
 
     Attributes:
       tokenizer: hash of the common vocabulary.
@@ -56,9 +56,9 @@ _REMEDY = {
     "template": "set data.prompt as it was",
     "data": "set [data], [curriculum] and seed as they were",
     "vocab_size": "take the student that it was made for",
-    "top_k": "set teachers.top_k to the store's",
-    "temperature": "set distill.temperature to the store's, with temperature_schedule = constant",
-    "dtype": "set teachers.cache_dtype to the store's",
+    "top_k": "set teachers.top_k to the cache's",
+    "temperature": "set distill.temperature to the cache's, with temperature_schedule = constant",
+    "dtype": "set teachers.cache_dtype to the cache's",
     "teachers": "set teachers.paths to those that wrote it",
 }
 
@@ -118,7 +118,7 @@ def to_bytes(example: int, logits: TopKLogits, *, vocab_size: int, dtype: StoreD
 def from_bytes(
     record: bytes, *, vocab_size: int, top_k: int, dtype: StoreDtype
 ) -> tuple[int, TopKLogits]:
-    """The example of a record and what was logits.
+    """The example of a record, and its logits.
 
     Rounded probabilities are scaled so that they and the rest sum to 1.
     """
@@ -148,11 +148,11 @@ class StoreWriter:
     """Writes shards; each is there whole or not at all, and one that is there is not made again.
 
     Args:
-      folder: of the store.
+      folder: of the cache.
       manifest: what it is made of.
 
     Raises:
-      InputError: the folder holds another store.
+      InputError: the folder holds another cache.
     """
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
@@ -175,7 +175,7 @@ class StoreWriter:
 
         Args:
           name: see `shard_name`.
-          logits: examples and what is logits about each.
+          logits: examples, each with its logits.
           numbers: further ones to keep, complete when `logits` has ended.
 
         Returns:
@@ -201,15 +201,15 @@ class StoreWriter:
 
 
 class LogitStore:
-    """Reads what teachers logits.
+    """Reads the logits of teachers.
 
     Args:
-      folder: of the store.
+      folder: of the cache.
       expected: what it must have been made of.
-      pairs: (bucket, teacher) that will be asked for.
+      pairs: (bucket, teacher) that will be read.
 
     Raises:
-      InputError: no store, one of something else, a shard that is cut off, or a missing pair.
+      InputError: no cache, one of something else, a shard that is cut off, or a missing pair.
     """
 
     def __init__(
@@ -218,12 +218,11 @@ class LogitStore:
         self.manifest = check_manifest(folder, expected)
         self.entries: list[dict[str, Any]] = []
         self._where: dict[tuple[int, int], tuple[Any, int]] = {}
-        self._readers: dict[str, Any] = {}
         for bucket, teacher in sorted(pairs):
             found = sorted(folder.glob(f"t{teacher}-b{bucket}-*.json"))
             if not found:
                 raise InputError(
-                    f"{folder}: holds nothing of teacher {teacher + 1} about bucket {bucket + 1}, "
+                    f"{folder}: holds no logits of teacher {teacher + 1} for bucket {bucket + 1}, "
                     "which the schedule needs. Run python -m cotjax.cache_logits with this config."
                 )
             for path in found:
@@ -245,7 +244,7 @@ class LogitStore:
             self._where[teacher, example] = reader, number
 
     def read(self, teacher: int, example: int) -> TopKLogits:
-        """What a teacher logits about the counted positions of an example."""
+        """A teacher's logits at the counted positions of an example."""
         reader, number = self._where[teacher, example]
         (record,) = reader.read([number])
         manifest = self.manifest
@@ -257,7 +256,7 @@ class LogitStore:
 
 
 def check_manifest(folder: pathlib.Path, expected: Manifest) -> Manifest:
-    """The manifest of a store, which must be as expected.
+    """The manifest of a cache, which must be as expected.
 
     Raises:
       InputError: there is none, or an entry differs.

@@ -41,7 +41,7 @@ class PolicyTerm:
     Args:
       config: of the run.
       mesh: of the run.
-      student: who learns.
+      student: the model that is trained.
       problems: on which the order of teachers is checked.
       objective: to which the teachers are added.
 

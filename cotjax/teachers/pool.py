@@ -130,8 +130,8 @@ class TeacherPool:
 
         Args:
           index: of the teacher.
-          batch: what it reads.
-          read: how.
+          batch: its input.
+          read: how the teacher runs on it.
         """
         teacher = self[index]
         self.calls[index] += 1
@@ -150,7 +150,7 @@ class TeacherPool:
           batch: on the mesh.
           weights: [N] of the teachers.
           temperature: of teachers and student.
-          read: how a teacher reads the batch.
+          read: how a teacher runs on the batch.
         """
         slots = self.in_slots(weights)
         hidden = {k: self.hidden(k, batch, read) for k, weight in slots if weight > 0}

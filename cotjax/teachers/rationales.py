@@ -1,7 +1,7 @@
-"""Rationales from a teacher: asked, parsed, kept only where the answer is right.
+"""Rationales from a writer: collected, parsed, kept only where the answer is right.
 
-A teacher gives up to `rationales.attempts` texts per question; the first right one with steps is
-kept. What a run was given it never asks for again.
+A writer gives up to `rationales.attempts` texts per question; the first right one with steps is
+kept. A server's answers are cached, so no run requests one twice.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Writer(Protocol):
 
     @property
     def report(self) -> Mapping[str, int]:
-        """Further counts for the reader."""
+        """Further counts, for the summary."""
         ...
 
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
@@ -148,7 +148,7 @@ class ModelWriter:
 
 
 class ServerWriter:
-    """A server; a question that it fails is left unanswered, to be asked again another time."""
+    """A server; a question that it fails is left unanswered, and a later run requests it again."""
 
     def __init__(self, config: Config, mesh: Mesh, cache: AnswerCache) -> None:
         settings = config.rationales
@@ -173,7 +173,7 @@ class ServerWriter:
 
     @property
     def report(self) -> Mapping[str, int]:
-        """What the cache gave, what it had lost, and how often the server was asked."""
+        """Answers from the cache, damaged lines of it, and requests that the server got."""
         return {
             "cached": self._server.cached,
             "asked": self._server.asked,
@@ -181,7 +181,7 @@ class ServerWriter:
         }
 
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
-        """Asks one by one, until one answer is right; so nothing is asked in vain."""
+        """Requests one by one, until one answer is right, so that no request is wasted."""
         failed = 0
         for record in self._records:
             texts: list[str] | None = []
@@ -208,7 +208,7 @@ def open_server(config: Config, mesh: Mesh) -> Iterator[Writer]:
     """A server's teacher; its cache is locked as long as it is open."""
     if not config.rationales.url:
         raise InputError(
-            'rationales.url = "": rationales.writer = "server" asks a server. Set rationales.url '
+            'rationales.url = "": rationales.writer = "server" needs one. Set rationales.url '
             "to its address, such as http://localhost:8000/v1."
         )
     with AnswerCache(pathlib.Path(config.rationales.cache)) as cache:

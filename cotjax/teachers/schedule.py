@@ -1,4 +1,4 @@
-"""The weight of every teacher at a step: a function of the step, or what the student decides."""
+"""The weight of every teacher at a step: a function of the step, or of the student's progress."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +154,7 @@ class TeacherSchedule:
           step: about to be taken.
           names: of the teachers.
           held_out_loss: the student's against a teacher, nats.
-          pass_rate: the student's share of right answers; asked only if it matters.
+          pass_rate: the student's share of right answers; called only if it matters.
 
         Returns:
           metrics, and a sentence if a hand-over begins.
@@ -178,7 +178,7 @@ class TeacherSchedule:
         return metrics | {f"handover_by_{cause}": 1.0}, sentence
 
     def observe(self, step: int, loss: float, pass_rate: float) -> Cause:
-        """Lets the adaptive schedule see the student; the cause of a hand-over that begins."""
+        """Gives the adaptive schedule a measurement; the cause of a hand-over that begins."""
         curriculum = self._curriculum
         self.handover, cause = observe(
             self.handover,

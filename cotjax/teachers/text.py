@@ -1,6 +1,6 @@
 """Teachers by their texts for questions, written now or read from a file.
 
-A text crosses from one tokenizer to another, so any model can teach any student.
+A text crosses from one tokenizer to another, so teacher and student may have different ones.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class TextTeachers:
         """A teacher's text for each record; None where it has none that may be learned from.
 
         Args:
-          teacher: who writes.
+          teacher: its index.
           records: the problems.
           key: of the random numbers.
           first: number of the first record; with the key it decides the random numbers.

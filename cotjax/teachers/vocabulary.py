@@ -1,4 +1,4 @@
-"""Whether two models speak of the same tokens."""
+"""Whether two models have the same tokens."""
 
 import hashlib
 import json

@@ -36,7 +36,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Starts writing; the state may be changed as soon as this returns.
+        """Starts writing; once this returns, the state may be changed.
 
         Args:
           step: loop steps done.

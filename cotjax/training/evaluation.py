@@ -1,4 +1,4 @@
-"""Accuracy with its interval, from completions that somebody else wrote.
+"""Accuracy with its interval, from judged completions.
 
 The same numbers for every model compared: same prompts, same token limit, same stop rule.
 """

@@ -1,4 +1,4 @@
-"""The loop that every stage shares: evaluate, step, write down, save, evaluate again.
+"""The loop that every stage shares: evaluate, step, log, save, evaluate again.
 
 Resuming continues as if nothing had happened: the state and the data position come from the
 checkpoint, and every random key is folded from the seed and the step.
@@ -188,7 +188,7 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
 
 
 def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> str:
-    """What the metrics that are above their limit, or NaN, say; empty if there are none."""
+    """A sentence for each metric that is above its limit, or NaN; empty if there are none."""
     return " ".join(
         limit.says.format(value=metrics[name])
         for name, limit in limits.items()

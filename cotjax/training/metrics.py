@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics.jsonl, completions.jsonl and a table of steps.
+"""What a run writes and prints: metrics.jsonl, completions.jsonl and a table of steps.
 
 A metric is named once, here or by the stage, and has the same name in the file, the table and the
 report: rates and accuracies are 0–1, `*_s` are seconds, `*_tok_s` tokens per second, `kl` and

@@ -55,6 +55,12 @@ def test_a_module_on_the_path_is_found(project):
     assert isinstance(found, types.ModuleType) and name_of(found) == "mine_on_path:parts"
 
 
+def test_a_file_may_import_another_one_of_the_project():
+    pathlib.Path("helper_of_own.py").write_text("SHARE = 0.5\n")
+    pathlib.Path("own.py").write_text("from helper_of_own import SHARE\n")
+    assert resolve(KEY, "./own.py:SHARE", takes="") == 0.5
+
+
 @pytest.mark.parametrize("name", ["f", "C", "OBJECT"])
 def test_what_a_file_holds_has_the_name_that_finds_it(name):
     found = resolve(KEY, f"./own.py:{name}", takes="")

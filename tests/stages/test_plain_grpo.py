@@ -8,8 +8,8 @@ from tests.tiny import flags, write_sevens, write_student
 
 RUN = """
 import json, sys
-from cotjax import train
-status = train.main(json.loads(sys.argv[1]))
+from cotjax.train import main
+status = main(json.loads(sys.argv[1]))
 print(json.dumps([status, sorted(name for name in sys.modules if name.startswith("cotjax."))]))
 """
 

@@ -103,12 +103,6 @@ def test_another_reward_is_asked_for_every_completion(folder):
     assert asked == [("r/1", GOOD, len(TOKENIZER.encode(GOOD)) + 1, "7"), ("r/1", "", 1, None)]
 
 
-def test_without_a_reward_a_completion_is_right_or_wrong(folder):
-    ((good, bad),) = judge(STUDENT, make_config(folder), [RECORD], make_rollout(GOOD, "Answer: 8"))
-    assert (good.reward, bad.reward) == (1, 0)
-    assert good.parts == {"correct": 1, "well_formed": 1}
-
-
 def test_reward_falls_by_one_over_the_buffer(folder):
     config = make_config(folder, "--rollout.max-new-tokens=100", "--policy.overlong-buffer=20")
     sizes = 0, 80, 85, 90, 100

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from cotjax.errors import InputError
 from cotjax.interfaces import Step
+from cotjax.stages.supervised import COLUMNS
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import SFT_COLUMNS, StepTable
+from cotjax.training.metrics import StepTable
 from cotjax.training.update import TrainState
 
 TIMES = {"step_s", "update_s", "update_tok_s", "data_wait"}
@@ -83,7 +84,7 @@ def run(folder, stage=None, **changes):
     stage, out = stage or Sums(), io.StringIO()
     console = Console(file=out, width=100)
     settings = LoopSettings(**settings | changes)
-    result = fit(stage, folder, settings, StepTable(SFT_COLUMNS, settings.steps, console), console)
+    result = fit(stage, folder, settings, StepTable(COLUMNS, settings.steps, console), console)
     return stage, result, out.getvalue()
 
 

@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cotjax.training.metrics import (
-    GRPO_COLUMNS,
-    SFT_COLUMNS,
-    MetricsWriter,
-    StepTable,
-    wilson_interval,
-)
+from cotjax.stages.policy import COLUMNS as GRPO_COLUMNS
+from cotjax.stages.supervised import COLUMNS as SFT_COLUMNS
+from cotjax.training.metrics import MetricsWriter, StepTable, wilson_interval
 
 
 def lines(path):

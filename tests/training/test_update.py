@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from cotjax.training.update import Frozen, init_state, make_update
+from cotjax.startup import counted
+from cotjax.training.update import Frozen, init_program, init_state, make_update
 
 ROWS, WIDTH = 12, 5
 
@@ -136,13 +137,72 @@ def test_the_old_state_gives_up_its_buffers(batch, params):
 
 
 def test_what_is_frozen_reaches_the_loss_and_stays(batch, params):
-    def shifted(params, frozen, micro):
-        return regression(jax.tree.map(jnp.add, params, frozen), None, micro)
+    def shifted(whole, reference, micro):
+        total, count, metrics = regression(whole, None, micro)
+        return total, count, metrics | {"reference": (reference["w"].sum(), jnp.ones(()))}
 
     zero = jax.tree.map(jnp.zeros_like, params)
+    join = lambda trained, base: jax.tree.map(jnp.add, trained, base)  # noqa: E731
     state = init_state(zero, optax.sgd(0.1))
-    update = make_update(shifted, optax.sgd(0.1), state)
-    state, metrics = update(state, [batch], Frozen(reference=params))
+    update = make_update(shifted, optax.sgd(0.1), state, join=join)
+    state, metrics = update(state, [batch], Frozen(params, params))
+    assert metrics["reference"][0] == params["w"].sum()
     expected = {name: -0.1 * g for name, g in by_hand(params, batch).items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+# What it lists.
+
+
+def named(size):
+    """A micro-batch, whose programs no other test has compiled."""
+    return {"x": jnp.ones((size, 5)), "y": jnp.ones((size, 5))}
+
+
+def shape_of(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("sizes", [(6,), (6, 6), (6, 9)], ids=["one", "alike", "unlike"])
+def test_steps_compile_what_is_listed_and_nothing_else(scan, sizes):
+    def loss(params, reference, micro):
+        value = ((micro["x"] * params["w"] - micro["y"]) ** 2).sum()
+        return value, jnp.float32(micro["x"].size), {}
+
+    optimizer, params = optax.adam(0.1), {"w": jnp.ones(5)}
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {"w": jax.ShapeDtypeStruct((5,), jnp.float32, sharding=place)}
+    shapes = init_state(like, optimizer)
+    update = make_update(loss, optimizer, shapes, scan=scan)
+    kinds = [shape_of(named(size)) for size in sorted(set(sizes))]
+    for program in update.programs("update", shapes, kinds, count=len(sizes)):
+        program.function.lower(*program.args, **program.kwargs).compile()
+    init = init_program(like, optimizer)
+    init.function.lower(*init.args).compile()
+    micros = [named(size) for size in sizes]
+    with counted() as asked:
+        update(init_state(params, optimizer), micros)
+    assert not asked.names.keys() & {"init_fn", "update", "gradient", "add_gradients", "apply"}
+
+
+def test_the_likeliest_shape_is_compiled_at_start_up_and_the_others_when_they_come():
+    optimizer = optax.sgd(0.1)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = init_state({"w": jax.ShapeDtypeStruct((5,), jnp.float32, sharding=place)}, optimizer)
+    loss = lambda params, _, micro: (  # noqa: E731
+        (params["w"] * micro["x"]).sum(), jnp.ones(()), {}
+    )  # fmt: skip
+    kinds = [shape_of(named(size)) for size in (2, 4)]
+    sure = lambda scan, count: [  # noqa: E731
+        (one.function.__name__, one.always)
+        for one in make_update(loss, optimizer, shapes, scan=scan).programs(
+            "update", shapes, kinds, count=count
+        )
+    ]
+    assert sure(True, 1) == [("update", False), ("update", True)]
+    assert not any(always for _, always in sure(True, 3)), "alike or not is not known"
+    assert sure(False, 3) == [
+        ("gradient", False), ("gradient", True), ("add_gradients", True), ("apply", True)
+    ]  # fmt: skip

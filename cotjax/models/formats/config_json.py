@@ -29,7 +29,7 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "rope_parameters": None,
     }
 )
-# Token ids are the tokenizer's business; the rest describes the file or a way to run it.
+# Token ids come from the tokenizer; the rest describes the file or a way to run it.
 _NEUTRAL = frozenset(
     {"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype"}
     | {"transformers_version", "transformers.js_config", "use_cache", "initializer_range"}

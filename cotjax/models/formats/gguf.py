@@ -201,7 +201,7 @@ class File:
             )
             if (index := self._option(f"tokenizer.ggml.{key}_token_id")) is not None
         }
-        # Its advice that models need PyTorch is beside the point: only the tokenizer is used.
+        # transformers warns that models need PyTorch; only its tokenizer is used here.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
 

@@ -13,7 +13,7 @@ from cotjax.errors import InputError
 _BITE = 2**17  # bytes that are expanded at once: with their values they fit a core's cache
 _ROWS_AT_ONCE = 16  # by the package
 
-# What the package says of an entry: its bytes, its parts, which of them are data, its types.
+# An entry as the package has it: its bytes, its parts, which of them are data, its types.
 Entry = tuple[int, list[np.ndarray], list[int], list[GGUFValueType]]
 
 

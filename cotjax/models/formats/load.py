@@ -99,7 +99,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder}: no tokenizer.json; copy it from the model's origin.")
-    # Its advice that models need PyTorch is beside the point: only the tokenizer is used.
+    # transformers warns that models need PyTorch; only its tokenizer is used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
 

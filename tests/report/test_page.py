@@ -5,14 +5,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cotjax.config import load, to_toml
+from cotjax.config import load, stage_class, to_toml
 from cotjax.errors import InputError
 from cotjax.report import write_report
 from cotjax.report.__main__ import main
-from cotjax.report.charts import smooth, without_outliers
 
 FILES = ["config.toml", "metrics.jsonl", "completions.jsonl", "result.json"]
 RESULT = {
@@ -61,6 +58,12 @@ def json_lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
+def write_config(folder, config):
+    """A run's settings, and which of them its stage shows."""
+    (folder / "config.toml").write_text(to_toml(config))
+    (folder / "facts.json").write_text(json.dumps(stage_class(config.stage).facts))
+
+
 def interval(name, value):
     return {name: value, f"{name}_low": value - 0.06, f"{name}_high": value + 0.06}
 
@@ -73,7 +76,7 @@ def folder(tmp_path):
     policy = ["--policy.objective=grpo", "--policy.clip-low=0.2", "--policy.clip-high=0.2"]
     policy += ["--policy.kl-coefficient=0.01", "--policy.kl-estimator=k3"]
     config = load(["--stage=grpo", "--name=demo", "--steps=20", *policy])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     train = [
         {
             "step": step,
@@ -272,7 +275,7 @@ def test_files_with_nothing_in_them(folder):
 
 def test_a_supervised_run(folder):
     config = load(["--stage=sft", "--name=demo", "--data.source=jsonl", "--data.path=a<b.jsonl"])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     losses = [{"step": i, "kind": "train", "loss": 3 / i} for i in range(1, 1001)]
     json_lines(folder / "metrics.jsonl", losses)
     (folder / "completions.jsonl").unlink()
@@ -285,7 +288,7 @@ def test_a_supervised_run(folder):
 
 def test_a_distillation_names_its_teachers(folder):
     config = load(["--stage=distill", "--name=demo", "--teachers.paths", "weak", "strong"])
-    (folder / "config.toml").write_text(to_toml(config))
+    write_config(folder, config)
     assert "Teachers weak, strong, schedule" in read(folder)[1]
 
 
@@ -306,30 +309,3 @@ def test_the_command_prints_where_the_page_is(folder, capsys):
 def test_the_command_refuses_with_a_message(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "Name the folder of a run" in capsys.readouterr().err
-
-
-# The mean line.
-
-floats = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
-
-
-@given(floats, st.floats(1, 100))
-def test_a_mean_has_every_step_and_stays_in_range(values, width):
-    means = smooth(values, width)
-    assert len(means) == len(values)
-    assert min(values) - 1e-3 <= min(means) and max(means) <= max(values) + 1e-3
-
-
-@given(floats, st.floats(1, 100))
-def test_a_mean_does_not_lag(values, width):
-    """Reversing time reverses the means."""
-    backwards = smooth(values[::-1], width)[::-1]
-    assert backwards == pytest.approx(smooth(values, width), abs=1e-3)
-
-
-def test_only_rare_and_far_outliers_are_left_out():
-    steps = list(range(1, 61))
-    compiled = [9.0, *(2.0 + 0.01 * (step % 5) for step in steps[1:])]
-    assert without_outliers((steps, compiled)) == (steps[1:], compiled[1:])
-    falling = [3 / step for step in steps]  # the start of a loss is no outlier
-    assert without_outliers((steps, falling)) == (steps, falling)

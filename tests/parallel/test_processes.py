@@ -8,9 +8,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from cotjax.parallel import processes
+from cotjax.parallel.mesh import make_mesh
 from cotjax.train import main as train
 from tests.tiny import flags, write_sevens, write_student
 
@@ -51,7 +54,7 @@ class World:
             flag.replace("TEACHERS", str(self.teachers))
             for flag in {**STAGES, "distill": DISTILL}[stage]
         ]
-        return [*flags(self.student, self.data, self.runs, name), *own, *stage_flags, *more]
+        return flags(self.student, self.data, self.runs, name, *own, *stage_flags, *more)
 
     def alone(self, *arguments):
         with contextlib.redirect_stdout(io.StringIO()):
@@ -71,7 +74,7 @@ class World:
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         command = [sys.executable, "-m", "cotjax.train", *self.argv(*arguments)]
-        processes = [
+        started = [
             subprocess.Popen(
                 command,
                 env=environment | {"JAX_PROCESS_ID": str(number)},
@@ -81,8 +84,8 @@ class World:
             )
             for number in range(2)
         ]
-        said = [process.communicate(timeout=500) for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], said
+        said = [process.communicate(timeout=500) for process in started]
+        assert [process.returncode for process in started] == [0, 0], said
         return [out for out, _ in said]
 
     def lines(self, name, file="metrics.jsonl"):
@@ -138,3 +141,43 @@ def test_two_processes_distil_as_one(world):
     world.alone("distill", "distill-alone", 4)  # its stages depend on the number of steps
     world.together("distill", "distill-together", 4)
     assert_same_run(world, "distill-together", "distill-alone")
+
+
+# What a process knows while it is alone.
+
+
+def test_a_process_alone_feeds_and_owns_every_row_and_tells_itself():
+    mesh = make_mesh(2, 2, 2)
+    np.testing.assert_array_equal(processes.fed_rows(mesh, 8), range(8))
+    np.testing.assert_array_equal(processes.owners(mesh, 8), [0] * 8)
+    assert processes.gather({"a": [1, "b"]}) == [{"a": [1, "b"]}]
+    assert processes.is_first()
+    processes.wait("nobody")
+
+
+def test_rows_become_arrays_on_the_mesh_and_are_fetched_again():
+    mesh, rows = make_mesh(2, 2, 2), {"x": np.arange(16).reshape(8, 2)}
+    whole = processes.assemble(mesh, rows, 8)
+    assert whole["x"].sharding.mesh == mesh and not whole["x"].is_fully_replicated
+    np.testing.assert_array_equal(processes.fetch(whole)["x"], rows["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "several"),
+    [
+        ("JAX_COORDINATOR_ADDRESS", "localhost:1", True),
+        ("TPU_WORKER_HOSTNAMES", "a,b", True),
+        ("TPU_WORKER_HOSTNAMES", "a", False),
+        ("SLURM_STEP_NUM_TASKS", "2", True),
+        ("SLURM_STEP_NUM_TASKS", "1", False),
+        ("OMPI_COMM_WORLD_SIZE", "1", False),
+    ],
+)
+def test_other_processes_are_met_if_the_launcher_says_so(monkeypatch, name, value, several):
+    met = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **settings: met.append(settings))
+    for other in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.setenv(other, "3")
+    monkeypatch.setenv(name, value)
+    processes.join()
+    assert met == [{"num_processes": 3, "process_id": 3}] * several

@@ -13,37 +13,44 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from cotjax import config as configs
 from cotjax import export
+from cotjax.config import load, stage_configs
 from cotjax.errors import InputError
 from cotjax.evaluate import evaluate
-from cotjax.stages import bridge
+from cotjax.run.stage_list import check_lengths, plan
 from cotjax.stages.policy import PolicyStage
 from cotjax.stages.supervised import SupervisedStage
 from cotjax.student import mining
 from cotjax.train import main as train
 from tests.tiny import flags, write_sevens, write_student
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = ["1-reconstruct", "2-grpo", "3-rewrite"]
-BASE = {
-    "stage": "bridge",
-    "bridge": {
-        "reconstruct": {
-            "steps": 3,
-            "sft": {"batch_size": 2, "sequence_length": 96},
-            "optimizer": {"learning_rate": 0.003},
-        },
-        "grpo": {"steps": 3, "rollout": {"max_prompt_tokens": 64}, "levels": {"count": 2}},
-        "rewrite": {
-            "steps": 3,
-            "rollout": {"max_prompt_tokens": 64},
-            "rewrite": {"replay_batch": 2},
-            "sft": {"sequence_length": 64},
-            # Greedily the student says 7, so the questions whose answer is 3 are failures.
-            "mining": {"questions": 12, "attempts": 1, "max_new_tokens": 8, "batch_size": 4},
-        },
+STAGES = [
+    {
+        "stage": "reconstruct",
+        "steps": 3,
+        "batch": {"size": 2, "sequence_length": 96},
+        "optimizer": {"learning_rate": 0.003, "warmup_steps": 0},
     },
-}
+    {
+        "stage": "grpo",
+        "steps": 3,
+        "rollout": {"max_prompt_tokens": 64},
+        "mask": {"rule": "share"},
+        "curriculum": {"buckets": 2},
+    },
+    {
+        "stage": "rewrite",
+        "steps": 3,
+        "rollout": {"max_prompt_tokens": 64},
+        "batch": {"size": 2, "sequence_length": 64},
+        # Greedily the student says 7, so the questions whose answer is 3 are failures.
+        "mining": {"questions": 12, "attempts": 1, "max_new_tokens": 8, "batch_size": 4},
+    },
+]
+# What holds for all comes over an entry's own; these stay with their entries.
+OWN = "--batch.", "--rollout.max-prompt", "--optimizer."
 
 
 class World:
@@ -57,12 +64,13 @@ class World:
         for row in rows[::2]:
             row["answer"] = "3*1=3\n#### 3"
         Path(self.data).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "bridge.toml").write_text(tomli_w.dumps(BASE))
+        (folder / "bridge.toml").write_text(tomli_w.dumps({"stage": "bridge", "stages": STAGES}))
 
     def argv(self, name, *more):
-        both = flags(self.student, self.data, self.folder / "runs", name)
-        own = "--config", str(self.folder / "bridge.toml"), "--eval.max-prompt-tokens=32"
-        return [*own, *both, "--checkpoint.every=2", *more]
+        config = f"--config={self.folder / 'bridge.toml'}"
+        both = flags(self.student, self.data, self.folder / "runs", name, config)
+        both = [flag for flag in both if not flag.startswith(OWN)]
+        return [*both, "--eval.max-prompt-tokens=32", "--checkpoint.every=2", *more]
 
     def train(self, name, *more):
         with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -112,7 +120,7 @@ def test_a_stage_alone_from_a_run_folder_or_an_exported_one(world, tmp_path):
     after = json.loads((run / "result.json").read_text())["after"]
     common = ["--stage=grpo", "--steps=1", "--mask.rule=bridge", "--rollout.max-prompt-tokens=64"]
     for name, path in (("of-run", run), ("of-export", tmp_path / "exported")):
-        own = [*flags(path, world.data, world.folder / "runs", name), *common]
+        own = flags(path, world.data, world.folder / "runs", name, *common)
         assert train([*own, "--eval.max-prompt-tokens=32"]) == 0
         assert world.result(name)["before"] == after
     numbers = evaluate(str(world.folder / "runs" / "of-run"))
@@ -171,7 +179,9 @@ train(argv)
 """
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [p if p == "mining" else pytest.param(p, marks=pytest.mark.slow) for p in PLACES]
+)
 def test_a_bridge_killed_inside_any_stage_resumes_to_the_same_numbers(world, place):
     owner, method, number = PLACES[place]
     inside = isinstance(owner, type)
@@ -210,73 +220,43 @@ def test_an_adapter_in_every_stage_is_merged_for_the_next(world):
 
 
 def test_texts_beyond_the_context_are_refused_before_the_first_stage_begins(world, capsys):
-    name = "long"
     path = world.folder / "long.toml"
-    path.write_text('stage = "bridge"\n[bridge.rewrite]\nrollout = { max_new_tokens = 4000 }\n')
-    own = flags(world.student, world.data, world.folder / "runs", name, f"--config={path}")
-    assert train(own) == 2
+    longer = [*STAGES[:2], STAGES[2] | {"rollout": {"max_new_tokens": 4000}}]
+    path.write_text(tomli_w.dumps({"stages": longer}))
+    own = flags(world.student, world.data, world.folder / "runs", "long", f"--config={path}")
+    assert train([flag for flag in own if "max-new" not in flag]) == 2
     said = capsys.readouterr().err
-    assert "[bridge.rewrite] rollout.max_prompt_tokens = 320, rollout.max_new_tokens = 4000" in said
+    assert "[[stages]] 3-rewrite: rollout.max_prompt_tokens = 32, rollout.max_new" in said
     assert "context of 2048" in said
-    assert not (world.folder / "runs" / name).exists()
+    assert not (world.folder / "runs" / "long").exists()
 
 
-# What a bridge's file says.
+# The built-in list, and the files that are shipped.
 
 
-def test_a_stage_has_its_own_table_over_the_bridges(tmp_path):
-    path = tmp_path / "b.toml"
-    path.write_text('stage = "bridge"\nseed = 4\n[bridge.grpo.optimizer]\nlearning_rate = 0.5\n')
-    config = configs.load(["--config", str(path), "--name=x"])
-    grpo = configs.stage_config(config, "grpo")
-    assert (grpo.stage, grpo.seed, grpo.optimizer.learning_rate) == ("grpo", 4, 0.5)
-    assert grpo.mask.rule == "share"  # what the file does not say stays
-    again = tmp_path / "again.toml"
-    again.write_text(configs.to_toml(config))
-    assert configs.load(["--config", str(again)]) == config
+def test_the_built_in_list_is_reconstruct_then_masked_grpo_then_rewrite():
+    (_, first), (_, second), (_, third) = stage_configs(load(["--stage=bridge", "--name=x"]))
+    assert (first.stage, second.stage, third.stage) == ("reconstruct", "grpo", "rewrite")
+    assert second.mask.rule == "share" and second.curriculum.buckets == 3
+    assert {one.eval.max_prompt_tokens for one in (first, second, third)} == {80}
+    changed = load(["--stage=bridge", "--name=x", "--seed=4", "--lora.rank=2"])
+    assert {(own.seed, own.lora.rank) for _, own in stage_configs(changed)} == {(4, 2)}
 
 
-@pytest.mark.parametrize(
-    ("table", "complaint"),
-    [
-        ("[bridge.grpo]\nstepz = 3", 'bridge.grpo: unknown key "stepz". Did you mean "steps"'),
-        ("[bridge.grpo]\nsteps = 'x'", 'bridge.grpo: steps = "x" (str): needs a whole number'),
-        ("[bridge.rewrite]\nsteps = 0", "[bridge.rewrite] steps = 0: out of range"),
-        ("[bridge]\ngrpo = 3", "needs a section per stage"),
-        ("[bridge.sft]\nsteps = 3", 'unknown key "bridge.sft"'),
-    ],
-)
-def test_a_wrong_table_names_its_key(tmp_path, capsys, table, complaint):
-    path = tmp_path / "b.toml"
-    path.write_text(f'stage = "bridge"\n{table}\n')
-    assert train(["--config", str(path), f"--output={tmp_path}", "--name=x"]) == 2
-    assert complaint in capsys.readouterr().err
-
-
-def test_the_shipped_files_are_valid_and_the_tiny_one_is_the_default(tmp_path):
-    folder = Path(__file__).parents[1] / "configs"
-    tiny = configs.load(["--config", str(folder / "tiny_bridge.toml"), "--name=x"])
-    assert tiny == configs.load(["--stage=bridge", "--name=x"])
-    large = ["--config", str(folder / "bridge_qwen2.5-3b_gsm8k.toml"), "--data.path=x", "--name=x"]
-    for stage in configs.BRIDGE_STAGES:
-        configs.stage_config(configs.load(large), stage)
-    released = configs.stage_config(configs.load(large), "reconstruct")
+def test_the_shipped_files_are_valid_and_the_tiny_one_is_the_default():
+    tiny = load(["--config", str(CONFIGS / "tiny_bridge.toml"), "--name=x"])
+    assert stage_configs(tiny) == stage_configs(load(["--stage=bridge", "--name=x"]))
+    large = ["--config", str(CONFIGS / "bridge_qwen2.5-3b_gsm8k.toml"), "--data.path=x", "--name=x"]
+    (_, released), *_ = stage_configs(load(large))
     assert (released.lora.rank, released.lora.alpha, released.lora.dropout) == (16, 32, 0.05)
     assert released.seed == 42 and released.optimizer.learning_rate == 5e-5
 
 
 @pytest.mark.parametrize("file", ["tiny_bridge", "tiny_bridge_arms", "tiny_bridge_long"])
-def test_the_tiny_files_ask_for_no_more_than_the_student_s_context(file):
-    path = Path(__file__).parents[1] / "configs" / f"{file}.toml"
-    stages = bridge.plan(configs.load(["--config", str(path), "--name=x"]))
-    bridge.check_lengths(stages)
+def test_the_tiny_files_ask_for_no_more_than_the_student_s_context(file, tmp_path):
+    stages = plan(load(["--config", str(CONFIGS / f"{file}.toml"), "--name=x"]), tmp_path)
+    check_lengths(stages)
     longer = dataclasses.replace(stages[1].rollout, max_new_tokens=1000)
     stages[1] = dataclasses.replace(stages[1], rollout=longer)
-    with pytest.raises(InputError, match=r"\[bridge.grpo\] .* context of 1024 tokens. Lower one"):
-        bridge.check_lengths(stages)
-
-
-def test_a_path_inside_a_run_that_is_not_there(world):
-    path = world.folder / "runs" / "whole" / "1-reconstruct" / "checkpoints" / "99"
-    with pytest.raises(InputError, match="model.path .*99: not there"):
-        train.run(configs.load(flags(path, world.data, world.folder / "runs", "none")))
+    with pytest.raises(InputError, match=r"\[\[stages\]\] .* context of 1024 tokens. Lower one"):
+        check_lengths(stages)

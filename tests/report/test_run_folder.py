@@ -1,0 +1,63 @@
+"""A run folder as read: whole, half or empty, and without what a kill cut off."""
+
+import json
+
+import pytest
+
+from cotjax.errors import InputError
+from cotjax.report.run_folder import read_run
+
+LINES = [
+    {"step": 0, "kind": "eval", "accuracy": 0.5},
+    {"step": 1, "kind": "train", "loss": 2.0},
+    {"step": 2, "kind": "train", "loss": None},
+    {"step": 3, "kind": "train", "loss": 1.0},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "config.toml").write_text("steps = 3\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (folder / "completions.jsonl").write_text('{"id": "a"}\n')
+    (folder / "result.json").write_text('{"steps": 3}')
+    (folder / "facts.json").write_text('[["Batch", "{batch[size]} rows"]]')
+    return folder
+
+
+def test_everything_that_is_there_is_read(folder):
+    run = read_run(folder)
+    assert (run.name, run.config, run.result) == ("demo", {"steps": 3}, {"steps": 3})
+    assert run.metrics == LINES and run.completions == [{"id": "a"}] and run.notes == []
+    assert run.facts == [("Batch", "{batch[size]} rows")] and run.last_step() == 3
+
+
+def test_a_series_has_the_lines_of_its_kind_that_have_the_metric(folder):
+    run = read_run(folder)
+    assert run.series("loss", "train") == ([1, 3], [2.0, 1.0])
+    assert run.series("accuracy", "eval") == ([0], [0.5])
+    assert run.series("loss", "eval") == run.series("nothing", "train") == ([], [])
+
+
+def test_a_line_that_was_cut_off_is_left_out(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "ki')
+    assert read_run(folder).metrics == LINES
+
+
+@pytest.mark.parametrize(
+    "name", ["config.toml", "metrics.jsonl", "completions.jsonl", "result.json"]
+)
+def test_a_missing_file_is_a_sentence_and_its_content_empty(folder, name):
+    (folder / name).unlink()
+    (note,) = read_run(folder).notes
+    assert note.startswith(f"No {name}: ") and note.endswith(".")
+    (folder / "facts.json").unlink()
+    assert read_run(folder).facts == []
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds none of config.toml"):
+        read_run(tmp_path)
