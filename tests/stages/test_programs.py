@@ -32,7 +32,7 @@ CASES = {
         "--policy.micro-batch=2",
     ],
     "grpo, several lengths and widths": [
-        *("--stage=grpo", "--rollout.max-new-tokens=65", "--policy.micro-batch=1"),
+        *("--stage=grpo", "--rollout.max-new-tokens=65", "--policy.micro-batch=2"),
         *("--data.prompt-widths=2", "--policy.overlong=mask", "--policy.overlong-buffer=4"),
     ],
     "grpo on a mesh, half precision": [

@@ -1,6 +1,9 @@
 """The model that learns: its adapter, its stop strings, and run folders to begin from."""
 
 import dataclasses
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -60,6 +63,64 @@ def test_with_an_adapter_the_base_stays_and_is_the_reference(folder):
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(s.params)) for s in (student, whole)]
     assert 0 < sizes[0] < sizes[1]
     assert (lora_of(config).rank, lora_of(config).alpha) == (2, 4.0)
+
+
+# Shapes first, weights when somebody asks.
+
+ADAPTER = "--lora.rank=2", "--lora.alpha=4"
+
+
+def reads(student):
+    """(the student, how often its weights have been read so far)."""
+    times = []
+
+    def read():
+        times.append(threading.current_thread().name)
+        time.sleep(0.05)  # so that a second thread asks meanwhile
+        return student.read()
+
+    return dataclasses.replace(student, read=read), times
+
+
+def described(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), tree)
+
+
+@pytest.mark.parametrize("own", [(), ADAPTER], ids=["full", "adapter"])
+def test_shapes_and_shardings_are_those_that_the_weights_will_have(folder, own):
+    student = load_policy(make_config(folder, "--mesh.tensor=2", *own), make_mesh(2, 2, 2))
+    assert described(student.shapes) == described(student.params)
+    assert described(student.base_shapes) == described(student.base)
+    assert described(student.all_shapes) == described(student.all_params(student.params))
+    assert described(student.reference_shapes) == described(student.reference)
+
+
+def test_weights_are_read_once_whichever_thread_asks_first(folder):
+    student, times = reads(load_policy(make_config(folder, *ADAPTER), make_mesh(1)))
+    assert student.architecture.num_layers == 2 and student.all_shapes and not times
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(getattr, student, name) for name in ("params", "base")]
+        assert asked[0].result() is student.params and asked[1].result() is student.base
+    assert len(times) == 1
+
+
+def test_who_trains_everything_joins_it_without_reading_anything(folder):
+    student, times = reads(load_policy(make_config(folder), make_mesh(1)))
+    given = {"embed": {"embedding": 1}}
+    assert student.all_params(given) == given and student.base == {} and not times
+
+
+def test_joined_has_the_same_parameters_in_one_tree(folder):
+    student = load_policy(make_config(folder, *ADAPTER), make_mesh(1))
+    joined = student.joined()
+    assert joined.base == joined.base_shapes == {} and joined.architecture == student.architecture
+    jax.tree.map(np.testing.assert_array_equal, joined.params, student.all_params(student.params))
+
+
+def test_a_later_step_is_the_same_model_with_other_parameters(folder):
+    student = load_policy(make_config(folder, *ADAPTER), make_mesh(1))
+    later = jax.tree.map(lambda leaf: leaf + 1, student.params)
+    assert student.holding(later).params is later and student.holding(later).base is student.base
 
 
 def test_stop_strings_are_a_table_and_none_is_none(folder):

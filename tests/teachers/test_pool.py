@@ -84,9 +84,14 @@ def test_another_tokenizer_matters_only_if_logits_are_compared(folder):
 def test_a_fingerprint_is_that_of_the_weights(folder, tmp_path):
     write_teachers(tmp_path)
     config = config_of(folder, "weak")
-    here, there = (plan_teacher(str(one / "weak"), config, make_mesh(1)) for one in (folder, tmp_path))
+    here, there = (
+        plan_teacher(str(one / "weak"), config, make_mesh(1)) for one in (folder, tmp_path)
+    )
     assert here.fingerprint() == there.fingerprint()
-    assert here.fingerprint() != plan_teacher(str(folder / "strong"), config, make_mesh(1)).fingerprint()
+    assert (
+        here.fingerprint()
+        != plan_teacher(str(folder / "strong"), config, make_mesh(1)).fingerprint()
+    )
     weights = tmp_path / "weak" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -43,6 +43,24 @@ def test_every_schedule_gives_shares_of_one():
             assert weights.min() >= 0 and weights.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "flags", "expected"),
+    [
+        ("step", (), [(2,), (1,), (0,)]),
+        ("linear", (), [(1, 2), (0, 1), (2, 2), (1, 1), (0, 0)]),
+        ("fixed", ("--curriculum.teacher-weights", "0.5", "0", "0.5"), [(0, 2)]),
+    ],
+)
+def test_combinations_are_all_that_slots_may_hold_the_first_ones_last(kind, flags, expected):
+    schedule = make(kind, *flags)
+    assert sorted(schedule.combinations()) == sorted(expected)
+    assert schedule.combinations()[0] == expected[0] or kind == "linear"
+    slots = schedule.slots()
+    for step in range(STEPS):
+        used = np.flatnonzero(schedule.weights(step, (step + 1) / STEPS)).tolist()
+        assert tuple((used + used[:1] * slots)[:slots]) in schedule.combinations()
+
+
 def test_slots_are_as_many_as_teach_at_once():
     assert make("step").slots() == make("adaptive", "--curriculum.handover=1").slots() == 1
     assert make("linear").slots() == make("cosine").slots() == make("adaptive").slots() == 2

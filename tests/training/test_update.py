@@ -171,8 +171,8 @@ def test_steps_compile_what_is_listed_and_nothing_else(scan, sizes):
         value = ((micro["x"] * params["w"] - micro["y"]) ** 2).sum()
         return value, jnp.float32(micro["x"].size), {}
 
-    optimizer, params = optax.adam(0.1), {"w": jnp.ones(5)}
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    optimizer, params = optax.adam(0.1), jax.device_put({"w": jnp.ones(5)}, place)
     like = {"w": jax.ShapeDtypeStruct((5,), jnp.float32, sharding=place)}
     shapes = init_state(like, optimizer)
     update = make_update(loss, optimizer, shapes, scan=scan)
