@@ -45,8 +45,6 @@ from cotjax.parallel.sharding import shard  # noqa: E402
 from cotjax.stages.distill_logits import DistillLogitsStage  # noqa: E402
 from cotjax.student.load import load_policy  # noqa: E402
 from cotjax.teachers import pool  # noqa: E402
-from cotjax.training.optimizer import make_optimizer  # noqa: E402
-from cotjax.training.update import Frozen, make_update  # noqa: E402
 
 TEACHERS = ("one", "two")
 
@@ -99,13 +97,7 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     config = open_config(size, folder)
     stage = DistillLogitsStage(config, make_mesh(-1))
     if size["mode"] == "dense":
-        stage.update = make_update(
-            lambda params, reference, work: dense(stage, params, work),
-            make_optimizer(config.optimizer, config.steps),
-            stage.state,
-            Frozen(stage.student.base),
-            join=stage.student.policy.join,
-        )
+        stage.learn_from(lambda params, reference, work: dense(stage, params, work), config.steps)
     state, ends = stage.state, []
     for step in range(size["steps"] + 1):
         batch = shard(stage.mesh, rows(size, step))

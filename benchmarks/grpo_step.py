@@ -38,7 +38,7 @@ from cotjax.data.problems import ProblemSource  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
 from cotjax.interfaces import PromptBatch, Record  # noqa: E402
 from cotjax.models.formats.load import load_model  # noqa: E402
-from cotjax.models.formats.weights import draw  # noqa: E402
+from cotjax.models.formats.weights import Drawn, fill  # noqa: E402
 from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
@@ -74,32 +74,39 @@ class BenchmarkStage(PolicyStage):
     def __init__(self, config: configs.Config, shape: Shape) -> None:
         mesh = make_mesh(config.mesh.data)
         student = random_policy(config, mesh, shape)
-        super().__init__(config, mesh, student, [], data=RandomPrompts(shape))
+        super().__init__(config, mesh, student, [], data=lambda: RandomPrompts(shape))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
 
 
 def random_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> LoadedPolicy:
     """Random weights of the shape; the built-in tokenizer."""
     tokenizer = load_model(
-        "tiny", init="abstract", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
+        "tiny", init="random", param_dtype=jnp.float32, compute_dtype=jnp.float32, seed=0
     )
     formats = {
         "param_dtype": jnp.dtype(config.model.param_dtype),
         "dtype": jnp.dtype(config.model.compute_dtype),
     }
     place = functools.partial(param_shardings, mesh)
-    policy, params = Policy.split(draw(shape.model, 0, **formats, place=place))
+    model = fill(shape.model, Drawn(shape.model, 0), **formats, place=place)
+    policy, params = Policy.split(model)
     policy = dataclasses.replace(policy, placement=placement(mesh))
     return LoadedPolicy(
         policy,
-        params,
+        jax.tree.map(to_shape, params),
         {},
         tokenizer.tokenizer,
         tokenizer.eos_id,
         tokenizer.pad_id,
         make_prompts(tokenizer.tokenizer, "plain"),
         (),
+        lambda: (params, {}),
     )
+
+
+def to_shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    """What stands for an array."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 class RandomPrompts:

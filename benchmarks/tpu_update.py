@@ -67,7 +67,7 @@ def abstract_update(config: configs.Config, shape_file, mesh: jax.sharding.Mesh)
     state = init_state(placed(trained), optimizer)
 
     def step(now, frozen, groups):
-        return make_update(loss, optimizer, state, frozen, join=policy.join)(now, [groups])
+        return make_update(loss, optimizer, state, join=policy.join)(now, [groups], frozen)
 
     return step, state, frozen, groups
 
