@@ -236,7 +236,7 @@ class Step:
     metrics: dict[str, float]
     completions: list[dict[str, Any]]
     alarm: str = ""
-    limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict)
+    limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict[str, Limit])
 
 
 @jax.tree_util.register_dataclass
@@ -282,7 +282,7 @@ class Program:
     name: str
     function: Any
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     always: bool = True
 
 

@@ -1,5 +1,9 @@
 """From rewards to advantages: the group baseline and its rivals, each convention by name."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -148,7 +152,7 @@ def overlong_penalty(
     return ((max_length - buffer - length) / buffer).clip(-1, 0)  # NumPy's arrays stay NumPy's
 
 
-def _check_group(reward):
+def _check_group(reward: Array) -> None:
     if reward.shape[1] < 2:
         raise ValueError(
             f"reward has G = {reward.shape[1]} completions per prompt; a group baseline needs "
@@ -156,7 +160,7 @@ def _check_group(reward):
         )
 
 
-def _shifted(reward, mask):
+def _shifted(reward: Array, mask: Array) -> tuple[Array, Array]:
     # Rewards above the group's smallest: equal rewards become exact zeros, where the rounding
     # of a mean would leave 1e-8 for eps to blow up.
     reward = widen(reward)
@@ -165,13 +169,15 @@ def _shifted(reward, mask):
     return shift, jnp.where(mask, reward - shift, 0)
 
 
-def _std(values, mask, ddof, axis):
+def _std(values: Array, mask: Array, ddof: int, axis: int | tuple[int, ...]) -> Array:
     mean = masked_mean(values, mask, axis=axis, keepdims=True)
     total, count = masked_sum_count((values - mean) ** 2, mask, axis=axis, keepdims=True)
     return jnp.sqrt(mean_from(total, count - ddof))
 
 
-SCALES = {
+# What divides the centred rewards, from (smallest, above it, mask, ddof); None leaves them.
+Scale = Callable[[Array, Array, Array, int], Array | None]
+SCALES: dict[AdvantageScale, Scale] = {
     "std": lambda shift, shifted, mask, ddof: _std(shifted, mask, ddof, axis=1),
     "none": lambda shift, shifted, mask, ddof: None,
     "mean": lambda shift, shifted, mask, ddof: jnp.abs(

@@ -1,5 +1,8 @@
 """Curricula over examples (host side, numpy) and over teachers (a function of progress)."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import math
 from typing import Literal

@@ -6,6 +6,9 @@ logarithm is needed counts as the smallest normal float32, 1.2e-38, which costs 
 chunked divergences share these functions, so they cannot drift apart.
 """
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import functools
 import math
 from collections.abc import Callable
@@ -112,7 +115,7 @@ def tempered(logits: Float[Array, "*B"], temperature: Temperature) -> Float[Arra
     return logits / checked(temperature).astype(logits.dtype)
 
 
-def _log_probs(logits, temperature, mask):
+def _log_probs(logits: Array, temperature: Temperature, mask: Array | None) -> Array:
     # The mask replaces the input of the softmax: on its output alone, `where` would leave the NaN
     # slope of a NaN logit to be multiplied by 0.
     if mask is not None:

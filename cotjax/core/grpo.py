@@ -239,7 +239,9 @@ def sequence_ratio(
     return jnp.exp(masked_mean(log_ratio, mask, axis=-1, keepdims=True))
 
 
-def _clipped(ratio, advantage, clip_low, clip_high, dual_clip):
+def _clipped(
+    ratio: Array, advantage: Array, clip_low: float, clip_high: float, dual_clip: float | None
+) -> Array:
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}; needs to be above 1, or None.")
     advantage = lax.stop_gradient(widen(advantage))

@@ -1,5 +1,8 @@
 """Log-probabilities of chosen tokens, entropy, and the three estimators of a KL divergence."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 from functools import partial
 from typing import Any, cast
 
@@ -10,7 +13,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int
 
-from cotjax.core.chunked.blocks import rows_gradient, wide_of
+from cotjax.core.chunked.blocks import rows_gradient, value_of, wide_of
 from cotjax.core.masking import fill_masked, widen
 from cotjax.core.softcap import SoftCap, soft_cap, soft_cap_slope
 
@@ -213,12 +216,12 @@ def chunked_token_logprobs(
     return (logp, spread) if mask is None else (fill_masked(logp, mask), fill_masked(spread, mask))
 
 
-def _check_temperature(temperature):
+def _check_temperature(temperature: Any) -> None:
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; needs to be above 0.")
 
 
-def _tempered(logits, temperature, mask):
+def _tempered(logits: Array, temperature: Any, mask: Array | None) -> Array:
     _check_temperature(temperature)
     logits = widen(logits)
     if mask is not None:
@@ -226,14 +229,14 @@ def _tempered(logits, temperature, mask):
     return logits / temperature
 
 
-def _block_size(tokens, vocabulary, chunk_size):
+def _block_size(tokens: int, vocabulary: int, chunk_size: int) -> int:
     # The width of a vocabulary block that holds chunk_size · V logits for all tokens at once,
     # in whole lanes of 128.
     width = chunk_size * vocabulary // max(tokens, 1)
     return min(vocabulary, max(128, width // 128 * 128))
 
 
-def _blocks(vocabulary, block):
+def _blocks(vocabulary: int, block: int) -> Any:
     # (start, own) of each block: where it is read and from where its tokens are its own. The last
     # one starts early instead of running over the edge; it comes first, so that its neighbour
     # overwrites the rows that they share.
@@ -241,7 +244,9 @@ def _blocks(vocabulary, block):
     return jnp.asarray(np.minimum(own, vocabulary - block)), jnp.asarray(own)
 
 
-def _block_logits(hidden, unembed, start, block, softcap):
+def _block_logits(
+    hidden: Array, unembed: Array, start: Array, block: int, softcap: SoftCap
+) -> tuple[Array, Array, Array]:
     # The block's rows of `unembed`, its logits before the temperature, and each one's token id.
     # Without the barrier XLA's CPU backend casts all of a bfloat16 `unembed` before the loop.
     unembed, start = lax.optimization_barrier((unembed, start))
@@ -252,12 +257,16 @@ def _block_logits(hidden, unembed, start, block, softcap):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blockwise(block, temperature, hidden, unembed, tokens, softcap):
+def _blockwise(
+    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, softcap: SoftCap
+) -> Any:
     return _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap)[0]
 
 
-def _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap):
-    def statistics(_, starts):
+def _blockwise_forward(
+    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, softcap: SoftCap
+) -> Any:
+    def statistics(_: Any, starts: Any) -> Any:
         start, own = starts
         _, logits, ids = _block_logits(hidden, unembed, start, block, softcap)
         logits = jnp.where(ids >= own, logits / temperature, -jnp.inf)
@@ -284,8 +293,8 @@ def _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap):
     return (logp, log_norm - mean), (peak, log_norm, log_norm - mean)
 
 
-def _blockwise_fwd(block, temperature, hidden, unembed, *others):
-    others = jax.tree.map(lambda primal: primal.value, others)
+def _blockwise_fwd(block: int, temperature: Any, hidden: Any, unembed: Any, *others: Any) -> Any:
+    others = jax.tree.map(value_of, others)
     inputs = (hidden.value, unembed.value, *others)
     outputs, saved = _blockwise_forward(block, temperature, *inputs)
     # A frozen unembedding (LoRA) needs no gradient: None in the residuals is known when tracing.
@@ -293,7 +302,9 @@ def _blockwise_fwd(block, temperature, hidden, unembed, *others):
     return outputs, (inputs, saved, wanted)
 
 
-def _blockwise_bwd(block, temperature, residuals, cotangents):
+def _blockwise_bwd(
+    block: int, temperature: Any, residuals: Any, cotangents: Any
+) -> tuple[Any, ...]:
     (hidden, unembed, tokens, softcap), (peak, log_norm, spread), wanted = residuals
     wide = wide_of(hidden)
     by_logp, by_spread = (
@@ -301,7 +312,7 @@ def _blockwise_bwd(block, temperature, residuals, cotangents):
         for cotangent in cotangents
     )
 
-    def accumulate(carry, starts):
+    def accumulate(carry: Any, starts: Any) -> Any:
         start, own = starts
         d_hidden, d_unembed = carry
         rows, logits, ids = _block_logits(hidden, unembed, start, block, softcap)

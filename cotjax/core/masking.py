@@ -5,6 +5,9 @@ their counts, and `mean_from` divides once, so that the value does not depend on
 Every reduction here is such a pair (`*_sum_count`) and its mean.
 """
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float

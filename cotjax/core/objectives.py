@@ -5,8 +5,12 @@ entries of `TERMS`, `REDUCTIONS`, `KL_ESTIMATORS` and `BASELINES`. `docs/numeric
 where each number comes from.
 """
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -33,6 +37,7 @@ from cotjax.core.masking import (
 
 # A loss of tokens: (logp, logp_old, advantage, mask) to [*B, T].
 TermFn = Callable[[Array, Array, Array, Array], Array]
+Term = tuple[Array, Array, Array]  # loss, ratio, and where a clip holds; of every token
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Objective:
     tempered: bool = True
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {"term": "clipped", "reduction": "sequence", "scale": "std"},
     "dr_grpo": {"term": "clipped", "reduction": "length", "scale": "none"},
     "dapo": {"term": "clipped", "reduction": "token", "scale": "std", "clip_high": 0.28},
@@ -104,7 +109,9 @@ PRESETS = {
 }
 
 
-def make_objective(name: str | None = None, *, preset: str = "cotjax", **settings) -> Objective:
+def make_objective(
+    name: str | None = None, *, preset: str = "cotjax", **settings: Any
+) -> Objective:
     """Picks an objective: a system's conventions, then a variant's, then single settings.
 
     Args:
@@ -123,7 +130,7 @@ def make_objective(name: str | None = None, *, preset: str = "cotjax", **setting
       ValueError: an unknown name or preset.
       TypeError: an unknown setting.
     """
-    variant = {} if name is None else _entry(VARIANTS, name, "objective")
+    variant: dict[str, Any] = {} if name is None else _entry(VARIANTS, name, "objective")
     return replace(_entry(PRESETS, preset, "preset"), **{**variant, **settings})
 
 
@@ -201,8 +208,8 @@ def policy_loss(
     logp_old = lax.stop_gradient(logp) if logp_old is None else _clean(logp_old, mask)
     logp_ref = None if logp_ref is None else lax.stop_gradient(_clean(logp_ref, mask))
 
-    named = isinstance(objective.term, str)
-    term = _entry(TERMS, objective.term, "term") if named else _own_term
+    named = objective.term if isinstance(objective.term, str) else None
+    term = _own_term if named is None else _entry(TERMS, named, "term")
     loss, ratio, clipped = term(objective, logp, logp_old, logp_ref, advantage, mask)
     reported = {"ratio": ratio, "clip_fraction": clipped, "kl_old": kl_k3(logp, logp_old)}
     if weight is not None:
@@ -229,17 +236,24 @@ def policy_loss(
     return total, count, metrics
 
 
-def _clean(values, mask):
+def _clean(values: Array, mask: Array) -> Array:
     return fill_masked(widen(values), mask)
 
 
-def _entry(table, word, field):
+def _entry(table: Any, word: str, field: str) -> Any:
     if word not in table:
         raise ValueError(f"{field} is {word!r}; needs one of {', '.join(table)}.")
     return table[word]
 
 
-def _clipped_term(objective, logp, logp_old, logp_ref, advantage, mask):
+def _clipped_term(
+    objective: Objective,
+    logp: Array,
+    logp_old: Array,
+    logp_ref: Array | None,
+    advantage: Array,
+    mask: Array,
+) -> Term:
     ratio = importance_ratio(logp, logp_old, max_log_ratio=objective.max_log_ratio)
     loss = clipped_surrogate(
         logp,
@@ -253,29 +267,58 @@ def _clipped_term(objective, logp, logp_old, logp_ref, advantage, mask):
     return loss, ratio, _outside(objective, ratio, advantage)
 
 
-def _sequence_term(objective, logp, logp_old, logp_ref, advantage, mask):
+def _sequence_term(
+    objective: Objective,
+    logp: Array,
+    logp_old: Array,
+    logp_ref: Array | None,
+    advantage: Array,
+    mask: Array,
+) -> Term:
     ratio = jnp.broadcast_to(sequence_ratio(logp, logp_old, mask), logp.shape)
     clips = {"clip_low": objective.clip_low, "clip_high": objective.clip_high}
     loss = sequence_surrogate(logp, logp_old, advantage, mask, **clips)
     return loss, ratio, _outside(objective, ratio, advantage)
 
 
-def _cispo_term(objective, logp, logp_old, logp_ref, advantage, mask):
+def _cispo_term(
+    objective: Objective,
+    logp: Array,
+    logp_old: Array,
+    logp_ref: Array | None,
+    advantage: Array,
+    mask: Array,
+) -> Term:
     ratio = importance_ratio(logp, logp_old)
     loss = cispo_surrogate(logp, logp_old, advantage, max_ratio=objective.max_ratio)
     return loss, ratio, ratio > objective.max_ratio
 
 
-def _bridge_release_term(objective, logp, logp_old, logp_ref, advantage, mask):
+def _bridge_release_term(
+    objective: Objective,
+    logp: Array,
+    logp_old: Array,
+    logp_ref: Array | None,
+    advantage: Array,
+    mask: Array,
+) -> Term:
     ratio = importance_ratio(logp, logp_old)
     logp_ref = lax.stop_gradient(logp) if logp_ref is None else logp_ref  # only if beta is 0
     loss = bridge_release(logp, logp_ref, advantage, mask, beta=objective.beta)
     return loss, ratio, jnp.zeros(ratio.shape, bool)
 
 
-def _own_term(objective, logp, logp_old, logp_ref, advantage, mask):
+def _own_term(
+    objective: Objective,
+    logp: Array,
+    logp_old: Array,
+    logp_ref: Array | None,
+    advantage: Array,
+    mask: Array,
+) -> Term:
     ratio = importance_ratio(logp, logp_old, max_log_ratio=objective.max_log_ratio)
-    loss = objective.term(logp, logp_old, jnp.broadcast_to(advantage, logp.shape), mask)
+    own: Any = objective.term
+    loss = own(logp, logp_old, jnp.broadcast_to(advantage, logp.shape), mask)
     shape = getattr(loss, "shape", None)
     if shape != logp.shape:
         raise ValueError(
@@ -284,7 +327,7 @@ def _own_term(objective, logp, logp_old, logp_ref, advantage, mask):
     return loss, ratio, jnp.zeros(ratio.shape, bool)
 
 
-def _outside(objective, ratio, advantage):
+def _outside(objective: Objective, ratio: Array, advantage: Array) -> Array:
     # True where a clip is what holds: no gradient reaches the policy.
     below = (ratio < 1 - objective.clip_low) & (advantage < 0)
     above = (ratio > 1 + objective.clip_high) & (advantage > 0)
@@ -301,7 +344,8 @@ TERMS = {
     "bridge_release": _bridge_release_term,
 }
 
-REDUCTIONS = {
+Reduction = Callable[[Array, Array, int], SumCount]
+REDUCTIONS: dict[str, Reduction] = {
     "sequence": lambda values, mask, max_length: sequence_sum_count(values, mask),
     "token": lambda values, mask, max_length: token_sum_count(values, mask),
     "length": lambda values, mask, max_length: length_sum_count(
@@ -309,14 +353,14 @@ REDUCTIONS = {
     ),
 }
 
-KL_ESTIMATORS = {
+KL_ESTIMATORS: dict[str, Callable[[Array, Array], Array]] = {
     "k1": kl_k1,
     "k2": kl_k2,
     "k3": kl_k3,
     "none": lambda logp, logp_ref: jnp.zeros_like(logp),  # the term has its own distance
 }
 
-BASELINES = {
+BASELINES: dict[str, Callable[[Objective, Array, Array | None], Array]] = {
     "group": lambda objective, reward, mask: group_advantage(
         reward, scale=objective.scale, ddof=objective.ddof, eps=objective.eps, mask=mask
     ),

@@ -1,5 +1,10 @@
 """Drawing tokens: filters over logits, and one uniform number per row instead of V Gumbels."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -49,7 +54,7 @@ def filter_logits(
     """
     _check(temperature, top_k, top_p, min_p)
     logits = widen(logits)
-    largest = jnp.finfo(logits.dtype).max
+    largest = cast(Any, jnp.finfo(logits.dtype).max)
     logits = jnp.nan_to_num(logits, nan=-jnp.inf, posinf=largest, neginf=-jnp.inf)
     if temperature == 0:
         token = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
@@ -158,7 +163,7 @@ def sample_at(
     return _invert(logits, uniform.astype(logits.dtype))
 
 
-def _check(temperature, top_k, top_p, min_p):
+def _check(temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> None:
     ranges = {
         "temperature": (temperature, temperature >= 0, "at least 0"),
         "top_k": (top_k, top_k >= 0, "at least 0 (0 keeps all)"),
@@ -170,18 +175,18 @@ def _check(temperature, top_k, top_p, min_p):
             raise ValueError(f"{name} is {value}; needs to be {needs}.")
 
 
-def _peak(logits):
+def _peak(logits: Array) -> Any:
     # The largest finite logit, or 0, so that a row of −inf has weights 0 and not NaN.
     peak = logits.max(axis=-1, keepdims=True)
     return jnp.where(jnp.isfinite(peak), peak, 0)
 
 
-def _probabilities(logits):
+def _probabilities(logits: Array) -> Array:
     weight = jnp.exp(logits - _peak(logits))
     return weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
 
 
-def _nucleus(logits, mass):
+def _nucleus(logits: Array, mass: Any) -> Array:
     """The least logit, [*B, 1], of the smallest set of largest logits that holds the mass.
 
     A sort of V numbers is slow everywhere. Nearly always the largest few hold the mass; where they
@@ -192,38 +197,42 @@ def _nucleus(logits, mass):
     reach = jnp.take_along_axis(probability, index, axis=-1).cumsum(axis=-1)
     enough = reach >= mass
     place = enough.argmax(axis=-1, keepdims=True)
-    return lax.cond(
-        enough.any(axis=-1).all(),
-        lambda: jnp.take_along_axis(largest, place, axis=-1),
-        lambda: _nucleus_by_halving(logits, probability, mass),
+    found = cast(
+        Array,
+        lax.cond(
+            enough.any(axis=-1).all(),
+            lambda: jnp.take_along_axis(largest, place, axis=-1),
+            lambda: _nucleus_by_halving(logits, probability, mass),
+        ),
     )
+    return found
 
 
-def _nucleus_by_halving(logits, probability, mass):
+def _nucleus_by_halving(logits: Array, probability: Array, mass: Any) -> Array:
     # The order of floats is the order of their bits, so 32 halvings of an integer interval end at
     # one float, each for a comparison and a sum.
     bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
     rank = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
-    def halve(_, interval):
+    def halve(_: Any, interval: Any) -> Any:
         low, high = interval  # at least the mass lies at or above `low`, less than it above `high`
         middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
         above = jnp.where(rank >= middle, probability, 0).sum(axis=-1, keepdims=True)
         return jnp.where(above >= mass, middle, low), jnp.where(above >= mass, high, middle - 1)
 
     interval = rank.min(axis=-1, keepdims=True), rank.max(axis=-1, keepdims=True)
-    low, _ = lax.fori_loop(0, 32, halve, interval)
-    return jnp.where(rank >= low, logits, jnp.inf).min(axis=-1, keepdims=True)
+    found = cast(Any, lax.fori_loop(0, 32, halve, interval))
+    return jnp.where(rank >= found[0], logits, jnp.inf).min(axis=-1, keepdims=True)
 
 
-def _blocks(logits):
+def _blocks(logits: Array) -> Array:
     # [*B, V] as [*B, blocks, BLOCK], padded with tokens that are never taken.
     padding = [(0, 0)] * (logits.ndim - 1) + [(0, -logits.shape[-1] % BLOCK)]
     padded = jnp.pad(logits, padding, constant_values=-jnp.inf)
     return padded.reshape(*logits.shape[:-1], -1, BLOCK)
 
 
-def _first_largest(logits):
+def _first_largest(logits: Array) -> Array:
     # XLA vectorises a maximum but not its place, so the place is only sought in one block.
     blocks = _blocks(logits)
     block = blocks.max(axis=-1).argmax(axis=-1)
@@ -231,7 +240,7 @@ def _first_largest(logits):
     return (block * BLOCK + within.argmax(axis=-1)).astype(jnp.int32)
 
 
-def _invert(logits, uniform):
+def _invert(logits: Array, uniform: Array) -> Array:
     # First level: which block holds the point `uniform` of the cumulative sum; second: which token.
     shifted = _blocks(logits - _peak(logits))
     mass = jnp.exp(shifted).sum(axis=-1)
@@ -241,7 +250,7 @@ def _invert(logits, uniform):
     return block * BLOCK + token
 
 
-def _locate(weight, point):
+def _locate(weight: Array, point: Array) -> tuple[Array, Array]:
     # The first entry whose cumulative weight passes the point, and how far the point lies in it.
     # Rounding may leave no such entry, or one of weight zero: then the last one with weight.
     reach = weight.cumsum(axis=-1)

@@ -1,5 +1,8 @@
 """A soft cap on logits: where they are formed, before temperature and softmax."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float

@@ -1,5 +1,8 @@
 """Divergence from a cache that kept only the K most likely tokens of the teacher."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import math
 from typing import Literal
 

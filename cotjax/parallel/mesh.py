@@ -10,6 +10,7 @@
 import contextlib
 import math
 import os
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -45,7 +46,9 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
         jax.config.update("jax_num_cpu_devices", power_of_two)
 
 
-def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, *, devices: list | None = None) -> Mesh:
+def make_mesh(
+    data: int, fsdp: int = 1, tensor: int = 1, *, devices: list[Any] | None = None
+) -> Mesh:
     """A mesh over the devices, neighbours along the axes that communicate most (tensor, then fsdp).
 
     Args:

@@ -33,8 +33,8 @@ def check_folder(folder: pathlib.Path, resume: bool) -> None:
     """
     try:
         begun = (folder / "config.toml").is_file()
-        rest = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        taken = bool(rest - {"config.toml.tmp"})
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        taken = bool({*names} - {"config.toml.tmp"})
     except OSError as error:  # a file in its place, a folder of somebody else, a name too long
         raise InputError(
             f"{folder}: cannot be a run folder ({error.strerror}). "

@@ -1,6 +1,7 @@
 """A run from Python: its numbers as arrays, its completions, and the student that it trained."""
 
 import functools
+import importlib
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ class Metrics:
           InputError: pandas is not installed.
         """
         try:
-            import pandas  # pyright: ignore[reportMissingImports]
+            pandas: Any = importlib.import_module("pandas")
         except ModuleNotFoundError as error:
             raise InputError("to_pandas needs pandas. Install it: pip install pandas") from error
         columns = {name: self[name] for name in self.columns}
@@ -120,7 +121,8 @@ class Run:
         return Metrics(self._rows("eval"))
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
-        rows, done = [], 0
+        rows: list[dict[str, Any]] = []
+        done = 0
         for run in self.stages or (self,):
             own = run.files.metrics
             rows += [row | {"step": row["step"] + done} for row in own if row["kind"] == kind]

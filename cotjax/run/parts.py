@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -82,7 +82,7 @@ class Parts:
 def earlier_parts(folder: pathlib.Path) -> list[Part]:
     """The parts of a run so far; the end of a part that was killed is that of metrics.jsonl."""
     path, metrics = folder / "parts.json", folder / "metrics.jsonl"
-    parts = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    parts: list[Part] = json.loads(path.read_text("utf-8")) if path.is_file() else []
     if parts and not parts[-1]["ended"] and metrics.is_file():
         last = parts[-1]
         started = datetime.datetime.fromisoformat(last["started"]).timestamp()
@@ -95,6 +95,6 @@ def earlier_parts(folder: pathlib.Path) -> list[Part]:
 
 def machine() -> str:
     """Processor, cores and devices, in words."""
-    devices = jax.devices()
+    devices: list[Any] = [*cast(Any, jax).devices()]
     kind = f"{len(devices)} × {devices[0].device_kind}"
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {kind}"

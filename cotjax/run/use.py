@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotjax.config import Config
 from cotjax.errors import InputError
@@ -74,7 +74,8 @@ def _sample_settings(given: dict[str, Any]) -> SampleSettings:
             raise InputError(f"cotjax.generate: no setting {name}. There are {', '.join(names)}.")
     stop = given.get("stop", ())
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    settings = SampleSettings(**{**given, "stop": stop})
+    whole: dict[str, Any] = {**given, "stop": stop}
+    settings = SampleSettings(**whole)
     settings.check()
     return settings
 
@@ -122,13 +123,13 @@ def plot(
         ]
     )
     if path is not None:
-        figure.savefig(path, dpi=150)
+        cast(Any, figure).savefig(path, dpi=150)  # matplotlib does not type all of it
     return figure
 
 
 def _points(run: Run) -> list[dict[str, Any]]:
     """The evaluations that the picture's arrows go through: before, and after each stage."""
-    points = []
+    points: list[dict[str, Any]] = []
     for stage in run.stages or (run,):
         rows = [row for row in stage.files.metrics if row["kind"] == "eval"]
         points += [rows[0], rows[-1]] if rows and not points else rows[-1:]

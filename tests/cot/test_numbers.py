@@ -59,7 +59,6 @@ def test_what_could_mean_several_numbers_is_refused(text):
         ("7 (as 2 + 5 = 7)", 7, 7),
         ("3 + 4 = 7 apples of 9", 7, 9),
         ("50% of 20", 50, 20),
-        ("5 million", 5_000_000, 5_000_000),
     ],
 )
 def test_the_first_number_of_a_phrase_and_the_last_of_a_text(text, first, last):

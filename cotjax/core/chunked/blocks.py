@@ -9,11 +9,14 @@ over tokens, accumulated in float32 and written once: token by token it would ne
 `summed` has the sum over tokens, which needs one walk only.
 """
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +106,7 @@ def check_sizes(chunk_size: int, vocab_size: int, rows: int) -> None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _blockwise(loss, chunk_size, vocab_size, *primals):
+def _blockwise(loss: BlockLoss, chunk_size: int, vocab_size: int, *primals: Any) -> Array:
     return _forward(loss, chunk_size, vocab_size, *primals)[0]
 
 
@@ -153,32 +156,43 @@ def unembedding(hidden: Float[Array, "*B T D"], chunk_size: int, vocab_size: int
     return functools.partial(_all_logits, vocab_size=vocab_size, block=block)
 
 
-def _forward(loss, chunk_size, vocab_size, hidden, matrix, tokens, shared, softcap):
+def _forward(
+    loss: BlockLoss,
+    chunk_size: int,
+    vocab_size: int,
+    hidden: Array,
+    matrix: Array,
+    tokens: Any,
+    shared: Any,
+    softcap: SoftCap,
+) -> Any:
     cut = Cut.of(hidden, chunk_size)
     unembed = unembedding(hidden, chunk_size, vocab_size)
 
-    def one_chunk(inputs):
+    def one_chunk(inputs: Any) -> Any:
         hidden, tokens = inputs
         return loss.rows(soft_cap(unembed(hidden, matrix), softcap), tokens, shared, unembed)
 
-    parts = lax.map(one_chunk, jax.tree.map(cut.split, (hidden, tokens)))
+    parts = cast(Any, lax.map(one_chunk, jax.tree.map(cut.split, (hidden, tokens))))
     return jax.tree.map(cut.join, parts)
 
 
-def _fwd(loss, chunk_size, vocab_size, *primals):
-    values = jax.tree.map(lambda x: x.value, primals)
+def _fwd(loss: BlockLoss, chunk_size: int, vocab_size: int, *primals: Any) -> Any:
+    values = jax.tree.map(value_of, primals)
     value, saved = _forward(loss, chunk_size, vocab_size, *values)
     # () or None is part of the tree, so the backward pass knows it while tracing.
     trained = () if primals[1].perturbed else None
     return value, (*values, saved, trained)
 
 
-def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
+def _bwd(
+    loss: BlockLoss, chunk_size: int, vocab_size: int, residuals: Any, cotangent: Array
+) -> tuple[Any, ...]:
     hidden, matrix, tokens, shared, softcap, saved, trained = residuals
     block = _block_size(hidden, chunk_size, vocab_size)
     wide = wide_of(hidden)
 
-    def one_block(carry, first):
+    def one_block(carry: Any, first: Array) -> tuple[Any, None]:
         d_hidden, d_matrix = carry
         # The last block overlaps its neighbour instead of running over the edge.
         start = jnp.minimum(first, vocab_size - block)
@@ -204,6 +218,11 @@ def _bwd(loss, chunk_size, vocab_size, residuals, cotangent):
 _blockwise.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 
+def value_of(primal: Any) -> Any:
+    """What a forward rule is given of a primal under `symbolic_zeros`."""
+    return primal.value
+
+
 def rows_gradient(
     slopes: Float[Array, "*B T W"], hidden: Float[Array, "*B T D"]
 ) -> Float[Array, "W D"]:
@@ -219,7 +238,7 @@ def rows_gradient(
     return lax.optimization_barrier(product).T
 
 
-def _block_size(hidden, chunk_size, vocab_size):
+def _block_size(hidden: Array, chunk_size: int, vocab_size: int) -> int:
     # Vocabulary entries per block, so that all tokens' logits for it are chunk_size · V numbers.
     count = math.prod(hidden.shape[:-1])
     block = max(LANES, chunk_size * vocab_size // max(count, 1) // LANES * LANES)
@@ -228,34 +247,34 @@ def _block_size(hidden, chunk_size, vocab_size):
     return min(vocab_size, -(-block // LANES) * LANES)
 
 
-def _firsts(vocab_size, block):
+def _firsts(vocab_size: int, block: int) -> Array:
     return jnp.arange(0, vocab_size, block, dtype=jnp.int32)
 
 
-def wide_of(hidden):
+def wide_of(hidden: Array) -> Any:
     """The dtype in which products of hidden states are summed."""
     return jnp.dtype(jnp.float32) if hidden.dtype.itemsize < 4 else hidden.dtype
 
 
-def _rows(hidden, matrix, start, block):
+def _rows(hidden: Array, matrix: Array, start: Array, block: int) -> Array:
     # Without the barrier XLA's CPU backend widens all of a bfloat16 matrix before the loop.
     matrix, start = lax.optimization_barrier((matrix, start))
     return lax.dynamic_slice_in_dim(matrix, start, block).astype(hidden.dtype)
 
 
-def _product(hidden, rows):
+def _product(hidden: Array, rows: Array) -> Array:
     return jnp.einsum("...d,wd->...w", hidden, rows, preferred_element_type=wide_of(hidden))
 
 
-def _block_logits(hidden, matrix, start, block):
+def _block_logits(hidden: Array, matrix: Array, start: Array, block: int) -> Array:
     return _product(hidden, _rows(hidden, matrix, start, block))
 
 
-def _all_logits(hidden, matrix, vocab_size, block):
+def _all_logits(hidden: Array, matrix: Array, vocab_size: int, block: int) -> Array:
     if matrix.dtype == hidden.dtype == wide_of(hidden):
         return _product(hidden, matrix[:vocab_size])
 
-    def one_block(logits, first):
+    def one_block(logits: Array, first: Array) -> tuple[Any, None]:
         start = jnp.minimum(first, vocab_size - block)
         part = _block_logits(hidden, matrix, start, block)
         return lax.dynamic_update_slice_in_dim(logits, part, start, logits.ndim - 1), None

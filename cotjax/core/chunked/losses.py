@@ -1,15 +1,19 @@
 """Divergences from hidden states and unembeddings; no [..., T, V] array of anyone ever exists."""
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from cotjax.core.chunked.blocks import blockwise_loss
+from cotjax.core.chunked.blocks import BlockLoss, Unembed, blockwise_loss
 from cotjax.core.chunked.sums import summed_loss
 from cotjax.core.divergences import Kind, Temperature, checked, tempered, terms_of
 from cotjax.core.masking import fill_masked
@@ -127,7 +131,17 @@ def chunked_divergence(
     return value * temperature.astype(value.dtype) ** 2 if scale_by_temperature else value
 
 
-def _of_tokens(loss, hidden, matrix, tokens, shared, mask, *, parts, **sizes):
+def _of_tokens(
+    loss: BlockLoss,
+    hidden: Array,
+    matrix: Array,
+    tokens: Any,
+    shared: Any,
+    mask: Array | None,
+    *,
+    parts: int | None,
+    **sizes: Any,
+) -> Array:
     # A number for each token, or their sum.
     if parts is None:
         value = blockwise_loss(loss, hidden, matrix, tokens, shared, **sizes)
@@ -144,46 +158,55 @@ class _Divergence:
     alpha: float
     space: Space
 
-    def rows(self, logits, tokens, shared, unembed):
+    def rows(self, logits: Array, tokens: Any, shared: Any, unembed: Unembed) -> tuple[Array, Any]:
         scores = tempered(logits, shared[-1])
         norm = jax.nn.logsumexp(scores, axis=-1)
         logp, teacher_norms = self._teacher(tokens, shared, unembed, None)
         value, slope = self._terms(logp, scores - norm[..., None])
         return value.sum(axis=-1), (norm, slope.sum(axis=-1), teacher_norms)
 
-    def slopes(self, logits, saved, tokens, shared, unembed, start):
+    def slopes(
+        self, logits: Array, saved: Any, tokens: Any, shared: Any, unembed: Unembed, start: Any
+    ) -> Array:
         norm, slope_sum, teacher_norms = saved
         logp, _ = self._teacher(tokens, shared, unembed, teacher_norms)
         logq = tempered(logits, shared[-1]) - norm[..., None]
         _, slope = self._terms(logp, logq)
         return self._by_logits(slope, slope_sum, logq, shared[-1])
 
-    def both(self, logits, tokens, shared, unembed):
+    def both(
+        self, logits: Array, tokens: Any, shared: Any, unembed: Unembed
+    ) -> tuple[Array, Array]:
         logq = jax.nn.log_softmax(tempered(logits, shared[-1]), axis=-1)
         logp, _ = self._teacher(tokens, shared, unembed, None)
         value, slope = self._terms(logp, logq)
         by_logits = self._by_logits(slope, slope.sum(axis=-1), logq, shared[-1])
         return value.sum(axis=-1), by_logits
 
-    def _by_logits(self, slope, slope_sum, logq, temperature):
+    def _by_logits(self, slope: Array, slope_sum: Array, logq: Array, temperature: Any) -> Array:
         # Through log q_v = z_v/τ − log Σ exp(z/τ).
         by_score = slope - jnp.exp(logq) * slope_sum[..., None]
         return by_score / temperature.astype(by_score.dtype)
 
-    def _terms(self, logp, logq):
+    def _terms(self, logp: Array, logq: Array) -> tuple[Array, Array]:
         # The terms and their derivatives by log q, entry by entry.
         terms = terms_of(self.kind, beta=self.beta, alpha=self.alpha)
-        value, pull_back = jax.vjp(lambda logq: terms(logp, logq), logq)
+        value, pull_back = cast(Any, jax.vjp(functools.partial(terms, logp), logq))
         return value, pull_back(jnp.ones_like(value))[0]
 
-    def _teacher(self, hiddens, shared, unembed, norms):
+    def _teacher(
+        self, hiddens: Any, shared: Any, unembed: Unembed, norms: Any
+    ) -> tuple[Array, Any]:
         # Log-probabilities of the mixture; a teacher of weight 0 costs no product.
         matrices, caps, weight, temperature = shared
-        scores = []
+        scores: list[Array] = []
         for w, hidden, matrix, cap in zip(weight, hiddens, matrices, caps, strict=True):
             like = jax.eval_shape(unembed, hidden, matrix)
-            nothing = lambda *_, like=like: jnp.zeros(like.shape, like.dtype)  # noqa: E731
-            z = lax.cond(w > 0, unembed, nothing, hidden, matrix)
+
+            def nothing(*_: Any, like: Any = like) -> Array:
+                return jnp.zeros(like.shape, like.dtype)
+
+            z = cast(Any, lax.cond(w > 0, unembed, nothing, hidden, matrix))
             scores.append(tempered(soft_cap(z, cap), temperature))
         return mix_scores(scores, list(weight.astype(scores[0].dtype)), self.space, norms)
 
@@ -258,14 +281,16 @@ def chunked_topk_forward_kl(
 class _TopK:
     tail: Tail
 
-    def rows(self, logits, tokens, shared, unembed):
+    def rows(self, logits: Array, tokens: Any, shared: Any, unembed: Unembed) -> tuple[Array, Any]:
         logp, ids = tokens
         student = topk_scores(logp, ids, tempered(logits, shared))
         value_of = functools.partial(topk_value, logp, tail=self.tail)
-        value, pull_back = jax.vjp(value_of, *student)
+        value, pull_back = cast(Any, jax.vjp(value_of, *student))
         return value, (student[1:], pull_back(jnp.ones_like(value)))
 
-    def slopes(self, logits, saved, tokens, shared, unembed, start):
+    def slopes(
+        self, logits: Array, saved: Any, tokens: Any, shared: Any, unembed: Unembed, start: Any
+    ) -> Array:
         logp, ids = tokens
         (norm, rest), (by_chosen, by_norm, by_rest) = saved
         scores = tempered(logits, shared)
@@ -284,6 +309,8 @@ class _TopK:
         by_score = by_score + jnp.where(stored, 0, others)
         return by_score / shared.astype(by_score.dtype)
 
-    def both(self, logits, tokens, shared, unembed):
+    def both(
+        self, logits: Array, tokens: Any, shared: Any, unembed: Unembed
+    ) -> tuple[Array, Array]:
         value, saved = self.rows(logits, tokens, shared, unembed)
         return value, self.slopes(logits, saved, tokens, shared, unembed, 0)

@@ -7,15 +7,25 @@ backward pass: with two teachers five products with an unembedding instead of ei
 The price is a [V, D] array in float32, where the gradient of the unembedding is added up.
 """
 
+# Some of JAX's own functions have parameters without a type.
+# pyright: reportUnknownMemberType=false
+
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
-from cotjax.core.chunked.blocks import BlockLoss, Cut, check_sizes, unembedding, wide_of
+from cotjax.core.chunked.blocks import (
+    BlockLoss,
+    Cut,
+    check_sizes,
+    unembedding,
+    value_of,
+    wide_of,
+)
 from cotjax.core.softcap import SoftCap, soft_cap, soft_cap_slope
 
 
@@ -63,25 +73,39 @@ def summed_loss(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _summed(loss, chunk_size, vocab_size, parts, hidden, matrix, tokens, shared, mask, softcap):
+def _summed(
+    loss: BlockLoss,
+    chunk_size: int,
+    vocab_size: int,
+    parts: int | None,
+    hidden: Array,
+    matrix: Array,
+    tokens: Any,
+    shared: Any,
+    mask: Array,
+    softcap: SoftCap,
+) -> Array:
     cut, unembed = Cut.of(hidden, chunk_size), unembedding(hidden, chunk_size, vocab_size)
 
-    def one_chunk(inputs):
+    def one_chunk(inputs: Any) -> Any:
         hidden, tokens = inputs
         logits = soft_cap(unembed(hidden, matrix), softcap)
         return loss.rows(logits, tokens, shared, unembed)[0]
 
-    value = cut.join(lax.map(one_chunk, jax.tree.map(cut.split, (hidden, tokens))))
+    chunks = jax.tree.map(cut.split, (hidden, tokens))
+    value = cut.join(cast(Any, lax.map(one_chunk, chunks)))
     return jnp.where(mask, value, 0).sum()
 
 
-def _fwd(loss, chunk_size, vocab_size, parts, *primals):
+def _fwd(
+    loss: BlockLoss, chunk_size: int, vocab_size: int, parts: int | None, *primals: Any
+) -> Any:
     trained = primals[1].perturbed
-    hidden, matrix, tokens, shared, mask, softcap = jax.tree.map(lambda x: x.value, primals)
+    hidden, matrix, tokens, shared, mask, softcap = jax.tree.map(value_of, primals)
     cut, unembed = Cut.of(hidden, chunk_size), unembedding(hidden, chunk_size, vocab_size)
     wide, used = wide_of(hidden), matrix[:vocab_size].astype(hidden.dtype)
 
-    def one_chunk(by_matrix, inputs):
+    def one_chunk(by_matrix: Array | None, inputs: Any) -> Any:
         hidden, tokens = inputs
         logits = soft_cap(unembed(hidden, matrix), softcap)
         value, slopes = loss.both(logits, tokens, shared, unembed)
@@ -109,7 +133,14 @@ def _fwd(loss, chunk_size, vocab_size, parts, *primals):
     return total, (cut.join(by_hidden), by_matrix, like)
 
 
-def _bwd(loss, chunk_size, vocab_size, parts, saved, cotangent):
+def _bwd(
+    loss: BlockLoss,
+    chunk_size: int,
+    vocab_size: int,
+    parts: int | None,
+    saved: Any,
+    cotangent: Array,
+) -> tuple[Any, ...]:
     by_hidden, by_matrix, (hidden, matrix) = saved
     by_hidden = (by_hidden * cotangent).astype(hidden.dtype)
     if by_matrix is not None:
