@@ -112,7 +112,7 @@ def test_more_buckets_than_examples(world, capsys):
 
 
 def test_a_teacher_that_does_not_fit(world, capsys, monkeypatch):
-    monkeypatch.setattr("cotjax.teachers.pool.free_bytes", lambda mesh: 1000)
+    monkeypatch.setattr("cotjax.teachers.teacher_plan.free_bytes", lambda mesh: 1000)
     words = "GiB per device, which has 0.0 free", str(world.folder / "strong"), "teachers.dtype"
     refused(world, capsys, world.flags("large"), *words)
 

@@ -12,6 +12,7 @@ import tomli_w
 from cotjax.config.checks import validate
 from cotjax.config.flags import read_flags
 from cotjax.config.plugins import check_plugins
+from cotjax.config.ranges import LIST
 from cotjax.config.reading import keys_of, merge, overlay, read_toml
 from cotjax.config.reference import ARGUMENTS, name_of
 from cotjax.config.stages import check_reads, defaults_of, stage_class, stage_configs, with_entries
@@ -134,7 +135,7 @@ def with_objects(config: Config, **objects: Any) -> Config:
 def _start(table: dict[str, Any], stage: Any, path: str) -> Config:
     """The stage's defaults with a table over them."""
     if stage is None or stage == "":
-        stage = table.get("stage", "bridge" if "stages" in table else Config.stage)
+        stage = table.get("stage", LIST if "stages" in table else Config.stage)
     base = defaults_of(stage)
     return dataclasses.replace(merge(base, table, path), stage=stage)
 
@@ -160,7 +161,7 @@ def _finish(
     """
     given = [key for key in keys_of(table) if key.split(".")[0] not in (tool, *OWN)]
     flags = [key for key in keys_of(above) if key.split(".")[0] not in (tool, *OWN)]
-    if "stages" in table or config.stages:
+    if "stages" in table or config.stages or config.stage == LIST:
         config = _spread(config, table, above)
         stages = [own.stage for _, own in stage_configs(config)]
         for entry in config.stages:

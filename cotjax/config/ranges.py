@@ -76,12 +76,13 @@ Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "p
 SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
+LIST = "list"  # the stage of a config that lists its own [[stages]]
 
 # The keys of a file's row that its layout reads, as data.columns names them.
 ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
-StageName = Annotated[Any, Named(STAGES, "a class with from_config(config, mesh)")]
+StageName = Annotated[Any, Named((*STAGES, LIST), "a class with from_config(config, mesh)")]
 SourceName = Annotated[
     Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cotjax.config.ranges import STAGES
+from cotjax.config.ranges import LIST, STAGES
 from cotjax.config.reading import merge, overlay
 from cotjax.config.reference import is_reference, name_of, resolve
 from cotjax.config.whole import KEYS, Config
@@ -48,12 +48,25 @@ class StageClass:
         return any(key == one or key.startswith(f"{one}.") for one in (*EVERYWHERE, *self.reads))
 
 
+def _no_stage(config: Config, mesh: Any) -> Any:
+    raise InputError(
+        f'stage = "{LIST}": lists nothing. Give [[stages]] an entry, or set stage to one of '
+        f"{', '.join(STAGES)}."
+    )
+
+
+# What stands for the stage of a config whose file lists its own: it sets nothing for them.
+_LIST = StageClass(LIST, _no_stage, {}, KEYS, (), lambda config: iter(()))
+
+
 def stage_class(stage: Any, key: str = "stage") -> StageClass:
     """The class of a stage, by its built-in name, a reference, or the class itself.
 
     Raises:
       InputError: there is no such class, or it has no `from_config`.
     """
+    if isinstance(stage, str) and stage == LIST:
+        return _LIST
     if isinstance(stage, str) and stage in STAGES:
         stage = f"cotjax.stages.{stage}:{stage.capitalize()}"
     if not is_reference(stage):
@@ -141,7 +154,7 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
             )
         stage = entry["stage"]
         own = stage_class(stage, f"{where}: stage")
-        if own.entries:
+        if own.entries or stage == LIST:
             raise InputError(
                 f'{where}: stage = "{name_of(stage)}" is a list itself. Write its stages out.'
             )

@@ -11,6 +11,8 @@ from rich.console import Console
 from cotjax.config import Config, to_toml
 from cotjax.errors import InputError
 
+FIRST = ("config.toml", "facts.json", "parts.json")  # what a run writes before it does anything
+
 
 def console() -> Console:
     """Where a run says what it does: the standard output, of the first process alone."""
@@ -63,6 +65,15 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
             f'output = "{config.output}": cannot write {folder} ({error.strerror}). '
             "Set --output to a folder that you may write to."
         ) from error
+
+
+def forget_unbegun(folder: pathlib.Path) -> None:
+    """Removes the folder of a run that was refused before it did anything, so its name is free."""
+    files = [path for path in folder.iterdir() if path.name in FIRST]
+    if len(files) == len(list(folder.iterdir())):
+        for path in files:
+            path.unlink()
+        folder.rmdir()
 
 
 def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:

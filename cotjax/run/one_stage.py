@@ -6,7 +6,8 @@ import pathlib
 
 from cotjax.config import Config, name_of, stage_class, to_toml
 from cotjax.config.reading import merge
-from cotjax.run.folder import console, write_config, write_result
+from cotjax.errors import InputError
+from cotjax.run.folder import console, forget_unbegun, write_config, write_result
 from cotjax.run.summary import print_summary
 from cotjax.startup import Programs, compiling_side_by_side, counted
 
@@ -51,7 +52,13 @@ def _run_stage(
     )
     table = StepTable(stage.columns, config.steps, out)
     with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
-        for note in (*stage.notes, *stage.prepare(folder)):
+        try:
+            notes = (*stage.notes, *stage.prepare(folder))
+        except InputError:
+            if first and not config.resume:
+                forget_unbegun(folder)
+            raise
+        for note in notes:
             out.print(f"note: {note}")
         result = fit(stage, folder, settings, table, out, saved=parts.write)
     if not first:

@@ -114,5 +114,5 @@ def check_memory(plans: Sequence[TeacherPlan], slots: int, mesh: Mesh) -> None:
             f"teachers.paths: {len(sizes)} at once need {sum(sizes) / parts / 2**30:.1f} GiB per "
             f'device, which has {free / 2**30:.1f} free; the largest is "{largest.name}", '
             f"{largest.size / 2**30:.1f} GiB. Raise mesh.fsdp, set teachers.dtype = "
-            '"bfloat16", or write a store with python -m cotjax.cache_logits.'
+            '"bfloat16", or write a logit cache with python -m cotjax.cache_logits.'
         )

@@ -251,3 +251,12 @@ def test_a_run_is_resumed_by_its_name_from_its_own_folder(tmp_path):
     assert (config.stage, config.steps, config.resume) == ("sft", 7, True)
     assert load([*argv, "--steps=9"]).steps == 9  # flags come over it
     assert load([*argv, "--stage=grpo"]).stage == "grpo"  # what is named counts
+
+
+def test_a_list_of_ones_own_stages_takes_nothing_from_the_bridge():
+    own = Config.for_stages([{"stage": "grpo"}, {"stage": "rewrite"}], name="mine")
+    assert own.stage == "list" and load_text(to_toml(own)) == own
+    for _, stage in stage_configs(own):
+        assert stage.eval.max_prompt_tokens == 0
+    with pytest.raises(InputError, match="lists nothing"):
+        load(["--stage=list"])

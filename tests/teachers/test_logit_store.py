@@ -81,7 +81,7 @@ def test_a_begun_store_is_continued_and_a_broken_shard_is_not_there(store):
     with pytest.raises(RuntimeError):
         writer.write(shard_name(0, 1, 0), broken(), {})
     assert not writer.has(shard_name(0, 1, 0))
-    with pytest.raises(InputError, match="holds nothing of teacher 1 about bucket 2"):
+    with pytest.raises(InputError, match="holds no logits of teacher 1 for bucket 2"):
         LogitStore(store, MANIFEST, [(1, 0)])
 
 

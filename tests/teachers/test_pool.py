@@ -10,7 +10,6 @@ from cotjax.errors import InputError
 from cotjax.interfaces import TokenBatch
 from cotjax.parallel import sharding
 from cotjax.parallel.mesh import make_mesh
-from cotjax.teachers import teacher_plan as module
 from cotjax.teachers.pool import TeacherPool, plan_teacher
 from cotjax.train import main as train
 from tests.tiny import TEACHERS, TOKENIZER, flags, make_config, write_teachers
@@ -64,7 +63,7 @@ def test_shapes_are_known_without_weights_and_no_teacher_is_in_memory(folder):
 
 
 def test_too_little_memory_names_the_largest_and_what_to_lower(folder, monkeypatch):
-    monkeypatch.setattr(module, "free_bytes", lambda mesh: 1000)
+    monkeypatch.setattr("cotjax.teachers.teacher_plan.free_bytes", lambda mesh: 1000)
     with pytest.raises(InputError, match='the largest is ".*strong".*teachers.dtype = "bfloat16"'):
         opened(folder, "weak", "strong")
 

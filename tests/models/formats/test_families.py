@@ -5,14 +5,14 @@ import pytest
 from flax import nnx
 
 from cotjax.models.formats.families import TENSOR_NAMES, tensor_names
-from cotjax.models.formats.weights import abstract_model
+from cotjax.models.transformer import Transformer
 from tests.models.formats.test_huggingface import SHAPES, make_model
 
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_every_parameter_of_a_family_has_one_name(family: str) -> None:
     shape = make_model(family).shape
-    model = abstract_model(shape, param_dtype="float32", dtype="float32")
+    model = nnx.eval_shape(lambda: Transformer(shape, rngs=nnx.Rngs(0)))
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model))]
     names = tensor_names(shape)
     assert set(paths) <= set(names) and len(set(names.values())) == len(names)

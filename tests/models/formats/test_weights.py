@@ -11,7 +11,6 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models.formats.weights import (
     Drawn,
-    abstract_model,
     draw,
     fill,
     named_tensors,
@@ -120,12 +119,3 @@ def test_random_weights_are_of_the_seed_and_the_name_and_norms_begin_at_one():
     assert (drawn.read("model.norm.weight") == 1).all()
     offset = Drawn(dataclasses.replace(SHAPE, offset_norms=True), 0)
     assert not offset.read("model.norm.weight").any()
-
-
-def test_an_abstract_model_has_shapes_and_formats_alone():
-    abstract = nnx.state(abstract_model(SHAPE, param_dtype="bfloat16", dtype="float32"))
-    real = nnx.state(make_model())
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(state)] for state in (abstract, real)]
-    assert shapes[0] == shapes[1]
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(abstract))
-    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(abstract))
