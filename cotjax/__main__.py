@@ -18,6 +18,8 @@ COMMANDS = {
     "cache-logits": "write teachers' top-K logits to disk, to distil from them later",
 }
 
+MOVED = {"teach": "cache-logits"}  # commands of earlier versions
+
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(VERSION)
         return 0
     known = name.replace("_", "-")
+    if known in MOVED:
+        raise InputError(f"cotjax {name}: is now cotjax {MOVED[known]}.")
     if known not in COMMANDS:
         raise InputError(
             f'cotjax {name}: no such command. Did you mean "{nearest(name, COMMANDS)}"? '

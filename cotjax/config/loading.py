@@ -67,10 +67,6 @@ def _read(argv: Sequence[str]) -> tuple[Config, dict[str, Any], dict[str, Any], 
         path = str(own) if own.is_file() else ""
     table = read_toml(path) if path else {}
     base = _start(table, stage, path)
-    if stage and "stages" in table and not stage_class(stage).entries:
-        raise InputError(
-            f"--stage={stage}: {path} lists its own [[stages]]. Leave --stage out, or the list."
-        )
     return merge(base, flags, FLAGS), table, flags, path
 
 
@@ -137,6 +133,11 @@ def _start(table: dict[str, Any], stage: Any, path: str) -> Config:
     if stage is None or stage == "":
         stage = table.get("stage", LIST if "stages" in table else Config.stage)
     base = defaults_of(stage)
+    if "stages" in table and stage != LIST and not base.stages:
+        raise InputError(
+            f'stage = "{name_of(stage)}": {path} lists its own [[stages]]. Leave stage out, or the '
+            "list."
+        )
     return dataclasses.replace(merge(base, table, path), stage=stage)
 
 

@@ -83,10 +83,10 @@ class Plugin:
             return function(*args, **settings)
         except PluginError:
             raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        except (Exception, SystemExit) as error:  # it may not end the run in silence
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise PluginError(
-                f"{self.shown} raised {said}", f" ({place_of(error)}). Fix it there.", record
+                f"{self.shown} raised {what}", f" ({place_of(error)}). Fix it there.", record
             ) from error
 
     def __call__(self, *args: Any, record: str = "", **settings: Any) -> Any:
@@ -118,6 +118,38 @@ class Plugin:
         if not math.isfinite(number):
             raise self.refuse(value, needs, record)
         return number
+
+
+def open_stage(config: Config, mesh: Any) -> Any:
+    """The stage of a config, which may be a user's own class.
+
+    Args:
+      config: of the run.
+      mesh: of the run.
+
+    Raises:
+      PluginError: a user's class raised, or gave what is no stage.
+      InputError: see the stage.
+    """
+    own = stage_class(config.stage)
+    if not is_reference(config.stage):
+        return own.from_config(config, mesh)
+    plugged = Plugin("stage", config.stage)
+    try:
+        stage = plugged.call(own.from_config, config, mesh)
+    except PluginError as error:
+        if isinstance(error.__cause__, InputError):  # of a part that it is built on
+            raise error.__cause__ from error
+        raise
+    missing = [name for name in PARTS if not hasattr(type(stage), name)]
+    if missing:
+        raise plugged.refuse(
+            stage, f"a stage has {', '.join(missing)} too. See cotjax.interfaces.Stage."
+        )
+    return stage
+
+
+PARTS = ("update", "programs", "prepare", "next_step", "evaluate")  # methods of every stage
 
 
 def plugin(config: Config, key: str) -> Plugin | None:

@@ -68,6 +68,8 @@ def unknown(key: str, also: Sequence[str] = ()) -> str:
     new = new_name(key)
     if new:
         return f'unknown key "{key}": it is now {new}.'
+    if key in SECTIONS:
+        return f"{key} is a section: set {key}.KEY. cotjax train --help {key} lists its keys."
     return f'unknown key "{key}". Did you mean "{nearest(key, (*KEYS, *SECTIONS, *also))}"?'
 
 

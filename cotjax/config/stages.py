@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cotjax.config.ranges import LIST, STAGES
-from cotjax.config.reading import merge, overlay
-from cotjax.config.reference import is_reference, name_of, resolve
+from cotjax.config.reading import merge, nearest, overlay
+from cotjax.config.reference import check_call, is_reference, name_of, resolve
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
@@ -71,8 +71,8 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
         stage = f"cotjax.stages.{stage}:{stage.capitalize()}"
     if not is_reference(stage):
         raise InputError(
-            f'{key} = "{stage}": unknown. Set {key} to one of {", ".join(STAGES)}, or to your own '
-            f"class: package.module:Name or ./file.py:Name."
+            f'{key} = "{stage}": unknown. Did you mean "{nearest(stage, STAGES)}"? There are '
+            f"{', '.join(STAGES)}, and your own class: package.module:Name or ./file.py:Name."
         )
     found = resolve(key, stage, takes=TAKES)
     entries = tuple(getattr(found, "entries", ()))
@@ -81,6 +81,8 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
             f'{key} = "{name_of(stage)}": {type(found).__name__} without from_config. {key} takes '
             f"{TAKES}."
         )
+    if not entries:
+        check_call(key, stage, found.from_config, takes=TAKES, names=2)
     return StageClass(
         name=getattr(found, "__name__", str(found)),
         from_config=getattr(found, "from_config", None),  # pyright: ignore[reportArgumentType]
@@ -124,7 +126,8 @@ def check_reads(given: Sequence[str], stages: Sequence[Any], where: str) -> None
         names = " and ".join(name_of(stage) for stage in stages)
         raise InputError(
             f"{where}: {key}: stage {names} does not read it; "
-            f"{', '.join(who) or 'none'} does. Leave it out, or choose another stage."
+            f"{' and '.join(who) or 'none'} {'do' if len(who) > 1 else 'does'}. Leave it out, or "
+            "choose another stage."
         )
 
 
@@ -133,6 +136,9 @@ READERS = {"cotjax rationales": ("rationales",)}
 
 def _trains(name: str) -> bool:
     return not stage_class(name).entries
+
+
+OF_THE_LIST = ("output", "resume", "stages")
 
 
 def stage_configs(config: Config) -> list[tuple[str, Config]]:
@@ -163,6 +169,10 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
                 f'{where}: model.path = "{entry["model"]["path"]}": a stage of a list begins from '
                 "the one before, with its tokenizer. Leave model.path out."
             )
+        if whole := [key for key in OF_THE_LIST if key in entry]:
+            raise InputError(
+                f"{where}: {whole[0]}: is the whole list's. Set it above the first [[stages]]."
+            )
         name = entry.get("name", own.name.lower() if stage in STAGES else own.name)
         if name in [one for one, _ in found]:
             raise InputError(
@@ -182,8 +192,9 @@ def with_entries(
     Keys that the stage of an entry does not read are left out of it.
     """
     whole = []
-    for entry in entries:
-        own = stage_class(entry["stage"], "[[stages]]: stage") if "stage" in entry else None
+    for number, entry in enumerate(entries, 1):
+        key = f"[[stages]] {number}: stage"
+        own = stage_class(entry["stage"], key) if "stage" in entry else None
         shared, flags = (table if own is None else read_by(own, table) for table in (below, above))
         whole.append(overlay(overlay(shared, entry), flags))
         below, above = _without_model(below), _without_model(above)

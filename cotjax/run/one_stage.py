@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from cotjax.config import Config, name_of, stage_class, to_toml
+from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
 from cotjax.errors import InputError
 from cotjax.run.folder import console, forget_unbegun, write_config, write_result
@@ -33,7 +34,7 @@ def _run_stage(
 
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    stage = stage_class(config.stage).from_config(config, mesh)
+    stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     first = processes.is_first()
     if first and not config.resume:

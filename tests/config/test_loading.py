@@ -262,3 +262,20 @@ def test_a_list_of_ones_own_stages_takes_nothing_from_the_bridge(toml):
         assert stage.eval.max_prompt_tokens == 0
     with pytest.raises(InputError, match="an empty list trains nothing"):
         load(["--stage=list"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('stage = "grpo"\n[[stages]]\nstage = "sft"\n', "lists its own [[stages]]"),
+        ('[[stages]]\nstage = "sft"\noutput = "x"\n', "[[stages]] 1: output: is the whole list's"),
+        ('[[stages]]\nstage = "grop"\n', '[[stages]] 1: stage = "grop": unknown. Did you mean'),
+        ('stage = "grop"\n', 'Did you mean "grpo"?'),
+    ],
+)
+def test_what_a_list_cannot_hold_is_named(toml, text, words):
+    assert words in refused([f"--config={toml(text)}", "--name=x"])
+
+
+def test_a_section_without_its_key_is_called_a_section():
+    assert "rollout is a section: set rollout.KEY" in refused(["--rollout", "3"])
