@@ -42,9 +42,7 @@ class Seen:
 
 def test_a_built_in_name_is_a_class_and_an_unknown_one_names_them_all():
     assert stage_class("grpo").name == "Grpo" and callable(stage_class("sft").from_config)
-    with pytest.raises(
-        InputError, match='stage = "ppo": unknown. Did you mean "grpo"'
-    ):
+    with pytest.raises(InputError, match='stage = "ppo": unknown. Did you mean "grpo"'):
         stage_class("ppo")
 
 
