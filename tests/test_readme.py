@@ -71,6 +71,8 @@ def is_command(words):
     return bool(words) and (words[0] == "python" or words[0] in TOOLS)
 
 
+# A file that a page shows: named by its block's title or by its first line.
+OWN_FILES = re.compile(r"^```python(?: title=\"|\n# )([\w.]+\.py)\"?\n(.*?)^```", re.M | re.S)
 ALL = list(commands())
 OURS = [(page, words) for page, words in ALL if words[0] not in TOOLS]
 
@@ -91,9 +93,9 @@ def project(tmp_path_factory):
     (folder / "PATH").mkdir()
     for name in ("train.jsonl", "test.jsonl"):
         shutil.copy(data, folder / "PATH" / name)
-    (folder / "my_reward.py").write_text(
-        "def brief(completion, record):\n    return 1.0 / completion.tokens\n"
-    )
+    for page in PAGES:
+        for name, text in OWN_FILES.findall(page.read_text("utf-8")):
+            (folder / name).write_text(text, encoding="utf-8")
     from cotjax.train import main
 
     student = write_student(folder / "student")
