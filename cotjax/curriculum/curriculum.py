@@ -17,6 +17,7 @@ from cotjax.data.packing import Example, Span
 from cotjax.interfaces import Record, TokenBatch
 from cotjax.teachers.schedule import TeacherSchedule
 
+AHEAD = 8  # steps before its first use that a teacher begins to load
 # Parameters and records -> how hard each is, [n].
 Measure = Callable[[Any, Sequence[Record]], np.ndarray]
 

@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
+from cotjax.curriculum.curriculum import AHEAD
 from cotjax.curriculum.dataset import DistillDataset
 from cotjax.data.packing import Example, Span, pack_in_order
 from cotjax.interfaces import Program, Step, TokenBatch
@@ -36,8 +37,6 @@ from cotjax.teachers.pool import TeacherPool
 from cotjax.teachers.ranking import check_ranking, ranking_programs
 from cotjax.training.metrics import SPEED, Column
 from cotjax.training.optimizer import ramp
-
-AHEAD = 8  # steps before its first use that a teacher begins to load
 
 
 @jax.tree_util.register_dataclass

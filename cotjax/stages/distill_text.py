@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config
+from cotjax.curriculum.curriculum import AHEAD
 from cotjax.curriculum.dataset import DistillDataset
 from cotjax.data.encode import encode_supervised
 from cotjax.data.packing import Example, pack_in_order
@@ -26,7 +27,6 @@ from cotjax.student.records import solution
 from cotjax.teachers.text import TextTeachers
 from cotjax.training.optimizer import ramp
 
-AHEAD = 8  # steps before its first use that a teacher begins to load
 DATA = -1  # stands for the data's own solutions
 
 

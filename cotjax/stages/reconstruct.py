@@ -13,7 +13,6 @@ import numpy as np
 
 from cotjax.config import MaskConfig, ReconstructConfig
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
-from cotjax.errors import InputError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -56,24 +55,23 @@ class Reconstruct:
         """
         from cotjax.stages.supervised import SupervisedStage, solution_encoder
         from cotjax.student.load import load_policy
-        from cotjax.student.records import load_records
+        from cotjax.student.records import load_records, with_steps
 
         student = load_policy(config, mesh)
         train, held_out = load_records(config, student.tokenizer, student.prompts)
         notes: list[str] = []
 
-        def with_steps(records: list[Record]) -> list[Record]:
-            usable = [record for record in records if record.steps]
-            if not usable:
-                raise InputError(
-                    f'data.path = "{config.data.path}": no record has a step to reconstruct. '
-                    "Give rationales with at least one step."
-                )
-            if len(usable) < len(records):
-                notes.append(f"Left out {len(records) - len(usable)} records without a step.")
-            return usable
+        def usable(records: list[Record]) -> list[Record]:
+            kept, without = with_steps(
+                records,
+                f'data.path = "{config.data.path}": no record has a step to reconstruct. '
+                "Give rationales with at least one step.",
+            )
+            if without:
+                notes.append(f"Left out {without} records without a step.")
+            return kept
 
-        train = train.checked(with_steps)
+        train = train.checked(usable)
         encode = Reconstruction(
             solution_encoder(student, config), config.reconstruct, config.mask, student.tokenizer
         )

@@ -22,7 +22,6 @@ from cotjax.curriculum.difficulty import Difficulty
 from cotjax.curriculum.prompt_stream import BucketStream, order_programs, prompt_stream
 from cotjax.data.encode import encode_supervised
 from cotjax.data.sources import RecordList, Records
-from cotjax.errors import InputError
 from cotjax.interfaces import Completion, Program, Record, Step, TokenBatch
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
@@ -31,7 +30,7 @@ from cotjax.stages.supervised import dropout_key, make_loss, micro_shape
 from cotjax.student.groups import RolloutGroups
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
-from cotjax.student.records import check_prompts, in_order, solution
+from cotjax.student.records import check_prompts, in_order, solution, with_steps
 from cotjax.student.rewards import written_tokens
 from cotjax.training.update import Frozen
 
@@ -132,16 +131,15 @@ class ReplayStage(PolicyStage):
             failures = RecordList(found.failures)
 
         def usable(records: list[Record]) -> list[Record]:
-            with_steps = [record for record in records if record.steps]
-            if not with_steps:
-                raise InputError(
-                    f"None of {len(records)} failures has a rationale to shorten. Give "
-                    "rationales with at least one step (python -m cotjax.rationales)."
-                )
-            if len(with_steps) < len(records):
-                told.append(f"Left out {len(records) - len(with_steps)} without a rationale.")
+            kept, without = with_steps(
+                records,
+                f"None of {len(records)} failures has a rationale to shorten. Give "
+                "rationales with at least one step (python -m cotjax.rationales).",
+            )
+            if without:
+                told.append(f"Left out {without} without a rationale.")
             path = config.data.path
-            return check_prompts(student.tokenizer, with_steps, config, path, self._prompt.text)
+            return check_prompts(student.tokenizer, kept, config, path, self._prompt.text)
 
         self._failures = failures.checked(usable)
         return told

@@ -129,6 +129,22 @@ def check_prompts(
     return fits
 
 
+def with_steps(records: Sequence[Record], refusal: str) -> tuple[list[Record], int]:
+    """The records that have a rationale, and how many have none.
+
+    Args:
+      records: of a file, or failures.
+      refusal: what to say if none has one.
+
+    Raises:
+      InputError: none has one.
+    """
+    usable = [record for record in records if record.steps]
+    if not usable:
+        raise InputError(refusal)
+    return usable, len(records) - len(usable)
+
+
 def prompt_batch(
     tokenizer: Any,
     ids: Sequence[int],

@@ -9,7 +9,14 @@ import pytest
 from cotjax.data.sources import Mixture, RecordList
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
-from cotjax.student.records import in_order, load_records, part_of, prompt_batch, solution
+from cotjax.student.records import (
+    in_order,
+    load_records,
+    part_of,
+    prompt_batch,
+    solution,
+    with_steps,
+)
 from tests.tiny import STUDENT, TOKENIZER, make_config, with_section, write_sevens
 
 RECORDS = RecordList(Record(f"r/{i}", f"{i}?", "7", ("7*1=7",), 1) for i in range(6))
@@ -106,3 +113,10 @@ def test_prompts_are_padded_on_the_left_and_keep_their_numbers():
     np.testing.assert_array_equal(batch.ids, [8, 9])
     for tokens, mask, text in zip(batch.tokens, batch.mask, texts, strict=True):
         assert TOKENIZER.decode(tokens[mask]) == text and not mask[0] and mask[-1]
+
+
+def test_records_without_a_rationale_are_counted_and_all_of_them_refused():
+    made = [Record(f"r{n}", "?", "1", steps, 1) for n, steps in enumerate([("a",), (), ("b",)])]
+    assert with_steps(made, "none") == ([made[0], made[2]], 1)
+    with pytest.raises(InputError, match="^none$"):
+        with_steps(made[1:2], "none")
