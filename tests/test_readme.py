@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.config import load, stage_class, stage_configs
-from tests.tiny import flags, write_sevens, write_student, write_teachers
+from tests.tiny import flags, in_use, write_sevens, write_student, write_teachers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,7 +145,8 @@ def small(argv, stage=None):
     config = load([*argv, *([f"--stage={stage}"] if stage else [])], tool="rationales")
     stages = [own.stage for _, own in stage_configs(config)] if config.stages else [config.stage]
     key = lambda flag: flag[2:].partition("=")[0].replace("-", "_")  # noqa: E731
-    return [flag for flag in SMALL if any(stage_class(s).reads_key(key(flag)) for s in stages)]
+    read = [flag for flag in SMALL if any(stage_class(s).reads_key(key(flag)) for s in stages)]
+    return in_use(read, [*argv, *([f"--stage={stage}"] if stage else [])])
 
 
 @pytest.mark.parametrize("case", OURS, ids=shown)

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cotjax.config import load, stage_class
+from cotjax.config import load, stage_class, stage_configs
+from cotjax.config.flags import key_of
+from cotjax.config.loading import unchecked
+from cotjax.config.stages import idle_settings
 from cotjax.data.prompts import make_prompts
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_tokenizer, resolve
@@ -120,10 +123,21 @@ def flags(student, data, output, name, *more):
     ]
     stages = [flag.removeprefix("--stage=") for flag in more if flag.startswith("--stage=")]
     own = stage_class(stages[0] if stages else "grpo")
-    if own.entries or any(flag.startswith("--config") for flag in more):
-        return [*small, *more]  # each stage of a list takes what it reads
-    key = lambda flag: flag[2:].partition("=")[0].replace("-", "_")  # noqa: E731
-    return [*(flag for flag in small if own.reads_key(key(flag))), *more]
+    if not (own.entries or any(flag.startswith("--config") for flag in more)):
+        small = [flag for flag in small if own.reads_key(key_of(flag.partition("=")[0])[0])]
+    return [*in_use(small, more), *more]  # each stage of a list takes what it reads
+
+
+def in_use(small, more):
+    """The flags of `small` that do something beside the others."""
+    config = unchecked([*small, *more])
+    stages = [own for _, own in stage_configs(config)] if config.stages else [config]
+    idle = [(stage_class(own.stage), idle_settings(own)) for own in stages]
+
+    def used(key):
+        return any(own.reads_key(key) and key not in found for own, found in idle)
+
+    return [flag for flag in small if used(key_of(flag.partition("=")[0])[0])]
 
 
 def make_config(folder, *more, tool=""):

@@ -10,7 +10,6 @@ Example:
   4
 """
 
-from cotjax.config.checks import teacher_mistakes as teacher_mistakes
 from cotjax.config.checks import validate as validate
 from cotjax.config.loading import change as change
 from cotjax.config.loading import from_table as from_table
@@ -47,9 +46,11 @@ from cotjax.config.sections import ReconstructConfig as ReconstructConfig
 from cotjax.config.sections import RewardConfig as RewardConfig
 from cotjax.config.sections import RewriteConfig as RewriteConfig
 from cotjax.config.sections import RolloutConfig as RolloutConfig
+from cotjax.config.stages import PIPELINE as PIPELINE
 from cotjax.config.stages import StageClass as StageClass
 from cotjax.config.stages import stage_class as stage_class
 from cotjax.config.stages import stage_configs as stage_configs
+from cotjax.config.switches import Switch as Switch
 from cotjax.config.teaching import CurriculumConfig as CurriculumConfig
 from cotjax.config.teaching import DistillConfig as DistillConfig
 from cotjax.config.teaching import RationalesConfig as RationalesConfig

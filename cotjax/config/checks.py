@@ -126,21 +126,3 @@ def _source_disagreements(data: DataConfig) -> Iterator[str]:
         names = {"tfds": "the folder of its version", "reasoning_gym": "a data set's name"}
         name = names.get(data.source, f"a .{data.source} file")
         yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'
-
-
-def teacher_mistakes(config: Config) -> Iterator[str]:
-    """What is wrong with the weights of the teachers."""
-    curriculum, number = config.curriculum, len(config.teachers.paths)
-    weights = curriculum.teacher_weights
-    if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
-        yield (
-            f"curriculum.teacher_weights = {list(weights)}, curriculum.schedule = "
-            f'"{name_of(curriculum.schedule)}": "fixed" needs one weight for each of {number} '
-            f'teachers, the others need none. Set {number} weights for "fixed", or leave '
-            "curriculum.teacher_weights empty."
-        )
-    if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
-        yield (
-            f"curriculum.teacher_weights = {list(weights)}: they sum to {sum(weights):g}. "
-            "Set weights >= 0 that sum to 1."
-        )

@@ -15,7 +15,15 @@ from cotjax.config.plugins import check_plugins
 from cotjax.config.ranges import LIST
 from cotjax.config.reading import keys_of, merge, overlay, read_toml
 from cotjax.config.reference import ARGUMENTS, name_of
-from cotjax.config.stages import check_reads, defaults_of, stage_class, stage_configs, with_entries
+from cotjax.config.stages import (
+    check_reads,
+    defaults_of,
+    idle_settings,
+    stage_class,
+    stage_configs,
+    with_entries,
+)  # fmt: skip
+from cotjax.config.switches import refuse_idle, reset, without
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
@@ -163,17 +171,21 @@ def _finish(
     given = [key for key in keys_of(table) if key.split(".")[0] not in (tool, *OWN)]
     flags = [key for key in keys_of(above) if key.split(".")[0] not in (tool, *OWN)]
     if "stages" in table or config.stages or config.stage == LIST:
+        entries = config.stages
         config = _spread(config, table, above)
         stages = [own.stage for _, own in stage_configs(config)]
         for entry in config.stages:
             own = [key for key in keys_of(entry) if key not in ("stage", "name")]
             check_reads(own, [entry["stage"]], f"[[stages]] {entry.get('name', entry['stage'])}")
+        config = _settle_entries(config, entries, (given, where), (flags, where_above))
     else:
         stages = [config.stage]
     check_reads(given, stages, where)
     check_reads(flags, stages, where_above)
     validate(config)
-    if config.stages:
+    if not config.stages:
+        config = _settle(config, (given, where), (flags, where_above))
+    else:
         for name, own in stage_configs(config):
             try:
                 validate(own)
@@ -184,6 +196,54 @@ def _finish(
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     stage = config.stage if isinstance(config.stage, str) else stage_class(config.stage).name
     return dataclasses.replace(config, name=f"{stage.rpartition(':')[2]}-{time}")
+
+
+# Dotted keys, and where they were given.
+Given = tuple[Sequence[str], str]
+
+
+def _settle(config: Config, given: Given, flags: Given) -> Config:
+    """Refuses settings that do nothing; those that a flag switched off are as by default.
+
+    Args:
+      config: of one stage.
+      given: what its file sets.
+      flags: what was set over that.
+    """
+    found = idle_settings(config)
+    refuse_idle(found, flags[0], (), config, flags[1])
+    refuse_idle(found, given[0], flags[0], config, given[1])
+    return reset(config, found, defaults_of(config.stage))
+
+
+def _settle_entries(
+    config: Config, before: Sequence[dict[str, Any]], given: Given, flags: Given
+) -> Config:
+    """The same for a list of stages.
+
+    What is set for all may do nothing in some of them, and is left out of these.
+
+    Args:
+      config: of the list, with what is set for all in each entry.
+      before: the entries as they were written.
+      given: what the file sets for all.
+      flags: what was set over that.
+    """
+    idle, used, entries = {}, set[str](), []
+    for (name, own), entry, written in zip(
+        stage_configs(config), config.stages, before, strict=True
+    ):
+        found = idle_settings(own)
+        refuse_idle(found, keys_of(written), flags[0], own, f"[[stages]] {name}")
+        used.update(key for key in keys_of(entry) if key not in found)
+        idle |= {key: (switch, own) for key, switch in found.items()}
+        entries.append(without(entry, found))
+    for keys, where, later in ((*flags, ()), (*given, flags[0])):
+        for key in keys:
+            if key in idle and key not in used:
+                switch, own = idle[key]
+                refuse_idle({key: switch}, [key], later, own, where)
+    return dataclasses.replace(config, stages=tuple(entries))
 
 
 def _spread(config: Config, table: dict[str, Any], above: dict[str, Any]) -> Config:

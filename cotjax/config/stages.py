@@ -7,6 +7,7 @@ from typing import Any
 from cotjax.config.ranges import LIST, STAGES
 from cotjax.config.reading import merge, nearest, overlay
 from cotjax.config.reference import check_call, is_reference, name_of, resolve
+from cotjax.config.switches import COMMON, Switch, idle
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
@@ -32,6 +33,7 @@ class StageClass:
       reads: sections and keys that it reads beside `EVERYWHERE`.
       facts: (label, form) of its settings, for the report.
       check: a config to sentences about what is wrong with it.
+      switches: settings that it reads only where another one switches them on.
       entries: of a list of stages; empty for a stage that trains.
     """
 
@@ -41,6 +43,7 @@ class StageClass:
     reads: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     check: Callable[[Config], Iterator[str]]
+    switches: tuple[Switch, ...] = ()
     entries: tuple[dict[str, Any], ...] = ()
 
     def reads_key(self, key: str) -> bool:
@@ -90,6 +93,7 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
         reads=tuple(getattr(found, "reads", KEYS)),
         facts=tuple(getattr(found, "facts", ())),
         check=getattr(found, "check", lambda config: iter(())),
+        switches=tuple(getattr(found, "switches", ())),
         entries=entries,
     )
 
@@ -103,6 +107,12 @@ def defaults_of(stage: Any, key: str = "stage") -> Config:
     own = stage_class(stage, key)
     base = merge(Config(stage=stage), own.defaults, f"{own.name}.defaults")
     return dataclasses.replace(base, stages=own.entries)
+
+
+def idle_settings(config: Config) -> dict[str, Switch]:
+    """The settings of one stage's config that do nothing, see `switches.idle`."""
+    own = stage_class(config.stage)
+    return idle(config, defaults_of(config.stage), (*COMMON, *own.switches))
 
 
 def check_reads(given: Sequence[str], stages: Sequence[Any], where: str) -> None:

@@ -9,13 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cotjax.config import teacher_mistakes
+from cotjax.config import Switch
+from cotjax.stages import settings
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from cotjax.config import Config
     from cotjax.interfaces import Stage
+
+
+ORDER = tuple(
+    f"curriculum.{name}"
+    for name in ("difficulty", "signals", "samples", "direction", "pacing", "replay")
+)
+ADAPTIVE = tuple(
+    f"curriculum.{name}"
+    for name in ("check_every", "patience", "min_progress", "pass_rate", "handover")
+)
+
+
+def _writes(config: Config) -> bool:
+    """Whether the student writes texts to learn on, or teachers do."""
+    return config.distill.on_policy > 0 or config.distill.target == "text"
+
+
+def _samples(config: Config) -> bool:
+    """Whether anyone writes at all."""
+    tried = "pass_rate" in settings.measured(config) and config.curriculum.buckets > 1
+    adaptive = config.curriculum.schedule == "adaptive" and config.curriculum.pass_rate < 1
+    return _writes(config) or tried or adaptive
 
 
 class Distill:
@@ -29,26 +52,14 @@ class Distill:
     reads = (
         *("batch", "teachers", "rollout.prompts", "rollout.max_new_tokens"),
         *("rollout.temperature", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
-        *(
-            f"distill.{name}"
-            for name in (
-                *("target", "filter_texts", "divergence", "beta", "skew", "temperature"),
-                *("temperature_end", "temperature_schedule", "scale_by_temperature", "alpha"),
-                *("alpha_end", "alpha_schedule", "on_policy", "on_policy_loss"),
-            )
-        ),
-        *(
-            f"curriculum.{name}"
-            for name in (
-                *("examples", "difficulty", "signals", "samples", "rescore", "buckets"),
-                *("direction", "pacing", "replay", "schedule", "mixing", "teacher_weights"),
-                *("check_every", "patience", "min_progress", "pass_rate", "handover"),
-                *("num_monitor", "ranking_problems"),
-            )
-        ),
+        *(key for key in settings.TEACHERS if not key.startswith("teachers.")),
+        *("distill.target", "distill.filter_texts", "distill.alpha", "distill.alpha_end"),
+        *("distill.alpha_schedule", "distill.on_policy"),
+        *("curriculum.examples", "curriculum.rescore", "curriculum.buckets", *ORDER, *ADAPTIVE),
+        "curriculum.num_monitor",
     )
     facts = (
-        ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),
+        settings.ROWS_FACT,
         ("Teachers", "{teachers[paths]}, schedule {curriculum[schedule]}"),
         ("Loss", "{distill[divergence]}, temperature {distill[temperature]:g}"),
         (
@@ -57,10 +68,56 @@ class Distill:
         ),
     )
 
+    switches = (
+        settings.in_buckets(*ORDER, "curriculum.rescore"),
+        *settings.MEASURED,
+        Switch(
+            *("curriculum.schedule", '= "adaptive"'),
+            *(lambda config: config.curriculum.schedule == "adaptive", ADAPTIVE),
+        ),
+        Switch(
+            *("distill.on_policy", '> 0, or distill.target = "text"', _writes),
+            ("rollout.prompts", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
+        ),
+        Switch(
+            *("distill.on_policy", '> 0, or curriculum.difficulty = "pass_rate"', _samples),
+            ("rollout.max_new_tokens", "rollout.temperature"),
+        ),
+        Switch(
+            *("distill.on_policy", "> 0", lambda config: config.distill.on_policy > 0),
+            ("distill.on_policy_loss",),
+        ),
+        Switch(
+            "distill.target",
+            '= "distribution"',
+            lambda config: config.distill.target == "distribution",
+            (
+                *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
+                *("distill.temperature_end", "distill.temperature_schedule"),
+                *("distill.scale_by_temperature", "curriculum.mixing"),
+                "curriculum.ranking_problems",
+            ),
+        ),
+        Switch(
+            *("distill.target", '= "text"', lambda config: config.distill.target == "text"),
+            ("distill.filter_texts",),
+        ),
+        Switch(
+            *("distill.alpha_schedule", '= "linear" or "cosine"'),
+            lambda config: config.distill.alpha_schedule != "constant",
+            ("distill.alpha_end",),
+        ),
+        Switch(
+            *("curriculum.difficulty", '= "student_loss" or "pass_rate"', settings.needs_student),
+            ("curriculum.rescore",),
+        ),
+        *settings.DIVERGENCE_SWITCHES,
+    )
+
     @staticmethod
     def check(config: Config) -> Iterator[str]:
         """What is wrong with the teachers, their texts and their cache."""
-        yield from teacher_mistakes(config)
+        yield from settings.teacher_mistakes(config)
         yield from _mistakes(config)
 
     @classmethod

@@ -15,8 +15,9 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cotjax.config import MaskConfig, teacher_mistakes
+from cotjax.config import PIPELINE, MaskConfig, Switch
 from cotjax.cot import Rationale, completion_mask_count, mask_steps
+from cotjax.stages import settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,39 +28,35 @@ if TYPE_CHECKING:
     from cotjax.interfaces import Record
     from cotjax.stages.policy import PolicyStage
 
-FACTS = (
-    ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
-    ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
-    (
-        "Objective",
-        "preset {policy[preset]}, objective {policy[objective]}, "
-        "clip {policy[clip_low]}/{policy[clip_high]}, "
-        "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
-    ),
-)
-PROMPTS = ("data.workers", "data.prompt_widths")
-ORDER = tuple(
-    f"curriculum.{name}"
-    for name in (
-        *("examples", "difficulty", "signals", "samples", "buckets", "direction", "pacing"),
-        *("replay", "advance_accuracy", "advance_window", "advance_after"),
-    )
-)
-TEACHERS = (
-    *("teachers.paths", "teachers.dtype", "distill.coefficient", "distill.on_policy_loss"),
-    *("distill.divergence", "distill.beta", "distill.skew", "distill.temperature"),
-    *("distill.temperature_end", "distill.temperature_schedule", "distill.scale_by_temperature"),
-    *("curriculum.schedule", "curriculum.mixing", "curriculum.teacher_weights"),
-    "curriculum.ranking_problems",
-)
-
 
 class Grpo:
     """GRPO on the config's prompts; the reference is the student that it begins with."""
 
     defaults: dict[str, Any] = {"distill": {"on_policy_loss": "policy_gradient"}}
-    reads = (*PROMPTS, "rollout", "policy", "mask", *ORDER, *TEACHERS)
-    facts = FACTS
+    reads = (*PIPELINE, *settings.POLICY, "mask", "distill.coefficient", *settings.TEACHERS)
+    facts = settings.POLICY_FACTS
+    switches = (
+        *settings.POLICY_SWITCHES,
+        Switch(
+            *("mask.rule", '= "share"', lambda config: config.mask.rule == "share"),
+            ("mask.share_start", "mask.share_end"),
+        ),
+        Switch(
+            *("mask.rule", '= "bridge" or "share"', lambda config: config.mask.rule != "question"),
+            ("mask",),
+        ),
+        Switch(
+            *("distill.coefficient", "> 0", lambda config: config.distill.coefficient > 0),
+            settings.TEACHERS,
+        ),
+        Switch(
+            "distill.on_policy_loss",
+            '= "divergence"',
+            lambda config: config.distill.on_policy_loss == "divergence",
+            ("distill.divergence", "distill.beta", "distill.skew", "distill.scale_by_temperature"),
+        ),
+        *settings.DIVERGENCE_SWITCHES,
+    )
 
     @staticmethod
     def check(config: Config) -> Iterator[str]:
@@ -67,7 +64,7 @@ class Grpo:
         distill, rollout = config.distill, config.rollout
         if not distill.coefficient:
             return
-        yield from teacher_mistakes(config)
+        yield from settings.teacher_mistakes(config)
         shown = f"distill.coefficient = {distill.coefficient}"
         if config.curriculum.schedule == "adaptive":
             yield (

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cotjax.config import MaskConfig, ReconstructConfig
+from cotjax.config import MaskConfig, ReconstructConfig, Switch
 from cotjax.cot import Rationale, mask_steps, render_rationale, shuffle_steps
+from cotjax.stages import settings
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -38,11 +39,20 @@ class Reconstruct:
         *("mask.keep_first", "mask.keep_last"),
     )
     facts = (
-        ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),
+        settings.ROWS_FACT,
         (
             "Prompts",
             "{reconstruct[mask_count]} step masked with probability "
             "{reconstruct[mask_probability]}, shuffled with {reconstruct[shuffle_probability]}",
+        ),
+    )
+
+    switches = (
+        Switch(
+            "reconstruct.mask_probability",
+            "> 0",
+            lambda config: config.reconstruct.mask_probability > 0,
+            ("mask", "reconstruct.mask_count", "reconstruct.masked_weight"),
         ),
     )
 

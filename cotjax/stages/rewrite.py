@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from cotjax.stages.grpo import FACTS, ORDER, PROMPTS
+from cotjax.config import PIPELINE, Switch
+from cotjax.stages import settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +35,18 @@ class Rewrite:
         "optimizer": {"learning_rate": 3e-5},
         "checkpoint": {"every": 2},
     }
-    reads = (*PROMPTS, "rollout", "policy", "batch", "rewrite", "mining", *ORDER)
-    facts = FACTS
+    reads = (*PIPELINE, *settings.POLICY, "batch", "rewrite", "mining")
+    facts = settings.POLICY_FACTS
+    switches = (
+        *settings.POLICY_SWITCHES,
+        Switch(
+            *("rewrite.internalize", "= true", lambda config: config.rewrite.internalize),
+            ("batch",),
+        ),
+        Switch(
+            *("mining.questions", "> 0", lambda config: config.mining.questions > 0), ("mining",)
+        ),
+    )
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> ReplayStage:

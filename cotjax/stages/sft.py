@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cotjax.stages import settings
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
@@ -21,7 +23,7 @@ class Sft:
         "checkpoint": {"every": 500},
     }
     reads = ("batch", "data.workers")
-    facts = (("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens"),)
+    facts = (settings.ROWS_FACT,)
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:

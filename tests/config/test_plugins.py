@@ -96,7 +96,8 @@ def test_numbers_are_numbers(value):
     ],
 )
 def test_what_cannot_be_called_is_refused_before_a_run(key, name, said):
-    config = load([f"--{key}=./own.py:{name}", "--stage=grpo"])
+    on = ["--curriculum.buckets=2", "--distill.coefficient=0.5"]  # so that every key is read
+    config = load([f"--{key}=./own.py:{name}", "--stage=grpo", *on])
     with pytest.raises(InputError) as error:
         check_plugins(config)
     assert str(error.value).startswith(f'{key} = "./own.py:{name}": ') and said in str(error.value)
@@ -174,13 +175,19 @@ def reward(completion, record):
 
 
 def test_objects_take_their_places():
-    config = with_objects(Config.for_stage("grpo", name="r"), reward=reward, difficulty=len)
+    config = with_objects(
+        Config.for_stage("grpo", name="r", curriculum={"buckets": 2}),
+        reward=reward,
+        difficulty=len,
+    )
     assert config.reward.function is reward and config.curriculum.difficulty is len
     assert with_objects(config) is config
 
 
 def test_objects_go_to_each_stage_of_a_list_that_reads_them():
-    config = Config.for_stages([{"stage": "sft"}, {"stage": "grpo"}], name="r")
+    config = Config.for_stages(
+        [{"stage": "sft"}, {"stage": "grpo", "curriculum": {"buckets": 2}}], name="r"
+    )
     config = with_objects(config, difficulty=len)
     assert ["curriculum" in entry for entry in config.stages] == [False, True]
 

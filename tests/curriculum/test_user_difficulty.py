@@ -13,7 +13,7 @@ RECORDS = [Record(f"r/{i}", "?" * (4 - i), "7", (), 1) for i in range(4)]
 
 
 def measured(function, params=None):
-    config = Config.for_stage("grpo", name="r", curriculum={"difficulty": function})
+    config = Config.for_stage("grpo", name="r", curriculum={"buckets": 2, "difficulty": function})
     difficulty = Difficulty(config, None, STUDENT)  # pyright: ignore
     return difficulty(params, RECORDS)
 

@@ -21,7 +21,7 @@ def checked(*flags, teachers=("weak", "strong")):
 def test_the_target_decides_the_stage(tmp_path, target, made):
     write_teachers(tmp_path)
     flags = "--stage=distill", f"--distill.target={target}", "--curriculum.num-monitor=4"
-    paths = "--curriculum.ranking-problems=0", "--teachers.paths", str(tmp_path / "weak")
+    paths = "--seed=0", "--teachers.paths", str(tmp_path / "weak")
     stage = Distill.from_config(make_config(tmp_path, *flags, *paths), make_mesh(1))
     assert type(stage) is made
 

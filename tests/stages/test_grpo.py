@@ -128,5 +128,6 @@ def test_teachers_that_cannot_be_added_are_refused_by_their_key(flags, words):
         make("--distill.coefficient=0.5", "--teachers.paths", "weak", "strong", *flags)
 
 
-def test_without_a_coefficient_no_teacher_is_checked():
-    assert make("--distill.temperature=2").distill.coefficient == 0
+def test_without_a_coefficient_a_setting_of_the_teachers_is_refused():
+    with pytest.raises(InputError, match="does nothing while distill.coefficient = 0.0"):
+        make("--distill.temperature=2")

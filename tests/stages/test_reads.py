@@ -88,8 +88,8 @@ def run(folder, stage, more):
     if stage in ("sft", "distill"):
         argv.append("--batch.sequence-length=64")
     if stage == "distill":
-        argv += ["--curriculum.buckets=2", "--curriculum.num-monitor=4",
-                 "--curriculum.ranking-problems=2"]  # fmt: skip
+        argv += ["--curriculum.buckets=2", "--curriculum.num-monitor=4"]
+        argv += [] if "--distill.target=text" in more else ["--curriculum.ranking-problems=2"]
     opened = stage_class(stage).from_config(load([*argv, "--steps=2"]), make_mesh(1))
     (folder / stage).mkdir(exist_ok=True)
     opened.prepare(folder / stage)

@@ -27,12 +27,14 @@ def attempt(correct=0.0, ended=True, tokens=9, text="", well_formed=1.0):
     return JudgedCompletion(text, tokens, End.EOS if ended else End.LENGTH, 0.0, parts)
 
 
-FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64", "--batch.sequence-length=64"
-FLAGS += "--mining.questions=10", "--mining.attempts=2", "--mining.batch-size=8"
+FLAGS = "--stage=rewrite", "--rollout.max-prompt-tokens=64"
+MINED = "--mining.questions=10", "--mining.attempts=2", "--mining.batch-size=8"
 
 
 def open_stage(folder, *more):
-    return Rewrite.from_config(make_config(folder, *FLAGS, "--batch.size=2", *more), make_mesh(1))
+    mined = () if "--mining.questions=0" in more else MINED
+    rows = () if "--rewrite.no-internalize" in more else ("--batch.sequence-length=64",)
+    return Rewrite.from_config(make_config(folder, *FLAGS, *mined, *rows, *more), make_mesh(1))
 
 
 def test_without_mining_every_record_is_rewritten(folder, tmp_path):

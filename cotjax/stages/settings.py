@@ -1,0 +1,135 @@
+"""What several stages declare alike: settings that they read, those that switch them, and facts.
+
+A stage's file names what it takes of these; it imports no JAX, and nor does this one.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cotjax.config import Config, Switch, name_of
+
+ROWS_FACT = ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens")
+POLICY_FACTS = (
+    ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
+    ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
+    (
+        "Objective",
+        "preset {policy[preset]}, objective {policy[objective]}, "
+        "clip {policy[clip_low]}/{policy[clip_high]}, "
+        "KL {policy[kl_coefficient]} ({policy[kl_estimator]})",
+    ),
+)
+
+
+def _keys(section: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+def _is(section: str, name: str, *values: Any) -> Callable[[Config], bool]:
+    return lambda config: getattr(getattr(config, section), name) in values
+
+
+def _positive(section: str, name: str) -> Callable[[Config], bool]:
+    return lambda config: getattr(getattr(config, section), name) > 0
+
+
+# The settings of a policy stage: its prompts bucket by bucket, rollout and loss.
+BUCKETS = _keys(
+    "curriculum", "difficulty signals samples direction pacing replay"
+    " advance_accuracy advance_window advance_after"
+)  # fmt: skip
+POLICY = ("rollout", "policy", "curriculum.buckets", "curriculum.examples", *BUCKETS)
+
+# A difficulty is measured by signals, of which one needs samples.
+MEASURED = (
+    Switch(
+        "curriculum.difficulty",
+        '= "rank_fusion"',
+        _is("curriculum", "difficulty", "rank_fusion"),
+        ("curriculum.signals",),
+    ),
+    Switch(
+        "curriculum.difficulty",
+        '= "pass_rate", or fuse that',
+        lambda config: "pass_rate" in measured(config),
+        ("curriculum.samples",),
+    ),
+)
+
+
+def measured(config: Config) -> tuple[str, ...]:
+    """What the difficulty of a record is made of; a user's function by its name."""
+    curriculum = config.curriculum
+    if curriculum.difficulty == "rank_fusion":
+        return curriculum.signals
+    return (name_of(curriculum.difficulty),)
+
+
+def needs_student(config: Config) -> bool:
+    """Whether the difficulty of a record changes as the student learns, or may."""
+    return any(
+        name not in ("cot_steps", "cot_tokens", "cot_operations") for name in measured(config)
+    )
+
+
+def in_buckets(*keys: str) -> Switch:
+    """Settings of the order of the data, which is one bucket without `curriculum.buckets`."""
+    return Switch("curriculum.buckets", "> 1", lambda config: config.curriculum.buckets > 1, keys)
+
+
+POLICY_SWITCHES = (
+    in_buckets("curriculum.examples", *BUCKETS),
+    *MEASURED,
+    Switch(
+        "policy.kl_coefficient",
+        "> 0",
+        lambda config: config.policy.kl_coefficient != 0,  # "auto" is what the preset says
+        ("policy.kl_estimator",),
+    ),
+)
+
+# The settings of teachers and of the student's distance from them.
+TEACHERS = (
+    *_keys("teachers", "paths dtype"),
+    *_keys("distill", "on_policy_loss divergence beta skew temperature temperature_end"),
+    *_keys("distill", "temperature_schedule scale_by_temperature"),
+    *_keys("curriculum", "schedule mixing teacher_weights ranking_problems"),
+)
+DIVERGENCE_SWITCHES = (
+    Switch(
+        "distill.divergence",
+        '= "jensen_shannon"',
+        _is("distill", "divergence", "jensen_shannon"),
+        ("distill.beta",),
+    ),
+    Switch(
+        "distill.divergence",
+        '= "skew_forward_kl" or "skew_reverse_kl"',
+        _is("distill", "divergence", "skew_forward_kl", "skew_reverse_kl"),
+        ("distill.skew",),
+    ),
+    Switch(
+        "distill.temperature_schedule",
+        '= "linear" or "cosine"',
+        _is("distill", "temperature_schedule", "linear", "cosine"),
+        ("distill.temperature_end",),
+    ),
+)
+
+
+def teacher_mistakes(config: Config) -> Iterator[str]:
+    """What is wrong with the weights of the teachers."""
+    curriculum, number = config.curriculum, len(config.teachers.paths)
+    weights = curriculum.teacher_weights
+    if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):
+        yield (
+            f"curriculum.teacher_weights = {list(weights)}, curriculum.schedule = "
+            f'"{name_of(curriculum.schedule)}": "fixed" needs one weight for each of {number} '
+            f'teachers, the others need none. Set {number} weights for "fixed", or leave '
+            "curriculum.teacher_weights empty."
+        )
+    if weights and not (abs(sum(weights) - 1) <= 1e-6 and min(weights) >= 0):
+        yield (
+            f"curriculum.teacher_weights = {list(weights)}: they sum to {sum(weights):g}. "
+            "Set weights >= 0 that sum to 1."
+        )
