@@ -81,6 +81,11 @@ def _prompt(args: Namespace) -> str:
     if args.prompt is not None and args.file:
         raise InputError(f"--file {args.file}: a prompt is given too. Give one of them.")
     text = args.prompt
+    if text is not None and (text.endswith(".gguf") or pathlib.Path(text).is_dir()):
+        raise InputError(
+            f'"{text}" stands where the prompt does, and is a folder or a model. Write '
+            f"--checkpoint {text} and then the prompt."
+        )
     if text is None:
         try:
             text = pathlib.Path(args.file).read_text("utf-8") if args.file else sys.stdin.read()

@@ -62,7 +62,9 @@ def refused(capsys, argv):
 )
 def test_what_cannot_be_used(capsys, key, name, words, way):
     flag = [f"--{key}={name}", "--name=r"]
-    said = refused(capsys, flag if way == "flag" else as_file(key, name))
+    on = ["--curriculum.buckets=2"] if key == "curriculum.difficulty" else []
+    on += ["--distill.coefficient=0.5"] if key == "curriculum.schedule" else []
+    said = refused(capsys, [*(flag if way == "flag" else as_file(key, name)), *on])
     assert said.startswith(f'error: {key} = "{name}": ')
     for word in words:
         assert word in said

@@ -31,5 +31,5 @@ def test_what_is_not_there_or_cannot_be_written_is_one_line(world, capsys):
     assert main(["--checkpoint", "nowhere", *own]) == 2
     assert main(["--checkpoint", student, f"--out={folder / 'no' / 'x.json'}", *own]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith('error: model.path = "nowhere": not a folder')
+    assert first.startswith("error: --checkpoint nowhere: there is no such run")
     assert second.startswith("error: --out ") and "cannot write there" in second

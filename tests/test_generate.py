@@ -45,9 +45,20 @@ def test_one_completion_streams_and_several_are_numbered(student, capsys, monkey
         (["--stop="], '--stop: "" is in every text'),
         (["--chat"], "no chat template"),
         (["--file=nowhere"], "a prompt is given too"),
-        (["--checkpoint=nowhere"], "nowhere"),
+        (["--checkpoint=nowhere"], "--checkpoint nowhere: there is no such run or model. Name ru"),
     ],
 )
 def test_wrong_input_stops(student, capsys, flags, word):
     error = said(capsys, "Why?", f"--checkpoint={student}", *flags, status=2)
     assert error.startswith("error: ") and word in error
+
+
+def test_a_folder_in_the_prompts_place_is_refused(capsys, tmp_path):
+    assert f"Write --checkpoint {tmp_path} and" in said(capsys, str(tmp_path), status=2)
+
+
+def test_a_folder_that_is_neither_run_nor_model_says_so(capsys, tmp_path):
+    flag = f"--checkpoint={tmp_path}"
+    assert "holds neither a run (config.toml) nor a model" in said(capsys, "Why?", flag, status=2)
+    (tmp_path / "config.toml").touch()
+    assert "this run has saved no checkpoint" in said(capsys, "Why?", flag, status=2)

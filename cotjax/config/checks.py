@@ -27,7 +27,8 @@ def validate(config: Config) -> None:
         )
         for limit in limits:
             if isinstance(limit, Range) and value != "auto" and not limit.holds(value):
-                raise InputError(f"{key} = {value}: {limit.why}. Set {limit.form.format(key)}.")
+                why = limit.why if value == value else "not a number"
+                raise InputError(f"{key} = {value}: {why}. Set {limit.form.format(key)}.")
     for message in _disagreements(config):
         raise InputError(message)
 

@@ -21,7 +21,7 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     Args:
       argv: `--key value` or `--key=value`, with - or _; `--key` and `--no-key` (or
         `--section.no-key`) for what is true or false; `--key a b` for a list, and
-        `--key "{ name = 1 }"` for a table.
+        `--key "{ name = 1 }"` for a table. Of a flag that is given twice the last one counts.
 
     Returns:
       the path, empty without one; the settings, nested as in a file.

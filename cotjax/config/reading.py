@@ -170,6 +170,8 @@ def _named(key: str, value: Any, named: Named, path: str) -> Any:
     if isinstance(value, str | int | float | list | tuple | dict | None):
         close = difflib.get_close_matches(str(value), named.known, n=1)
         hint = f' Did you mean "{close[0]}"?' if close else ""
+        if isinstance(value, str) and value.endswith(".py"):
+            hint = f' Name what it defines: "{value}:NAME".'
         raise InputError(
             f"{path}: {key} = {_shown(value)}: needs one of "
             f"{', '.join(map(json.dumps, named.known))}, or a reference such as "

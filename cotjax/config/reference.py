@@ -57,7 +57,7 @@ def resolve(key: str, value: Any, *, takes: str) -> Any:
             f"again, with {again[0] if again else 'Config.for_stage(…)'}, or move it into a file "
             "and name that."
         )
-    if not where or not name:
+    if not where or not name or ":" in where:
         raise InputError(
             f"{shown}: names no object. Write package.module:name or ./file.py:name; "
             f"it takes {takes}."
@@ -226,7 +226,8 @@ def _imported(shown: str, run: Callable[[], Any], module: str = "") -> Any:
                 f'{shown}: there is no module "{missing}". Install it, or start from the folder '
                 "that holds it."
             ) from error
+        said = error.msg if isinstance(error, SyntaxError) else error
         raise InputError(
-            f"{shown}: importing it raised {type(error).__name__}: {error} ({place_of(error)}). "
+            f"{shown}: importing it raised {type(error).__name__}: {said} ({place_of(error)}). "
             "Fix it there."
         ) from error

@@ -119,6 +119,11 @@ class Curriculum:
         """Weights of the teachers at a step, [N] float32; they sum to 1."""
         return self.schedule.weights(step, self.progress(step))
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """The bucket of a step, from 1, and each teacher's weight, by the metric's name."""
+        weights = {f"teacher_{k + 1}": float(w) for k, w in enumerate(self.teacher_weights(step))}
+        return {"bucket": self.bucket_at(step) + 1, **weights}
+
     def upcoming_teachers(self, step: int, ahead: int) -> set[int]:
         """Teachers that are in use within the next steps, as far as one can know."""
         return self.schedule.upcoming_teachers(step, ahead, self.progress)

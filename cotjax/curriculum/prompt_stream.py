@@ -33,22 +33,23 @@ class BucketStream:
     Args:
       buckets: makes the stream of each bucket, easiest first; with `get_state`, `set_state`,
         `close`.
-      threshold: mean success of the last `window` reports that opens the next bucket.
-      window: reports in that mean; a bucket lasts at least as many.
-      patience: reports after which the next bucket opens anyway; 0 = never.
+      advance_accuracy: mean success of the last `advance_window` reports that opens the next
+        bucket.
+      advance_window: reports in that mean; a bucket lasts at least as many.
+      advance_after: reports after which the next bucket opens anyway; 0 = never.
     """
 
     def __init__(
         self,
         buckets: Sequence[Callable[[], Any]],
         *,
-        threshold: float,
-        window: int,
-        patience: int,
+        advance_accuracy: float,
+        advance_window: int,
+        advance_after: int,
     ) -> None:
         self._buckets, self.bucket = buckets, 0
-        self._threshold, self._window, self._patience = threshold, window, patience
-        self._seen: deque[float] = deque(maxlen=window)
+        self._accuracy, self._after = advance_accuracy, advance_after
+        self._seen: deque[float] = deque(maxlen=advance_window)
         self._reports = 0
         self._stream = buckets[0]()
 
@@ -69,9 +70,9 @@ class BucketStream:
         """Counts a batch's success, 0–1; True if that opened the next bucket."""
         self._seen.append(success)
         self._reports += 1
-        full = len(self._seen) == self._window
-        mastered = full and float(np.mean(self._seen)) >= self._threshold
-        waited = bool(self._patience) and self._reports >= self._patience
+        full = len(self._seen) == self._seen.maxlen
+        mastered = full and float(np.mean(self._seen)) >= self._accuracy
+        waited = bool(self._after) and self._reports >= self._after
         if self.bucket + 1 == len(self._buckets) or not (mastered or waited):
             return False
         self._enter(self.bucket + 1)
@@ -141,9 +142,9 @@ def prompt_stream(
 
     return BucketStream(
         [functools.partial(stream, bucket) for bucket in range(len(sources))],
-        threshold=curriculum.advance_accuracy,
-        window=curriculum.advance_window,
-        patience=curriculum.advance_after,
+        advance_accuracy=curriculum.advance_accuracy,
+        advance_window=curriculum.advance_window,
+        advance_after=curriculum.advance_after,
     )
 
 

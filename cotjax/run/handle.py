@@ -1,5 +1,7 @@
 """A run from Python: its numbers as arrays, its completions, and the student that it trained."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 import json
@@ -14,6 +16,9 @@ from cotjax.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
+
+    from cotjax.report.run_folder import RunFiles
+    from cotjax.run.opened import OpenedModel
 
 
 class Metrics:
@@ -33,13 +38,13 @@ class Metrics:
         return [name for name in names if name not in ("step", "kind")]
 
     @property
-    def steps(self) -> "np.ndarray":
+    def steps(self) -> np.ndarray:
         """The training steps that were done at each row."""
         import numpy as np
 
         return np.array([row["step"] for row in self._rows], int)
 
-    def __getitem__(self, column: str) -> "np.ndarray":
+    def __getitem__(self, column: str) -> np.ndarray:
         import numpy as np
 
         if column not in self.columns:
@@ -85,7 +90,7 @@ class Run:
     def __init__(self, folder: pathlib.Path, *, objects: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self._objects = objects or {}
-        self._opened: Any = None
+        self._opened: OpenedModel | None = None
 
     def __repr__(self) -> str:
         return f'Run("{self.folder}")'
@@ -101,7 +106,7 @@ class Run:
         return with_objects(config, **read)
 
     @property
-    def stages(self) -> "tuple[Run, ...]":
+    def stages(self) -> tuple[Run, ...]:
         """The runs of a list's stages that have begun; empty for a single stage."""
         if not self.config.stages:
             return ()
@@ -130,7 +135,7 @@ class Run:
         return rows
 
     @property
-    def files(self) -> Any:
+    def files(self) -> RunFiles:
         """What the folder holds now, as `cotjax.report` reads it."""
         from cotjax.report.run_folder import read_run
 
@@ -171,7 +176,7 @@ class Run:
 
         return evaluate(self, **settings)
 
-    def plot(self) -> "Figure":
+    def plot(self) -> Figure:
         """Accuracy against length, and the curves of training; see `cotjax.plot`."""
         from cotjax.run.use import plot
 

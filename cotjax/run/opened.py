@@ -1,13 +1,26 @@
 """A trained student or a model, loaded to be used: evaluated, asked, exported."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config, change, from_table, load
 from cotjax.config.reading import overlay, read_toml
+from cotjax.errors import InputError
 from cotjax.startup import set_up
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from cotjax.data.sources import Records
+    from cotjax.interfaces import Record
+    from cotjax.student.load import LoadedPolicy
+
+
+BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.load.resolve`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +36,13 @@ class OpenedModel:
     """
 
     config: Config
-    mesh: Any
-    student: Any
+    mesh: Mesh
+    student: LoadedPolicy
     step: int
     params: Any
 
 
-def load_records(config: Config) -> tuple[Any, list[Any]]:
+def load_records(config: Config) -> tuple[Records, list[Record]]:
     """The records of a run: (those to train on, those held out). No weights are read.
 
     Args:
@@ -59,6 +72,7 @@ def config_from_flags(checkpoint: str, argv: Sequence[str]) -> Config:
     """
     run = run_of(checkpoint)
     if run is None:
+        _check_model(checkpoint)
         return load([*argv, "--model.path", checkpoint])
     return load(["--config", str(run / "config.toml"), *argv])
 
@@ -94,6 +108,21 @@ def run_of(checkpoint: str) -> pathlib.Path | None:
     from cotjax.training.checkpoint import find_run
 
     return find_run(newest_stage(pathlib.Path(checkpoint)))
+
+
+def _check_model(checkpoint: str) -> None:
+    """Refuses a path, which is no run, that cannot be a model either."""
+    path = pathlib.Path(checkpoint).expanduser()
+    names = "Name runs/NAME, one of its checkpoints/STEP, a model's folder or a .gguf file."
+    if (path / "config.toml").is_file():
+        raise InputError(f"--checkpoint {checkpoint}: this run has saved no checkpoint. {names}")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(
+            f"--checkpoint {checkpoint}: this folder holds neither a run (config.toml) nor a model "
+            f"(config.json). {names}"
+        )
+    if not path.exists() and checkpoint not in BUILT_IN:
+        raise InputError(f"--checkpoint {checkpoint}: there is no such run or model. {names}")
 
 
 def newest_stage(folder: pathlib.Path) -> pathlib.Path:

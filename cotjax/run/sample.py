@@ -1,11 +1,17 @@
 """Completions of one prompt: all at once for Python, as they are written for the command line."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cotjax.errors import InputError
 from cotjax.run.opened import OpenedModel
+
+if TYPE_CHECKING:
+    from cotjax.interfaces import Rollout
+    from cotjax.student.load import LoadedPolicy
 
 BLOCK = 64  # tokens; programs are made for multiples, so that few lengths are compiled
 CHUNK = 4  # tokens between two texts of a stream
@@ -123,7 +129,7 @@ def stream_texts(
         yield _decoded(student, jax.tree.map(np.asarray, rollout))
 
 
-def _laid_out(text: str, layout: str, student: Any) -> str:
+def _laid_out(text: str, layout: str, student: LoadedPolicy) -> str:
     """The text that the model is given."""
     if not text.strip():
         raise InputError("the prompt is empty. Give a text.")
@@ -146,7 +152,7 @@ def _in_blocks(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _decoded(student: Any, rollout: Any) -> list[str]:
+def _decoded(student: LoadedPolicy, rollout: Rollout) -> list[str]:
     """The texts of one prompt's completions, without end tokens."""
     from cotjax.interfaces import End
 

@@ -1,26 +1,39 @@
 """From a config to a run: `run` for the command line, `train` for Python."""
 
+from __future__ import annotations
+
 import pathlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cotjax.config import Config, change, check_plugins, with_objects
+from cotjax.errors import InputError
 from cotjax.run.folder import check_folder
 from cotjax.run.handle import Run
 from cotjax.run.one_stage import run_stage
 from cotjax.run.stage_list import run_list
 from cotjax.startup import set_up
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from jax import Array
+
+    from cotjax.cot import Verifier
+    from cotjax.interfaces import Completion, Record, Source
+
+    Reward = Callable[[Completion, Record], float | Mapping[str, float]]
+
 
 def train(
     config: Config,
     *,
-    reward: Any = None,
-    verifier: Any = None,
-    term: Any = None,
-    source: Any = None,
-    difficulty: Any = None,
-    schedule: Any = None,
+    reward: Reward | str | None = None,
+    verifier: Verifier | str | None = None,
+    term: Callable[..., Array] | str | None = None,
+    source: Source | str | None = None,
+    difficulty: Callable[..., object] | str | None = None,
+    schedule: Callable[[float, int], Sequence[float]] | str | None = None,
 ) -> Run:
     """Trains a student as the config says: one stage, or a list of stages in order.
 
@@ -43,6 +56,11 @@ def train(
       InputError: before anything is compiled, if the input is wrong.
     """
     began = time.monotonic()
+    if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"cotjax.train({config!r}): takes a Config. Write cotjax.train(Config.for_stage("
+            '"grpo")), or a config of cotjax.config.load.'
+        )
     set_up()
     given = {
         **{"reward": reward, "verifier": verifier, "term": term, "source": source},

@@ -240,13 +240,12 @@ class DistillLogitsStage(BaseStage):
             "batch_tokens": batch.tokens.size,
             "used": used,
             "examples": len(spans),
-            "bucket": self.data.bucket_at(step) + 1,
             "data_wait_s": ready - waited,
             "temperature": self.temperature(step),
             "alpha": alpha,
             "own_text": float(own),
         }
-        metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
+        metrics |= self.data.metrics(step)
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
         work = self._work(placed, outputs, alpha=alpha, own=own, dropout_key=key)
         return Step([work], metrics | observed, [], alarm)

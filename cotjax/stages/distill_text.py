@@ -100,11 +100,10 @@ class DistillTextStage(BaseStage):
             "batch_tokens": batch.tokens.size,
             "examples": len(spans),
             "kept_texts": len(spans) / len(records),
-            "bucket": self.data.bucket_at(step) + 1,
             "data_wait_s": time.perf_counter() - began,
             "alpha": alpha,
         }
-        metrics |= {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
+        metrics |= self.data.metrics(step)
         work = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
         return Step([work], metrics | observed, [], alarm)
 

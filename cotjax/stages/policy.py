@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, is_reference
 from cotjax.core.objectives import Objective, policy_advantage
 from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
 from cotjax.models.policy import Policy
@@ -44,7 +44,6 @@ from cotjax.student.groups import RolloutGroups, micro_batch_prompts
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import (
     RewardFn,
-    UserReward,
     add_overlong,
     completion_row,
     judge_own,
@@ -224,7 +223,7 @@ class PolicyStage(BaseStage):
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
         }
-        if isinstance(self.reward, UserReward):
+        if is_reference(self.config.reward.function):  # its parts are named by the user
             metrics |= part_means(everything.judged)
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)

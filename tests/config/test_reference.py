@@ -79,6 +79,7 @@ def test_what_no_import_finds_is_marked(value):
     [
         (":f", "names no object. Write package.module:name or ./file.py:name"),
         ("./own.py:", "names no object"),
+        ("./own.py:f:f", "names no object"),
         ("./own.py:g", 'has no "g". It has f, C, OBJECT; reward.function takes (a, b) -> float'),
         ("./none.py:f", "there is no file"),
         ("no_such_package.mod:f", 'there is no module "no_such_package". Install it'),

@@ -36,9 +36,11 @@ class Numbers:
         self.place = state["place"]
 
 
-def make(threshold=0.7, window=2, patience=0):
+def make(accuracy=0.7, window=2, after=0):
     buckets = [lambda bucket=bucket: Numbers(bucket) for bucket in range(3)]
-    return BucketStream(buckets, threshold=threshold, window=window, patience=patience)
+    return BucketStream(
+        buckets, advance_accuracy=accuracy, advance_window=window, advance_after=after
+    )
 
 
 def buckets(train=RECORDS, **changes):
@@ -155,7 +157,7 @@ def test_success_opens_the_next_bucket_and_the_last_stays():
 
 
 def test_patience_opens_it_without_success():
-    stream = make(patience=3)
+    stream = make(after=3)
     assert [stream.report(0.0) for _ in range(6)] == [False, False, True] * 2
 
 
@@ -163,12 +165,12 @@ def test_patience_opens_it_without_success():
 def test_a_restored_stream_goes_on_as_the_unbroken_one(stop):
     rng = np.random.default_rng(0)
     success = rng.random(12)
-    whole, broken = make(0.5, patience=4), make(0.5, patience=4)
+    whole, broken = make(0.5, after=4), make(0.5, after=4)
     seen = []
     for number, value in enumerate(success):
         if number == stop:
             state = broken.get_state()
-            broken = make(0.5, patience=4)
+            broken = make(0.5, after=4)
             broken.set_state(state)
         assert next(whole) == (item := next(broken))
         assert whole.report(value) == broken.report(value)
