@@ -1,5 +1,7 @@
 """One config from a stage's defaults, a file and flags: what wins, and what comes out again."""
 
+import pathlib
+
 import pytest
 
 from cotjax.config import STAGES, Config, change, from_table, load, stage_configs, to_toml
@@ -279,3 +281,19 @@ def test_what_a_list_cannot_hold_is_named(toml, text, words):
 
 def test_a_section_without_its_key_is_called_a_section():
     assert "rollout is a section: set rollout.KEY" in refused(["--rollout", "3"])
+
+
+CONFIGS = sorted(pathlib.Path(__file__).parents[2].glob("configs/*.toml"))
+PROMPTS = "prompts_"  # a file of prompts, which data.templates names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_of_the_repository_is_taken_and_at_most_40_lines_long(path):
+    text = path.read_text("utf-8")
+    assert text.startswith("#") and len(text.splitlines()) <= 40
+    if path.name.startswith(PROMPTS):
+        assert load([f"--data.templates={path}"]).data.templates == str(path)
+        return
+    missing = ["--data.path=train.jsonl"] if 'path = "train.jsonl"' not in text else []
+    missing = missing if 'source = "jsonl"' in text else []
+    assert load(["--config", str(path), *missing]).steps > 0
