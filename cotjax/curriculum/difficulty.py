@@ -1,6 +1,10 @@
 """How hard examples are, by their solutions or by the student's loss and pass rate."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +17,12 @@ from cotjax.cot import Rationale, cot_difficulty
 from cotjax.data.encode import encode_supervised
 from cotjax.data.packing import pack_in_order
 from cotjax.interfaces import Program, Record, TokenBatch
-from cotjax.parallel import shapes
+from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.mining import read_lines
 from cotjax.student.records import solution
 
 BLOCK = 64  # tokens; rows are a multiple as long, so that few lengths are compiled
@@ -61,12 +66,16 @@ class Difficulty:
             temperature=config.rollout.temperature,
         )
 
-    def __call__(self, params: Any, records: Sequence[Record]) -> np.ndarray:
+    def __call__(
+        self, params: Any, records: Sequence[Record], *, kept_in: pathlib.Path | None = None
+    ) -> np.ndarray:
         """Difficulty of some examples, [n] float64.
 
         Args:
           params: what is trained of the student.
           records: the examples.
+          kept_in: a run folder whose student began with these parameters. Pass rates, which cost
+            the most, are kept in its pass_rate.jsonl, and a stopped run goes on where it was.
 
         Raises:
           PluginError: a user's function raised, or gave something else; names the record.
@@ -74,7 +83,7 @@ class Difficulty:
         own = plugin(self._config, "curriculum.difficulty")
         if own is not None:
             return self._of_user(own, params, records)
-        signals = [self.signal(name, params, records) for name in self._signals()]
+        signals = [self.signal(name, params, records, kept_in) for name in self._signals()]
         fused = self._config.curriculum.difficulty == "rank_fusion"
         return rank_fusion(*signals) if fused else signals[0]
 
@@ -121,14 +130,18 @@ class Difficulty:
             raise own.refuse(gave, needs)
         return difficulty
 
-    def signal(self, name: str, params: Any, records: Sequence[Record]) -> np.ndarray:
-        """One signal of some examples, [n] float64."""
-        measured: dict[str, Callable[[Any, Sequence[Record]], np.ndarray]] = {
-            "student_loss": self.student_loss,
-            "pass_rate": self.failure_rate,
-        }
-        if name in measured:
-            return measured[name](params, records)
+    def signal(
+        self,
+        name: str,
+        params: Any,
+        records: Sequence[Record],
+        kept_in: pathlib.Path | None = None,
+    ) -> np.ndarray:
+        """One signal of some examples, [n] float64; see `__call__`."""
+        if name == "student_loss":
+            return self.student_loss(params, records)
+        if name == "pass_rate":
+            return self.failure_rate(params, records, kept_in)
         kind: Any = name
         return np.array([self._from_text(kind, record) for record in records])
 
@@ -174,17 +187,33 @@ class Difficulty:
         hidden = policy.rows(params, batch)
         return policy.head_logprobs(params, hidden, batch.targets, batch.weight > 0)[0]
 
-    def failure_rate(self, params: Any, records: Sequence[Record]) -> np.ndarray:
-        """Share of wrong answers among the student's samples for each example."""
-        config = self._config
+    def failure_rate(
+        self, params: Any, records: Sequence[Record], kept_in: pathlib.Path | None = None
+    ) -> np.ndarray:
+        """Share of wrong answers among the student's samples for each example.
+
+        Args:
+          params: what is trained of the student.
+          records: the examples.
+          kept_in: see `__call__`.
+        """
+        path = kept_in / "pass_rate.jsonl" if kept_in and processes.is_first() else None
+        lines = processes.gather(read_lines(path) if path else [])[0]
+        pairs = zip(lines, records, strict=False)
+        known = itertools.takewhile(lambda pair: pair[0]["id"] == pair[1].id, pairs)
+        rates = [line["pass_rate"] for line, _ in known]
         judged = complete(
             self._student,
-            config,
+            self._config,
             self._mesh,
             params,
-            records,
+            records[len(rates) :],
             settings=self._sampling,
-            completions=config.eval.batch_size,
+            completions=self._config.eval.batch_size,
+            first=len(rates),
         )
-        right = [[one.parts["correct"] for one in group] for group in judged]
-        return 1 - np.mean(right, axis=1)
+        with open(path or os.devnull, "a", encoding="utf-8", buffering=1) as file:
+            for record, group in zip(records[len(rates) :], judged, strict=True):
+                rates.append(float(np.mean([one.parts["correct"] for one in group])))
+                file.write(json.dumps({"id": record.id, "pass_rate": rates[-1]}) + "\n")
+        return 1 - np.array(rates)

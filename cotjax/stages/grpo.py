@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,12 @@ class Grpo:
           InputError: a model or a file that cannot be read, or too little memory.
         """
         from cotjax.curriculum.difficulty import Difficulty
-        from cotjax.curriculum.prompt_stream import in_one_order, order_programs, prompt_stream
+        from cotjax.curriculum.prompt_stream import (
+            BucketStream,
+            in_one_order,
+            order_programs,
+            prompt_stream,
+        )
         from cotjax.stages.policy import PolicyStage
         from cotjax.student.load import load_policy
         from cotjax.student.records import check_prompts, load_records
@@ -110,11 +116,11 @@ class Grpo:
         if config.curriculum.buckets > 1:
             in_one_order(config, train)  # refused before anything is measured
         difficulty = Difficulty(config, mesh, student)
-        data = functools.partial(
-            prompt_stream,
-            *(config, student.tokenizer, train, prompt),
-            lambda records: difficulty(student.params, records),
-        )
+
+        def data(folder: pathlib.Path | None) -> BucketStream:
+            measure = functools.partial(difficulty, student.params, kept_in=folder)
+            return prompt_stream(config, student.tokenizer, train, prompt, measure)
+
         order = functools.partial(order_programs, config, train, difficulty)
         teachers = None
         if config.distill.coefficient:

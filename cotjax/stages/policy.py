@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, is_reference
 from cotjax.core.objectives import Objective, policy_advantage
-from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
+from cotjax.curriculum.prompt_stream import BucketStream
+from cotjax.interfaces import DataStream, Program, PromptBatch, Record, ScoredGroups, Step
 from cotjax.models.policy import Policy
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
@@ -82,7 +83,7 @@ class PolicyStage(BaseStage):
       mesh: devices.
       student: the model that is trained; its start is the reference.
       held_out: what it is evaluated on.
-      data: opens the stream of prompts; see `prompt_stream`.
+      data: opens the stream of prompts, given the run folder if there is one; see `prompt_stream`.
       data_programs: what that compiles.
       reward: what "bridge" stands for as `reward.function`; None: what it is in evaluations.
       shows_steps: whether prompts show all the teacher's steps by design.
@@ -91,6 +92,7 @@ class PolicyStage(BaseStage):
     """
 
     columns = COLUMNS
+    _folder: pathlib.Path | None = None  # of the run; there after `prepare`
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class PolicyStage(BaseStage):
         student: LoadedPolicy,
         held_out: list[Record],
         *,
-        data: Callable[[], Any],
+        data: Callable[[pathlib.Path | None], BucketStream],
         data_programs: Callable[[], Iterable[Program]] = nothing,
         reward: RewardFn | None = None,
         shows_steps: bool = False,
@@ -157,12 +159,12 @@ class PolicyStage(BaseStage):
         self.score = jax.jit(score, static_argnums=0, out_shardings=place)
 
     @functools.cached_property
-    def stream(self) -> Any:
+    def stream(self) -> BucketStream:
         """The stream of prompts."""
-        return self._open_data()
+        return self._open_data(self._folder)
 
     @functools.cached_property
-    def data(self) -> Any:
+    def data(self) -> DataStream:
         """Where the data stands: with the stream of prompts."""
         return self.stream
 
@@ -171,6 +173,7 @@ class PolicyStage(BaseStage):
         told = super().prepare(folder)
         if self.teachers is not None:
             told += self.teachers.prepare()
+        self._folder = folder
         assert self.stream is not None, "it is opened here, where it may measure difficulty"
         return told
 

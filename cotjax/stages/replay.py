@@ -90,8 +90,8 @@ class ReplayStage(PolicyStage):
             check_divides(mesh, config.batch.size, "batch.size")
         self._update_replayed = self.updating(make_loss(student.policy))
 
-    def _open(self) -> BucketStream:
-        measure = lambda records: self._difficulty(self.student.params, records)  # noqa: E731
+    def _open(self, folder: pathlib.Path | None) -> BucketStream:
+        measure = functools.partial(self._difficulty, self.student.params, kept_in=folder)
         prompt = lambda progress: self._prompt  # noqa: E731
         return prompt_stream(self.config, self.student.tokenizer, self._failures, prompt, measure)
 

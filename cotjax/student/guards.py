@@ -77,8 +77,8 @@ def no_signal(judged: Sequence[Sequence[JudgedCompletion]]) -> tuple[str, ...]:
     if wrong >= SHARE * len(judged):
         found.append(
             f"no signal: in {wrong} of {len(judged)} groups every completion is wrong. Equal "
-            "rewards have zero advantage, so nothing is learned from these groups. Take easier problems or a "
-            "stronger student (--stage=sft first), or raise rollout.group_size or "
+            "rewards have zero advantage, so nothing is learned from these groups. Take easier "
+            "problems or a stronger student (--stage=sft first), or raise rollout.group_size or "
             "rollout.max_new_tokens."
         )
     elif equal == len(judged):

@@ -76,7 +76,7 @@ def mine(
     path = folder / "mined.jsonl"
     count = min(config.mining.questions, len(train))
     first = processes.is_first()
-    known = {line["index"]: line for line in processes.gather(_read(path) if first else [])[0]}
+    known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
     size = max(config.mining.batch_size // config.mining.attempts, 1)
     with open(path if first else os.devnull, "ab", buffering=0) as file:
         for start in range(0, count, size):
@@ -153,7 +153,7 @@ def _line(number: int, record: Record, attempts: Sequence[JudgedCompletion]) -> 
     }
 
 
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines; a last one that a killed run cut off is dropped from the file."""
     if not path.exists():
         return []

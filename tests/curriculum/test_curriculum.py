@@ -79,7 +79,9 @@ def test_taken_examples_are_of_the_step_s_bucket_each_once_a_pass():
 
 def test_at_the_start_of_a_bucket_what_is_still_to_come_is_sorted_again():
     measure = Measured()
-    curriculum = make("--curriculum.rescore", measure=measure)
+    curriculum = make(
+        "--curriculum.rescore", "--curriculum.difficulty=student_loss", measure=measure
+    )
     measure.sign = -1  # now the last ones are easy
     for step in range(12):
         curriculum.prepare(step, step)
@@ -90,7 +92,12 @@ def test_at_the_start_of_a_bucket_what_is_still_to_come_is_sorted_again():
 
 def test_from_hard_to_easy_the_easier_ones_are_sorted_again():
     measure = Measured()
-    curriculum = make("--curriculum.rescore", "--curriculum.direction=hard_first", measure=measure)
+    curriculum = make(
+        "--curriculum.rescore",
+        "--curriculum.difficulty=student_loss",
+        "--curriculum.direction=hard_first",
+        measure=measure,
+    )
     measure.sign = -1
     curriculum.prepare("params", 4)
     np.testing.assert_array_equal(curriculum.bucket, [1] * 4 + [0] * 4 + [2] * 4)
@@ -98,7 +105,9 @@ def test_from_hard_to_easy_the_easier_ones_are_sorted_again():
 
 def test_sorting_again_loses_no_place():
     measure = Measured()
-    curriculum = make("--curriculum.rescore", measure=measure)
+    curriculum = make(
+        "--curriculum.rescore", "--curriculum.difficulty=student_loss", measure=measure
+    )
     curriculum.next_rows(0)
     before = curriculum.rows.get_state()
     measure.sign = -1

@@ -1,5 +1,7 @@
 """How hard examples are: by their solutions, by the student's loss, by its samples, by ranks."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -25,11 +27,11 @@ def opened(tmp_path_factory):
     return config, load_policy(config, make_mesh(1))
 
 
-def difficulty(opened, name, signals=(), rows=2, length=64):
+def difficulty(opened, name, signals=(), rows=2, length=64, **kept):
     config, student = opened
     config = with_section(config, "curriculum", difficulty=name, signals=tuple(signals), samples=4)
     measure = Difficulty(config, make_mesh(1), student, rows=rows, length=length)
-    return measure(student.params, RECORDS)
+    return measure(student.params, RECORDS, **kept)
 
 
 def test_of_a_text_are_counted_its_steps_its_tokens_or_its_operations(opened):
@@ -65,6 +67,19 @@ def test_a_pass_rate_is_the_share_of_samples_that_are_wrong(opened):
     wrong = difficulty(opened, "pass_rate")
     assert wrong[2] == 1, "the student says 7 or 3, and never 9"
     assert set(wrong[:2].tolist()) <= {0, 0.25, 0.5, 0.75, 1} and wrong[:2].min() < 1
+
+
+def test_pass_rates_are_kept_and_a_stopped_run_goes_on_where_it_was(opened, tmp_path, monkeypatch):
+    whole = difficulty(opened, "pass_rate")
+    np.testing.assert_array_equal(difficulty(opened, "pass_rate", kept_in=tmp_path), whole)
+    path = tmp_path / "pass_rate.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == ["r/0", "r/1", "r/2"]
+    path.write_text(lines[0] + lines[1][:9])  # killed while it wrote
+    np.testing.assert_array_equal(difficulty(opened, "pass_rate", kept_in=tmp_path), whole)
+    assert path.read_text() == "".join(lines)
+    monkeypatch.setattr("cotjax.student.generate.generate", None)  # nothing is sampled any more
+    np.testing.assert_array_equal(difficulty(opened, "pass_rate", kept_in=tmp_path), whole)
 
 
 def test_signals_are_fused_by_their_ranks(opened):
