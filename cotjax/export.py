@@ -87,12 +87,13 @@ def export(
         place=None,
     )
     policy, shapes = Policy.split(student.shell)
+    written = {"tokenizer": student.tokenizer, "stop_ids": student.stop_ids, "dtype": dtype}
     if not run:
-        huggingface.save(student.model, folder, tokenizer=student.tokenizer, dtype=dtype)
+        huggingface.save(student.model, folder, **written)
         return None, _size(shapes)
     if not has_adapter:
         step, params = _restore(checkpoint, shapes)
-        huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
+        huggingface.save(policy.bind(params), folder, **written)
         return step, _size(params)
     lora = lora_of(config)
     policy, like = attach(policy, shapes, lora, jax.random.key(0))
@@ -101,7 +102,7 @@ def export(
         save_peft(trained, lora, folder, student.shell.shape, student.source)
         return step, _size(trained)
     params = merge(policy.join(trained, Policy.split(student.model)[1]), lora)
-    huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
+    huggingface.save(policy.bind(params), folder, **written)
     return step, _size(params)
 
 

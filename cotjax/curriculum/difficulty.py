@@ -61,8 +61,7 @@ class Difficulty:
         self._sampling = Sampling(
             group_size=config.curriculum.samples,
             max_new_tokens=config.rollout.max_new_tokens,
-            eos_id=student.eos_id,
-            pad_id=student.pad_id,
+            **student.ends,
             temperature=config.rollout.temperature,
         )
 

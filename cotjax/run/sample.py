@@ -103,9 +103,14 @@ def stream_texts(
     longest = settings.max_new_tokens
     length = min(_in_blocks(longest), shape.max_positions - size)
     sampling = Sampling(
-        settings.n, max(length, longest), student.eos_id, student.pad_id, settings.temperature,
-        settings.top_k, settings.top_p, settings.min_p,
-    )  # fmt: skip
+        group_size=settings.n,
+        max_new_tokens=max(length, longest),
+        **student.ends,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+    )
     key = spelled("max_new_tokens")
     sizes = {spelled("n"): settings.n, key: longest}
     check_fits(

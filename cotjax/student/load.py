@@ -36,11 +36,12 @@ class LoadedPolicy:
       shapes: of what is trained, with its shardings: all parameters, or an adapter's.
       base_shapes: of the parameters beside an adapter; empty without one.
       tokenizer: text to ids and back.
-      eos_id: ends a completion.
+      eos_id: ends a completion, and the target of a supervised example.
       pad_id: fills rows.
       prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
       read: reads or draws the weights: those of `shapes` and of `base_shapes`, anew with each call.
+      stop_ids: further tokens that end a completion.
       stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 
@@ -53,7 +54,13 @@ class LoadedPolicy:
     prompts: Prompts
     notes: tuple[str, ...]
     read: Callable[[], tuple[Any, Any]]
+    stop_ids: tuple[int, ...] = ()
     stop_table: Any = None
+
+    @property
+    def ends(self) -> dict[str, Any]:
+        """The tokens that end and pad a completion, as `Sampling` takes them."""
+        return {"eos_id": self.eos_id, "stop_ids": self.stop_ids, "pad_id": self.pad_id}
 
     @functools.cached_property
     def _read_once(self) -> tuple[Any, Any]:
@@ -159,6 +166,7 @@ def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
         make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
         loaded.notes,
         read,
+        loaded.stop_ids,
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
     )
 

@@ -65,7 +65,7 @@ def _windows_above(config: Mapping[str, Any]) -> list[str]:
 
 def _every_nth_full(config: Mapping[str, Any]) -> list[str]:
     """Every n-th layer sees everything (Gemma)."""
-    period = config.get("sliding_window_pattern", 2)
+    period = config.get("sliding_window_pattern") or 2
     return [
         "sliding_attention" if (i + 1) % period else "full_attention"
         for i in range(config["num_hidden_layers"])
