@@ -62,6 +62,7 @@ class ModelConfig:
 
     path: str = "tiny"  # "tiny", "smollm2-135m", a Hugging Face folder, a .gguf file, a run folder.
     init: Literal["pretrained", "random"] = "pretrained"  # The path's weights, or only its shape.
+    adapter: str = ""  # Folder of a PEFT adapter (LoRA) to merge into the path's weights.
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
     accumulate_dtype: Dtype = "float32"  # Format in which matrix products are summed.

@@ -52,6 +52,10 @@ COMMON = (
         ("lora.alpha", "lora.dropout", "lora.targets"),
     ),
     Switch(
+        *("model.init", '= "pretrained"', lambda config: config.model.init == "pretrained"),
+        ("model.adapter",),
+    ),
+    Switch(
         *("data.source", '= "problems"', _draws_from("problems")),
         ("data.min_steps", "data.max_steps", "data.concise_share"),
     ),

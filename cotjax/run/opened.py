@@ -145,6 +145,7 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
       InputError: no such checkpoint or model.
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
     from cotjax.training.checkpoint import restore_params
 
@@ -158,6 +159,8 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     student = load_policy(config, mesh)
     if run is None:
         return OpenedModel(config, mesh, student, 0, student.params)
+    if student.base:
+        check_base(run, student.base)
     step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.shapes)
     return OpenedModel(config, mesh, student, step, params)
 

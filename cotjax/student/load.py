@@ -14,13 +14,17 @@ from jax.sharding import Mesh
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
 from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.errors import InputError
+from cotjax.models.fingerprint import fingerprint
 from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
+from cotjax.models.formats.peft import base_of, load_peft
 from cotjax.models.formats.weights import Place
-from cotjax.models.lora import Lora, attach, merge, split_adapter
+from cotjax.models.lora import Lora, attach, join_adapter, merge, split_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.stops import stop_table, token_bytes
+from cotjax.student.base_model import check_base
 from cotjax.training.checkpoint import check_params, find_run, restore_params
 
 Init = Literal["pretrained", "random"]
@@ -219,8 +223,8 @@ def load_from_path(
 ) -> LoadedModel:
     """The model of `model.path`: as `load_model` takes it, or a run folder's newest checkpoint.
 
-    A run may have begun from another run's folder in its turn. An adapter is merged into its base,
-    so that the next stage may train another.
+    A run may have begun from another run's folder in its turn. An adapter, a run's own or that of
+    `model.adapter`, is merged into its base, so that the next stage may train another.
 
     Args:
       model: path, what to take of it, and number formats.
@@ -230,9 +234,19 @@ def load_from_path(
       **more: see `load_model`.
 
     Raises:
-      InputError: see `load_model` and `restore_params`.
+      InputError: see `load_model`, `restore_params`, `load_peft` and `check_base`.
     """
     init = model.init if init is None else init
+    loaded = _load_whole(model, seed=seed, place=place, init=init, **more)
+    if model.adapter and init == "pretrained":
+        return _with_adapter(loaded, model, place)
+    return loaded
+
+
+def _load_whole(
+    model: ModelConfig, *, seed: int, place: Place | None, init: Init, **more: Any
+) -> LoadedModel:
+    """`load_from_path` without `model.adapter`."""
     path = Path(model.path)
     run = find_run(path, "model.path") if model.path else None
     formats = {
@@ -242,7 +256,8 @@ def load_from_path(
     if run is None:
         return load_model(model.path, init=init, seed=seed, place=place, **formats, **more)
     begun = configs.load(["--config", str(run / "config.toml")])
-    origin = dataclasses.replace(model, path=begun.model.path, init=begun.model.init)
+    origin = begun.model
+    origin = dataclasses.replace(model, path=origin.path, init=origin.init, adapter=origin.adapter)
     if init != "pretrained":  # only shape and tokenizer are asked for
         return load_from_path(origin, seed=seed, place=place, init=init, **more)
     if not begun.lora.rank:  # the checkpoint holds every parameter
@@ -260,13 +275,52 @@ def load_from_path(
         _, params = restore_params(run / "checkpoints" / str(step), like)
         if lora:
             _, base = Policy.split(loaded.read())
-            params = merge(policy.join(params, base), lora)
-            params = jax.device_put(params, place(params)) if place else params
+            check_base(run, base)
+            params = _merged(params, base, lora, place)
         return policy.bind(params)
 
     notes = [note for note in loaded.notes if not note.startswith("Random weights")]
     notes.append(f"The weights are those of {path} after {step} steps.")
     return dataclasses.replace(loaded, source=str(run), notes=tuple(notes), read=read)
+
+
+def _merged(adapter: Any, base: Any, lora: Lora, place: Place | None) -> Any:
+    """The parameters of base and adapter together, where `place` puts them."""
+    params = merge(join_adapter(adapter, base), lora)
+    return jax.device_put(params, place(params)) if place else params
+
+
+def _with_adapter(loaded: LoadedModel, model: ModelConfig, place: Place | None) -> LoadedModel:
+    """A model with the adapter of a PEFT folder merged into it.
+
+    Raises:
+      InputError: see `load_peft`; or, when weights are read, the adapter is of other weights.
+    """
+    if not Path(model.adapter).expanduser().is_dir():
+        raise InputError(
+            f'model.adapter = "{model.adapter}": not a folder. Give one with adapter_config.json '
+            "and adapter_model.safetensors, as cotjax export --adapter and PEFT write it."
+        )
+    dtype = jnp.dtype(model.param_dtype)
+    lora, adapter = load_peft(model.adapter, loaded.shell.shape, param_dtype=dtype)
+    name, wanted = base_of(model.adapter)
+    policy, _ = Policy.split(loaded.shell)
+
+    def read() -> Transformer:
+        _, base = Policy.split(loaded.read())
+        found = fingerprint(base) if wanted else ""
+        if found != wanted:
+            raise InputError(
+                f'model.adapter = "{model.adapter}": was trained on the weights {wanted} of '
+                f'"{name}", but model.path = "{model.path}" holds {found}. Set model.path to that '
+                "base."
+            )
+        thin = jax.device_put(adapter, place(adapter)) if place else adapter
+        return policy.bind(_merged(thin, base, lora, place))
+
+    note = f"The adapter {model.adapter} (rank {lora.rank}) is merged into the model"
+    note += "." if wanted else f'; it says only that its base is "{name}", not which weights.'
+    return dataclasses.replace(loaded, notes=(*loaded.notes, note), read=read)
 
 
 def model_bytes(path: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from flax import nnx
 
 from cotjax.errors import InputError
-from cotjax.models.formats import gguf, huggingface
+from cotjax.models.formats import gguf, huggingface, peft
 from cotjax.models.formats.special_tokens import check_known, special_tokens
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
 from cotjax.models.transformer import Transformer
@@ -144,6 +144,12 @@ def load_model(
       InputError: see `resolve`, `huggingface.load`, `gguf.load` and `special_tokens`.
     """
     source = resolve(path)
+    if peft.is_peft(source):
+        base, _ = peft.base_of(source)
+        raise InputError(
+            f'model.path = "{path}": holds an adapter and no model. Set model.path to its base '
+            f'("{base}") and model.adapter to this folder.'
+        )
     is_gguf = source.suffix == ".gguf" and source.is_file()
     file = gguf.File(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
@@ -154,7 +160,9 @@ def load_model(
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
     if init == "random":
         tensors: Tensors = Drawn(shape, seed)
-        notes.append(f"Random weights from seed {seed}.")
+        notes.append(
+            f"Random weights from seed {seed}: of {path} only shape and tokenizer are used."
+        )
     else:
         tensors = file if file else huggingface.SafetensorsFolder(source)
         check_names(shape, tensors)
