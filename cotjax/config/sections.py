@@ -49,6 +49,7 @@ class DataConfig:
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    chat_kwargs: Table = field(default_factory=dict)  # Variables of the chat template.
     prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
     workers: Natural = 0  # Processes that prepare batches; 0 = a thread of this process.
     templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.

@@ -56,6 +56,10 @@ COMMON = (
         ("model.adapter",),
     ),
     Switch(
+        *("data.prompt", '= "chat"', lambda config: config.data.prompt != "plain"),
+        ("data.chat_kwargs",),
+    ),
+    Switch(
         *("data.source", '= "problems"', _draws_from("problems")),
         ("data.min_steps", "data.max_steps", "data.concise_share"),
     ),

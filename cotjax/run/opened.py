@@ -60,7 +60,8 @@ def load_records(config: Config) -> tuple[Records, list[Record]]:
     from cotjax.student.load import load_from_path
 
     model = load_from_path(config.model, seed=config.seed, place=None, init="random")
-    prompts = make_prompts(model.tokenizer, config.data.prompt, config.data.templates)
+    data = config.data
+    prompts = make_prompts(model.tokenizer, data.prompt, data.templates, data.chat_kwargs)
     return records.load_records(config, model.tokenizer, prompts)
 
 

@@ -122,11 +122,16 @@ class LoadedPolicy:
         return dataclasses.replace(self, shapes=self.all_shapes, base_shapes={}, read=read)
 
 
-def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
+def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedPolicy:
     """Opens the student that the config names.
 
+    Args:
+      config: of the run.
+      mesh: of the run.
+      teaches: it is a teacher, whose chat template need not read the student's variables.
+
     Raises:
-      InputError: see `load_from_path`.
+      InputError: see `load_from_path` and `make_prompts`.
     """
     model = config.model
     place = functools.partial(parallel.param_shardings, mesh)
@@ -153,6 +158,11 @@ def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
 
+    data = config.data
+    prompts = make_prompts(
+        *(loaded.tokenizer, data.prompt, data.templates, data.chat_kwargs), drop_unread=teaches
+    )
+
     def read() -> tuple[Any, Any]:
         _, params = Policy.split(loaded.read())
         if not policy.lora:
@@ -167,8 +177,8 @@ def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
         loaded.tokenizer,
         loaded.eos_id,
         loaded.pad_id,
-        make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
-        loaded.notes,
+        prompts,
+        (*loaded.notes, *prompts.notes),
         read,
         loaded.stop_ids,
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),

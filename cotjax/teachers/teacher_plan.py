@@ -92,7 +92,9 @@ def plan_teacher(name: str, config: Config, mesh: Mesh) -> TeacherPlan:
         remat="none",
     )
     try:
-        student = load_policy(dataclasses.replace(config, model=model, lora=lora), mesh)
+        student = load_policy(
+            dataclasses.replace(config, model=model, lora=lora), mesh, teaches=True
+        )
     except InputError as error:
         raise InputError(f'teachers.paths: "{name}": {error}') from error
     if run:
