@@ -33,7 +33,7 @@ class Rope:
 
     Attributes:
       theta: base of the frequencies.
-      kind: "default", "linear", "llama3" or "yarn".
+      kind: "default", "linear", "llama3" or "yarn"; "none" turns nothing.
       factor: how many times longer than in pre-training a text may be.
       original_positions: length of the texts in pre-training (llama3, yarn).
       low_frequency: wavelengths above original / low_frequency are divided by factor (llama3).
@@ -122,8 +122,14 @@ def _yarn(rope: Rope, inverse: np.ndarray, width: int) -> np.ndarray:
     return slowed * (1 - keep) + np.float32(1) / inverse * keep
 
 
+def _none(rope: Rope, inverse: np.ndarray, width: int) -> np.ndarray:
+    """No pair turns, wherever it stands."""
+    del rope, width
+    return np.zeros_like(inverse)
+
+
 _STRETCH = MappingProxyType(
-    {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+    {"none": _none, "default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
 )
 
 # Options in config.json below rope_parameters (transformers 5) or rope_scaling (4): the field of

@@ -11,7 +11,7 @@ from typing import Any
 from cotjax.errors import InputError
 from cotjax.models.architecture import Architecture
 from cotjax.models.formats.config_keys import check_keys
-from cotjax.models.formats.families import FAMILIES, Family
+from cotjax.models.formats.families import FAMILIES, MULTIPLIERS, Family, turning_layers
 from cotjax.models.rope import Rope, options_of, rope_of
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -30,8 +30,9 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "rope_parameters": None,
     }
 )
-# Where null is no default: there is no window, and no cap.
-_MAY_BE_NONE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+# Where null is no default: there is no window, no cap; heads follow from other sizes.
+_MAY_BE_NONE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+                "num_key_value_heads", "head_dim")  # fmt: skip
 _ACTIVATION = ("hidden_act", "hidden_activation")
 _KINDS = ("full_attention", "sliding_attention")
 
@@ -58,18 +59,22 @@ _KINDS_LIST = (
 _TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     dict.fromkeys(
         (*_REQUIRED, "max_position_embeddings", "num_key_value_heads", "head_dim")
-        + ("sliding_window_pattern",),
+        + ("sliding_window_pattern", "no_rope_layer_interval"),
         _WHOLE,
     )
     | dict.fromkeys(
         ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "attn_logit_softcapping")
-        + ("final_logit_softcapping",),
+        + ("final_logit_softcapping", *MULTIPLIERS),
         _NUMBER,
     )
     | dict.fromkeys(("tie_word_embeddings", "use_sliding_window"), _TRUTH)
     | dict.fromkeys(("rope_scaling", "rope_parameters"), _TABLE)
     | {
         "layer_types": _KINDS_LIST,
+        "no_rope_layers": (
+            lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
+            "a list of 0 and 1",
+        ),
         "max_window_layers": (lambda value: _is_whole(value, 0), "an integer from 0 on"),
     }
 )
@@ -155,6 +160,16 @@ def _ropes(config: Mapping[str, Any], origin: str) -> dict[str, Rope | None]:
     return {"rope": rope_of({**options, **full}, theta, positions, origin), "local_rope": rope}
 
 
+def _positions(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Which layers turn nothing by position; nothing if all turn."""
+    turns, number = turning_layers(config), config["num_hidden_layers"]
+    if len(turns) != number:
+        raise InputError(
+            f"{origin}: no_rope_layers names {len(turns)} layers, but num_hidden_layers = {number}."
+        )
+    return {"nope_layers": tuple(i for i, one in enumerate(turns) if not one)}
+
+
 def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str, Any]:
     """Which layers see a window, and how wide it is; nothing if none does."""
     types = config["layer_types"]
@@ -232,6 +247,8 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
         attention_softcap=config.get("attn_logit_softcapping") or 0.0,
         logit_softcap=config.get("final_logit_softcapping") or 0.0,
         **_ropes(config, origin),
+        **_positions(config, origin),
+        **{key: float(config[key]) for key in MULTIPLIERS if key in config},
         **_windows(config, family, origin),
         **family.fixed,
     )
@@ -280,6 +297,8 @@ def _own_options(shape: Architecture, family: Family) -> dict[str, Any]:
         "attn_logit_softcapping": shape.attention_softcap or None,
         "final_logit_softcapping": shape.logit_softcap or None,
         "rope_local_base_freq": (shape.local_rope or shape.rope).theta,
+        "no_rope_layers": [int(i not in shape.nope_layers) for i in range(shape.num_layers)],
+        **{key: getattr(shape, key) for key in MULTIPLIERS},
         "use_sliding_window": windows,
         "sliding_window": shape.sliding_window or None,
         "max_window_layers": types.index("sliding_attention") if windows else shape.num_layers,

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from cotjax.errors import InputError
-from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES
+from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES, Family, turning_layers
 from cotjax.models.formats.pretokenize import PRE_TOKENIZERS
 from cotjax.models.formats.weights import Place, fill
 from cotjax.models.rope import Rope
@@ -44,14 +44,24 @@ _NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_FAMILIES = ("llama", "qwen2", "qwen3")  # whose tensors have these names and these values
+_FAMILIES = ("llama", "qwen2", "qwen3", "smollm3", "granite")  # whose tensors have these names
+_NEIGHBOURS = ("llama", "smollm3", "granite")  # whose rotary pairs are (2i, 2i + 1) there
 
 # The options of an architecture, below its name: `llama.block_count` and so on.
 _SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+# Granite's factors, by the field of `Architecture` that each one sets.
+_SCALES: Mapping[str, str] = MappingProxyType(
+    {
+        "embedding_scale": "embedding_multiplier",
+        "attention.scale": "attention_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    }
+)
 _READ = frozenset(
     (*_SIZES, "context_length", "vocab_size", "attention.head_count_kv", "attention.key_length")
     + ("attention.value_length", "attention.layer_norm_rms_epsilon")
-    + ("rope.freq_base", "rope.dimension_count")
+    + ("rope.freq_base", "rope.dimension_count", *_SCALES)
 )
 
 _DIVISORS = "rope_freqs.weight"
@@ -172,6 +182,8 @@ class File:
             norm_eps=_shortest(options.get("attention.layer_norm_rms_epsilon", 1e-5)),
             tie_embeddings=TENSOR_NAMES["unembed_weight"] not in self.shapes,
             max_positions=options.get("context_length", 2048),
+            nope_layers=_nope_layers(family, options["block_count"]),
+            **{field: _shortest(options[key]) for key, field in _SCALES.items() if key in options},
             **family.fixed,
         )
 
@@ -201,7 +213,7 @@ class File:
         """One tensor, dequantised to float32, rows in Hugging Face's order."""
         values = self._expanded(self._tensors[name])
         values = values.reshape(self.shapes[name])
-        return self._unpermute(name, values) if self._architecture == "llama" else values
+        return self._unpermute(name, values) if self._architecture in _NEIGHBOURS else values
 
     def _expanded(self, tensor: Any) -> np.ndarray:
         from cotjax.models.formats.gguf_reader import expanded  # its package is optional
@@ -209,16 +221,15 @@ class File:
         return expanded(tensor, self.origin)
 
     def _unpermute(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Undoes llama.cpp's row order of `llama` queries and keys.
+        """Undoes llama.cpp's row order of queries and keys.
 
         Its rotary pairs are neighbours (2i, 2i + 1); Hugging Face's are halves (i, i + D/2).
         """
+        key = f"{self._architecture}.attention.head_count"
         if name.endswith("q_proj.weight"):
-            heads = self._option("llama.attention.head_count")
+            heads = self._option(key)
         elif name.endswith("k_proj.weight"):
-            heads = self._option("llama.attention.head_count_kv") or self._option(
-                "llama.attention.head_count"
-            )
+            heads = self._option(f"{key}_kv") or self._option(key)
         else:
             return values
         rows, width = values.shape
@@ -321,6 +332,12 @@ class File:
                 single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
             )
         return backend
+
+
+def _nope_layers(family: Family, number: int) -> tuple[int, ...]:
+    """Layers that turn nothing by position: llama.cpp knows them by the family alone."""
+    turns = turning_layers({**family.defaults, "num_hidden_layers": number})
+    return tuple(i for i, one in enumerate(turns) if not one)
 
 
 def _huggingface_names(tensors: list[Any]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from cotjax.errors import InputError
+from cotjax.models.architecture import Architecture
 from cotjax.models.formats.config_json import (
     _DEFAULTS,
     _MAY_BE_NONE,
@@ -16,7 +17,7 @@ from cotjax.models.formats.config_json import (
     unread_keys,
 )
 from cotjax.models.formats.config_keys import KEYS
-from cotjax.models.formats.families import FAMILIES
+from cotjax.models.formats.families import FAMILIES, MULTIPLIERS
 from cotjax.models.rope import Rope
 
 SIZES = {
@@ -30,6 +31,8 @@ CONFIG_CLASSES = {
     "llama": transformers.LlamaConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "smollm3": transformers.SmolLM3Config,
+    "granite": transformers.GraniteConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
 }
@@ -55,6 +58,10 @@ def test_missing_options_mean_what_they_mean_to_transformers(family: str) -> Non
     assert ours.activation == getattr(theirs, "hidden_activation", "silu")
     head_scalar = getattr(theirs, "query_pre_attn_scalar", ours.head_dim)
     assert (ours.query_scalar or ours.head_dim) == head_scalar
+    turns = getattr(theirs, "no_rope_layers", None) or [1] * ours.num_layers
+    assert ours.nope_layers == tuple(i for i, one in enumerate(turns) if not one)
+    for factor in MULTIPLIERS:
+        assert getattr(ours, factor) == getattr(theirs, factor, getattr(Architecture, factor))
     assert ours.tie_embeddings == theirs.tie_word_embeddings
     assert ours.max_positions == theirs.max_position_embeddings
 
@@ -257,6 +264,38 @@ def test_unknown_architecture_names_it_and_the_known_ones() -> None:
 def test_sizes_are_positive_integers(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=key):
         architecture_of({"model_type": "llama", **SIZES, key: value}, "config.json")
+
+
+SMOLLM3 = {"model_type": "smollm3", **SIZES, "num_hidden_layers": 5, "num_key_value_heads": 8}
+
+
+def test_layers_without_positions_by_interval_and_by_list() -> None:
+    def still(**options: Any) -> list[int]:
+        shape = architecture_of({**SMOLLM3, **options}, "config.json")
+        assert architecture_of(config_of(shape, "float32"), "config.json") == shape
+        return [i for i, kind in enumerate(shape.kinds) if kind.rope.kind == "none"]
+
+    assert still() == [3]
+    assert still(no_rope_layer_interval=2) == [1, 3]
+    assert still(no_rope_layers=[0, 1, 1, 1, 0, 1]) == [0, 4]  # one more than there are layers
+    windowed = {"use_sliding_window": True, "sliding_window": 9}
+    shape = architecture_of({**SMOLLM3, **windowed}, "")
+    assert [kind.window for kind in shape.kinds] == [0, 0, 0, 9, 0]
+    for bad, message in (
+        ([1, 0], "no_rope_layers names 2 layers, but num_hidden_layers = 5"),
+        ([2] * 5, "a list of 0 and 1 is needed"),
+        ("1", "a list of 0 and 1 is needed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            still(no_rope_layers=bad)
+
+
+def test_factors_are_positive_numbers() -> None:
+    base = {"model_type": "granite", **SIZES}
+    assert architecture_of(base | {"logits_scaling": 8}, "").logits_scaling == 8.0
+    for factor in MULTIPLIERS:
+        with pytest.raises(InputError, match=f"{factor} = 0; a positive number is needed"):
+            architecture_of(base | {factor: 0}, "config.json")
 
 
 def test_head_counts_must_fit() -> None:

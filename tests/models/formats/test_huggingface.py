@@ -26,6 +26,14 @@ SHAPES = {
     "llama": {"tie_embeddings": True},
     "qwen2": {"tie_embeddings": False, "qkv_bias": True},
     "qwen3": {"tie_embeddings": False, "qk_norm": True},
+    "smollm3": {"tie_embeddings": True, "nope_layers": (1,)},
+    "granite": {
+        "tie_embeddings": False,
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.0156,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
     "gemma3_text": {
         **FAMILIES["gemma3_text"].fixed,
         "layer_types": ("sliding_attention", "full_attention", "sliding_attention"),
