@@ -1,5 +1,6 @@
 """An adapter and its base: named when exported, merged by `model.adapter`, refused on others."""
 
+import importlib
 import json
 import shutil
 from typing import Any
@@ -23,6 +24,7 @@ from cotjax.student.base_model import FILE, check_base, note_base
 from cotjax.student.load import load_from_path
 from cotjax.teachers.teacher_plan import plan_teacher
 from cotjax.train import main as train
+from tests.models.formats.test_peft import TOLERANCE, needs_peft
 from tests.tiny import flags, make_config, make_model
 
 LORA = "--lora.rank=2", "--lora.alpha=4", "--stage=sft", "--optimizer.warmup-steps=0"
@@ -70,6 +72,19 @@ def test_base_and_adapter_have_the_logits_of_the_run(world):
     np.testing.assert_array_equal(logits(together), expected)
     assert np.abs(expected - logits(opened(name))).max() > 1e-3  # it has learned something
     assert any("rank 2" in note for note in together.notes)
+
+
+@pytest.mark.parity
+@needs_peft
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT reads it
+def test_peft_finds_the_base_and_computes_the_same(world, record_property):
+    peft, torch = (importlib.import_module(name) for name in ("peft", "torch"))
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(world / "adapter").eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.arange(5, 13)[None]).logits.numpy()
+    gap = np.abs(logits(opened(world / "runs" / "lora")) - expected).max() / np.abs(expected).max()
+    record_property("logits", float(gap))
+    assert gap < TOLERANCE
 
 
 def test_another_base_is_refused(world):
