@@ -177,6 +177,7 @@ class Difficulty:
             self._student.tokenizer,
             self._student.prompts.solve(record.question),
             solution(record),
+            eos_id=self._student.eos_id,
             max_length=self._length if self._length else 2**31,
             name=record.id,
         )

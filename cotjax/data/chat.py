@@ -17,6 +17,8 @@ from cotjax.errors import InputError
 LINES = 1_000_000  # of a template's code that one rendering may run; real ones run some hundred
 _TEMPLATE = "<template>"  # the file that a template's code names
 _MARK = "[message]"
+_ANSWER = "[answer]"
+_ANSWERED = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _ANSWER}]
 _PROBE = "\n one {{ two }}\n\n three \n"  # with what templates trim or read
 _DATES = ("%d %b %Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y")
 _INSTEAD = 'Set data.prompt = "plain", or mend chat_template in the model\'s folder.'
@@ -127,6 +129,16 @@ def open_chat(
     return (around if around(_PROBE) == render(_PROBE) else render), notes
 
 
+def turn_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> str:
+    """What a chat template puts behind an answer; empty where it cannot show one."""
+    read = _checked(tokenizer, _template_text(tokenizer), kwargs, drop_unread=True)
+    try:
+        whole = _Rendered(tokenizer, read).of(_ANSWERED, asks=False)
+    except InputError:  # only a prompt has to be rendered
+        return ""
+    return whole.partition(_ANSWER)[2]
+
+
 def _template_text(tokenizer: Any) -> str:
     """The template; of several by name, the one that transformers takes."""
     template = tokenizer.chat_template
@@ -184,15 +196,14 @@ def _check_system(render: _Rendered) -> None:
 
 def _no_generation_prompt(render: _Rendered, text: str) -> list[str]:
     """A note where nothing tells the model that it is its turn."""
-    user, answer = {"role": "user", "content": _MARK}, "[answer]"
     try:
-        silent = render.of([user], asks=False)
-        whole = render.of([user, {"role": "assistant", "content": answer}], asks=False)
+        silent = render.of(_ANSWERED[:1], asks=False)
+        whole = render.of(_ANSWERED, asks=False)
     except InputError:  # only how a prompt looks matters
         return []
-    if silent != text or answer not in whole:
+    if silent != text or _ANSWER not in whole:
         return []
-    if whole.partition(answer)[0].strip() == text.strip():  # as Mistral's [/INST] always stands
+    if whole.partition(_ANSWER)[0].strip() == text.strip():  # as Mistral's [/INST] always stands
         return []
     return [
         "The chat template has no generation prompt: a completion begins behind the user's turn, "

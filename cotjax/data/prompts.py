@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from cotjax.data.chat import open_chat, open_plain
+from cotjax.data.chat import open_chat, open_plain, turn_end
 from cotjax.errors import InputError
 
 PromptStyle = Literal["auto", "plain", "chat"]
@@ -37,11 +37,13 @@ class Prompts:
       wrap: what the tokenizer's chat template puts around a message, or the tokenizer before plain
         text.
       notes: what a reader of the run should know, one sentence each.
+      end: what the chat template puts behind an answer; empty for plain text.
     """
 
     texts: Mapping[str, str]
     wrap: Callable[[str], str]
     notes: tuple[str, ...] = ()
+    end: str = ""
 
     def solve(self, question: str) -> str:
         """Asks for a solution; training and evaluation share this prompt."""
@@ -105,14 +107,15 @@ def make_prompts(
         )
     if style == "chat":
         wrap, notes = open_chat(tokenizer, chat_kwargs, drop_unread=drop_unread)
+        end = turn_end(tokenizer, chat_kwargs)
     else:
         if chat_kwargs and not drop_unread:
             raise InputError(
                 f"data.chat_kwargs = {{ {next(iter(chat_kwargs))} = … }}: prompts are plain, for "
                 "the tokenizer has no chat template. Leave it out."
             )
-        wrap, notes = open_plain(tokenizer)
-    return Prompts(_read_texts(templates, style), wrap, notes)
+        (wrap, notes), end = open_plain(tokenizer), ""
+    return Prompts(_read_texts(templates, style), wrap, notes, end)
 
 
 def _read_texts(templates: str, style: str) -> dict[str, str]:

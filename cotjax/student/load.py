@@ -40,7 +40,7 @@ class LoadedPolicy:
       shapes: of what is trained, with its shardings: all parameters, or an adapter's.
       base_shapes: of the parameters beside an adapter; empty without one.
       tokenizer: text to ids and back.
-      eos_id: ends a completion, and the target of a supervised example.
+      eos_id: ends a completion, and the target of a supervised example; see `ends_of_turn`.
       pad_id: fills rows.
       prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
@@ -163,6 +163,8 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         *(loaded.tokenizer, data.prompt, data.templates, data.chat_kwargs), drop_unread=teaches
     )
 
+    ends = ends_of_turn(loaded, prompts)
+
     def read() -> tuple[Any, Any]:
         _, params = Policy.split(loaded.read())
         if not policy.lora:
@@ -175,14 +177,26 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         shapes,
         base_shapes,
         loaded.tokenizer,
-        loaded.eos_id,
+        ends[0],
         loaded.pad_id,
         prompts,
         (*loaded.notes, *prompts.notes),
         read,
-        loaded.stop_ids,
+        ends[1:],
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
     )
+
+
+def ends_of_turn(loaded: LoadedModel, prompts: Prompts) -> tuple[int, ...]:
+    """The tokens that end a completion, first the one that ends a supervised target.
+
+    That is what the chat template puts behind an answer, if it is one of them, as Gemma's
+    <end_of_turn>: a target that ended otherwise would teach another form than the model has.
+    """
+    ends = loaded.eos_id, *loaded.stop_ids
+    behind = loaded.tokenizer.encode(prompts.end, add_special_tokens=False)[:1]
+    first = [one for one in behind if one in ends]
+    return (*first, *(one for one in ends if one not in first))
 
 
 def placed_shapes(shapes: Any, place: Place | None) -> Any:

@@ -213,6 +213,16 @@ def test_of_several_templates_the_default_is_taken(plain):
     assert "chat templates rag, tool_use and none by the name of default" in said
 
 
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(CHATML, "<|im_end|>\n"), (GEMMA3, "<end_of_turn>\n"), (LLAMA32, "<|eot_id|>"),
+     (PHI4_MINI, "<|end|><|end|>"), ("{{ messages[0].content }}", "")],
+)  # fmt: skip
+def test_what_stands_behind_an_answer_is_known(plain, template, end):
+    prompts = make_prompts(templated(plain, template), "chat")
+    assert prompts.end == end and make_prompts(plain, "plain").end == ""
+
+
 # data.chat_kwargs.
 
 

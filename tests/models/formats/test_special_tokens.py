@@ -16,6 +16,7 @@ from cotjax.models.formats.special_tokens import special_tokens
 from cotjax.models.transformer import Transformer
 from cotjax.parallel.mesh import make_mesh
 from cotjax.run.use import completions_of, open_to_generate
+from cotjax.stages.supervised import solution_encoder
 from cotjax.student import guards
 from cotjax.student.generate import complete, rollout_sampling
 from cotjax.student.load import load_policy
@@ -178,7 +179,7 @@ def write_chat_model(folder, family):
 def test_a_chat_model_ends_its_turn(tmp_path, family):
     turn_end = write_chat_model(tmp_path / "chat", family)
     opened = open_to_generate(str(tmp_path / "chat"))
-    assert opened.student.stop_ids == (turn_end,)
+    assert (opened.student.eos_id, opened.student.stop_ids) == (turn_end, (0,))
     assert completions_of(opened, "What is 3 + 4?", {"max_new_tokens": 8}) == "7"
     (tmp_path / "chat" / GENERATION).unlink()
     name_ends(tmp_path / "chat", "config.json", 0)
@@ -187,7 +188,7 @@ def test_a_chat_model_ends_its_turn(tmp_path, family):
 
 
 def test_rewards_and_guards_know_every_end(tmp_path):
-    write_chat_model(tmp_path / "chat", "qwen3")
+    turn_end = write_chat_model(tmp_path / "chat", "qwen3")
     wide = "--rollout.max-prompt-tokens=192"
     config = make_config(tmp_path, f"--model.path={tmp_path / 'chat'}", wide)
     mesh = make_mesh(1)
@@ -199,7 +200,12 @@ def test_rewards_and_guards_know_every_end(tmp_path):
     assert {(one.text, one.tokens, one.end) for group in groups for one in group} == {
         ("7", 2, End.EOS)
     }
+    record = records[0]
+    example = solution_encoder(
+        student, make_config(tmp_path, "--stage=sft", "--batch.sequence-length=192")
+    )(record, None)
+    assert example["targets"][-1] == student.eos_id == turn_end
     ends = (student.eos_id, *student.stop_ids)
-    tokens = np.array([[[5, ends[1], 0, 0]]])
+    tokens = np.array([[[5, ends[0], 0, 0]]])
     host = tokens, tokens > 0, tokens, tokens, np.array([[End.EOS]])
     assert guards.end_check(Rollout(*host), ends) == ()  # pyright: ignore[reportArgumentType]
