@@ -205,9 +205,10 @@ def _no_generation_prompt(render: _Rendered, text: str) -> list[str]:
         return []
     if whole.partition(_ANSWER)[0].strip() == text.strip():  # as Mistral's [/INST] always stands
         return []
+    behind = f" ({after[-40:]!r})" if (after := text.partition(_MARK)[2]) else ""
     return [
-        "The chat template has no generation prompt: a completion begins behind the user's turn, "
-        f"{text.partition(_MARK)[2][-40:]!r}, and the model may go on as the user."
+        "The chat template has no generation prompt: a completion begins right behind the user's "
+        f"turn{behind}, and the model may go on as the user."
     ]
 
 
