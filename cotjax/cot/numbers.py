@@ -30,68 +30,127 @@ _CHARACTERS = str.maketrans(
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
-_DECIMAL = r"(?:[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)"
+# Groups of three digits behind a separator, the same throughout, and the other mark as the decimal
+# one; a lone point is decimal, and only commas may group by two as in India.
+_GROUPS = (
+    r"[0-9]{1,3}(?:,[0-9]{2})*(?:,[0-9]{3})+(?:\.[0-9]+)?",
+    r"[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+",
+    r"[0-9]{1,3}(?:\.[0-9]{3}){2,}",
+    r"[0-9]{1,3}(?:[\u2009 ][0-9]{3})+(?![0-9])(?:[.,][0-9]+)?",
+    r"[0-9]{1,3}(?:['’][0-9]{3})+(?:[.,][0-9]+)?",
+    r"[0-9]{1,3}(?:_[0-9]{3})+(?:\.[0-9]+)?",
+)
+_DECIMAL = rf"(?:{'|'.join(_GROUPS)}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_PLAIN = r"(?:[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)"
 
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\!|\\left|\\right|\*\*|__", ""),
-        (r"\\[,;: ]|~", "\u2009"),
-        (r"\\([$%])", r"\1"),
-        (r"\{,\}", ","),
-        (r"\\(?:text|textbf|mathbf|mathrm|mbox)\s?\{", " "),
-        (r"\\(?:times|cdot)", "×"),
-        (r"\\div", "÷"),
-        (r"\\approx", "="),
+        (r"\\!|\\left|\\right|\\displaystyle|\\limits|\*\*|__", ""),
+        (r"\\[,;: ]|~|\\(?:quad|qquad|ldots|dots)(?![A-Za-z])", "\u2009"),
+        (r"\\([$%#&])", r"\1"),
+        (r"\\_", "_"),
+        (r"\\[()\[\]]", " "),
+        (r"\{([,.])\}", r"\1"),
+        (r"\\(?:text|textbf|textit|mathbf|mathrm|mathit|mbox|operatorname)\s?\{", " "),
+        (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
+        (r"\\div(?![A-Za-z])", "÷"),
+        (r"\\(?:approx|simeq)(?![A-Za-z])", "="),
         (r"\^\{?\\circ\}?", "°"),
-        (r"([0-9])?\s?\\[dt]?frac\s?([0-9])([0-9])", r"\1 \2/\3"),
+        (r"(?i)\b(?:minus|negative)\s{1,3}(?=[$£€¥₹(]?\s?[.0-9\\])", "-"),
+        (r"([0-9])?\s?\\[cdt]?frac\s?([0-9])([0-9])", r"\1 \2/\3"),
         (
-            rf"([0-9] ?)?\\[dt]?frac\s?\{{\s?([-+]?)\$?({_DECIMAL})\s?\}}\s?"
-            rf"\{{\s?\$?({_DECIMAL})\s?\}}",
-            lambda m: f"{m[1]} {m[3]}/{m[4]}" if m[1] else f"{m[2]}{m[3]}/{m[4]}",
+            rf"([0-9] ?)?\\[cdt]?frac\s?\{{\s?([-+]?)\s?\$?({_PLAIN})\s?\}}\s?"
+            rf"\{{\s?([-+]?)\s?\$?({_PLAIN})\s?\}}",
+            lambda m: f"{m[1] or ''}{_sign(m[2], m[4])}{' ' * bool(m[1])}{m[3]}/{m[5]}",
         ),
         (r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^" + m[0].translate(_SUPERSCRIPTS)),
         (r"(?<![0-9.,])10\s?\^\s?\{?([-+]?[0-9]{1,9})\}?", r"1e\1"),
         (r"(?<=[0-9])\s?[×x*]\s?1e(?=[-+]?[0-9])", "e"),
-        (r"(?<=[0-9])\u2009(?=[0-9]{3}(?![0-9]))", ","),
     )
 )
 
 _NUMBER = re.compile(
     rf"""
-    (?:(?<![\w)}}%])(?P<sign>[-+]))? (?:[$£€¥₹]\s?)? (?P<inner>[-+])?
-    (?<![A-Za-z0-9_.^])
-    (?: (?:(?P<whole>[0-9]+)\s{{1,3}}(?:and\s)?)? (?P<over>{_DECIMAL})\s?/\s?(?P<under>{_DECIMAL})
+    (?: (?:^|(?<=[=({{\[|:]))\s*(?P<loose>[-+])\s* | (?<![\w)}}%])(?P<sign>[-+]) )?
+    (?:[$£€¥₹]\s?)? (?:(?P<inner>[-+])\s?)?
+    (?<![A-Za-z0-9_.^]) (?<![0-9][,'’])
+    (?: (?:(?P<whole>[0-9]+)\s{{1,3}}(?:and\s)?)? (?P<over>{_PLAIN})\s?/\s?(?P<minus>-)?
+        (?P<under>{_PLAIN})
       | (?P<plain>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,9}}))? )
-    (?![0-9]|[.,][0-9])
+    (?![0-9]|[.,'’_][0-9])
     (?:\s?(?P<scale>thousand|million|billion|trillion)\b)?
     """,
     re.VERBOSE,
 )
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
-_OPERATION = re.compile(r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]")
+# What makes a number a part of something else: an operation, a power, a variable, a list.
+_GOES_ON = re.compile(
+    r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|,\s?[-+$]{0,2}[0-9]"
+    r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπ])|\s?\\[A-Za-z]|\s?[±π√!]|\s?[-+*/]\s?[a-z](?![A-Za-z])"
+)
+# What stands before a number that is a part of something else: an operation, a command.
+_COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$")
 _ASIDE = re.compile(r"(?<![-+*/×÷=(])\s\(|;|\.\s")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_NEGATED = re.compile(
+    r"(?i)(?:\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b"
+    r"|\b(?:maybe|perhaps|possibly|either|between|might|could)\b"
+    r"|\b(?:more|less|fewer|greater|other)\s{1,3}than\b)[^=]*$"
+)
+_OR = re.compile(
+    r"(?i)\b(?:or|to|vs\.?|versus)\s{1,3}[-+$£€]{0,2}\s?(?:\.?[0-9]|so\b|more\b|less\b|fewer\b)"
+)
 
 
-def read_number(text: str) -> Fraction | None:
+class Hedged:
+    """Stands for an answer that commits to no number: `not 24`, `24 or 25`, `between 3 and 5`."""
+
+
+HEDGED = Hedged()
+
+
+def _sign(first: str, second: str) -> str:
+    return "-" if (first == "-") != (second == "-") else ""
+
+
+def read_number(text: str, *, evaluate: bool = False) -> Fraction | None:
     """Returns the number that an answer phrase states, or None.
 
     It is the first number; if the phrase is an equation (`3 + 4 = 7 apples`), the first number
     behind its last `=`. Brackets, `;` and a full stop end the phrase, so `7 (as 2 + 5 = 7)` is 7.
     Only the first 300 characters are read.
 
+    Args:
+      text: the phrase.
+      evaluate: whether `48/2` is 24; else a quotient that comes out even is an unfinished sum.
+
     Example:
       >>> read_number("**-$1,234.50** per year"), read_number("3 1/2 cups"), read_number("nan")
       (Fraction(-2469, 2), Fraction(7, 2), None)
+      >>> read_number("48/2"), read_number("48/2", evaluate=True), read_number("not 24")
+      (None, Fraction(24, 1), None)
     """
+    value = read_phrase(text, evaluate=evaluate)
+    return None if isinstance(value, Hedged) else value
+
+
+def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | None:
+    """As `read_number`, but tells a phrase that commits to no number from one that has none."""
     text = _plain(text[:WINDOW])
     aside = _ASIDE.search(text)
     phrase = text[: aside.start()] if aside else text
     for start in (phrase.rfind("=") + 1, 0):
         match = _NUMBER.search(text, start)
-        if match:
-            return None if _OPERATION.match(text, match.end()) else _value(match)
+        if match is None:
+            continue
+        before = text[start : match.start()]
+        if _NEGATED.search(before) or _OR.search(phrase, match.end()):
+            return HEDGED
+        written = text[start : match.start()] + match[0][:1].strip("$£€¥₹.0123456789")
+        if _GOES_ON.match(text, match.end()) or _COMES_FROM.search(written):
+            return None
+        return _value(match, evaluate=evaluate)
     return None
 
 
@@ -102,7 +161,7 @@ def read_last_number(text: str) -> Fraction | None:
         return None
     last = len(text) - backwards.start()
     matches = _NUMBER.finditer(_plain(text[max(0, last - WINDOW) : last + 1]))
-    values = [value for value in map(_value, matches) if value is not None]
+    values = [value for match in matches if (value := _value(match)) is not None]
     return values[-1] if values else None
 
 
@@ -138,16 +197,29 @@ def _plain(text: str) -> str:
 
 
 def _decimal(text: str | None) -> Fraction | None:
-    if text is None or len(text) > MAX_DIGITS or ("," in text and not _GROUPED.fullmatch(text)):
+    """A number without sign, whose separators `_DECIMAL` has let through."""
+    if text is None or len(text) > MAX_DIGITS:
+        return None
+    text = re.sub("[\u2009 '’_]", "", text)
+    comma, point = text.rfind(","), text.rfind(".")
+    if comma > point >= 0 or (point < 0 <= comma and not _GROUPED.fullmatch(text)):
+        if point < 0 and text.count(",") > 1:
+            return None
+        text = text.replace(".", "").replace(",", ".")  # 1.234,50
+    elif text.count(".") > 1:
+        text = text.replace(".", "")  # 1.234.567
+    elif comma >= 0 and not _GROUPED.fullmatch(text):
         return None
     return Fraction(text.replace(",", ""))
 
 
-def _value(match: re.Match[str]) -> Fraction | None:
+def _value(match: re.Match[str], *, evaluate: bool = False) -> Fraction | None:
     if match["over"]:
-        whole, over = _decimal(match["whole"] or "0"), _decimal(match["over"])
-        under = _decimal(match["under"])
+        whole, over = _ratio_part(match["whole"] or "0"), _ratio_part(match["over"])
+        under = _ratio_part(match["under"])
         if whole is None or over is None or not under:
+            return None
+        if over % under == 0 and over and not evaluate:
             return None
         value = whole + over / under
     else:
@@ -158,4 +230,11 @@ def _value(match: re.Match[str]) -> Fraction | None:
     value *= _SCALES.get(match["scale"], 1)
     if max(map(len, canonical_number(value).split("/"))) > MAX_DIGITS:
         return None
-    return -value if (match["sign"] == "-") != (match["inner"] == "-") else value
+    signs = (match[name] == "-" for name in ("loose", "sign", "inner", "minus"))
+    return -value if sum(signs) % 2 else value
+
+
+def _ratio_part(text: str) -> Fraction | None:
+    if len(text) > MAX_DIGITS or ("," in text and not _GROUPED.fullmatch(text)):
+        return None
+    return Fraction(text.replace(",", ""))

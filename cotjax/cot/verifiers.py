@@ -8,8 +8,6 @@ from typing import Protocol
 
 from cotjax.cot.answers import answers_equal, extract_answer, gold_answer
 
-TOLERANCE = 0.01
-
 
 class Verifier(Protocol):
     """Reads answers and compares them."""
@@ -33,7 +31,7 @@ class Numeric:
 
     def equal(self, answer: str, gold: str) -> bool:
         """See `answers_equal`."""
-        return answers_equal(answer, gold, tolerance=TOLERANCE)
+        return answers_equal(answer, gold)
 
 
 NUMERIC = Numeric()
