@@ -75,6 +75,7 @@ Tail = Literal["bucket", "renormalise", "drop"]
 Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
 SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
+VERIFIERS = ("numeric", "math", "choice", "exact")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 LIST = "list"  # the stage of a config that lists its own [[stages]]
 
@@ -87,9 +88,9 @@ SourceName = Annotated[
     Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]
 RewardName = Annotated[Any, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")]
-VerifierName = Annotated[
-    Any, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
-]
+_VERIFIER = "extract(text) -> str | None and equal(a, b) -> bool"
+VerifierName = Annotated[Any, Named(VERIFIERS, _VERIFIER)]
+EvalVerifierName = Annotated[Any, Named(("auto", *VERIFIERS), _VERIFIER)]
 TermName = Annotated[
     Any,
     Named(("auto",), "(logp, logp_old, advantage, mask, **settings) -> loss [B, G, T]"),

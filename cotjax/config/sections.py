@@ -11,6 +11,7 @@ from cotjax.config.ranges import (
     AxisSize,
     Count,
     Dtype,
+    EvalVerifierName,
     GroupSize,
     Natural,
     NotNegative,
@@ -106,7 +107,8 @@ class RewardConfig:
     """What a completion earns: correctness gates format, format gates brevity."""
 
     function: RewardName = "bridge"  # BRIDGE's reward of the stage, or your own function.
-    verifier: VerifierName = "numeric"  # Reads an answer out of a text, and compares two.
+    verifier: VerifierName = "numeric"  # Reads answers and compares them; or your own.
+    tolerance: Positive | Auto = "auto"  # Numbers nearer are equal; auto = 0.01, at most 1 %.
     length_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.
     unit: Literal["words", "tokens"] = "tokens"  # What a completion's length counts.
     monotone: bool = True  # No upward jump in the length penalty (BRIDGE as released has one).
@@ -209,6 +211,7 @@ class EvalConfig:
     samples: Count = 4  # Sampled completions per problem.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
+    verifier: EvalVerifierName = "auto"  # Of what is reported; auto = reward.verifier.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 320  # Completions decoded at once, greedy and sampled together.

@@ -15,11 +15,19 @@ from cotjax.cot.rewards import (
     rewrite_reward,
 )
 from cotjax.cot.steps import Rationale, normalize_rationale, parse_rationale, render_rationale
-from cotjax.cot.verifiers import NUMERIC, VERIFIERS, Verifier, gold_of, is_right
+from cotjax.cot.verifiers import (
+    NUMERIC,
+    VERIFIERS,
+    Numeric,
+    Verifier,
+    gold_of,
+    is_right,
+)
 
 __all__ = [
     "NUMERIC",
     "VERIFIERS",
+    "Numeric",
     "Rationale",
     "Verdict",
     "Verifier",

@@ -5,9 +5,12 @@ are both `1234.5`, a third is `1/3`. Answers that are no numbers are None, never
 Every search is linear in the length of the text and nothing is evaluated.
 """
 
+import functools
 import re
 from collections import deque
+from collections.abc import Callable
 from fractions import Fraction
+from typing import TypeVar
 
 from cotjax.cot.numbers import (
     WINDOW,
@@ -19,6 +22,8 @@ from cotjax.cot.numbers import (
 )
 from cotjax.cot.thinking import spoken
 
+T = TypeVar("T")
+
 TOLERANCE = 0.01
 RELATIVE = 0.01  # of the gold's size, which the tolerance never exceeds
 _LOOKBACK = 64  # markers tried, last first; a bound for texts made of markers only
@@ -29,6 +34,8 @@ _MARKER = re.compile(
     r"|(?i:\banswer[*_ \t]{0,8}(?:is\b|[:：=]))|答案[ \t]{0,8}[是为:：]"
 )
 _GOLD = re.compile(r"####|(?i:\banswer[*_ \t]{0,8}[:：])")
+_GOLD_OR_BOXED = re.compile(rf"{_GOLD.pattern}|(?P<boxed>\\(?:boxed|fbox)(?![A-Za-z]))")
+_DISPLAY = (("\\[", "\\]"), ("$$", "$$"))
 _HEADING = re.compile(r"[0-9]{1,3}[.)][ \t]{1,8}\S")
 _STEP = re.compile(r"(?i)step\s?[0-9]")
 
@@ -61,17 +68,37 @@ def extract_answer(text: str, *, flexible: bool = False, evaluate: bool = False)
       >>> extract_answer("we get 42"), extract_answer("we get 42", flexible=True)
       (None, '42')
     """
+    value = _find(text, functools.partial(read_phrase, evaluate=evaluate), WINDOW)
+    if value is None and flexible and (said := spoken(text)) is not None:
+        value = read_last_number(said)
+    return None if value is None or isinstance(value, Hedged) else canonical_number(value)
+
+
+def find_answer(
+    text: str, read: Callable[[str], T | Hedged | None], *, window: int = WINDOW
+) -> T | None:
+    """The last answer that a reader finds behind a marker; see `extract_answer`.
+
+    Args:
+      text: any string.
+      read: what a phrase behind a marker says; None passes the marker over, `Hedged` decides that
+        there is no answer.
+      window: characters behind a marker that are looked at.
+    """
+    value = _find(text, read, window)
+    return None if isinstance(value, Hedged) else value
+
+
+def _find(text: str, read: Callable[[str], T | Hedged | None], window: int) -> T | Hedged | None:
     said = spoken(text)
     if said is None:
         return None
     for marker in reversed(deque(_MARKER.finditer(said), maxlen=_LOOKBACK)):
-        value = _value_behind(marker, said[marker.end() : marker.end() + WINDOW], evaluate)
-        if isinstance(value, Hedged):
-            return None
+        phrase = _phrase(marker, said[marker.end() : marker.end() + window])
+        value = None if phrase is None else read(phrase)
         if value is not None:
-            return canonical_number(value)
-    value = read_last_number(said) if flexible else None
-    return None if value is None else canonical_number(value)
+            return value
+    return None
 
 
 def gold_answer(text: str) -> str | None:
@@ -86,12 +113,31 @@ def gold_answer(text: str) -> str | None:
       >>> gold_answer("at 3 o'clock #### 5:30"), gold_answer("#### 3\n#### five")
       (None, None)
     """
-    marker = next(iter(deque(_GOLD.finditer(text), maxlen=1)), None)
-    place = (
-        text if marker is None else text[marker.end() :].lstrip(" \t\r\n*_:：").partition("\n")[0]
-    )
-    value = read_number(place, evaluate=True)
+    place = gold_place(text)
+    value = read_number(text if place is None else place, evaluate=True)
     return None if value is None else canonical_number(value)
+
+
+def gold_place(text: str, *, boxed: bool = False, window: int = WINDOW) -> str | None:
+    r"""What stands behind the last marker of a reference; None without one.
+
+    Args:
+      text: of a solution.
+      boxed: whether `\boxed{}` is such a marker, beside `####` and `Answer:`.
+      window: characters behind the marker that are looked at.
+
+    Example:
+      >>> gold_place("so 4\n#### 5:30\n"), gold_place("so 4")
+      ('5:30', None)
+    """
+    pattern = _GOLD_OR_BOXED if boxed else _GOLD
+    marker = next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+    if marker is None:
+        return None
+    behind = text[marker.end() : marker.end() + window]
+    if boxed and marker["boxed"] and behind.lstrip().startswith("{"):
+        return _braced(behind)
+    return _line(behind)
 
 
 def answers_equal(a: str | None, b: str | None, *, tolerance: float | None = None) -> bool:
@@ -125,18 +171,27 @@ def answers_equal(a: str | None, b: str | None, *, tolerance: float | None = Non
     return first == second or abs(first - second) < allowed
 
 
-def _value_behind(marker: re.Match[str], window: str, evaluate: bool) -> Fraction | Hedged | None:
+def _phrase(marker: re.Match[str], window: str) -> str | None:
+    """What a marker is followed by; None if that is a heading, a step, or another marker."""
     if marker["boxed"] and window.lstrip().startswith("{"):
-        return read_phrase(_braced(window), evaluate=evaluate)
+        return _braced(window)
     if marker["tag"]:
         window = re.split(r"(?i)</answer", window, maxsplit=1)[0]
-        inner = deque(_MARKER.finditer(window), maxlen=1)
-        if inner:  # <answer>\\boxed{5}</answer>
+        if _MARKER.search(window):  # <answer>\boxed{5}</answer>
             return None
-    phrase = window.lstrip(" \t\r\n*_:：").partition("\n")[0]
+    phrase = _line(window)
     if _STEP.match(phrase) or (marker["hash"] and _HEADING.match(phrase)):
         return None
-    return read_phrase(phrase, evaluate=evaluate)
+    return phrase
+
+
+def _line(window: str) -> str:
+    """The first line with something on it; of a displayed formula, all of it."""
+    text = window.lstrip(" \t\r\n*_:：")
+    for opens, closes in _DISPLAY:
+        if text.startswith(opens):
+            return text[len(opens) :].partition(closes)[0].strip()
+    return text.partition("\n")[0]
 
 
 def _braced(window: str) -> str:

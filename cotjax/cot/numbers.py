@@ -86,7 +86,7 @@ _NUMBER = re.compile(
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 # What makes a number a part of something else: an operation, a power, a variable, a list.
 _GOES_ON = re.compile(
-    r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|,\s?[-+$]{0,2}[0-9]"
+    r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
     r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπ])|\s?\\[A-Za-z]|\s?[±π√!]|\s?[-+*/]\s?[a-z](?![A-Za-z])"
 )
 # What stands before a number that is a part of something else: an operation, a command.
@@ -98,9 +98,11 @@ _NEGATED = re.compile(
     r"|\b(?:maybe|perhaps|possibly|either|between|might|could)\b"
     r"|\b(?:more|less|fewer|greater|other)\s{1,3}than\b)[^=]*$"
 )
+# What names a second number behind the first: `or 25`, `and 50 cents`, `or x = 3`.
 _OR = re.compile(
-    r"(?i)\b(?:or|to|vs\.?|versus)\s{1,3}[-+$£€]{0,2}\s?(?:\.?[0-9]|so\b|more\b|less\b|fewer\b)"
+    r"(?i)\b(?:or|and|to|vs\.?|versus)\s{1,3}[-+$£€]{0,2}\s?(?:\.?[0-9]|so\b|more\b|less\b|fewer\b)"
 )
+_OR_ELSE = re.compile(r"(?i)\b(?:or|and)\s{1,3}[$(\\]{0,2}[a-z]\w{0,9}\s?=")
 
 
 class Hedged:
@@ -108,6 +110,11 @@ class Hedged:
 
 
 HEDGED = Hedged()
+
+
+def is_negated(text: str) -> bool:
+    """Whether a phrase says that its answer is not the one, or may be another: `not 24`."""
+    return bool(_NEGATED.search(text))
 
 
 def _sign(first: str, second: str) -> str:
@@ -145,7 +152,11 @@ def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | Non
         if match is None:
             continue
         before = text[start : match.start()]
-        if _NEGATED.search(before) or _OR.search(phrase, match.end()):
+        if (
+            _NEGATED.search(before)
+            or _OR.search(phrase, match.end())
+            or _OR_ELSE.search(phrase, 0, match.start())
+        ):
             return HEDGED
         written = text[start : match.start()] + match[0][:1].strip("$£€¥₹.0123456789")
         if _GOES_ON.match(text, match.end()) or _COMES_FROM.search(written):

@@ -22,7 +22,7 @@ def evaluate(
     records: Sequence[Record],
     reward: RewardFn = solve_reward,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Greedy and sampled accuracy on held-out records.
+    """Greedy and sampled accuracy on held-out records, as `eval.verifier` reads answers.
 
     Args:
       student: who is asked.
@@ -46,6 +46,7 @@ def evaluate(
             settings=settings,
             completions=size,
             reward=reward,
+            verifier="eval.verifier",
         )
     )
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]

@@ -18,6 +18,7 @@ from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
 from cotjax.student.rewards import RewardFn, judge_own, solve_reward
+from cotjax.student.verify import VerifierKey
 from cotjax.training.evaluation import JudgedCompletion
 
 
@@ -139,6 +140,7 @@ def complete(
     key: Array | None = None,
     first: int = 0,
     reward: RewardFn = solve_reward,
+    verifier: VerifierKey = "reward.verifier",
 ) -> Iterator[list[JudgedCompletion]]:
     """Judged completions of records; `settings.group_size` for each, batch by batch.
 
@@ -154,6 +156,7 @@ def complete(
         are the model's.
       first: number of the first record; with the key it decides the random numbers.
       reward: what a completion earns.
+      verifier: the key that names who reads and compares the answers.
     """
     width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
@@ -167,5 +170,6 @@ def complete(
         rollout = generate(
             student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
         )
-        judged = judge_own(mesh, student, config, full, processes.fetch(rollout), reward)
+        rollout = processes.fetch(rollout)
+        judged = judge_own(mesh, student, config, full, rollout, reward, verifier)
         yield from judged[: len(chunk)]

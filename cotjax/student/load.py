@@ -158,11 +158,7 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
 
-    data = config.data
-    prompts = make_prompts(
-        *(loaded.tokenizer, data.prompt, data.templates, data.chat_kwargs), drop_unread=teaches
-    )
-
+    prompts = prompts_of(config, loaded.tokenizer, drop_unread=teaches)
     ends = ends_of_turn(loaded, prompts)
 
     def read() -> tuple[Any, Any]:
@@ -197,6 +193,16 @@ def ends_of_turn(loaded: LoadedModel, prompts: Prompts) -> tuple[int, ...]:
     behind = loaded.tokenizer.encode(prompts.end, add_special_tokens=False)[:1]
     first = [one for one in behind if one in ends]
     return (*first, *(one for one in ends if one not in first))
+
+
+def prompts_of(config: Config, tokenizer: Any, *, drop_unread: bool = False) -> Prompts:
+    """The prompts of a run; see `make_prompts`."""
+    data, verifier = config.data, config.reward.verifier
+    return make_prompts(
+        *(tokenizer, data.prompt, data.templates, data.chat_kwargs),
+        drop_unread=drop_unread,
+        verifier=verifier,
+    )
 
 
 def placed_shapes(shapes: Any, place: Place | None) -> Any:
