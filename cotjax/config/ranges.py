@@ -61,6 +61,7 @@ TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
+LayoutName = Literal["auto", "gsm8k", "bridge", "failures", "gym", "math", "choice", "messages"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 Divergence = Literal[
     "forward_kl",
@@ -80,7 +81,10 @@ STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 LIST = "list"  # the stage of a config that lists its own [[stages]]
 
 # The keys of a file's row that its layout reads, as data.columns names them.
-ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
+ROW_KEYS = (
+    *("question", "answer", "solution", "choices", "rationale", "messages"),
+    *("input", "target", "gold_answer", "teacher_cot"),
+)
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
 StageName = Annotated[Any, Named((*STAGES, LIST), "a class with from_config(config, mesh)")]

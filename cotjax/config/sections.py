@@ -13,6 +13,7 @@ from cotjax.config.ranges import (
     Dtype,
     EvalVerifierName,
     GroupSize,
+    LayoutName,
     Natural,
     NotNegative,
     Objective,
@@ -38,7 +39,7 @@ class DataConfig:
     source: SourceName = "problems"  # Built-in word problems, a file, TFDS, reasoning-gym, or own.
     path: str = ""  # Training records: file, TFDS folder, or the name of a reasoning-gym data set.
     mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
-    layout: Literal["auto", "gsm8k", "bridge", "failures", "gym"] = "auto"  # Keys of a row.
+    layout: LayoutName = "auto"  # Keys of a row; auto = found by their names.
     columns: TextTable = field(default_factory=dict)  # A file's: { question = "prompt" }.
     split: str = "train"  # Which split of a TFDS data set.
     size: Count = 1000  # How many problems reasoning-gym makes.

@@ -104,8 +104,8 @@ def _find(text: str, read: Callable[[str], T | Hedged | None], window: int) -> T
 def gold_answer(text: str) -> str | None:
     r"""Returns the answer of a reference, which is read from one place only.
 
-    That is behind the last `####` or `Answer:` of a solution; a text without either is the answer
-    itself. Where that place holds no number there is none, whatever else the text says.
+    That is behind the last `####` or `Answer:` of a solution; a text of one line without either
+    is the answer itself. Where that place holds no number there is none, whatever else the text says.
 
     Example:
       >>> gold_answer("5 * 8 = 40 ... #### 1,040"), gold_answer("1,040"), gold_answer("Monday")
@@ -114,7 +114,9 @@ def gold_answer(text: str) -> str | None:
       (None, None)
     """
     place = gold_place(text)
-    value = read_number(text if place is None else place, evaluate=True)
+    place = text.strip() if place is None else place
+    whole = len(place) <= WINDOW and "\n" not in place
+    value = read_number(place, evaluate=True) if whole else None
     return None if value is None else canonical_number(value)
 
 
@@ -124,7 +126,7 @@ def gold_place(text: str, *, boxed: bool = False, window: int = WINDOW) -> str |
     Args:
       text: of a solution.
       boxed: whether `\boxed{}` is such a marker, beside `####` and `Answer:`.
-      window: characters behind the marker that are looked at.
+      window: characters of an answer; one that is longer comes longer.
 
     Example:
       >>> gold_place("so 4\n#### 5:30\n"), gold_place("so 4")
@@ -134,7 +136,7 @@ def gold_place(text: str, *, boxed: bool = False, window: int = WINDOW) -> str |
     marker = next(iter(deque(pattern.finditer(text), maxlen=1)), None)
     if marker is None:
         return None
-    behind = text[marker.end() : marker.end() + window]
+    behind = text[marker.end() : marker.end() + 2 * window]  # so that a longer one is seen
     if boxed and marker["boxed"] and behind.lstrip().startswith("{"):
         return _braced(behind)
     return _line(behind)

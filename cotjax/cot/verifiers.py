@@ -182,7 +182,7 @@ def gold_of(verifier: Verifier, text: str, place: Place = "answer") -> str | Non
     phrase = gold_place(text, boxed=place == "solution", window=window)
     if phrase is None:
         phrase = one_line
-    return verifier.read(phrase) if phrase else None
+    return verifier.read(phrase) if phrase and len(phrase) <= window else None
 
 
 def is_right(verifier: Verifier, answer: str | None, gold: str) -> bool:

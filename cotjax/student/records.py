@@ -16,7 +16,7 @@ from cotjax.cot import (
 )
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import RecordReader
-from cotjax.data.prompts import Prompts
+from cotjax.data.prompts import Prompts, answer_name
 from cotjax.data.sources import Records
 from cotjax.data.splits import open_split
 from cotjax.errors import InputError
@@ -41,6 +41,7 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
     """
     reader = dataclasses.replace(
         record_reader(open_verifier(config)),
+        answer=answer_name(config.reward.verifier),
         layout=config.data.layout,
         keep_calculator=config.data.keep_calculator,
         filter_teacher=config.data.filter_teacher,

@@ -195,6 +195,8 @@ def test_where_an_answer_may_stand(text, expected):
         ("#### 3\n#### 4", "4"),
         ("Step 1: 1\nStep 2: 2", None),
         ("Step 1: 1\nAnswer: 5", "5"),
+        ("She has 5 pens.\nThen 3.", None),
+        ("5" + " and so on" * 40, None),
         ("#### 48/2", "24"),
         ("", None),
     ],

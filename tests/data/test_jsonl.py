@@ -1,5 +1,6 @@
 """Records from a file: GSM8K's layout, and every unusable line with its number and the fix."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data import sources
 from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
@@ -17,7 +18,7 @@ GOOD = '{"question": "How many?", "answer": "1+1 = <<1+1=2>>2\\n#### 2"}'
 FIX = ' Fix the line or set data.on_bad_record = "skip".'
 
 
-READER = RecordReader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal)
 
 
 def read_records(path, **settings):

@@ -1,5 +1,6 @@
 """Every source gives the same records, names what it cannot read, and mixes by weight."""
 
+import functools
 import importlib.util
 import json
 import warnings
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, RecordList, Subset, parse_mixture, read_records
@@ -113,7 +114,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_reasoning_gym_makes_its_problems_from_the_seed():
     needs("reasoning_gym")
-    gym = RecordReader(gold_answer, parse_rationale, answers_equal, layout="gym")
+    gym = RecordReader(
+        functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal, layout="gym"
+    )
     make = lambda seed: read_records(  # noqa: E731
         "chain_sum", gym, source="reasoning_gym", size=5, seed=seed
     )

@@ -1,12 +1,13 @@
 """A user's own records: by an object or a function; few are checked at once, many one by one."""
 
+import functools
 import pathlib
 import pickle
 
 import pytest
 
 from cotjax.config import Config, DataConfig, Plugin
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data import user_source
 from cotjax.data.layouts import RecordReader
 from cotjax.data.splits import open_split
@@ -14,7 +15,7 @@ from cotjax.data.user_source import UserSource, record_mistake, user_records
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Record
 
-READER = RecordReader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal)
 
 
 def record(i, **changes):
