@@ -275,7 +275,8 @@ def _turn(message: Any, name: str) -> tuple[str, str]:
     content = message.get("content", message.get("value"))
     if isinstance(content, list):  # parts, of which each needs to be a text
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "\n".join(texts) if len(texts) == len(parts) else None
     if not isinstance(role, str) or not isinstance(content, str):
         raise InputError(
             f'{name}: a message needs texts under "role" and "content"; it is {message!r:.80}.'
