@@ -50,6 +50,7 @@ class DataConfig:
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
+    on_duplicate: Literal["note", "drop", "error"] = "note"  # Of a question that is held out too.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
     chat_kwargs: Table = field(default_factory=dict)  # Variables of the chat template.
     prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.

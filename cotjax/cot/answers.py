@@ -105,7 +105,7 @@ def gold_answer(text: str) -> str | None:
     r"""Returns the answer of a reference, which is read from one place only.
 
     That is behind the last `####` or `Answer:` of a solution; a text of one line without either
-    is the answer itself. Where that place holds no number there is none, whatever else the text says.
+    is the answer itself. Where that place holds no number there is none, whatever else is said.
 
     Example:
       >>> gold_answer("5 * 8 = 40 ... #### 1,040"), gold_answer("1,040"), gold_answer("Monday")

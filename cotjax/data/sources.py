@@ -127,6 +127,11 @@ class Mixture(OneSource):
             index -= len(source)
         raise IndexError(index)
 
+    def checked(self, check: Callable[[list[Record]], list[Record]]) -> "Mixture":
+        """What `check` leaves of the records of each source."""
+        sources: tuple[Any, ...] = self.sources
+        return Mixture(tuple(source.checked(check) for source in sources), self.weights)
+
     @property
     def parts(self) -> tuple[tuple[Source, float], ...]:
         """Its sources, by weight."""
