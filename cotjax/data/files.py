@@ -13,6 +13,12 @@ from cotjax.errors import InputError
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 COMPRESSED = (".gz", ".zst")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_OTHERS = {
+    b"PAR1": 'a Parquet file. Set data.source = "parquet".',
+    b"PK\x03\x04": "a zip archive. Unpack it.",
+    b"BZh": "compressed by bzip2. Unpack it, or compress it by gzip.",
+    b"\xfd7zXZ": "compressed by xz. Unpack it, or compress it by gzip.",
+}
 # The longer marks first: UTF-32's begins with UTF-16's.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -75,7 +81,11 @@ def _is_shard(file: pathlib.Path) -> bool:
 def _lines(file: pathlib.Path, shown: str, key: str) -> list[str]:
     if not stat.S_ISREG(file.stat().st_mode):
         raise InputError(f"{shown}: is no regular file. Set {key} to a file on disk.")
-    content = _unpacked(file.read_bytes(), shown)
+    content = file.read_bytes()
+    for begin, what in _OTHERS.items():
+        if content.startswith(begin):
+            raise InputError(f"{shown}: is {what}")
+    content = _unpacked(content, shown)
     if not content:
         raise InputError(f"{shown}: is empty. Set {key} to a file with records.")
     mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
@@ -109,7 +119,14 @@ def _unpacked(content: bytes, shown: str) -> bytes:
         raise InputError(
             f'{shown}: is compressed by Zstandard. Run pip install "cotjax[zst]".'
         ) from error
+    pieces: list[bytes] = []
     try:
-        return zstandard.ZstdDecompressor().stream_reader(content).read()
+        while content:  # a file may be several, one behind the other
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            pieces.append(frame.decompress(content))
+            if not frame.eof:
+                raise EOFError("Zstandard file ended before its end marker")
+            content = frame.unused_data
     except zstandard.ZstdError as error:
         raise InputError(f"{shown}: a damaged Zstandard file ({error}). Copy it again.") from error
+    return b"".join(pieces)

@@ -21,7 +21,7 @@ from cotjax.data.layouts import RecordReader
 from cotjax.data.prompts import Prompts, answer_name
 from cotjax.data.sources import Records
 from cotjax.data.splits import open_split
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.interfaces import PromptBatch, Record
 from cotjax.student.verify import open_verifier
 
@@ -97,7 +97,7 @@ def apart(config: Config, train: Records, held_out: list[Record]) -> Records:
         train = train.checked(lambda records: without_duplicates(records, held_out))
     elif found.same:
         then = ' Set data.on_duplicate = "drop" to leave them out of training.'
-    print(f"note: {found}.{then}", file=sys.stderr)
+    print(visible(f"note: {found}.{then}"), file=sys.stderr)
     return train
 
 

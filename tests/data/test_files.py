@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 
 import pytest
 from hypothesis import given
@@ -40,10 +41,22 @@ def test_the_lines_are_those_of_the_text(tmp_path, name):
 def test_zstandard_is_read_too(tmp_path):
     zstandard = pytest.importorskip("zstandard", reason="needs the extra [zst]")
     file = tmp_path / "packed.jsonl.zst"
-    file.write_bytes(zstandard.ZstdCompressor().compress(TEXT.encode()))
+    first, second = (zstandard.ZstdCompressor().compress(part.encode()) for part in (TEXT, "x"))
+    file.write_bytes(first)
     assert read_lines(str(file), "data.path") == [(file.name, LINES)]
-    file.write_bytes(file.read_bytes()[:-3])
-    assert "Zstandard" in refused(file) or "empty" in refused(file)
+    file.write_bytes(first + second)
+    assert read_lines(str(file), "data.path") == [(file.name, [*LINES[:-1], "x"])]
+    file.write_bytes(first[:-3])
+    assert "ended before its end marker" in refused(file)
+    file.write_bytes(first[:4] + b"garbage")
+    assert "a damaged Zstandard file" in refused(file)
+
+
+def test_zstandard_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    file = tmp_path / "packed.jsonl.zst"
+    file.write_bytes(b"\x28\xb5\x2f\xfdx")
+    assert refused(file).endswith('is compressed by Zstandard. Run pip install "cotjax[zst]".')
 
 
 def test_a_folder_is_its_shards_by_name(tmp_path):
@@ -72,6 +85,9 @@ def test_a_folder_without_shards_says_what_it_holds(tmp_path):
         (TEXT.encode("utf-16-le"), "holds NUL bytes"),
         (gzip.compress(TEXT.encode())[:-9], "cannot be read"),
         (b"\x1f\x8bgarbage", "cannot be read"),
+        (b"PAR1\x00", 'is a Parquet file. Set data.source = "parquet".'),
+        (b"PK\x03\x04x", "is a zip archive"),
+        (b"BZh9x", "is compressed by bzip2"),
     ],
 )
 def test_what_is_no_text_is_named_with_the_fix(tmp_path, content, says):

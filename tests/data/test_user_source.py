@@ -70,6 +70,11 @@ def test_a_class_is_made_an_object():
         (record(1, id=""), "its id is ''"),
         (record(1, steps=["add"]), "its steps are ['add'], and need to be a tuple of texts"),
         (record(1, difficulty=-1), "its difficulty is -1"),
+        (
+            record(1, question="a\ud800"),
+            r"half a surrogate pair, '\ud800', stands in its question. Leave it out.",
+        ),
+        (record(1, steps=("a", "\udfff")), "stands in its steps"),
         (record(0), 'records 0 and 1 have one id, "r/0". Give each an id of its own'),
     ],
 )

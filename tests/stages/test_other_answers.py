@@ -74,3 +74,17 @@ def test_a_reported_number_may_have_a_verifier_of_its_own(tmp_path):
     shown = lines(folder, "completions.jsonl")
     right = lambda kinds: {row["parts"]["correct"] for row in shown if row["kind"] in kinds}  # noqa: E731
     assert right(("before", "after")) == {0.0} and 1.0 in right(("train",))
+
+
+def test_every_character_of_a_text_survives_a_run(tmp_path, capsys):
+    text = "Mia \u2028has\x00 \x1b[31m{0} \x85pens\ud800\r\n\u202e\ufeff?"
+    rows = [{"question": text.format(i), "answer": f"so\u2028\x00\n#### {7}"} for i in range(24)]
+    data = write(tmp_path / "n.jsonl", rows)
+    folder = train(tmp_path, data, ("7", "3"), "--stage=grpo")
+    shown = {row["question"] for row in lines(folder, "completions.jsonl")}
+    assert shown <= {text.format(i).replace("\ud800", "\ufffd") for i in range(24)}
+    page = (folder / "report.html").read_text("utf-8")
+    out = capsys.readouterr().out
+    for written in (page, out):
+        assert r"Mia \u2028has\x00 \x1b[31m" in written
+        assert not set(written) & set("\u2028\x00\x85\x1b\u202e\ud800")
