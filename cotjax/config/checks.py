@@ -92,13 +92,7 @@ def _term_disagreements(config: Config) -> Iterator[str]:
 
 
 def _verifier_disagreements(config: Config) -> Iterator[str]:
-    reward, own = config.reward, config.eval.verifier
-    if reward.tolerance != "auto" and "numeric" not in (reward.verifier, own):
-        yield (
-            f'reward.tolerance = {reward.tolerance}, reward.verifier = "{name_of(reward.verifier)}"'
-            ': only "numeric" compares within a tolerance. Leave reward.tolerance out, or set '
-            'reward.verifier = "numeric".'
-        )
+    reward = config.reward
     if config.data.layout == "choice" and reward.verifier in ("numeric", "math"):
         yield (
             f'data.layout = "choice", reward.verifier = "{reward.verifier}": the answers are '

@@ -239,4 +239,4 @@ def test_what_is_skipped_is_shown_without_its_control_characters(tmp_path, capsy
     bad = {"question": "?", "gold_answer": "\x1b[J\x00", "teacher_cot": "x"}
     write_jsonl(tmp_path / "rows.jsonl", [FAILURE, bad])
     read_records(str(tmp_path / "rows.jsonl"), READER, on_bad_record="skip")
-    assert '"gold_answer" = "\\x1b[2J\\x00" is no number' in capsys.readouterr().err
+    assert '"gold_answer" = "\\x1b[J\\x00" is no number' in capsys.readouterr().err
