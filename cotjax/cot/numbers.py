@@ -83,6 +83,7 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+_INTEGER = re.compile(r"-?[0-9]+")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 # What makes a number a part of something else: an operation, a power, a variable, a list.
 _GOES_ON = re.compile(
@@ -144,6 +145,8 @@ def read_number(text: str, *, evaluate: bool = False) -> Fraction | None:
 
 def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | None:
     """As `read_number`, but tells a phrase that commits to no number from one that has none."""
+    if len(text) < 16 and _INTEGER.fullmatch(text):  # as canonical numbers are, so often
+        return Fraction(text)
     text = _plain(text[:WINDOW])
     aside = _ASIDE.search(text)
     phrase = text[: aside.start()] if aside else text

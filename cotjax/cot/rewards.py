@@ -65,7 +65,7 @@ def count_steps(completion: str) -> int:
 def is_well_formed(completion: str) -> bool:
     r"""Tells whether there is a numbered step with a text and, behind the last one, an answer line.
 
-    An answer line holds `Answer:`, `Final Answer:` or `#### <number>`, and something behind it;
+    An answer line holds `Answer:`, `Final Answer:` or `####` with a number, a formula or a letter;
     a bare `\boxed{}` or "the answer is" is none.
     """
     rationale = parse_rationale(completion, kind="numbered")

@@ -239,3 +239,14 @@ def test_no_hostile_string_raises(text):
 @pytest.mark.parametrize("name", ["spaces", "steps", "hashes", "surrogates", "Answer:"])
 def test_no_megabyte_raises(name):
     check_total(megabyte(name) + "\nAnswer: 42", "42")
+
+
+@pytest.mark.parametrize("answer", ["42", "\\frac{x}{3}", "B", "(B)", "C.", "$x$", "-7"])
+def test_a_line_of_hashes_with_a_number_a_formula_or_a_letter_is_an_answer_line(answer):
+    assert is_well_formed(f"Step 1: 6 * 7\n#### {answer}")
+    assert is_well_formed(f"Step 1: 6 * 7\n#### {answer}\nDone.")
+
+
+@pytest.mark.parametrize("heading", ["", "A heading", "Because", "Step", "(a) first"])
+def test_a_heading_is_no_answer_line(heading):
+    assert not is_well_formed(f"Step 1: 6 * 7\n#### {heading}")
