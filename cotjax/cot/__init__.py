@@ -15,6 +15,7 @@ from cotjax.cot.rewards import (
     rewrite_reward,
 )
 from cotjax.cot.steps import Rationale, normalize_rationale, parse_rationale, render_rationale
+from cotjax.cot.thinking import open_tag
 from cotjax.cot.verifiers import (
     NUMERIC,
     VERIFIERS,
@@ -45,6 +46,7 @@ __all__ = [
     "is_well_formed",
     "mask_steps",
     "normalize_rationale",
+    "open_tag",
     "parse_rationale",
     "read_completion",
     "render_rationale",

@@ -35,6 +35,7 @@ _MARKER = re.compile(
 )
 _GOLD = re.compile(r"####|(?i:\banswer[*_ \t]{0,8}[:：])")
 _GOLD_OR_BOXED = re.compile(rf"{_GOLD.pattern}|(?P<boxed>\\(?:boxed|fbox)(?![A-Za-z]))")
+_ENDS = re.compile(r"(?i)</answer|<\|")  # the tag's end, or a model's special token
 _DISPLAY = (("\\[", "\\]"), ("$$", "$$"))
 _HEADING = re.compile(r"[0-9]{1,3}[.)][ \t]{1,8}\S")
 _STEP = re.compile(r"(?i)step\s?[0-9]")
@@ -177,10 +178,9 @@ def _phrase(marker: re.Match[str], window: str) -> str | None:
     """What a marker is followed by; None if that is a heading, a step, or another marker."""
     if marker["boxed"] and window.lstrip().startswith("{"):
         return _braced(window)
-    if marker["tag"]:
-        window = re.split(r"(?i)</answer", window, maxsplit=1)[0]
-        if _MARKER.search(window):  # <answer>\boxed{5}</answer>
-            return None
+    window = _ENDS.split(window, maxsplit=1)[0]
+    if marker["tag"] and _MARKER.search(window):  # <answer>\boxed{5}</answer>
+        return None
     phrase = _line(window)
     if _STEP.match(phrase) or (marker["hash"] and _HEADING.match(phrase)):
         return None

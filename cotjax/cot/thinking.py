@@ -52,6 +52,18 @@ def spoken(text: str) -> str | None:
     return "".join(kept)
 
 
+def open_tag(prompt: str) -> str:
+    """The reasoning tag that a prompt leaves open, as some chat templates do; "" if none is.
+
+    Example:
+      >>> open_tag("How many?<|assistant|><think>"), open_tag("How many?<think></think>")
+      ('<think>', '')
+    """
+    if spoken(prompt) is not None:
+        return ""
+    return [tag[0] for tag in TAG.finditer(prompt) if not (closes(tag) or tag["empty"])][-1]
+
+
 def closes(tag: re.Match[str]) -> bool:
     """Whether a match of `TAG` is a closing tag."""
     return _kind(tag)[1]

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, Plugin, plugin
 from cotjax.core.advantage import overlong_penalty
-from cotjax.cot import Verdict, completion_reward, read_completion
+from cotjax.cot import Verdict, completion_reward, open_tag, read_completion
 from cotjax.errors import PluginError
 from cotjax.interfaces import Completion, End, Record, Rollout
 from cotjax.parallel import processes
@@ -128,12 +128,13 @@ def judge(
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
     judged, reads = [], open_verifier(config, verifier)
+    begun = open_tag(student.prompts.wrap("?"))  # a template may have begun the thinking
     for record, sizes, ends in zip(records, lengths, rollout.end, strict=True):
         group = []
         for size, end in zip(sizes, ends, strict=True):
             text = next(texts)
             try:
-                verdict = read_completion(text, record.answer, verifier=reads)
+                verdict = read_completion(begun + text, record.answer, verifier=reads)
             except PluginError as error:
                 raise error.on(record.id) from error
             thinking = verdict.rationale.thinking

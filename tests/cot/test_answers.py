@@ -167,6 +167,8 @@ def test_the_last_64_markers_are_tried():
         ("<answer>42</answer> or so; #### 5", "5"),
         ("#### 5 <answer>\\boxed{42}</answer>", "42"),
         ("<ANSWER>\n42\n</ANSWER>", "42"),
+        ("<answer>Answer: 42</answer>", "42"),
+        ("Answer: 42<|im_end|>", "42"),
         ("Answer: 24\nAnswer: not 24", None),
         ("Answer: 24 and 25", None),
         ("Answer: 24 dollars and 50 cents", None),

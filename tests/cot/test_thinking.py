@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.cot.thinking import TAG, spoken
+from cotjax.cot.thinking import TAG, open_tag, spoken
 from tests.cot.samples import FUZZ, any_text
 
 NAMES = ("think", "thinking", "Thought", "REASONING", "reflection", "scratchpad", "seed:think")
@@ -42,3 +42,19 @@ def test_it_is_linear_in_the_number_of_tags():
         assert spoken("<think>" * count + "</think>" * count + "x") == "x"
         seconds.append(time.process_time() - began)
     assert seconds[1] < 12 * max(seconds[0], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag"),
+    [
+        ("How many?<|assistant|><think>\n", "<think>"),
+        ("How many?<think>\n\n</think>\n\n", ""),
+        ("How many?", ""),
+        ("<think>a</think>b<reasoning effort='low'>", "<reasoning effort='low'>"),
+        ("How many?[THINK]", "[THINK]"),
+    ],
+)
+def test_a_prompt_that_leaves_a_tag_open_is_seen(prompt, tag):
+    assert open_tag(prompt) == tag
+    if tag:
+        assert spoken(tag + "Answer: 24") is None
