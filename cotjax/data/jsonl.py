@@ -25,11 +25,11 @@ def json_rows(
       InputError: a file that cannot be read.
     """
     files = read_lines(path, key) if lines is None else [(path.rpartition("/")[2], list(lines))]
-    return (row for name, own in files for row in _rows(name, [line.strip() for line in own]))
+    return (row for name, own in files for row in _rows(name, own))
 
 
 def _rows(name: str, lines: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    first = next((line for line in lines if line), "")
+    first = next((stripped for line in lines if (stripped := line.strip())), "")
     if first.startswith("["):
         # An array over several lines; a line that is whole in itself is a bad row among others.
         array = _parse("\n".join(lines), name)
@@ -40,7 +40,7 @@ def _rows(name: str, lines: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield name, array
             return
     for number, line in enumerate(lines, 1):
-        if line:
+        if line.strip():
             place = f"{name}:{number}"
             yield place, _parse(line, place)
 
@@ -49,12 +49,12 @@ def _parse(text: str, place: str) -> Any:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        if error.lineno > 1:
+        reason, before = error.msg, text[: error.pos].rstrip()
+        if before.endswith(",") and re.match(r"\s*[\]}]", text[error.pos :]):
+            reason = "a comma before the end of a list or object"
+            error = json.JSONDecodeError(reason, text, len(before) - 1)  # which is where it stands
+        if "\n" in text:
             place = f"{place}:{error.lineno}"
-        comma = re.match(r"\s*[\]}]", text[error.pos :]) and text[: error.pos].rstrip().endswith(
-            ","
-        )
-        reason = "a comma before the end of a list or object" if comma else error.msg
         return InputError(f"{place}: not JSON ({reason}, column {error.colno}).")
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, 1000 brackets
         return InputError(f"{place}: JSON that cannot be read ({error}).")
