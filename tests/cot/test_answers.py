@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotjax.cot import answers_equal, extract_answer, gold_answer
@@ -278,7 +278,7 @@ AROUND = [
 ]
 
 
-@FUZZ
+@settings(FUZZ, max_examples=1000)
 @given(
     st.integers(0, 10**12),
     st.text("0123456789", max_size=6),
@@ -301,7 +301,7 @@ def test_a_number_in_any_spelling_reads_back_exactly(whole, places, spelling, si
     assert extract_answer(f"Answer: {text}") == canonical_number(value), text
 
 
-@FUZZ
+@settings(FUZZ, max_examples=500)
 @given(
     st.integers(-(10**6), 10**6),
     st.integers(1, 10**6),

@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cotjax.cot import (
     NUMERIC,
@@ -19,6 +21,7 @@ from cotjax.cot import (
     verifiers,
 )
 from cotjax.cot.math_process import MathProcess
+from tests.cot.samples import FUZZ, any_text, marked_text, megabyte
 
 TEXTS = ["", "Step 1: 6 * 7\nAnswer: 42", "#### 1,040", "so 42", "Answer: Paris", r"\boxed{1/2}"]
 
@@ -166,3 +169,24 @@ def test_a_gold_is_read_from_its_place_alone(name, text, place, gold):
 def test_a_tolerance_is_the_numeric_ones():
     assert VERIFIERS["numeric"]().equal("5.005", "5") and not NUMERIC.equal("5.02", "5")
     assert verifiers.Numeric(tolerance=0.1).equal("5.02", "5")
+
+
+@pytest.mark.parametrize("name", ["math", "choice", "exact"])
+@pytest.mark.parametrize(
+    "unit", ["answers", "calculators", "boxed", "dollars", "Answer:", "braces"]
+)
+def test_no_text_makes_one_slower_than_linear(name, unit):
+    verifier, text, began = VERIFIERS[name](), megabyte(unit), time.process_time()
+    for whole in (text, f"{text}\nAnswer: 42", f"Answer: {text}"):
+        verifier.extract(whole)
+        gold_of(verifier, whole, "solution")
+    assert time.process_time() - began < 5
+
+
+@FUZZ
+@given(st.sampled_from(sorted(VERIFIERS)), st.one_of(any_text, marked_text))
+def test_no_text_crashes_one(name, text):
+    verifier = VERIFIERS[name]()
+    assert isinstance(verifier.extract(text), str | None)
+    for place in ("answer", "line", "solution"):
+        assert isinstance(gold_of(verifier, text, place), str | None)

@@ -116,7 +116,10 @@ def test_an_unusable_line_is_named_with_its_number(write, line, complaint):
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        (["[", '{"question": "?", "answer": "#### 2"},', "]"], "train.jsonl:2: not JSON (a comma before the end of a list or object, column 38)"),
+        (
+            ["[", '{"question": "?", "answer": "#### 2"},', "]"],
+            "train.jsonl:2: not JSON (a comma before the end of a list or object, column 38)",
+        ),
         (['{"question": "?", "answer": "#### 2",}'], "train.jsonl:1: not JSON (a comma before"),
         (["[", '{"question": "?" "answer"}', "]"], "train.jsonl:2: not JSON (Expecting ','"),
     ],
