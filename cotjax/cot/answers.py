@@ -35,6 +35,7 @@ _MARKER = re.compile(
 )
 _GOLD = re.compile(r"####|(?i:\banswer[*_ \t]{0,8}[:：])")
 _GOLD_OR_BOXED = re.compile(rf"{_GOLD.pattern}|(?P<boxed>\\(?:boxed|fbox)(?![A-Za-z]))")
+_LAST_WORD = re.compile(r"[^\s=]*\Z")
 _ENDS = re.compile(r"(?i)</answer|<\|")  # the tag's end, or a model's special token
 _DISPLAY = (("\\[", "\\]"), ("$$", "$$"))
 _HEADING = re.compile(r"[0-9]{1,3}[.)][ \t]{1,8}\S")
@@ -95,7 +96,10 @@ def _find(text: str, read: Callable[[str], T | Hedged | None], window: int) -> T
     if said is None:
         return None
     for marker in reversed(deque(_MARKER.finditer(said), maxlen=_LOOKBACK)):
-        phrase = _phrase(marker, said[marker.end() : marker.end() + window])
+        behind = said[marker.end() : marker.end() + window]
+        if len(behind) == window and said[marker.end() + window :][:1].isalnum():
+            behind = _LAST_WORD.sub("", behind)  # which is cut in two
+        phrase = _phrase(marker, behind)
         value = None if phrase is None else read(phrase)
         if value is not None:
             return value

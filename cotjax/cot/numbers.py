@@ -1,12 +1,14 @@
 r"""Reads one number as people and models write it, exactly, as a fraction.
 
-Understood: signs (also U+2212), thousands commas, currency before or after, percent signs,
-decimals, `3/4`, `\frac{3}{4}`, `½`, mixed numbers, `1.5e6`, `1.5 × 10^6`, `5 million`, units,
-bold text and LaTeX spacing. A percent sign and a unit are dropped, not applied: `50%` is 50.
+Understood: signs (`- 7`, `minus 7`, U+2212), groups of three digits behind a comma, a point, a
+space, an apostrophe or an underscore with the other mark as the decimal one (`1.234,50`), currency
+before or after, percent signs, `3/4`, `\frac{3}{4}`, `½`, mixed numbers, `1.5e6`, `1.5 × 10^6`,
+`5 million`, units, bold text and LaTeX spacing. A percent sign and a unit are dropped, not applied:
+`50%` is 50.
 
 Refused rather than guessed: `nan`, `inf`, numbers that need more than 100 digits (`1e999`),
 division by zero, a comma that does not group thousands (`3,50`), ranges, times and sums without
-a result (`10-15`, `3:30`, `3 + 4`).
+a result (`10-15`, `3:30`, `3 + 4`), a part of a measure (`5 hours 30 minutes`, `24k`).
 """
 
 import re
@@ -79,7 +81,7 @@ _NUMBER = re.compile(
         (?P<under>{_PLAIN})
       | (?P<plain>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,9}}))? )
     (?![0-9]|[.,'’_][0-9])
-    (?:\s?(?P<scale>thousand|million|billion|trillion)\b)?
+    (?:\s?(?P<scale>hundred|thousand|million|billion|trillion)\b)?
     """,
     re.VERBOSE,
 )
@@ -88,12 +90,20 @@ _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 # What makes a number a part of something else: an operation, a power, a variable, a list.
 _GOES_ON = re.compile(
     r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
-    r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπ])|\s?\\[A-Za-z]|\s?[±π√!]|\s?[-+*/]\s?[a-z](?![A-Za-z])"
+    r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπkKMB])|\s?\\[A-Za-z]|\s?[±π√!]|\s?[-+*/]\s?[a-z](?![A-Za-z])"
+    r"|\s?(?:h|hrs?|hours?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|m|km|kg|pounds?|lbs?"
+    r"|dollars?),?\s?[0-9]"
 )
 # What stands before a number that is a part of something else: an operation, a command.
 _COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$")
 _ASIDE = re.compile(r"(?<![-+*/×÷=(])\s\(|;|\.\s")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _NEGATED = re.compile(
     r"(?i)(?:\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b"
     r"|\b(?:maybe|perhaps|possibly|either|between|might|could)\b"
@@ -101,7 +111,8 @@ _NEGATED = re.compile(
 )
 # What names a second number behind the first: `or 25`, `and 50 cents`, `or x = 3`.
 _OR = re.compile(
-    r"(?i)\b(?:or|and|to|vs\.?|versus)\s{1,3}[-+$£€]{0,2}\s?(?:\.?[0-9]|so\b|more\b|less\b|fewer\b)"
+    r"(?i)\b(?:or|and|to|vs\.?|versus)\s{1,3}(?:a\s{1,3})?[-+$£€]{0,2}\s?"
+    r"(?:\.?[0-9]|(?:so|more|less|fewer|half|third|quarter|one|two|three|four|five)\b)"
 )
 _OR_ELSE = re.compile(r"(?i)\b(?:or|and)\s{1,3}[$(\\]{0,2}[a-z]\w{0,9}\s?=")
 
