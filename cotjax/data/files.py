@@ -60,22 +60,23 @@ def read_lines(path: str, key: str) -> list[tuple[str, list[str]]]:
 
 
 def _shards(folder: pathlib.Path, key: str) -> list[pathlib.Path]:
-    """The text files of a folder, by name."""
-    found = sorted(file for file in folder.iterdir() if _is_shard(file))
+    """The text files of a folder, by name; JSON files only where there are no JSON lines."""
+    there = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    found = [file for file in there if _kind(file) in (".jsonl", ".ndjson")]
+    found = found or [file for file in there if _kind(file) == ".json"]
     if not found:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+        names = ", ".join(file.name for file in there[:5]) or "nothing"
         raise InputError(
             f'{key} = "{folder}": is a folder without a {" or ".join(SUFFIXES)} file; it holds '
-            f"{there}. Set {key} to a file, or to a folder of such files."
+            f"{names}. Set {key} to a file, or to a folder of such files."
         )
     return found
 
 
-def _is_shard(file: pathlib.Path) -> bool:
-    suffixes = file.suffixes
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes = suffixes[:-1]
-    return bool(suffixes) and suffixes[-1] in SUFFIXES
+def _kind(file: pathlib.Path) -> str:
+    """A file's suffix before that of its compression."""
+    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
+    return suffixes[-1] if suffixes else ""
 
 
 def _lines(file: pathlib.Path, shown: str, key: str) -> list[str]:

@@ -66,6 +66,14 @@ def test_a_folder_is_its_shards_by_name(tmp_path):
     assert [name for name, _ in read_lines(str(tmp_path), "data.path")] == ["a.jsonl.gz", "b.jsonl"]
 
 
+def test_json_beside_json_lines_and_hidden_files_are_no_shards(tmp_path):
+    for name in ("info.json", "._a.jsonl", ".b.jsonl"):
+        (tmp_path / name).write_text(TEXT)
+    assert [name for name, _ in read_lines(str(tmp_path), "data.path")] == ["info.json"]
+    (tmp_path / "a.ndjson").write_text(TEXT)
+    assert [name for name, _ in read_lines(str(tmp_path), "data.path")] == ["a.ndjson"]
+
+
 def test_a_folder_without_shards_says_what_it_holds(tmp_path):
     assert "it holds nothing" in refused(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
