@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from cotjax.cot.numbers import (
+    HEDGED,
     WINDOW,
     Hedged,
     canonical_number,
@@ -35,6 +36,7 @@ _MARKER = re.compile(
 )
 _GOLD = re.compile(r"####|(?i:\banswer[*_ \t]{0,8}[:：])")
 _GOLD_OR_BOXED = re.compile(rf"{_GOLD.pattern}|(?P<boxed>\\(?:boxed|fbox)(?![A-Za-z]))")
+_OR = re.compile(r"\}\s?\$?,?\s?(?:or|and)\s?\$?\Z")  # \boxed{24} or \boxed{25}
 _LAST_WORD = re.compile(r"[^\s=]*\Z")
 _ENDS = re.compile(r"(?i)</answer|<\|")  # the tag's end, or a model's special token
 _DISPLAY = (("\\[", "\\]"), ("$$", "$$"))
@@ -99,6 +101,8 @@ def _find(text: str, read: Callable[[str], T | Hedged | None], window: int) -> T
         behind = said[marker.end() : marker.end() + window]
         if len(behind) == window and said[marker.end() + window :][:1].isalnum():
             behind = _LAST_WORD.sub("", behind)  # which is cut in two
+        if marker["boxed"] and _OR.search(said, max(0, marker.start() - 16), marker.start()):
+            return HEDGED
         phrase = _phrase(marker, behind)
         value = None if phrase is None else read(phrase)
         if value is not None:

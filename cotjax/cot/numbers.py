@@ -59,6 +59,8 @@ _REWRITES = tuple(
         (r"\\div(?![A-Za-z])", "÷"),
         (r"\\(?:approx|simeq)(?![A-Za-z])", "="),
         (r"\^\{?\\circ\}?", "°"),
+        (rf"-\s?\(\s?({_PLAIN})\s?\)", r"-\1"),
+        (r"<\s?([-+$]?[0-9][0-9.,]*)\s?>", r"\1"),
         (r"(?i)\b(?:minus|negative)\s{1,3}(?=[$£€¥₹(]?\s?[.0-9\\])", "-"),
         (r"([0-9])?\s?\\[cdt]?frac\s?([0-9])([0-9])", r"\1 \2/\3"),
         (
@@ -90,12 +92,13 @@ _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 # What makes a number a part of something else: an operation, a power, a variable, a list.
 _GOES_ON = re.compile(
     r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
-    r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπkKMB])|\s?\\[A-Za-z]|\s?[±π√!]|\s?[-+*/]\s?[a-z](?![A-Za-z])"
+    r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπkKMB])|\s?\\[A-Za-z]|\s?[±π√!]|\+(?![0-9])|\s?[-+*/]\s?[a-z](?![A-Za-z])"
     r"|\s?(?:h|hrs?|hours?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|m|km|kg|pounds?|lbs?"
     r"|dollars?),?\s?[0-9]"
 )
 # What stands before a number that is a part of something else: an operation, a command.
-_COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$")
+_COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥]=?\s?$")
+_UNSOLVED = re.compile(r"[0-9]\s?\*?\s?[xyz]\s*=\s*\Z")
 _ASIDE = re.compile(r"(?<![-+*/×÷=(])\s\(|;|\.\s")
 _SCALES = {
     "hundred": 100,
@@ -111,7 +114,7 @@ _NEGATED = re.compile(
 )
 # What names a second number behind the first: `or 25`, `and 50 cents`, `or x = 3`.
 _OR = re.compile(
-    r"(?i)\b(?:or|and|to|vs\.?|versus)\s{1,3}(?:a\s{1,3})?[-+$£€]{0,2}\s?"
+    r"(?i)\b(?:or|and|to|vs\.?|versus)(?:\s?\}\s?|\s{1,3})(?:a\s{1,3})?[-+$£€]{0,2}\s?"
     r"(?:\.?[0-9]|(?:so|more|less|fewer|half|third|quarter|one|two|three|four|five)\b)"
 )
 _OR_ELSE = re.compile(r"(?i)\b(?:or|and)\s{1,3}[$(\\]{0,2}[a-z]\w{0,9}\s?=")
@@ -174,6 +177,8 @@ def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | Non
             return HEDGED
         written = text[start : match.start()] + match[0][:1].strip("$£€¥₹.0123456789")
         if _GOES_ON.match(text, match.end()) or _COMES_FROM.search(written):
+            return None
+        if _UNSOLVED.search(text, 0, start):
             return None
         return _value(match, evaluate=evaluate)
     return None
