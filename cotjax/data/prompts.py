@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
+from cotjax.config import Config
 from cotjax.data.chat import open_chat, open_plain, turn_end
 from cotjax.errors import InputError
 
@@ -123,6 +124,16 @@ def make_prompts(
     texts, answer = _read_texts(templates, style), answer_name(verifier)
     texts = {key: text.replace("{answer}", answer) for key, text in texts.items()}
     return Prompts(texts, wrap, notes, end)
+
+
+def prompts_of(config: Config, tokenizer: Any, *, drop_unread: bool = False) -> Prompts:
+    """The prompts of a run; see `make_prompts`."""
+    data, verifier = config.data, config.reward.verifier
+    return make_prompts(
+        *(tokenizer, data.prompt, data.templates, data.chat_kwargs),
+        drop_unread=drop_unread,
+        verifier=verifier,
+    )
 
 
 def answer_name(verifier: Any) -> str:

@@ -55,8 +55,9 @@ def load_records(config: Config) -> tuple[Records, list[Record]]:
       InputError: a file that cannot be read, or too few records.
     """
     set_up()
+    from cotjax.data.prompts import prompts_of
     from cotjax.student import records
-    from cotjax.student.load import load_from_path, prompts_of
+    from cotjax.student.load import load_from_path
 
     model = load_from_path(config.model, seed=config.seed, place=None, init="random")
     return records.load_records(config, model.tokenizer, prompts_of(config, model.tokenizer))

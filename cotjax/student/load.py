@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
-from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.data.prompts import Prompts, prompts_of
 from cotjax.errors import InputError
 from cotjax.models.fingerprint import fingerprint
 from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
@@ -193,16 +193,6 @@ def ends_of_turn(loaded: LoadedModel, prompts: Prompts) -> tuple[int, ...]:
     behind = loaded.tokenizer.encode(prompts.end, add_special_tokens=False)[:1]
     first = [one for one in behind if one in ends]
     return (*first, *(one for one in ends if one not in first))
-
-
-def prompts_of(config: Config, tokenizer: Any, *, drop_unread: bool = False) -> Prompts:
-    """The prompts of a run; see `make_prompts`."""
-    data, verifier = config.data, config.reward.verifier
-    return make_prompts(
-        *(tokenizer, data.prompt, data.templates, data.chat_kwargs),
-        drop_unread=drop_unread,
-        verifier=verifier,
-    )
 
 
 def placed_shapes(shapes: Any, place: Place | None) -> Any:
