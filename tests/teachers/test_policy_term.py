@@ -12,7 +12,7 @@ from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import base
 from cotjax.stages.grpo import Grpo
-from tests.tiny import TEACHERS, make_config, write_teachers
+from tests.tiny import make_config, write_teachers
 
 
 @pytest.fixture(scope="module")
