@@ -83,7 +83,7 @@ _NUMBER = re.compile(
         (?P<under>{_PLAIN})
       | (?P<plain>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,9}}))? )
     (?![0-9]|[.,'’_][0-9])
-    (?:\s?(?P<scale>hundred|thousand|million|billion|trillion)\b)?
+    (?:\s?(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?
     """,
     re.VERBOSE,
 )
@@ -97,10 +97,11 @@ _GOES_ON = re.compile(
     r"|dollars?),?\s?[0-9]"
 )
 # What stands before a number that is a part of something else: an operation, a command.
-_COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥]=?\s?$")
+_COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥√]=?\s?$")
 _UNSOLVED = re.compile(r"[0-9]\s?\*?\s?[xyz]\s*=\s*\Z")
 _ASIDE = re.compile(r"(?<![-+*/×÷=(])\s\(|;|\.\s")
 _SCALES = {
+    "dozen": 12,
     "hundred": 100,
     "thousand": 10**3,
     "million": 10**6,

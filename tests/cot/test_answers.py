@@ -190,6 +190,8 @@ def test_the_last_64_markers_are_tried():
         ("Answer: 24k", None),
         ("Answer: $5M", None),
         ("Answer: 24 hundred", "2400"),
+        ("Answer: 2 dozen eggs", "24"),
+        ("Answer: √16", None),
         ("Answer: 5 hours 30 minutes", None),
         ("Answer: 5h30", None),
         ("Answer: 6 feet, 3 inches", None),
