@@ -204,12 +204,12 @@ class EvalConfig:
     """The evaluation before, during and after training: greedy, then sampled."""
 
     problems: Count = 256  # Held-out problems.
-    samples: Count = 4  # Sampled completions per problem.
+    samples: Natural = 4  # Sampled completions per problem; 0 = greedy alone.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
-    batch_size: Count = 320  # Completions decoded at once, greedy and sampled together.
+    batch_size: Count = 320  # Most completions decoded at once, greedy and sampled together.
 
 
 @dataclass(frozen=True)

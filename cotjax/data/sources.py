@@ -170,8 +170,9 @@ def read_records(
     seed: int = 0,
     key: str = "data.path",
     on_bad_record: Literal["error", "skip"] = "error",
+    last: int = 0,
 ) -> list[Record]:
-    """All records of a source, in its order.
+    """All records of a source, in its order, or its last ones.
 
     Args:
       path: of the file or folder; for reasoning_gym the name of one of its data sets.
@@ -182,6 +183,8 @@ def read_records(
       seed: of those problems.
       key: the config key that named the path, for errors.
       on_bad_record: stop at an unusable row, or leave it out and say how many were.
+      last: how many records are wanted from the end, so that rows before them are never looked
+        at; 0 = all.
 
     Returns:
       at least one record; ids are `<file name>:<place>`, the place in a text file being its line.
@@ -199,7 +202,9 @@ def read_records(
     unit = {"jsonl": "line"}.get(source, "row")
     records: list[Record] = []
     refused: list[InputError] = []
-    for name, row in rows:
+    for name, row in reversed(list(rows)) if last else rows:
+        if last and len(records) == last:
+            break
         try:
             if isinstance(row, InputError):
                 raise row
@@ -221,7 +226,7 @@ def read_records(
             f"{refused[0]}",
             file=sys.stderr,
         )
-    return records
+    return records[::-1] if last else records
 
 
 def _need(package: str, extra: str, key: str) -> Any:

@@ -1,10 +1,11 @@
-"""A trained student or a model, loaded to be used: evaluated, asked, exported."""
+"""A trained student or a model, opened to be used: evaluated, asked, exported."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config, change, from_table, load
@@ -25,21 +26,26 @@ BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.load.
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model that is loaded.
+    """A model whose weights are loaded when they are needed.
 
     Attributes:
       config: how.
       mesh: the devices.
       student: policy, tokenizer and prompts.
       step: of its checkpoint; 0 for a model that no run has trained.
-      params: what the checkpoint holds.
+      read: gives what the checkpoint holds.
     """
 
     config: Config
     mesh: Mesh
     student: LoadedPolicy
     step: int
-    params: Any
+    read: Callable[[], Any]
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """What the checkpoint holds."""
+        return self.read()
 
 
 def load_records(config: Config) -> tuple[Records, list[Record]]:
@@ -135,7 +141,7 @@ def newest_stage(folder: pathlib.Path) -> pathlib.Path:
 
 
 def open_model(checkpoint: str, config: Config) -> OpenedModel:
-    """Loads a run's newest checkpoint, one of its checkpoints, or a model.
+    """Opens a run's newest checkpoint, one of its checkpoints, or a model.
 
     Args:
       checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
@@ -146,7 +152,7 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     """
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.load import load_policy, model_bytes
-    from cotjax.training.checkpoint import restore_params
+    from cotjax.training.checkpoint import check_params, restore_params
 
     run = run_of(checkpoint)
     if run is not None and not config.lora.rank:
@@ -157,23 +163,9 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = load_policy(config, mesh)
     if run is None:
-        return OpenedModel(config, mesh, student, 0, student.params)
-    step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.shapes)
-    return OpenedModel(config, mesh, student, step, params)
-
-
-def measure(opened: OpenedModel) -> dict[str, Any]:
-    """The numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
-
-    Raises:
-      InputError: the records cannot be read, or the caches do not fit into memory.
-    """
-    from cotjax.student import preflight
-    from cotjax.student.evaluate import evaluate
-    from cotjax.student.records import load_records
-
-    config, mesh, student = opened.config, opened.mesh, opened.student
-    preflight.check_fits(student, mesh, preflight.evaluation_use(config, student, mesh))
-    _, held_out = load_records(config, student.tokenizer, student.prompts)
-    numbers, _ = evaluate(student, config, mesh, opened.params, held_out)
-    return {"step": opened.step} | numbers
+        return OpenedModel(config, mesh, student, 0, lambda: student.params)
+    newest = newest_stage(pathlib.Path(checkpoint))
+    step = check_params(newest, student.shapes)
+    return OpenedModel(
+        config, mesh, student, step, lambda: restore_params(newest, student.shapes)[1]
+    )

@@ -102,7 +102,7 @@ class BaseStage:
     def programs(self) -> Sequence[Program]:
         """Those of the evaluation and of the first state."""
         return (
-            *evaluation_programs(self.student, self.config, self.mesh),
+            *evaluation_programs(self.student, self.config, self.mesh, len(self.held_out)),
             init_program(self.student.shapes, self.optimizer),
         )
 

@@ -91,7 +91,7 @@ class DistillLogitsStage(BaseStage):
         self.sampling = rollout_sampling(
             config.rollout, eos_id=student.eos_id, pad_id=student.pad_id, in_groups=False
         )
-        uses = [preflight.evaluation_use(config, student, mesh)]
+        uses = [preflight.evaluation_use(config, student, mesh, len(self.held_out))]
         if config.distill.on_policy:
             uses.append(preflight.rollout_use(config, self.sampling))
         problems = self.dataset.monitor[: config.curriculum.ranking_problems]

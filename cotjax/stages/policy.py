@@ -123,7 +123,7 @@ class PolicyStage(BaseStage):
             student,
             mesh,
             preflight.rollout_use(config, self.sampling),
-            preflight.evaluation_use(config, student, mesh),
+            preflight.evaluation_use(config, student, mesh, len(held_out)),
         )
         self.notes = (*student.notes, f"the loss is {self.objective}", *memory)
         self.teachers = teachers(self.objective) if teachers else None
