@@ -41,7 +41,7 @@ def test_several_files_in_one_call(world, capsys):
     names = [write_sevens(folder / f"{count}.jsonl", count) for count in (2, 3)]
     own = [flag for flag in own if not flag.startswith("--eval.problems")]
     out = folder / "files.json"
-    argv = ["--checkpoint", student, f"--out={out}", "--eval.samples=0", *own, "--files", *names]
+    argv = ["--checkpoint", student, f"--out={out}", *own, "--eval.samples=0", "--files", *names]
     assert main(argv) == 0
     numbers = json.loads(out.read_text())
     assert [numbers[name]["problems"] for name in names] == [2, 3]
