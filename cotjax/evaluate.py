@@ -17,7 +17,8 @@ from rich.console import Console
 from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
-from cotjax.run.measure import measure, measure_files
+from cotjax.run.early import check_files, check_held_out
+from cotjax.run.measure import FILES, measure, measure_files
 from cotjax.run.opened import config_from_flags, open_model
 from cotjax.startup import set_up
 
@@ -72,7 +73,12 @@ def evaluate(
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    opened = open_model(checkpoint, config_from_flags(checkpoint, argv))
+    config = config_from_flags(checkpoint, argv)
+    if files:
+        check_files(files, FILES)
+    else:
+        check_held_out(config, alone=True)
+    opened = open_model(checkpoint, config)
     if not files:
         return measure(opened)
     _, given = read_flags(argv)

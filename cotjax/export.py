@@ -66,11 +66,11 @@ def export(
     import jax
 
     from cotjax.models.formats import huggingface
+    from cotjax.models.formats.locate import find_run
     from cotjax.models.formats.peft import save_peft
     from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
     from cotjax.student.load import load_from_path, lora_of
-    from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
     config = configs.load(["--config", str(run / "config.toml")] if run else [])

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from cotjax.config.mixture import parse_mixture as parse_mixture
 from cotjax.data.jsonl import json_rows
 from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
@@ -131,33 +132,6 @@ class Mixture(OneSource):
     def parts(self) -> tuple[tuple[Source, float], ...]:
         """Its sources, by weight."""
         return tuple(zip(self.sources, self.weights, strict=True))
-
-
-def parse_mixture(text: str) -> list[tuple[str, str, float]]:
-    """Entries `source[:path]=weight`, separated by commas, as (source, path, weight).
-
-    Example:
-      >>> parse_mixture("problems=1, jsonl:train.jsonl=3")
-      [('problems', '', 1.0), ('jsonl', 'train.jsonl', 3.0)]
-
-    Raises:
-      InputError: an entry of another form, or a weight that is not positive.
-    """
-    entries = []
-    for entry in text.split(","):
-        name, _, weight = entry.strip().rpartition("=")
-        source, _, path = name.partition(":")
-        try:
-            number = float(weight)
-        except ValueError:
-            number = float("nan")
-        if not source or not 0 < number < float("inf"):
-            raise InputError(
-                f'data.mixture = "{text}": "{entry.strip()}" needs a source and a weight > 0. '
-                "Write entries such as problems=1, jsonl:train.jsonl=3."
-            )
-        entries.append((source.strip(), path.strip(), number))
-    return entries
 
 
 def read_records(

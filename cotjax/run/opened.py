@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cotjax.config import Config, change, from_table, load
 from cotjax.config.reading import overlay, read_toml
 from cotjax.errors import InputError
-from cotjax.startup import set_up
+from cotjax.run.early import check_model
+from cotjax.startup import check_platforms, set_up
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -111,7 +112,7 @@ def run_of(checkpoint: str) -> pathlib.Path | None:
     Raises:
       InputError: a step of a run that it does not have.
     """
-    from cotjax.training.checkpoint import find_run
+    from cotjax.models.formats.locate import find_run
 
     return find_run(newest_stage(pathlib.Path(checkpoint)))
 
@@ -150,6 +151,8 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     Raises:
       InputError: no such checkpoint or model.
     """
+    check_platforms()
+    check_model(config.model.path)
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.load import load_policy, model_bytes
     from cotjax.training.checkpoint import check_params, restore_params

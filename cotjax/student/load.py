@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
 from cotjax.data.prompts import Prompts, make_prompts
-from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
+from cotjax.models.formats.load import LoadedModel, load_model
+from cotjax.models.formats.locate import find_run, weight_bytes
 from cotjax.models.formats.weights import Place
 from cotjax.models.lora import Lora, attach, merge, split_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.stops import stop_table, token_bytes
-from cotjax.training.checkpoint import check_params, find_run, restore_params
+from cotjax.training.checkpoint import check_params, restore_params
 
 Init = Literal["pretrained", "random"]
 _READING = threading.RLock()  # weights are read once, whichever thread asks first
