@@ -37,7 +37,7 @@ def check_run(config: Config, folder: pathlib.Path) -> None:
     for own in stages:
         check_data(own)
         check_teachers(own, made_here=folder)
-    _check_output(config.output, folder, _least_bytes(stages))
+    check_output(config.output, folder, least_bytes(stages))
 
 
 def check_model(path: str, key: str = "model.path") -> None:
@@ -126,22 +126,26 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
       InputError: names the teacher.
     """
     reads, teachers = stage_class(config.stage).reads_key, config.teachers
-    used = config.distill.coefficient > 0 if reads("distill.coefficient") else True
-    if not (reads("teachers.paths") and used):
-        return
-    for path in teachers.paths:
+    for path in used_teachers(config):
         if path.endswith(".jsonl"):
             _check_file("jsonl", path, "teachers.paths")
         elif not (made_here and made_here.absolute() in pathlib.Path(path).absolute().parents):
             check_model(path, "teachers.paths")
-    if teachers.cache and reads("teachers.cache") and not pathlib.Path(teachers.cache).is_dir():
+    if reads("teachers.cache") and teachers.cache and not pathlib.Path(teachers.cache).is_dir():
         raise InputError(
             f'teachers.cache = "{teachers.cache}": no such folder. Write it with '
             "python -m cotjax.cache_logits, or leave teachers.cache empty."
         )
 
 
-def _check_output(output: str, folder: pathlib.Path, least: int) -> None:
+def used_teachers(config: Config) -> tuple[str, ...]:
+    """The teachers of a stage; none where it reads none, or gives their term no weight."""
+    reads = stage_class(config.stage).reads_key
+    used = config.distill.coefficient > 0 if reads("distill.coefficient") else True
+    return config.teachers.paths if reads("teachers.paths") and used else ()
+
+
+def check_output(output: str, folder: pathlib.Path, least: int) -> None:
     """Refuses a place where a run's folder cannot be made, or that has too little space."""
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     fix = "Set --output to a folder that you may write to."
@@ -157,7 +161,7 @@ def _check_output(output: str, folder: pathlib.Path, least: int) -> None:
         )
 
 
-def _least_bytes(stages: Sequence[Config]) -> int:
+def least_bytes(stages: Sequence[Config]) -> int:
     """Of a checkpoint: parameters and AdamW's two averages, no wider than the file's own numbers.
 
     A file in float32 may be trained in bfloat16, so that half its size is what is sure.

@@ -86,8 +86,10 @@ def _of_file(config: Config, name: str, problems: int) -> Config:
 def _measured(opened: OpenedModel, config: Config, records: "list[Record]", name: str) -> Numbers:
     from cotjax.student import preflight
     from cotjax.student.evaluate import evaluate
+    from cotjax.student.health import check_template
 
     student, mesh = opened.student, opened.mesh
+    check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
     use = preflight.evaluation_use(config, student, mesh, len(records))
     preflight.check_fits(student, mesh, use)
     numbers, _ = evaluate(

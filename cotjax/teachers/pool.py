@@ -23,10 +23,11 @@ from cotjax.models.head import Head
 from cotjax.models.policy import Policy
 from cotjax.parallel import shapes
 from cotjax.parallel import sharding as parallel
+from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
 from cotjax.teachers.distill_loss import TeacherOutputs
 from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_teacher
-from cotjax.teachers.vocabulary import common_size
+from cotjax.teachers.vocabulary import check_same_texts, common_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Teacher:
     student: LoadedPolicy
     params: Any
     head: Head
+
+
+def compared(plan: TeacherPlan, tokenizer: Any, student: str) -> int:
+    """How many ids a teacher and the student of a path have in common.
+
+    Raises:
+      InputError: see `common_size` and `check_same_texts`.
+    """
+    own, names = plan.student.tokenizer, (f"teacher {plan.name}", f"the student {student}")
+    size = common_size(own, tokenizer, names=names)
+    check_same_texts(own, tokenizer, ends={plan.student.eos_id}, names=names)
+    return size
 
 
 # A teacher's policy, its parameters and a batch to hidden states [..., D].
@@ -70,7 +83,8 @@ class TeacherPool:
       compare: their logits are compared with the student's, so that tokenizers must agree.
 
     Raises:
-      InputError: a teacher that is not there, has another tokenizer, or does not fit.
+      InputError: a teacher that is not there, has another tokenizer, is asked without the question,
+        or does not fit.
     """
 
     def __init__(
@@ -87,13 +101,12 @@ class TeacherPool:
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
-            student = f"the student {config.model.path}"
-            self.vocab_size = min(
-                common_size(
-                    plan.student.tokenizer, tokenizer, names=(f"teacher {plan.name}", student)
-                )
-                for plan in self.plans
-            )
+            sizes = [compared(plan, tokenizer, config.model.path) for plan in self.plans]
+            self.vocab_size = min(sizes)
+        else:  # they are asked, in their own words
+            for plan in self.plans:
+                own = plan.student
+                check_template(own.tokenizer, own.prompts, f"teacher {plan.name}")
         check_memory(self.plans, slots, mesh)
         self._loading: dict[int, Future[Teacher]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
