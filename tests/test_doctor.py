@@ -20,11 +20,10 @@ def world(tmp_path_factory):
     return folder, write_student(folder / "student"), write_sevens(folder / "sevens.jsonl")
 
 
-def look(capsys, world, *more, student=None, data=None):
+def look(capsys, world, *more, broken=()):
     """(exit status, lines) of a doctor's visit."""
-    folder, own, file = world
-    argv = flags(student or own, data or file, folder / "runs", "x", *more)
-    status = main([flag for flag in argv if not flag.startswith("--resume")])
+    folder, student, data = world
+    status = main([*flags(student, data, folder / "runs", "x", *more), *broken])
     lines = capsys.readouterr().out.splitlines()
     assert not (folder / "runs").exists(), "nothing is written"
     return status, lines
@@ -126,7 +125,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_fails_in_one_line(capsys, world, tmp_path, name):
     argv, check, said = BROKEN[name]
-    status, lines = look(capsys, world, *argv(world[1], tmp_path))
+    more = argv(world[1], tmp_path)
+    stage = [flag for flag in more if flag.startswith("--stage")]
+    status, lines = look(capsys, world, *stage, broken=more)
     (line,) = failures(lines)
     assert status == 1
     assert line.startswith(f"FAIL {check}") and said in line, line

@@ -57,6 +57,7 @@ COMMON = (
     ),
     Switch("data.source", '= "tfds"', _draws_from("tfds"), ("data.split",)),
     Switch("data.source", '= "reasoning_gym"', _draws_from("reasoning_gym"), ("data.size",)),
+    Switch("eval.samples", "> 0", lambda config: config.eval.samples > 0, ("eval.temperature",)),
     Switch(
         *("reward.function", '= "bridge"', lambda config: config.reward.function == "bridge"),
         ("reward.length_per_step", "reward.unit", "reward.monotone"),

@@ -139,10 +139,9 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
 
 
 def used_teachers(config: Config) -> tuple[str, ...]:
-    """The teachers of a stage; none where it reads none, or gives their term no weight."""
+    """The teachers of a stage; none where it reads none."""
     reads = stage_class(config.stage).reads_key
-    used = config.distill.coefficient > 0 if reads("distill.coefficient") else True
-    return config.teachers.paths if reads("teachers.paths") and used else ()
+    return config.teachers.paths if reads("teachers.paths") else ()
 
 
 def check_output(output: str, folder: pathlib.Path, least: int) -> None:

@@ -47,11 +47,6 @@ def test_a_path_that_is_not_there(tmp_path, flags, said):
     assert said in refused(tmp_path, *(flag.format(tmp_path) for flag in flags))
 
 
-def test_teachers_that_are_not_used_are_not_looked_at(tmp_path):
-    config = load(["--teachers.paths", "no", f"--output={tmp_path}", "--name=new"])
-    check_run(config, tmp_path / "new")
-
-
 def test_a_stage_s_teacher_may_be_made_by_the_stage_before(tmp_path):
     path = tmp_path / "list.toml"
     text = '[[stages]]\nstage = "sft"\n[[stages]]\nstage = "distill"\nteachers.paths = ["{}"]\n'
@@ -121,9 +116,9 @@ def test_a_run_s_folder_stands_for_its_model(tmp_path):
     [
         ("train --model.path=nowhere", 'model.path = "nowhere"'),
         ("train --output=/dev/null/runs", "/dev/null is no folder"),
-        ("evaluate --checkpoint nowhere", 'model.path = "nowhere"'),
+        ("evaluate --checkpoint nowhere", "--checkpoint nowhere: there is no such run or model"),
         ("evaluate --checkpoint tiny --files nowhere.jsonl", '--files = "nowhere.jsonl"'),
-        ("generate Q --checkpoint nowhere", 'model.path = "nowhere"'),
+        ("generate Q --checkpoint nowhere", "--checkpoint nowhere: there is no such run or model"),
         ("cache_logits --out x --teachers.paths nowhere", 'teachers.paths = "nowhere"'),
         ("rationales --out x --model.path nowhere", 'model.path = "nowhere"'),
     ],
