@@ -74,7 +74,7 @@ Ramp = Literal["constant", "linear", "cosine"]
 Tail = Literal["bucket", "renormalise", "drop"]
 Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
 SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
-SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "reasoning_gym")
+SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 LIST = "list"  # the stage of a config that lists its own [[stages]]
 

@@ -10,12 +10,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from cotjax.config.mixture import parse_mixture as parse_mixture
+from cotjax.data.hub_files import split_files
 from cotjax.data.jsonl import json_rows
 from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, Source
 
-FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
+FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym"]
 
 # Rows are (place, row): the place names the row in errors. A row that cannot even be decoded is
 # the InputError that says why.
@@ -140,6 +141,7 @@ def read_records(
     *,
     source: FileSource = "jsonl",
     split: str = "train",
+    config: str = "",
     size: int = 1000,
     seed: int = 0,
     key: str = "data.path",
@@ -152,7 +154,8 @@ def read_records(
       path: of the file or folder; for reasoning_gym the name of one of its data sets.
       reader: how a row becomes a record.
       source: the format.
-      split: which part of a TFDS data set.
+      split: which part of a data set of TFDS or the hub.
+      config: of a data set of the hub.
       size: how many problems reasoning-gym makes.
       seed: of those problems.
       key: the config key that named the path, for errors.
@@ -171,6 +174,7 @@ def read_records(
         "parquet": lambda: _parquet(path, key),
         "array_record": lambda: _array_record(path, key),
         "tfds": lambda: _tfds(path, split, key),
+        "hub": lambda: _hub(path, config, split, key),
         "reasoning_gym": lambda: _gym(path, size, seed, key),
     }[source]()
     unit = {"jsonl": "line"}.get(source, "row")
@@ -235,6 +239,15 @@ def _parquet(path: str, key: str) -> Rows:
     parquet = _need("pyarrow.parquet", "parquet", key)
     read = lambda: parquet.read_table(path).to_pylist()  # noqa: E731
     return _numbered(path, _opened(path, key, "a .parquet file", read))
+
+
+def _hub(path: str, config: str, split: str, key: str) -> Rows:
+    parquet = _need("pyarrow.parquet", "parquet", key)
+    for file in split_files(path, config, split, key):
+        read = lambda file=file: parquet.read_table(file).to_pylist()  # noqa: E731
+        rows = _opened(str(file), key, "a data set of the Hugging Face Hub", read)
+        name = f"{path}/{split}" if file.name == "0000.parquet" else f"{path}/{file.name}"
+        yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
 
 
 def _array_record(path: str, key: str) -> Rows:

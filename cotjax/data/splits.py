@@ -104,9 +104,10 @@ def _held_out_apart(
 ) -> list[Record] | None:
     """Held-out records that are no part of the training records; None: they are their last ones."""
     data, held_out = config.data, config.eval.problems
-    if data.eval_path:
+    if data.eval_path or data.eval_split:
         own = "jsonl" if data.mixture or is_reference(data.source) else data.source
-        others = open_source(config, reader, keep, own, data.eval_path, key=key)
+        path = data.eval_path or data.path
+        others = open_source(config, reader, keep, own, path, key=key, split=data.eval_split)
         return [others[i] for i in range(min(held_out, len(others)))]
     if any(not is_reference(one) and one == "problems" for one, _, _ in _sources(data)):
         test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
@@ -128,6 +129,7 @@ def open_source(
     *,
     key: str,
     last: int = 0,
+    split: str = "",
 ) -> Records:
     """The records of one source.
 
@@ -139,6 +141,7 @@ def open_source(
       path: of its file.
       key: that named the path, for errors.
       last: of a file, how many records from its end; 0 = all.
+      split: of a data set of TFDS or the hub, instead of data.split.
 
     Raises:
       InputError: an unknown source, or see `read_records`.
@@ -161,7 +164,8 @@ def open_source(
         path,
         reader,
         source=known,
-        split=data.split,
+        split=split or data.split,
+        config=data.config,
         size=data.size,
         seed=config.seed,
         key=key,

@@ -8,8 +8,9 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from cotjax.config import Config, is_reference, stage_class, stage_configs
+from cotjax.config import Config, DataConfig, is_reference, stage_class, stage_configs
 from cotjax.config.mixture import parse_mixture
+from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
 from cotjax.run.folder import check_folder
@@ -65,9 +66,9 @@ def check_data(config: Config) -> None:
     data = config.data
     if data.mixture:
         for source, path, _ in parse_mixture(data.mixture):
-            _check_file(source, path, "data.mixture")
+            _check_file(source, path, "data.mixture", data)
     elif not is_reference(data.source):  # which may read data.path itself
-        _check_file(data.source, data.path, "data.path")
+        _check_file(data.source, data.path, "data.path", data)
     check_held_out(config)
 
 
@@ -82,9 +83,10 @@ def check_held_out(config: Config, *, alone: bool = False) -> None:
       InputError: names the key.
     """
     data = config.data
-    if data.eval_path:
+    if data.eval_path or data.eval_split:
         own = "jsonl" if data.mixture or is_reference(data.source) else data.source
-        _check_file(own, data.eval_path, "data.eval_path")
+        key = "data.eval_path" if data.eval_path else "data.path"
+        _check_file(own, data.eval_path or data.path, key, data, data.eval_split)
     elif alone:
         check_data(config)
 
@@ -96,10 +98,12 @@ def check_files(paths: Sequence[str], key: str) -> None:
       InputError: names the first.
     """
     for path in paths:
-        _check_file("jsonl", path, key)
+        _check_file("jsonl", path, key, DataConfig())
 
 
-def _check_file(source: str, path: str, key: str) -> None:
+def _check_file(source: str, path: str, key: str, data: DataConfig, split: str = "") -> None:
+    if source == "hub":  # downloads it, so that a wrong name is known now
+        split_files(path, data.config, split or data.split, key)
     if source not in _KINDS:
         return
     file = pathlib.Path(path)
@@ -128,7 +132,7 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
     reads, teachers = stage_class(config.stage).reads_key, config.teachers
     for path in used_teachers(config):
         if path.endswith(".jsonl"):
-            _check_file("jsonl", path, "teachers.paths")
+            _check_file("jsonl", path, "teachers.paths", config.data)
         elif not (made_here and made_here.absolute() in pathlib.Path(path).absolute().parents):
             check_model(path, "teachers.paths")
     if reads("teachers.cache") and teachers.cache and not pathlib.Path(teachers.cache).is_dir():

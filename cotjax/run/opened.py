@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cotjax.config import Config, change, from_table, load
 from cotjax.config.reading import overlay, read_toml
 from cotjax.errors import InputError
+from cotjax.hub import is_id
 from cotjax.run.early import check_model
 from cotjax.startup import check_platforms, set_up
 
@@ -128,7 +129,7 @@ def _check_model(checkpoint: str) -> None:
             f"--checkpoint {checkpoint}: this folder holds neither a run (config.toml) nor a model "
             f"(config.json). {names}"
         )
-    if not path.exists() and checkpoint not in BUILT_IN:
+    if not (path.exists() or checkpoint in BUILT_IN or is_id(checkpoint)):
         raise InputError(f"--checkpoint {checkpoint}: there is no such run or model. {names}")
 
 

@@ -155,3 +155,13 @@ def test_a_typo_costs_no_more_than_a_second_of_the_processor(tmp_path):
     after = os.times()
     used = after.children_user + after.children_system
     assert used - before.children_user - before.children_system < 1.0
+
+
+def test_a_name_of_the_hub_that_is_nowhere_is_refused_without_jax(tmp_path):
+    flags = ("--data.source=hub", "--data.path=owner/rows"), ("--model.path=owner/model",)
+    for more in flags:
+        ran = subprocess.run([sys.executable, "-m", "cotjax.train", *more], cwd=tmp_path, text=True,
+                             env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+                             capture_output=True)  # fmt: skip
+        assert ran.returncode == 2 and "not in the cache" in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1

