@@ -35,6 +35,7 @@ def test_train_and_doctor_take_names_of_the_hub_and_offline_goes_on(tmp_path):
         *("--rollout.prompts=2", "--rollout.group-size=2", "--rollout.max-new-tokens=8"),
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+    env |= {"HF_HUB_OFFLINE": "0"}
     env.pop("HF_TOKEN", None)
 
     def run(command, *more, **variables):

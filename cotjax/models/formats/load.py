@@ -10,7 +10,8 @@ from typing import Any, Literal
 from flax import nnx
 
 from cotjax.errors import InputError
-from cotjax.models.formats import gguf, huggingface
+from cotjax.models.formats import huggingface
+from cotjax.models.formats.gguf_gemma import open_gguf
 from cotjax.models.formats.locate import resolve as resolve
 from cotjax.models.formats.locate import weight_bytes as weight_bytes
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
@@ -112,7 +113,7 @@ def load_model(
     """
     source = resolve(path)
     is_gguf = source.suffix == ".gguf" and source.is_file()
-    file = gguf.File(source) if is_gguf else None
+    file = open_gguf(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
