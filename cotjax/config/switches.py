@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from cotjax.config.reference import name_of
+from cotjax.config.reference import is_reference, name_of
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
 
@@ -35,10 +35,12 @@ class Switch:
 
 
 def _draws_from(*sources: str) -> Callable[[Config], bool]:
-    """Whether training records come from one of some built-in sources."""
+    """Whether training records come from one of some sources; a user's may read every key."""
 
     def on(config: Config) -> bool:
         data = config.data
+        if is_reference(data.source):
+            return True
         named = [one.partition("=")[0].partition(":")[0] for one in data.mixture.split(",")]
         return any(one.strip() in sources for one in named) or name_of(data.source) in sources
 
