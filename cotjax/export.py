@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotjax import config as configs
+from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 
@@ -33,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--adapter", action="store_true", help="of a LoRA run, only the adapter, as PEFT loads it"
     )
+    parser.add_argument(
+        "--base", metavar="MODEL", default="", help="with --adapter: where PEFT finds its base"
+    )
     args, _ = parser.parse(argv)
-    step, size = export(args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter)
+    step, size = export(
+        args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter, base=args.base
+    )
     origin = args.checkpoint if step is None else f"{args.checkpoint}, step {step}"
     print(f"Wrote {args.out}: {size / 1e6:.2f} million parameters of {origin}.")
     loader = "peft.AutoPeftModel" if args.adapter else "transformers.AutoModel"
@@ -43,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(
-    checkpoint: str, out: str, *, dtype: str = "", adapter: bool = False
+    checkpoint: str, out: str, *, dtype: str = "", adapter: bool = False, base: str = ""
 ) -> tuple[int | None, int]:
     """Writes a student with its tokenizer; an adapter is merged into its base.
 
@@ -53,6 +59,8 @@ def export(
       out: folder to write.
       dtype: "float32" or "bfloat16"; empty = that of the parameters.
       adapter: write the adapter of a LoRA run alone, as a PEFT folder.
+      base: what that folder names as its base, a model of the same weights; empty = the run's
+        `model.path`.
 
     Returns:
       the checkpoint's step (None for a model), and the number of parameters.
@@ -65,16 +73,20 @@ def export(
         raise InputError(f"--out {out}: is there already and not empty. Choose another folder.")
     import jax
 
+    from cotjax.models.fingerprint import fingerprint
     from cotjax.models.formats import huggingface
     from cotjax.models.formats.locate import find_run
     from cotjax.models.formats.peft import save_peft
     from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
+    from cotjax.student.base_model import check_base
     from cotjax.student.load import load_from_path, lora_of
 
     run = find_run(pathlib.Path(checkpoint))
     config = configs.load(["--config", str(run / "config.toml")] if run else [])
     model, has_adapter = config.model, bool(run and config.lora.rank)
+    if base and not adapter:
+        raise InputError(f"--base {base}: only an adapter has a base. Add --adapter, or drop it.")
     if adapter and not has_adapter:
         raise InputError(
             f"--adapter: {checkpoint} has none, it was trained with lora.rank = 0. Drop --adapter."
@@ -87,22 +99,72 @@ def export(
         place=None,
     )
     policy, shapes = Policy.split(student.shell)
+    written = {"tokenizer": student.tokenizer, "stop_ids": student.stop_ids, "dtype": dtype}
     if not run:
-        huggingface.save(student.model, folder, tokenizer=student.tokenizer, dtype=dtype)
+        huggingface.save(student.model, folder, **written)
         return None, _size(shapes)
     if not has_adapter:
         step, params = _restore(checkpoint, shapes)
-        huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
+        huggingface.save(policy.bind(params), folder, **written)
         return step, _size(params)
     lora = lora_of(config)
     policy, like = attach(policy, shapes, lora, jax.random.key(0))
     step, trained = _restore(checkpoint, like)
+    weights = Policy.split(student.model)[1]
+    check_base(run, weights)
     if adapter:
-        save_peft(trained, lora, folder, student.shell.shape, student.source)
+        print_of = fingerprint(weights)
+        name = _base_name(config, base, print_of)
+        save_peft(trained, lora, folder, student.shell.shape, name, print_of)
         return step, _size(trained)
-    params = merge(policy.join(trained, Policy.split(student.model)[1]), lora)
-    huggingface.save(policy.bind(params), folder, tokenizer=student.tokenizer, dtype=dtype)
+    params = merge(policy.join(trained, weights), lora)
+    huggingface.save(policy.bind(params), folder, **written)
     return step, _size(params)
+
+
+def _base_name(config: Config, base: str, wanted: str) -> str:
+    """What an adapter's folder names as its base: a folder or a name on the hub.
+
+    Args:
+      config: of the run that trained the adapter.
+      base: a model that is said to have the same weights; empty: the one of the config.
+      wanted: the fingerprint of the adapter's base.
+
+    Raises:
+      InputError: PEFT cannot load the base, or `base` has other weights.
+    """
+    from cotjax.models.fingerprint import fingerprint
+    from cotjax.models.formats.load import resolve
+    from cotjax.models.formats.locate import find_run
+    from cotjax.models.policy import Policy
+    from cotjax.student.load import load_from_path
+
+    model, path = config.model, base or config.model.path
+    reason = ""
+    if find_run(pathlib.Path(path), "--base"):
+        reason = "a run folder"
+    elif resolve(path).is_file():
+        reason = "a GGUF file"
+    elif not base and model.adapter:
+        reason = f"merged with the adapter {model.adapter}"
+    elif not base and model.init == "random":
+        reason = "not on disk, its weights were random"
+    if reason:
+        raise InputError(
+            f"--adapter: its base {path} is {reason}, which PEFT cannot load. Export that base as "
+            "a folder and name it with --base, or drop --adapter to export both in one."
+        )
+    if base:
+        own = dataclasses.replace(model, path=base, init="pretrained", adapter="")
+        other = load_from_path(own, seed=config.seed, place=None).model
+        if fingerprint(Policy.split(other)[1]) != wanted:
+            raise InputError(
+                f"--base {base}: has other weights than the base of the adapter, "
+                f"{model.path}. Name a copy of that one."
+            )
+    # A folder on this machine is named from its root; a name on the hub stays one.
+    here = resolve(path) if path == "tiny" else pathlib.Path(path).expanduser()
+    return str(here.resolve()) if here.is_dir() else path
 
 
 def _restore(checkpoint: str, params: Any) -> tuple[int, Any]:

@@ -40,7 +40,12 @@ def with_settings(student, folder, **changes):
 
 
 def with_other_end(student, folder):
-    return with_settings(student, folder, eos_token="<|mask|>")
+    """All files name another end token."""
+    path = with_settings(student, folder, eos_token="<|mask|>")
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((path / name).read_text())
+        (path / name).write_text(json.dumps(content | {"eos_token_id": 2}))
+    return path
 
 
 def with_template(student, folder, template):

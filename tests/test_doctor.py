@@ -83,7 +83,7 @@ def test_a_list_is_looked_at_stage_by_stage(capsys, world):
 def test_a_note_is_no_failure(capsys, world):
     status, lines = look(capsys, world, "--model.init=random")
     assert status == 0
-    assert "NOTE student: Random weights from seed 3." in lines
+    assert any(line.startswith("NOTE student: Random weights from seed 3") for line in lines)
 
 
 # Broken ones.
@@ -108,7 +108,7 @@ def dropping(student, folder):
 BROKEN = {
     "no tokenizer": (student_of(without_tokenizer), "student", "no tokenizer.json"),
     "NaN weights": (student_of(with_nan), "numbers", "parameter layers.down.kernel"),
-    "a template without the question": (student_of(dropping), "template", "makes 'user' of the qu"),
+    "a template without the question": (student_of(dropping), "student", "drops the user's mess"),
     "a teacher's other tokens": (teacher(with_other_tokens), "stage", "different tokenizers (421"),
     "a teacher's other cuts": (teacher(with_other_cuts), "stage", "have the same tokens and write"),
     "a teacher's other end": (teacher(with_other_end), "stage", "ends a text with '<|mask|>' (2)"),

@@ -138,6 +138,7 @@ def test_a_run_leaves_its_folder(world, stage):
     assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
         *("report.html", "facts.json", "parts.json"),
+        *(["base.json"] if stage == "adapter" else []),
     }
     assert (run / "mined.jsonl").exists() == (stage == "rewrite")
     config = tomllib.loads((run / "config.toml").read_text())

@@ -18,6 +18,7 @@ from cotjax.config.reference import ARGUMENTS, name_of
 from cotjax.config.stages import (
     check_reads,
     defaults_of,
+    from_its_path,
     idle_settings,
     stage_class,
     stage_configs,
@@ -179,7 +180,7 @@ def _finish(
             check_reads(own, [entry["stage"]], f"[[stages]] {entry.get('name', entry['stage'])}")
         config = _settle_entries(config, entries, (given, where), (flags, where_above))
     else:
-        stages = [config.stage]
+        stages, config = [config.stage], from_its_path(config, table, above)
     check_reads(given, stages, where)
     check_reads(flags, stages, where_above)
     validate(config)

@@ -51,6 +51,7 @@ class DataConfig:
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
+    chat_kwargs: Table = field(default_factory=dict)  # Variables of the chat template.
     prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
     workers: Natural = 0  # Processes that prepare batches; 0 = a thread of this process.
     templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
@@ -64,6 +65,7 @@ class ModelConfig:
 
     path: str = "tiny"  # "tiny", a Hugging Face folder or Hub id, a .gguf file, a run folder.
     init: Literal["pretrained", "random"] = "pretrained"  # The path's weights, or only its shape.
+    adapter: str = ""  # Folder of a PEFT adapter (LoRA) to merge into the path's weights.
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
     accumulate_dtype: Dtype = "float32"  # Format in which matrix products are summed.

@@ -7,6 +7,7 @@ from typing import Any
 from cotjax.config.ranges import LIST, STAGES
 from cotjax.config.reading import merge, nearest, overlay
 from cotjax.config.reference import check_call, is_reference, name_of, resolve
+from cotjax.config.sections import ModelConfig
 from cotjax.config.switches import COMMON, Switch, idle
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
@@ -190,8 +191,26 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
             )
         merged = merge(Config(stage=stage), own.defaults, f"{own.name}.defaults")
         merged = merge(merged, {k: v for k, v in entry.items() if k != "name"}, where)
+        merged = from_its_path(merged, entry)
         found.append((name, dataclasses.replace(merged, name=name, stages=())))
     return found
+
+
+def from_its_path(config: Config, *tables: dict[str, Any]) -> Config:
+    """The config with the weights of a `model.path` that was given.
+
+    A stage whose default is random weights means the built-in student, which it trains from
+    nothing; another model's weights are random only where `model.init` says so.
+
+    Args:
+      config: the stage's defaults with the tables over them.
+      *tables: what was given.
+    """
+    given = {key for table in tables for key in table.get("model", {})}
+    if "path" not in given or "init" in given or config.model.path == ModelConfig.path:
+        return config
+    model = dataclasses.replace(config.model, init="pretrained")
+    return dataclasses.replace(config, model=model)
 
 
 def with_entries(
@@ -217,7 +236,7 @@ def _without_model(table: dict[str, Any]) -> dict[str, Any]:
     return {**table, "model": model} if "model" in table else table
 
 
-_FIRST = ("path", "init")  # of [model]: what the first stage begins from
+_FIRST = ("path", "init", "adapter")  # of [model]: what the first stage begins from
 
 
 def read_by(own: StageClass, table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -54,6 +54,14 @@ COMMON = (
         ("lora.alpha", "lora.dropout", "lora.targets"),
     ),
     Switch(
+        *("model.init", '= "pretrained"', lambda config: config.model.init == "pretrained"),
+        ("model.adapter",),
+    ),
+    Switch(
+        *("data.prompt", '= "chat"', lambda config: config.data.prompt != "plain"),
+        ("data.chat_kwargs",),
+    ),
+    Switch(
         *("data.source", '= "problems"', _draws_from("problems")),
         ("data.min_steps", "data.max_steps", "data.concise_share"),
     ),

@@ -61,6 +61,7 @@ class DistillDataset:
             self.student.tokenizer,
             self.student.prompts.solve(record.question),
             solution(record),
+            eos_id=self.student.eos_id,
             max_length=self.config.batch.sequence_length,
             name=record.id,
         )

@@ -61,8 +61,7 @@ class Difficulty:
         self._sampling = Sampling(
             group_size=config.curriculum.samples,
             max_new_tokens=config.rollout.max_new_tokens,
-            eos_id=student.eos_id,
-            pad_id=student.pad_id,
+            **student.ends,
             temperature=config.rollout.temperature,
         )
 
@@ -179,6 +178,7 @@ class Difficulty:
             self._student.tokenizer,
             self._student.prompts.solve(record.question),
             solution(record),
+            eos_id=self._student.eos_id,
             max_length=self._length if self._length else 2**31,
             name=record.id,
         )

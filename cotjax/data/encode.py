@@ -20,7 +20,6 @@ from cotjax.interfaces import PromptBatch
 class Tokenizer(Protocol):
     """What this package needs of a tokenizer; transformers' fast tokenizers have it."""
 
-    eos_token_id: int
     pad_token_id: int
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Any:
@@ -29,7 +28,7 @@ class Tokenizer(Protocol):
 
 
 def encode_supervised(
-    tokenizer: Tokenizer, prompt: str, target: str, *, max_length: int, name: str
+    tokenizer: Tokenizer, prompt: str, target: str, *, eos_id: int, max_length: int, name: str
 ) -> dict[str, np.ndarray]:
     """One example as equal-length arrays; the loss falls on the target and its EOS only.
 
@@ -39,6 +38,7 @@ def encode_supervised(
       tokenizer: text to ids.
       prompt: what the student is given.
       target: what it should write.
+      eos_id: ends the target.
       max_length: longest row, tokens.
       name: the record's id, for the error.
 
@@ -51,7 +51,7 @@ def encode_supervised(
     return join_supervised(
         np.asarray(tokenizer.encode(prompt, add_special_tokens=False), np.int32),
         np.asarray(tokenizer.encode(target, add_special_tokens=False), np.int32),
-        eos_id=tokenizer.eos_token_id,
+        eos_id=eos_id,
         max_length=max_length,
         name=name,
     )

@@ -9,8 +9,10 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
+from cotjax.data.chat import open_chat, open_plain, turn_end
 from cotjax.errors import InputError
 
 PromptStyle = Literal["auto", "plain", "chat"]
@@ -32,11 +34,16 @@ class Prompts:
 
     Attributes:
       texts: the template of each key of `PLACES`.
-      wrap: what the tokenizer's chat template puts around a message; nothing for plain text.
+      wrap: what the tokenizer's chat template puts around a message, or the tokenizer before plain
+        text.
+      notes: what a reader of the run should know, one sentence each.
+      end: what the chat template puts behind an answer; empty for plain text.
     """
 
     texts: Mapping[str, str]
     wrap: Callable[[str], str]
+    notes: tuple[str, ...] = ()
+    end: str = ""
 
     def solve(self, question: str) -> str:
         """Asks for a solution; training and evaluation share this prompt."""
@@ -69,7 +76,14 @@ class Prompts:
         return "\n".join([before + step + after for step in steps])
 
 
-def make_prompts(tokenizer: Any, style: PromptStyle, templates: str = "english") -> Prompts:
+def make_prompts(
+    tokenizer: Any,
+    style: PromptStyle,
+    templates: str = "english",
+    chat_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    drop_unread: bool = False,
+) -> Prompts:
     r"""The prompts of a run.
 
     Args:
@@ -77,9 +91,13 @@ def make_prompts(tokenizer: Any, style: PromptStyle, templates: str = "english")
       style: `plain` is bare text, `chat` the tokenizer's chat template around one message of the
         user, `auto` is `chat` if there is a template.
       templates: name of a file in `cotjax/assets/prompts`, or path of a TOML file like them.
+      chat_kwargs: variables of the chat template.
+      drop_unread: leave out those that it does not read, in place of an error: they are written
+        for another model's.
 
     Raises:
-      InputError: `chat` without a chat template, or a template file that cannot serve.
+      InputError: `chat` without a chat template, one that cannot serve, variables that it does not
+        read, or a template file that cannot serve.
     """
     if style == "auto":
         style = "plain" if tokenizer.chat_template is None else "chat"
@@ -87,31 +105,17 @@ def make_prompts(tokenizer: Any, style: PromptStyle, templates: str = "english")
         raise InputError(
             'data.prompt = "chat": the tokenizer has no chat template. Set data.prompt = "plain".'
         )
-    wrap = _chat(tokenizer) if style == "chat" else str
-    return Prompts(_read_texts(templates, style), wrap)
-
-
-def _chat(tokenizer: Any) -> Callable[[str], str]:
-    def render(content: str) -> str:
-        message = {"role": "user", "content": content}
-        return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-
-    # Rendering takes longer than all else about an example, so what surrounds a message is
-    # rendered once, if the template leaves the message as it is.
-    before, _, after = render("[message]").partition("[message]")
-    probe = "\n one {{ two }}\n\n three \n"
-    if before + probe + after != render(probe):
-        return render
-    return _Around(before, after)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Around:
-    before: str
-    after: str
-
-    def __call__(self, content: str) -> str:
-        return self.before + content + self.after
+    if style == "chat":
+        wrap, notes = open_chat(tokenizer, chat_kwargs, drop_unread=drop_unread)
+        end = turn_end(tokenizer, chat_kwargs)
+    else:
+        if chat_kwargs and not drop_unread:
+            raise InputError(
+                f"data.chat_kwargs = {{ {next(iter(chat_kwargs))} = … }}: prompts are plain, for "
+                "the tokenizer has no chat template. Leave it out."
+            )
+        (wrap, notes), end = open_plain(tokenizer), ""
+    return Prompts(_read_texts(templates, style), wrap, notes, end)
 
 
 def _read_texts(templates: str, style: str) -> dict[str, str]:

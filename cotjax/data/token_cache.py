@@ -79,12 +79,11 @@ class TokenCache:
     """A tokenizer that remembers; its `encode` gives exactly what the tokenizer's does.
 
     Args:
-      tokenizer: the one that it calls; `encode`, `eos_token_id`, `pad_token_id`.
+      tokenizer: the one that it calls; `encode`, `pad_token_id`.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
         self._unverified = VERIFIED
         self._open()

@@ -43,6 +43,11 @@ class Architecture:
       layer_types: "sliding_attention" or "full_attention" for each layer; () = all full.
       sliding_window: what a query of a sliding layer sees, itself included, in tokens.
       local_rope: rotary positions of sliding layers; None = as the others (Gemma 3).
+      nope_layers: numbers of the layers that turn nothing by position (SmolLM3).
+      embedding_multiplier: what embeddings are multiplied by (Granite).
+      attention_multiplier: what attention scores are multiplied by; 0 = by query_scalar (Granite).
+      residual_multiplier: what attention and MLP add counts so many times (Granite).
+      logits_scaling: what logits are divided by (Granite).
     """
 
     family: str
@@ -69,6 +74,11 @@ class Architecture:
     layer_types: tuple[LayerType, ...] = ()
     sliding_window: int = 0
     local_rope: Rope | None = None
+    nope_layers: tuple[int, ...] = ()
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float = 0.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
 
     @property
     def kinds(self) -> tuple[LayerKind, ...]:
@@ -76,4 +86,12 @@ class Architecture:
         full = LayerKind(self.rope)
         sliding = LayerKind(self.local_rope or self.rope, self.sliding_window)
         types = self.layer_types or ("full_attention",) * self.num_layers
-        return tuple(sliding if one == "sliding_attention" else full for one in types)
+        kinds = [sliding if one == "sliding_attention" else full for one in types]
+        for i in self.nope_layers:
+            kinds[i] = dataclasses.replace(kinds[i], rope=Rope(kind="none"))
+        return tuple(kinds)
+
+    @property
+    def score_scale(self) -> float:
+        """What attention scores are multiplied by."""
+        return self.attention_multiplier or (self.query_scalar or self.head_dim) ** -0.5

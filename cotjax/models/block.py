@@ -169,9 +169,16 @@ class Block(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         mixed, cache = mix(query, key, value, cache)
         h = project("out", mixed.reshape(*h.shape[:2], -1))
-        x = x + (h if self.attention_post_norm is None else self.attention_post_norm(h))
+        h = h if self.attention_post_norm is None else self.attention_post_norm(h)
+        x = x + self._counted(h)
         h = self.mlp_norm(x)
         gate, up = project("gate", h), project("up", h)
         inner: Float[Array, "B S M"] = gated(self.shape.activation, gate, up)
         h = project("down", inner)
-        return x + (h if self.mlp_post_norm is None else self.mlp_post_norm(h)), cache
+        h = h if self.mlp_post_norm is None else self.mlp_post_norm(h)
+        return x + self._counted(h), cache
+
+    def _counted(self, h: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """What joins the residual stream."""
+        factor = self.shape.residual_multiplier
+        return h if factor == 1 else h * jnp.asarray(factor, h.dtype)

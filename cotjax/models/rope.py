@@ -33,7 +33,7 @@ class Rope:
 
     Attributes:
       theta: base of the frequencies.
-      kind: "default", "linear", "llama3" or "yarn".
+      kind: "default", "linear", "llama3" or "yarn"; "none" turns nothing.
       factor: how many times longer than in pre-training a text may be.
       original_positions: length of the texts in pre-training (llama3, yarn).
       low_frequency: wavelengths above original / low_frequency are divided by factor (llama3).
@@ -122,8 +122,14 @@ def _yarn(rope: Rope, inverse: np.ndarray, width: int) -> np.ndarray:
     return slowed * (1 - keep) + np.float32(1) / inverse * keep
 
 
+def _none(rope: Rope, inverse: np.ndarray, width: int) -> np.ndarray:
+    """No pair turns, wherever it stands."""
+    del rope, width
+    return np.zeros_like(inverse)
+
+
 _STRETCH = MappingProxyType(
-    {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+    {"none": _none, "default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
 )
 
 # Options in config.json below rope_parameters (transformers 5) or rope_scaling (4): the field of
@@ -167,6 +173,20 @@ def _yarn_attention(options: dict[str, Any], factor: float) -> float:
     return _grown(factor)
 
 
+def _check_numbers(options: Mapping[str, Any], origin: str) -> None:
+    """Refuses values with which no angle could be computed."""
+    for key, value in options.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key != "truncate" and not (number and 0 < value < float("inf")):
+            raise InputError(f"{origin}: {key} = {value!r}; a positive number is needed.")
+    for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+        if low in options and high in options and options[low] >= options[high]:
+            raise InputError(
+                f"{origin}: {low} = {options[low]} is not below {high} = {options[high]}; they are "
+                "the two ends of a ramp."
+            )
+
+
 def rope_of(options: Mapping[str, Any], theta: float, positions: int, origin: str) -> Rope:
     """The `Rope` of a config.json.
 
@@ -182,13 +202,15 @@ def rope_of(options: Mapping[str, Any], theta: float, positions: int, origin: st
     left = {key: value for key, value in options.items() if value is not None}
     kind = left.pop("rope_type", left.pop("type", "default"))
     left.pop("type", None)
-    theta = float(left.pop("rope_theta", theta))
+    theta = left.pop("rope_theta", theta)
     whole = left.pop("partial_rotary_factor", 1.0) == 1.0
-    if kind not in _FIELDS or not whole:
+    if not isinstance(kind, str) or kind not in _FIELDS or not whole:
         raise InputError(
             f"{origin}: rotary scaling {dict(options)!r} is not supported; use a model whose "
             f"rope_type is one of {', '.join(_FIELDS)}, on whole heads."
         )
+    _check_numbers(left | {"rope_theta": theta}, origin)
+    theta = float(theta)
     fields = _FIELDS[kind]
     if "original_max_position_embeddings" in fields:
         left.setdefault("original_max_position_embeddings", positions)

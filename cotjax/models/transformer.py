@@ -138,7 +138,7 @@ class Transformer(nnx.Module):
             ):
                 x, cache = one(x, params, cache, own, kind)
                 new_caches.append(cache)
-            return self.final_norm(x), new_caches
+            return self._last(x), new_caches
 
         def layer(x: Array, inputs: tuple[Any, Any, Any, Array]) -> tuple[Array, Any]:
             params, cache, own, kind = inputs
@@ -154,7 +154,12 @@ class Transformer(nnx.Module):
             unroll = self.shape.num_layers
         inputs = stacked, caches, adapter, jnp.asarray(which)
         x, new_caches = jax.lax.scan(layer, x, inputs, unroll=unroll)
-        return self.final_norm(x), new_caches
+        return self._last(x), new_caches
+
+    def _last(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The last norm; logits that are divided have their hidden states divided here."""
+        x, divisor = self.final_norm(x), self.shape.logits_scaling
+        return x if divisor == 1 else x / jnp.asarray(divisor, x.dtype)
 
     def turned(self, adapter: Adapter | None) -> list[Any]:
         """Each layer's parameters, kernels as `Block.turn` wants them, and its adapter's."""
@@ -170,7 +175,9 @@ class Transformer(nnx.Module):
         dtype = self.formats.compute
         x = jnp.take(self.embed.embedding[...], tokens, axis=0).astype(dtype)
         # The factor is rounded too, as Gemma's authors do.
-        factor = self.shape.hidden_size**0.5 if self.shape.scale_embeddings else 1.0
+        factor = self.shape.embedding_multiplier
+        if self.shape.scale_embeddings:
+            factor *= self.shape.hidden_size**0.5
         return x * jnp.asarray(factor, dtype)
 
     def _mix(self, kind: LayerKind, positions: Int[Array, "B S"], attend: Attend) -> Mix:
@@ -178,7 +185,7 @@ class Transformer(nnx.Module):
         table = kind.rope.table(positions, self.shape.head_dim)
         scoring = Scoring(
             window=kind.window,
-            scale=(self.shape.query_scalar or self.shape.head_dim) ** -0.5,
+            scale=self.shape.score_scale,
             softcap=self.shape.attention_softcap,
             dtype=self.formats.accumulate,
         )

@@ -164,7 +164,7 @@ def _examine_teachers(
         plan: Any = look.got
         yield Finding("OK", where, _described(plan.student, path))
         if by_logits:
-            yield from look.check(where, _compared, plan, student.tokenizer, config.model.path)
+            yield from look.check(where, _compared, plan, student, config.model.path)
         own = dataclasses.replace(config.model, compute_dtype=teachers.dtype)
         own_config = dataclasses.replace(config, model=own)
         more = {"top_k": teachers.top_k, "temperature": distill.temperature}
@@ -178,10 +178,11 @@ def _examine_teachers(
             yield from _examine_mass(config, scored, name, where)
 
 
-def _compared(plan: Any, tokenizer: Any, student: str) -> str:
+def _compared(plan: Any, student: LoadedPolicy, path: str) -> str:
     from cotjax.teachers.pool import compared
 
-    return f"{compared(plan, tokenizer, student):,} tokens in common, same ids, same end token"
+    count = compared(plan, student.tokenizer, path, student.eos_id)
+    return f"{count:,} tokens in common, same ids, same end token"
 
 
 def _examine_mass(

@@ -68,7 +68,8 @@ def load_records(config: Config) -> tuple[Records, list[Record]]:
     from cotjax.student.load import load_from_path
 
     model = load_from_path(config.model, seed=config.seed, place=None, init="random")
-    prompts = make_prompts(model.tokenizer, config.data.prompt, config.data.templates)
+    data = config.data
+    prompts = make_prompts(model.tokenizer, data.prompt, data.templates, data.chat_kwargs)
     return records.load_records(config, model.tokenizer, prompts)
 
 
@@ -155,6 +156,7 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     check_platforms()
     check_model(config.model.path)
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
     from cotjax.training.checkpoint import check_params, restore_params
 
@@ -170,6 +172,10 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
         return OpenedModel(config, mesh, student, 0, lambda: student.params)
     newest = newest_stage(pathlib.Path(checkpoint))
     step = check_params(newest, student.shapes)
-    return OpenedModel(
-        config, mesh, student, step, lambda: restore_params(newest, student.shapes)[1]
-    )
+
+    def read() -> Any:
+        if student.base:
+            check_base(run, student.base)
+        return restore_params(newest, student.shapes)[1]
+
+    return OpenedModel(config, mesh, student, step, read)

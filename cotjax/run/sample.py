@@ -97,15 +97,20 @@ def stream_texts(
 
     settings.check(spelled)
     student, mesh = opened.student, opened.mesh
-    text = _laid_out(prompt, settings.layout, student)
+    text = _laid_out(prompt, settings.layout, opened)
     shape = student.architecture
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
     longest = settings.max_new_tokens
     length = min(_in_blocks(longest), shape.max_positions - size)
     sampling = Sampling(
-        settings.n, max(length, longest), student.eos_id, student.pad_id, settings.temperature,
-        settings.top_k, settings.top_p, settings.min_p,
-    )  # fmt: skip
+        group_size=settings.n,
+        max_new_tokens=max(length, longest),
+        **student.ends,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+    )
     key = spelled("max_new_tokens")
     sizes = {spelled("n"): settings.n, key: longest}
     check_fits(
@@ -129,22 +134,22 @@ def stream_texts(
         yield _decoded(student, jax.tree.map(np.asarray, rollout))
 
 
-def _laid_out(text: str, layout: str, student: LoadedPolicy) -> str:
+def _laid_out(text: str, layout: str, opened: OpenedModel) -> str:
     """The text that the model is given."""
+    from cotjax.data.chat import open_chat, open_plain
+
+    student = opened.student
     if not text.strip():
         raise InputError("the prompt is empty. Give a text.")
     if layout == "question":
         return student.prompts.solve(text)
     if layout == "plain":
-        return text
+        return open_plain(student.tokenizer)[0](text)
     if student.tokenizer.chat_template is None:
         raise InputError(
             'layout = "chat": the tokenizer has no chat template. Ask a question or plain text.'
         )
-    message = {"role": "user", "content": text}
-    return student.tokenizer.apply_chat_template(
-        [message], tokenize=False, add_generation_prompt=True
-    )
+    return open_chat(student.tokenizer, opened.config.data.chat_kwargs)[0](text)
 
 
 def _in_blocks(size: int) -> int:

@@ -87,7 +87,7 @@ def plan(config: Config, folder: pathlib.Path) -> list[Config]:
 
 
 def _beginning_from(config: Config, folder: pathlib.Path) -> Config:
-    model = dataclasses.replace(config.model, path=str(folder), init="pretrained")
+    model = dataclasses.replace(config.model, path=str(folder), init="pretrained", adapter="")
     return dataclasses.replace(config, model=model)
 
 

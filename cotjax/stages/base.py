@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.interfaces import Program, Record, SumCounts, TrainState
 from cotjax.student import guards
+from cotjax.student.base_model import note_base
 from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
@@ -120,8 +121,13 @@ class BaseStage:
         )
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the verifier on the held-out golds; the folder is not needed."""
-        del folder
+        """Checks the verifier on the held-out golds; notes the base of an adapter in the folder.
+
+        Raises:
+          InputError: a run that goes on with another base.
+        """
+        if self.student.base:
+            note_base(folder, self.config.model.path, self.student.base)
         return guards.gold_check(self.held_out, open_verifier(self.config))
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:

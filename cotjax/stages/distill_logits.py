@@ -87,10 +87,10 @@ class DistillLogitsStage(BaseStage):
         super().__init__(config, mesh, student, self.dataset.held_out)
         self.data = self.dataset.curriculum
         slots = self.data.schedule.slots()
-        self.teachers = TeacherPool(config, mesh, student.tokenizer, slots=slots)
-        self.sampling = rollout_sampling(
-            config.rollout, eos_id=student.eos_id, pad_id=student.pad_id, in_groups=False
+        self.teachers = TeacherPool(
+            config, mesh, student.tokenizer, slots=slots, end=student.eos_id
         )
+        self.sampling = rollout_sampling(config.rollout, student, in_groups=False)
         uses = [preflight.evaluation_use(config, student, mesh, len(self.held_out))]
         if config.distill.on_policy:
             uses.append(preflight.rollout_use(config, self.sampling))

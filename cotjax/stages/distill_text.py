@@ -128,7 +128,12 @@ class DistillTextStage(BaseStage):
 
     def _encode(self, record: Record, text: str) -> Example:
         tokenizer, prompt = self.student.tokenizer, self.student.prompts.solve(record.question)
-        return encode_supervised(tokenizer, prompt, text, max_length=2**31, name=record.id)
+        return encode_supervised(
+            *(tokenizer, prompt, text),
+            eos_id=self.student.eos_id,
+            max_length=2**31,
+            name=record.id,
+        )
 
     def _held_out(self, params: Any, teacher: int) -> float:
         """Cross-entropy of a teacher's texts about the monitored records, nats."""

@@ -119,7 +119,7 @@ class PolicyStage(BaseStage):
         self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
-        self.sampling = rollout_sampling(rollout, eos_id=student.eos_id, pad_id=student.pad_id)
+        self.sampling = rollout_sampling(rollout, student)
         memory = preflight.check_fits(
             student,
             mesh,
@@ -251,7 +251,7 @@ class PolicyStage(BaseStage):
         found = (
             *guards.leak_guard(texts, groups.records, shows_steps=self.shows_steps),
             *guards.no_signal(groups.judged),
-            *guards.end_check(rollout, self.sampling.eos_id),
+            *guards.end_check(rollout, (student.eos_id, *student.stop_ids)),
             *guards.repeated_seed(prompts, rollout),
         )
         return " ".join(found)

@@ -203,6 +203,7 @@ class ReplayStage(PolicyStage):
                 self.student.tokenizer,
                 self.student.prompts.solve(rewrite["question"]),
                 rewrite["text"],
+                eos_id=self.student.eos_id,
                 max_length=shape[1],
                 name=rewrite["id"],
             )

@@ -41,6 +41,7 @@ class Solution:
 
     tokens: TokenCache
     prompts: Prompts
+    eos_id: int
     max_length: int
 
     def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
@@ -53,7 +54,7 @@ class Solution:
         return join_supervised(
             self.tokens.encode(prompt),
             self.tokens.encode(_target(record.steps, record.answer), again=True),
-            eos_id=self.tokens.eos_token_id,
+            eos_id=self.eos_id,
             max_length=self.max_length,
             name=record.id,
         )
@@ -67,7 +68,8 @@ def _target(steps: tuple[str, ...], answer: str) -> str:
 
 def solution_encoder(student: LoadedPolicy, config: Config) -> Solution:
     """How a run encodes its records."""
-    return Solution(TokenCache(student.tokenizer), student.prompts, config.batch.sequence_length)
+    tokens, length = TokenCache(student.tokenizer), config.batch.sequence_length
+    return Solution(tokens, student.prompts, student.eos_id, length)
 
 
 def make_loss(policy: Policy) -> LossFn:

@@ -27,29 +27,26 @@ def evaluation_sampling(student: LoadedPolicy, config: Config) -> Sampling:
     return Sampling(
         group_size=1 + samples,
         max_new_tokens=config.eval.max_new_tokens,
-        eos_id=student.eos_id,
-        pad_id=student.pad_id,
+        **student.ends,
         temperature=config.eval.temperature if samples else 0.0,
         greedy_first=samples > 0,
     )
 
 
 def rollout_sampling(
-    config: RolloutConfig, *, eos_id: int, pad_id: int, in_groups: bool = True
+    config: RolloutConfig, student: LoadedPolicy, *, in_groups: bool = True
 ) -> Sampling:
     """How a run samples while it trains.
 
     Args:
       config: of the rollouts.
-      eos_id: ends a completion.
-      pad_id: what stands after it.
+      student: who writes.
       in_groups: groups of completions, in the engine's slots; or one for each prompt.
     """
     return Sampling(
         group_size=config.group_size if in_groups else 1,
         max_new_tokens=config.max_new_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
+        **student.ends,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

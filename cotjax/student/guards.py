@@ -117,7 +117,7 @@ def gold_check(records: Sequence[Record], verifier: Verifier = NUMERIC) -> tuple
     )
 
 
-def end_check(rollout: Rollout, eos_id: int) -> tuple[str, ...]:
+def end_check(rollout: Rollout, end_ids: Sequence[int]) -> tuple[str, ...]:
     """Finds completions whose end token does not count, as when padding is masked by its id.
 
     A completion that an end token ended counts it, once, and others count none;
@@ -126,9 +126,9 @@ def end_check(rollout: Rollout, eos_id: int) -> tuple[str, ...]:
 
     Args:
       rollout: on the host.
-      eos_id: of the student.
+      end_ids: every token that ends a completion.
     """
-    ends = ((np.asarray(rollout.tokens) == eos_id) & np.asarray(rollout.mask)).sum(axis=-1)
+    ends = (np.isin(np.asarray(rollout.tokens), end_ids) & np.asarray(rollout.mask)).sum(axis=-1)
     wrong = int((ends != (np.asarray(rollout.end) == End.EOS)).sum())
     if not wrong:
         return ()

@@ -116,7 +116,9 @@ def score(
     """
     parts = batch_devices(mesh)
     examples = [
-        encode_supervised(student.tokenizer, *pair, max_length=2**31, name=name)
+        encode_supervised(
+            student.tokenizer, *pair, eos_id=student.eos_id, max_length=2**31, name=name
+        )
         for pair in texts[: ROWS * parts]
     ]
     longest = min(max(len(one["tokens"]) for one in examples), student.architecture.max_positions)

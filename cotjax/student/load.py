@@ -14,14 +14,18 @@ from jax.sharding import Mesh
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
 from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.errors import InputError
+from cotjax.models.fingerprint import fingerprint
 from cotjax.models.formats.load import LoadedModel, load_model
 from cotjax.models.formats.locate import find_run, weight_bytes
+from cotjax.models.formats.peft import base_of, load_peft
 from cotjax.models.formats.weights import Place
-from cotjax.models.lora import Lora, attach, merge, split_adapter
+from cotjax.models.lora import Lora, attach, join_adapter, merge, split_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.stops import stop_table, token_bytes
+from cotjax.student.base_model import check_base
 from cotjax.training.checkpoint import check_params, restore_params
 
 Init = Literal["pretrained", "random"]
@@ -37,11 +41,12 @@ class LoadedPolicy:
       shapes: of what is trained, with its shardings: all parameters, or an adapter's.
       base_shapes: of the parameters beside an adapter; empty without one.
       tokenizer: text to ids and back.
-      eos_id: ends a completion.
+      eos_id: ends a completion, and the target of a supervised example; see `ends_of_turn`.
       pad_id: fills rows.
       prompts: question to prompt text, per task.
       notes: what a reader of the run should know.
       read: reads or draws the weights: those of `shapes` and of `base_shapes`, anew with each call.
+      stop_ids: further tokens that end a completion.
       stop_table: automaton of `rollout.stop`, as `generate` takes it; None without stop strings.
     """
 
@@ -54,7 +59,13 @@ class LoadedPolicy:
     prompts: Prompts
     notes: tuple[str, ...]
     read: Callable[[], tuple[Any, Any]]
+    stop_ids: tuple[int, ...] = ()
     stop_table: Any = None
+
+    @property
+    def ends(self) -> dict[str, Any]:
+        """The tokens that end and pad a completion, as `Sampling` takes them."""
+        return {"eos_id": self.eos_id, "stop_ids": self.stop_ids, "pad_id": self.pad_id}
 
     @functools.cached_property
     def _read_once(self) -> tuple[Any, Any]:
@@ -112,11 +123,16 @@ class LoadedPolicy:
         return dataclasses.replace(self, shapes=self.all_shapes, base_shapes={}, read=read)
 
 
-def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
+def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedPolicy:
     """Opens the student that the config names.
 
+    Args:
+      config: of the run.
+      mesh: of the run.
+      teaches: it is a teacher, whose chat template need not read the student's variables.
+
     Raises:
-      InputError: see `load_from_path`.
+      InputError: see `load_from_path` and `make_prompts`.
     """
     model = config.model
     place = functools.partial(parallel.param_shardings, mesh)
@@ -143,6 +159,13 @@ def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
 
+    data = config.data
+    prompts = make_prompts(
+        *(loaded.tokenizer, data.prompt, data.templates, data.chat_kwargs), drop_unread=teaches
+    )
+
+    ends = ends_of_turn(loaded, prompts)
+
     def read() -> tuple[Any, Any]:
         _, params = Policy.split(loaded.read())
         if not policy.lora:
@@ -155,13 +178,26 @@ def load_policy(config: Config, mesh: Mesh) -> LoadedPolicy:
         shapes,
         base_shapes,
         loaded.tokenizer,
-        loaded.eos_id,
+        ends[0],
         loaded.pad_id,
-        make_prompts(loaded.tokenizer, config.data.prompt, config.data.templates),
-        loaded.notes,
+        prompts,
+        (*loaded.notes, *prompts.notes),
         read,
+        ends[1:],
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
     )
+
+
+def ends_of_turn(loaded: LoadedModel, prompts: Prompts) -> tuple[int, ...]:
+    """The tokens that end a completion, first the one that ends a supervised target.
+
+    That is what the chat template puts behind an answer, if it is one of them, as Gemma's
+    <end_of_turn>: a target that ended otherwise would teach another form than the model has.
+    """
+    ends = loaded.eos_id, *loaded.stop_ids
+    behind = loaded.tokenizer.encode(prompts.end, add_special_tokens=False)[:1]
+    first = [one for one in behind if one in ends]
+    return (*first, *(one for one in ends if one not in first))
 
 
 def placed_shapes(shapes: Any, place: Place | None) -> Any:
@@ -212,8 +248,8 @@ def load_from_path(
 ) -> LoadedModel:
     """The model of `model.path`: as `load_model` takes it, or a run folder's newest checkpoint.
 
-    A run may have begun from another run's folder in its turn. An adapter is merged into its base,
-    so that the next stage may train another.
+    A run may have begun from another run's folder in its turn. An adapter, a run's own or that of
+    `model.adapter`, is merged into its base, so that the next stage may train another.
 
     Args:
       model: path, what to take of it, and number formats.
@@ -223,9 +259,19 @@ def load_from_path(
       **more: see `load_model`.
 
     Raises:
-      InputError: see `load_model` and `restore_params`.
+      InputError: see `load_model`, `restore_params`, `load_peft` and `check_base`.
     """
     init = model.init if init is None else init
+    loaded = _load_whole(model, seed=seed, place=place, init=init, **more)
+    if model.adapter and init == "pretrained":
+        return _with_adapter(loaded, model, place)
+    return loaded
+
+
+def _load_whole(
+    model: ModelConfig, *, seed: int, place: Place | None, init: Init, **more: Any
+) -> LoadedModel:
+    """`load_from_path` without `model.adapter`."""
     path = Path(model.path)
     run = find_run(path, "model.path") if model.path else None
     formats = {
@@ -235,7 +281,8 @@ def load_from_path(
     if run is None:
         return load_model(model.path, init=init, seed=seed, place=place, **formats, **more)
     begun = configs.load(["--config", str(run / "config.toml")])
-    origin = dataclasses.replace(model, path=begun.model.path, init=begun.model.init)
+    origin = begun.model
+    origin = dataclasses.replace(model, path=origin.path, init=origin.init, adapter=origin.adapter)
     if init != "pretrained":  # only shape and tokenizer are asked for
         return load_from_path(origin, seed=seed, place=place, init=init, **more)
     if not begun.lora.rank:  # the checkpoint holds every parameter
@@ -253,13 +300,52 @@ def load_from_path(
         _, params = restore_params(run / "checkpoints" / str(step), like)
         if lora:
             _, base = Policy.split(loaded.read())
-            params = merge(policy.join(params, base), lora)
-            params = jax.device_put(params, place(params)) if place else params
+            check_base(run, base)
+            params = _merged(params, base, lora, place)
         return policy.bind(params)
 
     notes = [note for note in loaded.notes if not note.startswith("Random weights")]
     notes.append(f"The weights are those of {path} after {step} steps.")
     return dataclasses.replace(loaded, source=str(run), notes=tuple(notes), read=read)
+
+
+def _merged(adapter: Any, base: Any, lora: Lora, place: Place | None) -> Any:
+    """The parameters of base and adapter together, where `place` puts them."""
+    params = merge(join_adapter(adapter, base), lora)
+    return jax.device_put(params, place(params)) if place else params
+
+
+def _with_adapter(loaded: LoadedModel, model: ModelConfig, place: Place | None) -> LoadedModel:
+    """A model with the adapter of a PEFT folder merged into it.
+
+    Raises:
+      InputError: see `load_peft`; or, when weights are read, the adapter is of other weights.
+    """
+    if not Path(model.adapter).expanduser().is_dir():
+        raise InputError(
+            f'model.adapter = "{model.adapter}": not a folder. Give one with adapter_config.json '
+            "and adapter_model.safetensors, as cotjax export --adapter and PEFT write it."
+        )
+    dtype = jnp.dtype(model.param_dtype)
+    lora, adapter = load_peft(model.adapter, loaded.shell.shape, param_dtype=dtype)
+    name, wanted = base_of(model.adapter)
+    policy, _ = Policy.split(loaded.shell)
+
+    def read() -> Transformer:
+        _, base = Policy.split(loaded.read())
+        found = fingerprint(base) if wanted else ""
+        if found != wanted:
+            raise InputError(
+                f'model.adapter = "{model.adapter}": was trained on the weights {wanted} of '
+                f'"{name}", but model.path = "{model.path}" holds {found}. Set model.path to that '
+                "base."
+            )
+        thin = jax.device_put(adapter, place(adapter)) if place else adapter
+        return policy.bind(_merged(thin, base, lora, place))
+
+    note = f"The adapter {model.adapter} (rank {lora.rank}) is merged into the model"
+    note += "." if wanted else f'; it says only that its base is "{name}", not which weights.'
+    return dataclasses.replace(loaded, notes=(*loaded.notes, note), read=read)
 
 
 def model_bytes(path: str) -> int:

@@ -127,8 +127,7 @@ def _sampling(student: LoadedPolicy, config: Config) -> Sampling:
     return Sampling(
         group_size=config.mining.attempts,
         max_new_tokens=config.mining.max_new_tokens,
-        eos_id=student.eos_id,
-        pad_id=student.pad_id,
+        **student.ends,
         temperature=config.mining.temperature,
         greedy_first=True,
     )

@@ -46,15 +46,23 @@ class Teacher:
     head: Head
 
 
-def compared(plan: TeacherPlan, tokenizer: Any, student: str) -> int:
+def compared(plan: TeacherPlan, tokenizer: Any, student: str, end: int | None = None) -> int:
     """How many ids a teacher and the student of a path have in common.
+
+    Args:
+      plan: of the teacher.
+      tokenizer: the student's.
+      student: its path.
+      end: the token that ends its texts; None is the tokenizer's.
 
     Raises:
       InputError: see `common_size` and `check_same_texts`.
     """
     own, names = plan.student.tokenizer, (f"teacher {plan.name}", f"the student {student}")
     size = common_size(own, tokenizer, names=names)
-    check_same_texts(own, tokenizer, ends={plan.student.eos_id}, names=names)
+    ends = {plan.student.eos_id, *plan.student.stop_ids}
+    last: int = tokenizer.eos_token_id if end is None else end
+    check_same_texts(own, tokenizer, ends=ends, end=last, names=names)
     return size
 
 
@@ -81,6 +89,7 @@ class TeacherPool:
       tokenizer: the student's.
       slots: how many are in use at once.
       compare: their logits are compared with the student's, so that tokenizers must agree.
+      end: the token that ends the student's texts; None is its tokenizer's.
 
     Raises:
       InputError: a teacher that is not there, has another tokenizer, is asked without the question,
@@ -88,7 +97,14 @@ class TeacherPool:
     """
 
     def __init__(
-        self, config: Config, mesh: Mesh, tokenizer: Any, *, slots: int, compare: bool = True
+        self,
+        config: Config,
+        mesh: Mesh,
+        tokenizer: Any,
+        *,
+        slots: int,
+        compare: bool = True,
+        end: int | None = None,
     ) -> None:
         self.names = config.teachers.paths
         if not self.names:
@@ -101,7 +117,7 @@ class TeacherPool:
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
-            sizes = [compared(plan, tokenizer, config.model.path) for plan in self.plans]
+            sizes = [compared(plan, tokenizer, config.model.path, end) for plan in self.plans]
             self.vocab_size = min(sizes)
         else:  # they are asked, in their own words
             for plan in self.plans:

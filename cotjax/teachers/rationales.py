@@ -128,8 +128,7 @@ class ModelWriter:
         settings = Sampling(
             group_size=config.rationales.attempts,
             max_new_tokens=config.rationales.max_new_tokens,
-            eos_id=student.eos_id,
-            pad_id=student.pad_id,
+            **student.ends,
             temperature=config.rationales.temperature,
             greedy_first=True,
         )

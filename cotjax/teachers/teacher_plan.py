@@ -14,6 +14,7 @@ from cotjax.config import Config, LoraConfig
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve
 from cotjax.parallel.memory import free_bytes
+from cotjax.student.base_model import check_base
 from cotjax.student.load import LoadedPolicy, load_policy
 from cotjax.training.checkpoint import restore_params
 
@@ -75,17 +76,25 @@ def plan_teacher(name: str, config: Config, mesh: Mesh) -> TeacherPlan:
       InputError: neither is there.
     """
     run = find_run(pathlib.Path(name))
-    path, init, lora = name, "pretrained", LoraConfig()
+    path, init, adapter, lora = name, "pretrained", "", LoraConfig()
     if run:
         own = configs.load(["--config", str(run / "config.toml")])
-        path, lora = own.model.path, own.lora
+        path, adapter, lora = own.model.path, own.model.adapter, own.lora
         init = own.model.init if lora.rank else "random"  # its checkpoint holds every parameter
     dtype = config.teachers.dtype
     model = dataclasses.replace(
-        config.model, path=path, init=init, param_dtype=dtype, compute_dtype=dtype, remat="none"
+        config.model,
+        path=path,
+        init=init,
+        adapter=adapter,
+        param_dtype=dtype,
+        compute_dtype=dtype,
+        remat="none",
     )
     try:
-        student = load_policy(dataclasses.replace(config, model=model, lora=lora), mesh)
+        student = load_policy(
+            dataclasses.replace(config, model=model, lora=lora), mesh, teaches=True
+        )
     except InputError as error:
         raise InputError(f'teachers.paths: "{name}": {error}') from error
     if run:
@@ -98,7 +107,10 @@ def _restored(student: LoadedPolicy, run: pathlib.Path) -> LoadedPolicy:
 
     def read() -> tuple[Any, Any]:
         _, params = restore_params(run, student.shapes)
-        return params, student.read()[1] if student.base_shapes else {}
+        base = student.read()[1] if student.base_shapes else {}
+        if base:
+            check_base(run, base)
+        return params, base
 
     return dataclasses.replace(student, read=read)
 

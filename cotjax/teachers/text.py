@@ -81,9 +81,7 @@ class TextTeachers:
         ]
 
     def _sampling(self, student: LoadedPolicy) -> Sampling:
-        return rollout_sampling(
-            self._config.rollout, eos_id=student.eos_id, pad_id=student.pad_id, in_groups=False
-        )
+        return rollout_sampling(self._config.rollout, student, in_groups=False)
 
     def programs(self, used: Iterable[int]) -> Iterator[Program]:
         """What `write` compiles, and loading before it.

@@ -64,7 +64,7 @@ def common_size(teacher: Any, student: Any, *, names: tuple[str, str]) -> int:
 
 
 def check_same_texts(
-    teacher: Any, student: Any, *, ends: Collection[int], names: tuple[str, str]
+    teacher: Any, student: Any, *, ends: Collection[int], end: int, names: tuple[str, str]
 ) -> None:
     """Refuses tokenizers of one vocabulary that write texts, or their end, otherwise.
 
@@ -72,6 +72,7 @@ def check_same_texts(
       teacher: a transformers tokenizer.
       student: another, with the same tokens.
       ends: the ids that end the teacher's texts.
+      end: the id that ends the student's.
       names: of the two models, for the error.
 
     Raises:
@@ -88,10 +89,11 @@ def check_same_texts(
                 f"ones: from place {at} on {one} and {other}. Copy the tokenizer.json of one of "
                 f"them to the other, {INSTEAD}."
             )
-    if student.eos_token_id not in ends:
+    if end not in ends:
         ended = ", ".join(f"{teacher.convert_ids_to_tokens(i)!r} ({i})" for i in sorted(ends))
         raise InputError(
-            f"{names[0]} ends a text with {ended}, and {names[1]} with {student.eos_token!r} "
-            f"({student.eos_token_id}), so it would teach the student not to stop. Set "
+            f"{names[0]} ends a text with {ended}, and {names[1]} with "
+            f"{student.convert_ids_to_tokens(end)!r} ({end}), so it would teach the student not to "
+            "stop. Set "
             f"\"eos_token\" of the student's tokenizer_config.json to the teacher's, {INSTEAD}."
         )

@@ -12,7 +12,7 @@ END = 99
 class Letters:
     """One token a character; the end token pads, as in many real tokenizers."""
 
-    eos_token_id = pad_token_id = END
+    pad_token_id = END
 
     def encode(self, text, *, add_special_tokens):
         assert add_special_tokens is False
@@ -20,7 +20,9 @@ class Letters:
 
 
 def supervised(prompt, target, max_length=8):
-    return encode_supervised(Letters(), prompt, target, max_length=max_length, name="train:7")
+    return encode_supervised(
+        *(Letters(), prompt, target), eos_id=END, max_length=max_length, name="train:7"
+    )
 
 
 def test_the_example_of_the_docstring():

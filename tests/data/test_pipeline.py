@@ -44,7 +44,7 @@ def draw(record, rng):
 class Digits:
     """The number before the slash is one token; two-digit numbers are two."""
 
-    pad_token_id = eos_token_id = 99
+    pad_token_id = 99
 
     def encode(self, text, *, add_special_tokens):
         number = text.split("/")[0]

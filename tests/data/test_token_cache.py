@@ -82,7 +82,7 @@ def test_the_ids_are_the_tokenizer_s(tokenizer, cache, text):
 
 def test_lines_are_asked_for_once():
     class Letters:
-        eos_token_id = pad_token_id = 0
+        pad_token_id = 0
         asked: list[str] = []
 
         def encode(self, text, *, add_special_tokens):
@@ -126,7 +126,7 @@ def test_a_cut_that_turns_out_wrong_is_given_up():
     class Sly:
         """Line by line on the probes, and not where it meets an x."""
 
-        eos_token_id = pad_token_id = 0
+        pad_token_id = 0
 
         def encode(self, text, *, add_special_tokens):
             return [len(text) if "xx" in text else 0, *map(ord, text)][0 if "xx" in text else 1 :]

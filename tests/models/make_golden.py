@@ -69,6 +69,16 @@ CASES = {
         | {"rope_parameters": {**_YARN, "attention_factor": 1.3, "beta_fast": 8, "beta_slow": 2}}
         | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0},
     ),
+    "smollm3": (
+        "SmolLM3Config",
+        {**_SIZES, "num_hidden_layers": 4, "tie_word_embeddings": True, "pad_token_id": None}
+        | {"no_rope_layers": [1, 0, 1, 0], "use_sliding_window": True, "sliding_window": 4},
+    ),
+    "granite": (
+        "GraniteConfig",
+        {**_SIZES, "tie_word_embeddings": True, "embedding_multiplier": 6.0}
+        | {"attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 7.0},
+    ),
     "gemma2": (
         "Gemma2Config",
         {**_SIZES, **_GEMMA}

@@ -25,6 +25,18 @@ def test_sliding_layers_have_a_window_and_their_own_positions_if_there_are_some(
     assert [kind.rope for kind in shape.kinds] == [LOCAL, GLOBAL, LOCAL]
 
 
+def test_layers_without_positions_keep_their_window():
+    shape = dataclasses.replace(PLAIN, layer_types=TYPES, sliding_window=8, nope_layers=(2,))
+    assert [kind.window for kind in shape.kinds] == [8, 0, 8]
+    assert [kind.rope.kind for kind in shape.kinds] == ["default", "default", "none"]
+
+
+def test_scores_are_scaled_by_the_head_by_a_number_or_by_a_factor():
+    assert PLAIN.score_scale == 0.5
+    assert dataclasses.replace(PLAIN, query_scalar=16).score_scale == 0.25
+    assert dataclasses.replace(PLAIN, attention_multiplier=0.3).score_scale == 0.3
+
+
 def test_a_shape_is_a_key_and_cannot_change():
     assert hash(PLAIN) == hash(dataclasses.replace(PLAIN)) and PLAIN == dataclasses.replace(PLAIN)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -96,3 +96,9 @@ def test_what_yarn_options_leave_out():
     options = {"rope_type": "yarn", "original_max_position_embeddings": 64, "beta_fast": None}
     rope = rope_of(options, 1e4, 128, "config.json")
     assert rope == Rope(1e4, "yarn", 2.0, 64, attention_factor=0.1 * np.log(2.0) + 1)
+
+
+def test_none_turns_nothing_at_any_position():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, WIDTH)), jnp.float32)
+    table = Rope(5e5, "none").table(jnp.array([[0, 7, 100_000]]), WIDTH)
+    np.testing.assert_array_equal(rotate(x, table), x)

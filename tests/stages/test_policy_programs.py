@@ -41,7 +41,7 @@ def test_scored_groups_have_a_number_for_every_token(folder):
 def test_a_rollout_is_sure_only_where_prompts_have_one_width(folder, widths):
     config, mesh = make_config(folder, f"--data.prompt-widths={widths}"), make_mesh(1)
     student = load_policy(config, mesh)
-    settings = rollout_sampling(config.rollout, eos_id=student.eos_id, pad_id=student.pad_id)
+    settings = rollout_sampling(config.rollout, student)
     found = list(rollout_programs(student, config, mesh, settings))
     assert len(found) == widths and all(one.always == (widths == 1) for one in found)
 

@@ -34,9 +34,9 @@ def test_an_evaluation_samples_one_greedy_completion_and_some_others(folder):
 def test_a_rollout_samples_in_groups_and_slots_or_one_for_each_prompt(folder):
     flags = "--rollout.max-concurrent=8", "--rollout.completions-per-slot=2", "--rollout.top-p=0.9"
     rollout = make_config(folder, *flags).rollout
-    grouped = rollout_sampling(rollout, eos_id=END, pad_id=PAD)
+    grouped = rollout_sampling(rollout, STUDENT)
     assert (grouped.group_size, grouped.rows, grouped.share) == (4, 8, 2)
-    single = rollout_sampling(rollout, eos_id=END, pad_id=PAD, in_groups=False)
+    single = rollout_sampling(rollout, STUDENT, in_groups=False)
     assert (single.group_size, single.rows, single.share) == (1, 0, 0)
     assert grouped.top_p == single.top_p == 0.9 and not grouped.greedy_first
 
@@ -75,7 +75,7 @@ def test_a_part_of_the_records_is_decoded_in_the_shape_of_the_whole(folder, monk
     config, mesh = make_config(folder), make_mesh(1)
     student = load_policy(config, mesh)
     records = [record for record in load_records(config, student.tokenizer, student.prompts)[0]][:3]
-    settings, seen = rollout_sampling(config.rollout, eos_id=END, pad_id=PAD), []
+    settings, seen = rollout_sampling(config.rollout, student), []
     write = generate.generate
 
     def counting(policy, params, batch, *args, **more):
@@ -105,7 +105,7 @@ def test_batches_and_parts_of_the_records_change_no_completion(folder):
     config, mesh = make_config(folder), make_mesh(1)
     student = load_policy(config, mesh)
     records = [record for record in load_records(config, student.tokenizer, student.prompts)[0]][:5]
-    settings = rollout_sampling(config.rollout, eos_id=END, pad_id=PAD)
+    settings = rollout_sampling(config.rollout, STUDENT)
 
     def texts(records, completions, **more):
         groups = complete(student, config, mesh, student.params, records, settings=settings,

@@ -134,8 +134,8 @@ def rollout(mask_by_id=False):
 
 
 def test_a_mask_made_by_comparing_ids_drops_the_end_token_and_is_named():
-    assert guards.end_check(rollout(), END) == ()
-    (said,) = guards.end_check(rollout(mask_by_id=True), END)
+    assert guards.end_check(rollout(), [END]) == ()
+    (said,) = guards.end_check(rollout(mask_by_id=True), [END])
     assert said.startswith("EOS = pad check: in 1 of 2 completions")
 
 

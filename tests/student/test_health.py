@@ -12,7 +12,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.student import health
 from cotjax.student.health import QUESTION, check_mass, check_template, score
 from cotjax.student.load import load_policy
-from tests.broken import with_nan, with_template
+from tests.broken import with_nan
 from tests.tiny import STUDENT, TOKENIZER, make_config
 
 TEXTS = [("Mia has 7 pens.", "Answer: 7"), ("Tom has 3.", "Step 1: 3*1=3\nAnswer: 3")]
@@ -42,15 +42,10 @@ def test_a_plain_prompt_holds_the_question():
     assert "the question among them" in check_template(TOKENIZER, PLAIN, "it")
 
 
-def test_a_template_that_drops_the_question_is_refused(config, tmp_path):
-    path = with_template(
-        config.model.path, tmp_path / "m", "{% for m in messages %}hello{% endfor %}"
-    )
-    student = opened(config, path)
-    with pytest.raises(
-        InputError, match="it: its chat template makes 'hello' of the question 'Ann"
-    ):
-        check_template(student.tokenizer, student.prompts, "it")
+def test_a_template_that_drops_the_question_is_refused():
+    dropping = Prompts(PLAIN.texts, lambda text: "hello")
+    with pytest.raises(InputError, match="it: its chat template makes 'hello' of the question "):
+        check_template(TOKENIZER, dropping, "it")
 
 
 def test_a_tokenizer_that_loses_the_question_is_refused():

@@ -12,7 +12,7 @@ from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages import base
 from cotjax.stages.grpo import Grpo
-from tests.tiny import TEACHERS, make_config, write_teachers
+from tests.tiny import make_config, write_teachers
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,13 @@ def descent(monkeypatch):
 
 def open_stage(folder, coefficient, *more, steps=3):
     flags = ["--stage=grpo", f"--steps={steps}", "--policy.micro-batch=0"]
-    flags += [f"--distill.coefficient={coefficient}", "--curriculum.ranking-problems=0"]
-    both = [str(folder / name) for name in TEACHERS]
-    return Grpo.from_config(
-        make_config(folder, *flags, "--teachers.paths", *both, *more), make_mesh(1)
-    )
+    if coefficient:
+        both = str(folder / "weak"), str(folder / "strong")
+        flags += [f"--distill.coefficient={coefficient}", "--curriculum.ranking-problems=0"]
+        flags += ["--teachers.paths", *both]
+    else:  # teachers that do nothing are refused
+        more = [flag for flag in more if not flag.startswith(("--distill", "--curriculum"))]
+    return Grpo.from_config(make_config(folder, *flags, *more), make_mesh(1))
 
 
 def copy(tree):

@@ -49,8 +49,8 @@ def test_a_hash_is_that_of_ids_and_tokens_and_of_nothing_else():
     assert len(tokenizer_hash(words)) == 16
 
 
-def same(teacher, student=TOKENIZER, ends=(END,)):
-    check_same_texts(teacher, student, ends=ends, names=NAMES)
+def same(teacher, student=TOKENIZER, ends=(END,), end=END):
+    check_same_texts(teacher, student, ends=ends, end=end, names=NAMES)
 
 
 def test_a_tokenizer_writes_texts_as_it_does_itself():

@@ -4,13 +4,14 @@ An option that the decoder does not honour is refused, never ignored: a model th
 computes what its authors' code computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from cotjax.errors import InputError
 from cotjax.models.architecture import Architecture
-from cotjax.models.formats.families import FAMILIES, Family
+from cotjax.models.formats.config_keys import check_keys
+from cotjax.models.formats.families import FAMILIES, MULTIPLIERS, Family, turning_layers
 from cotjax.models.rope import Rope, options_of, rope_of
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -29,53 +30,119 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "rope_parameters": None,
     }
 )
-# Token ids come from the tokenizer; the rest describes the file or a way to run it.
-_NEUTRAL = frozenset(
-    {"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype"}
-    | {"transformers_version", "transformers.js_config", "use_cache", "initializer_range"}
-    | {"_name_or_path", "is_llama_config", "pretraining_tp", "cache_implementation"}
-    | {"_sliding_window_pattern"}  # transformers' own note of where layer_types came from
-)
-# Options that a config.json may spell out, but only with the value that we compute.
-_FIXED: Mapping[str, Any] = MappingProxyType(
-    {"attention_dropout": 0.0, "partial_rotary_factor": 1.0}
-)
+# Where null is no default: there is no window, no cap; heads follow from other sizes.
+_MAY_BE_NONE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+                "num_key_value_heads", "head_dim")  # fmt: skip
 _ACTIVATION = ("hidden_act", "hidden_activation")
 _KINDS = ("full_attention", "sliding_attention")
 
 
-def _refuse_unknown_options(config: Mapping[str, Any], family: Family, origin: str) -> None:
-    activation = family.fixed.get("activation", "silu")
-    fixed = {**_FIXED, **dict.fromkeys(_ACTIVATION, activation)}
-    known = {"model_type", *_REQUIRED, *_DEFAULTS, *_NEUTRAL, *family.defaults, *fixed}
-    for key, value in config.items():
-        if key in fixed and value != fixed[key]:
-            raise InputError(
-                f"{origin}: {key} = {value!r} is not supported; "
-                f"use a model with {key} = {fixed[key]!r}."
-            )
-        if key not in known and value is not None and value is not False:
-            raise InputError(
-                f"{origin}: option {key} = {value!r} is not supported. Use a model without it, "
-                "or delete the key if it does not change what the model computes."
-            )
+def _is_whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _completed(config: Mapping[str, Any], origin: str) -> tuple[Family, dict[str, Any]]:
-    """The family of a config.json, and all of its options.
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < float("inf")
+
+
+# What the value of a key must be, and how to say it; null stands for a default.
+_WHOLE = (_is_whole, "a positive integer")
+_NUMBER = (_is_number, "a positive number")
+_TRUTH = (lambda value: isinstance(value, bool), "true or false")
+_OBJECT = "a JSON object"
+_TABLE = (lambda value: isinstance(value, Mapping), _OBJECT)
+_KINDS_LIST = (
+    lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "a list of texts",
+)
+_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+    dict.fromkeys(
+        (*_REQUIRED, "max_position_embeddings", "num_key_value_heads", "head_dim")
+        + ("sliding_window_pattern", "no_rope_layer_interval"),
+        _WHOLE,
+    )
+    | dict.fromkeys(
+        ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "attn_logit_softcapping")
+        + ("final_logit_softcapping", *MULTIPLIERS),
+        _NUMBER,
+    )
+    | dict.fromkeys(("tie_word_embeddings", "use_sliding_window"), _TRUTH)
+    | dict.fromkeys(("rope_scaling", "rope_parameters"), _TABLE)
+    | {
+        "layer_types": _KINDS_LIST,
+        "no_rope_layers": (
+            lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
+            "a list of 0 and 1",
+        ),
+        "max_window_layers": (lambda value: _is_whole(value, 0), "an integer from 0 on"),
+    }
+)
+
+
+def _check_types(config: Mapping[str, Any], read: frozenset[str], origin: str) -> None:
+    """Refuses values of a wrong type or range; a required key must be there."""
+    for key, (holds, needed) in _TYPES.items():
+        value = config.get(key)
+        missing = key not in _REQUIRED and (value is None or (value is False and needed == _OBJECT))
+        if key in read and not missing and not holds(value):
+            raise InputError(f"{origin}: {key} = {value!r}; {needed} is needed.")
+
+
+def unread_keys(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """A sentence on the keys that were passed over, if there are any to speak of.
 
     Raises:
-      InputError: its `model_type` is not in the table, or an option is not honoured.
+      InputError: a family or a key that is not supported.
     """
-    model_type = str(config.get("model_type"))
-    if model_type not in FAMILIES:
+    return check_keys(config, _read_keys(_family(config, origin)), origin)
+
+
+def _read_keys(family: Family) -> frozenset[str]:
+    """The keys of config.json that are honoured."""
+    return frozenset({"model_type", *_REQUIRED, *_DEFAULTS, *_ACTIVATION, *family.defaults})
+
+
+def _family(config: Mapping[str, Any], origin: str) -> Family:
+    """The family of a config.json.
+
+    Raises:
+      InputError: its `model_type` is not in the table.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
             f'{origin}: model_type = "{model_type}" is not a known architecture; '
             f"use a model of one of these: {', '.join(FAMILIES)}."
         )
-    family = FAMILIES[model_type]
-    _refuse_unknown_options(config, family, origin)
-    return family, {**_DEFAULTS, **family.defaults, **config}
+    return FAMILIES[model_type]
+
+
+def _completed(config: Mapping[str, Any], origin: str) -> tuple[Family, dict[str, Any]]:
+    """The family of a config.json, and all of its options; null is the default.
+
+    Raises:
+      InputError: its `model_type` is not in the table, an option is not honoured, or a value is of
+        a wrong type.
+    """
+    family = _family(config, origin)
+    read = _read_keys(family)
+    check_keys(config, read, origin)
+    activation = family.fixed.get("activation", "silu")
+    for key in _ACTIVATION:
+        if config.get(key) not in (None, activation):
+            raise InputError(
+                f"{origin}: {key} = {config[key]!r} is not supported; use a model with {key} = "
+                f"{activation!r}."
+            )
+    given = {
+        key: value
+        for key, value in config.items()
+        if key in read and (value is not None or key in _MAY_BE_NONE)
+    }
+    config = {**_DEFAULTS, **family.defaults, **given}
+    _check_types(config, read, origin)
+    return family, config
 
 
 def _ropes(config: Mapping[str, Any], origin: str) -> dict[str, Rope | None]:
@@ -85,10 +152,22 @@ def _ropes(config: Mapping[str, Any], origin: str) -> dict[str, Rope | None]:
     if "rope_local_base_freq" not in config:
         return {"rope": rope_of(options, theta, positions, origin)}
     full, local = ((options.pop(kind, None) or {}) for kind in _KINDS)
+    if not (isinstance(full, Mapping) and isinstance(local, Mapping)):
+        raise InputError(f"{origin}: rope_parameters of {' and '.join(_KINDS)} must be objects.")
     rope = rope_of(local, config["rope_local_base_freq"], positions, origin)
     if rope.kind != "default":
         raise InputError(f"{origin}: rotary scaling {local!r} of sliding layers is not supported.")
     return {"rope": rope_of({**options, **full}, theta, positions, origin), "local_rope": rope}
+
+
+def _positions(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Which layers turn nothing by position; nothing if all turn."""
+    turns, number = turning_layers(config), config["num_hidden_layers"]
+    if len(turns) != number:
+        raise InputError(
+            f"{origin}: no_rope_layers names {len(turns)} layers, but num_hidden_layers = {number}."
+        )
+    return {"nope_layers": tuple(i for i, one in enumerate(turns) if not one)}
 
 
 def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str, Any]:
@@ -134,12 +213,14 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
         that is not honoured, or head counts that do not fit.
     """
     family, config = _completed(config, origin)
-    for key in _REQUIRED:
-        if not isinstance(config.get(key), int) or config[key] < 1:
-            raise _not_positive(origin, key, config.get(key))
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     # null, as old files have it, means the same as a head per query head or hidden / heads.
     kv_heads = config["num_key_value_heads"] or heads
+    if config["head_dim"] is None and hidden % heads:
+        raise InputError(
+            f"{origin}: hidden_size = {hidden} does not divide by num_attention_heads = {heads}, "
+            "and head_dim is not given; correct one of them."
+        )
     head_dim = config["head_dim"] or hidden // heads
     query_scalar = config.get("query_pre_attn_scalar")
     query_scalar = head_dim if query_scalar is None else query_scalar
@@ -166,6 +247,8 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
         attention_softcap=config.get("attn_logit_softcapping") or 0.0,
         logit_softcap=config.get("final_logit_softcapping") or 0.0,
         **_ropes(config, origin),
+        **_positions(config, origin),
+        **{key: float(config[key]) for key in MULTIPLIERS if key in config},
         **_windows(config, family, origin),
         **family.fixed,
     )
@@ -214,6 +297,8 @@ def _own_options(shape: Architecture, family: Family) -> dict[str, Any]:
         "attn_logit_softcapping": shape.attention_softcap or None,
         "final_logit_softcapping": shape.logit_softcap or None,
         "rope_local_base_freq": (shape.local_rope or shape.rope).theta,
+        "no_rope_layers": [int(i not in shape.nope_layers) for i in range(shape.num_layers)],
+        **{key: getattr(shape, key) for key in MULTIPLIERS},
         "use_sliding_window": windows,
         "sliding_window": shape.sliding_window or None,
         "max_window_layers": types.index("sliding_attention") if windows else shape.num_layers,

@@ -65,11 +65,28 @@ def _windows_above(config: Mapping[str, Any]) -> list[str]:
 
 def _every_nth_full(config: Mapping[str, Any]) -> list[str]:
     """Every n-th layer sees everything (Gemma)."""
-    period = config.get("sliding_window_pattern", 2)
+    period = config.get("sliding_window_pattern") or 2
     return [
         "sliding_attention" if (i + 1) % period else "full_attention"
         for i in range(config["num_hidden_layers"])
     ]
+
+
+def _windows_without_positions(config: Mapping[str, Any]) -> list[str]:
+    """Windows, if any, where positions turn nothing (SmolLM3)."""
+    windows = config["use_sliding_window"] and config["sliding_window"] is not None
+    return [
+        "sliding_attention" if windows and not turns else "full_attention"
+        for turns in turning_layers(config)
+    ]
+
+
+def turning_layers(config: Mapping[str, Any]) -> list[int]:
+    """1 for each layer whose queries and keys turn by position, 0 for others."""
+    number, interval = config["num_hidden_layers"], config.get("no_rope_layer_interval")
+    if config.get("no_rope_layers") is not None:
+        return config["no_rope_layers"][:number]
+    return [int(not interval or (i + 1) % interval > 0) for i in range(number)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +107,9 @@ class Family:
     layer_types: Callable[[Mapping[str, Any]], list[str]] = _all_full
 
 
+# Granite's factors; `Architecture` calls them so too.
+MULTIPLIERS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier",
+               "logits_scaling")  # fmt: skip
 _QWEN = MappingProxyType(
     {
         "num_key_value_heads": 32,
@@ -137,6 +157,23 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             fixed={"qk_norm": True},
             defaults={**_QWEN, "head_dim": 128},
             layer_types=_windows_above,
+        ),
+        "smollm3": Family(
+            "SmolLM3ForCausalLM",
+            defaults={
+                "num_key_value_heads": 4,
+                "rope_theta": 2_000_000.0,
+                "tie_word_embeddings": True,
+                "use_sliding_window": False,
+                "sliding_window": None,
+                "no_rope_layers": None,
+                "no_rope_layer_interval": 4,
+            },
+            layer_types=_windows_without_positions,
+        ),
+        "granite": Family(
+            "GraniteForCausalLM",
+            defaults={"max_position_embeddings": 2048} | dict.fromkeys(MULTIPLIERS, 1.0),
         ),
         "gemma2": Family(
             "Gemma2ForCausalLM",

@@ -4,6 +4,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` pa
 file and knows the quantised formats; this module says what the names and options mean.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from cotjax.errors import InputError
-from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES
+from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES, Family, turning_layers
 from cotjax.models.formats.pretokenize import PRE_TOKENIZERS
 from cotjax.models.formats.weights import Place, fill
 from cotjax.models.rope import Rope
@@ -43,17 +44,39 @@ _NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_FAMILIES = ("llama", "qwen2", "qwen3")  # whose tensors have these names and these values
+_FAMILIES = ("llama", "qwen2", "qwen3", "smollm3", "granite")  # whose tensors have these names
+_NEIGHBOURS = ("llama", "smollm3", "granite")  # whose rotary pairs are (2i, 2i + 1) there
 
 # The options of an architecture, below its name: `llama.block_count` and so on.
 _SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+# Granite's factors, by the field of `Architecture` that each one sets.
+_SCALES: Mapping[str, str] = MappingProxyType(
+    {
+        "embedding_scale": "embedding_multiplier",
+        "attention.scale": "attention_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    }
+)
 _READ = frozenset(
     (*_SIZES, "context_length", "vocab_size", "attention.head_count_kv", "attention.key_length")
     + ("attention.value_length", "attention.layer_norm_rms_epsilon")
-    + ("rope.freq_base", "rope.dimension_count")
+    + ("rope.freq_base", "rope.dimension_count", *_SCALES)
 )
 
+_DIVISORS = "rope_freqs.weight"
+_LLAMA3_POSITIONS = 8192  # of pre-training, in all of Llama 3.1, 3.2 and 3.3
+
 _UNUSED = (0, "", "none")  # what an option that is not in use may say
+
+_ROLES = MappingProxyType({"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"})
+_ENDS = tuple(f"tokenizer.ggml.{role}_token_id" for role in ("eos", "eot", "eom"))
+# Control tokens that end a completion by their text: files from before `eot_token_id` name none.
+# Source: llama.cpp, src/llama-vocab.cpp, where `special_eog_ids` is filled.
+_END_TEXTS = frozenset(
+    {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"}
+    | {"<EOT>", "<|end_of_text|>"}
+)
 
 _SPECIAL_TYPES = frozenset({2, 3})  # unknown and control tokens
 _USER_DEFINED = 4
@@ -85,6 +108,7 @@ class File:
         self._architecture = self._option("general.architecture")
         renamed = _huggingface_names(self._reader.tensors)
         self._tensors = dict(zip(renamed, self._reader.tensors, strict=True))
+        self._divisors = self._tensors.pop(_DIVISORS, None)
         self.shapes = {
             name: tuple(int(n) for n in reversed(tensor.shape))
             for name, tensor in self._tensors.items()
@@ -98,6 +122,11 @@ class File:
     def kind(self) -> str:
         """llama.cpp's name of the model's family."""
         return self._architecture
+
+    @functools.cached_property
+    def _tokens(self) -> list[str]:
+        """The vocabulary, in the order of its ids."""
+        return self._option("tokenizer.ggml.tokens", [])
 
     def architecture(self) -> Architecture:
         """The decoder that the metadata describes.
@@ -130,6 +159,14 @@ class File:
     def _from_options(self, options: Mapping[str, Any]) -> Architecture:
         family = FAMILIES[self._architecture]
         heads, hidden = options["attention.head_count"], options["embedding_length"]
+        kv_heads = options.get("attention.head_count_kv", heads)
+        key_length = options.get("attention.key_length")
+        if min(heads, kv_heads) < 1 or heads % kv_heads or (not key_length and hidden % heads):
+            raise InputError(
+                f"{self.origin}: {self._architecture}.attention.head_count = {heads}, "
+                f"head_count_kv = {kv_heads}, embedding_length = {hidden}; sizes must divide by "
+                "heads, and heads by key-value heads."
+            )
         head_dim = options.get("attention.key_length", hidden // heads)
         for key in ("attention.value_length", "rope.dimension_count"):
             if options.get(key, head_dim) != head_dim:
@@ -144,35 +181,61 @@ class File:
             hidden_size=hidden,
             num_layers=options["block_count"],
             num_heads=heads,
-            num_kv_heads=options.get("attention.head_count_kv", heads),
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
             mlp_size=options["feed_forward_length"],
-            rope=Rope(float(options.get("rope.freq_base", 10_000.0))),
+            rope=self._rope(float(options.get("rope.freq_base", 10_000.0)), head_dim),
             norm_eps=_shortest(options.get("attention.layer_norm_rms_epsilon", 1e-5)),
             tie_embeddings=TENSOR_NAMES["unembed_weight"] not in self.shapes,
             max_positions=options.get("context_length", 2048),
+            nope_layers=_nope_layers(family, options["block_count"]),
+            **{field: _shortest(options[key]) for key, field in _SCALES.items() if key in options},
             **family.fixed,
         )
 
+    def _rope(self, theta: float, width: int) -> Rope:
+        """Rotary positions; Llama 3's are stored as what divides each pair's frequency.
+
+        The converter computed these divisors from settings that the file does not name, so the
+        settings of Llama 3.1, 3.2 and 3.3 are tried and compared.
+
+        Raises:
+          InputError: divisors that no such settings give.
+        """
+        if self._divisors is None:
+            return Rope(theta)
+        divisors = self._expanded(self._divisors).reshape(-1)
+        rope = Rope(theta, "llama3", float(divisors.max()), original_positions=_LLAMA3_POSITIONS)
+        found = Rope(theta).frequencies(width) / rope.frequencies(width)
+        if found.shape != divisors.shape or not np.allclose(found, divisors, rtol=1e-5):
+            raise InputError(
+                f"{self.origin}: tensor {_DIVISORS} divides rotary frequencies otherwise than "
+                "Llama 3 does; such a model is not supported from GGUF. Use its Hugging Face "
+                "folder."
+            )
+        return rope
+
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantised to float32, rows in Hugging Face's order."""
-        from cotjax.models.formats.gguf_reader import expanded
-
-        values = expanded(self._tensors[name], self.origin)
+        values = self._expanded(self._tensors[name])
         values = values.reshape(self.shapes[name])
-        return self._unpermute(name, values) if self._architecture == "llama" else values
+        return self._unpermute(name, values) if self._architecture in _NEIGHBOURS else values
+
+    def _expanded(self, tensor: Any) -> np.ndarray:
+        from cotjax.models.formats.gguf_reader import expanded  # its package is optional
+
+        return expanded(tensor, self.origin)
 
     def _unpermute(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Undoes llama.cpp's row order of `llama` queries and keys.
+        """Undoes llama.cpp's row order of queries and keys.
 
         Its rotary pairs are neighbours (2i, 2i + 1); Hugging Face's are halves (i, i + D/2).
         """
+        key = f"{self._architecture}.attention.head_count"
         if name.endswith("q_proj.weight"):
-            heads = self._option("llama.attention.head_count")
+            heads = self._option(key)
         elif name.endswith("k_proj.weight"):
-            heads = self._option("llama.attention.head_count_kv") or self._option(
-                "llama.attention.head_count"
-            )
+            heads = self._option(f"{key}_kv") or self._option(key)
         else:
             return values
         rows, width = values.shape
@@ -183,15 +246,25 @@ class File:
         """The decoder with its weights; arguments and errors as for `huggingface.load`."""
         return fill(self.architecture(), self, param_dtype=param_dtype, dtype=dtype, place=place)
 
+    def ends(self) -> dict[str, Any]:
+        """What the file names as end tokens, by the key, and what llama.cpp takes for some."""
+        ends = {key: self._option(key) for key in _ENDS}
+        types = self._option("tokenizer.ggml.token_type", [])
+        control = [
+            i
+            for i, (token, kind) in enumerate(zip(self._tokens, types, strict=False))
+            if kind in _SPECIAL_TYPES and token in _END_TEXTS
+        ]
+        return ends | {"tokenizer.ggml.tokens": control}
+
     def tokenizer(self) -> Any:
         """The tokenizer in the metadata, as a transformers `PreTrainedTokenizerFast`.
 
         Raises:
           InputError: not byte-level BPE, or an unknown `tokenizer.ggml.pre`.
         """
-        tokens = self._option("tokenizer.ggml.tokens")
-        kind = self._option("tokenizer.ggml.model")
-        if tokens is None or kind != "gpt2":
+        tokens, kind = self._tokens, self._option("tokenizer.ggml.model")
+        if not tokens or kind != "gpt2":
             raise InputError(
                 f'{self.origin}: tokenizer.ggml.model = "{kind}"; only byte-level BPE ("gpt2") '
                 "is read from GGUF. Use the model's Hugging Face folder."
@@ -199,13 +272,8 @@ class File:
         backend = self._backend(tokens)
         special = {
             f"{role}_token": tokens[index]
-            for role, key in (
-                ("bos", "bos"),
-                ("eos", "eos"),
-                ("unk", "unknown"),
-                ("pad", "padding"),
-            )
-            if (index := self._option(f"tokenizer.ggml.{key}_token_id")) is not None
+            for role, key in _ROLES.items()
+            if (index := self._id_of(key, len(tokens))) is not None
         }
         # transformers warns that models need PyTorch; only its tokenizer is used here.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -216,6 +284,21 @@ class File:
         )
         wrapped.chat_template = self._option("tokenizer.chat_template")
         return wrapped
+
+    def _id_of(self, role: str, size: int) -> int | None:
+        """The id of a special token; None if the file names none.
+
+        Raises:
+          InputError: there is no such token.
+        """
+        key = f"tokenizer.ggml.{role}_token_id"
+        index = self._option(key)
+        if index is not None and not 0 <= index < size:
+            raise InputError(
+                f"{self.origin}: {key} = {index}, but the file has {size} tokens. Convert the "
+                "model anew, or use its Hugging Face folder."
+            )
+        return index
 
     def _backend(self, tokens: list[str]) -> Tokenizer:
         name = self._option("tokenizer.ggml.pre")
@@ -255,6 +338,12 @@ class File:
                 single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
             )
         return backend
+
+
+def _nope_layers(family: Family, number: int) -> tuple[int, ...]:
+    """Layers that turn nothing by position: llama.cpp knows them by the family alone."""
+    turns = turning_layers({**family.defaults, "num_hidden_layers": number})
+    return tuple(i for i, one in enumerate(turns) if not one)
 
 
 def _huggingface_names(tensors: list[Any]) -> list[str]:

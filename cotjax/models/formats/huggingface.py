@@ -1,7 +1,7 @@
 """Hugging Face folders: config.json, safetensors and tokenizer files, in and out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from cotjax.errors import InputError
-from cotjax.models.formats.config_json import architecture_of, config_of
+from cotjax.models.formats.config_json import architecture_of, config_of, unread_keys
 from cotjax.models.formats.safetensors_file import SafetensorsFile
 from cotjax.models.formats.weights import Place, fill, named_tensors
 from cotjax.models.transformer import Architecture, Transformer
@@ -44,6 +44,30 @@ def read_architecture(folder: Path) -> Architecture:
     return architecture_of(read_json(path), str(path))
 
 
+def read_notes(folder: Path) -> tuple[str, ...]:
+    """What a reader should know of a folder's config.json beside the decoder.
+
+    Raises:
+      InputError: see `read_architecture`.
+    """
+    path = folder / "config.json"
+    return unread_keys(read_json(path), str(path))
+
+
+def read_ends(folder: Path) -> dict[str, Any]:
+    """What a folder's files name as end tokens, by the place: an id or a list of ids.
+
+    Raises:
+      InputError: a file that is not a JSON object.
+    """
+    paths = [folder / name for name in ("generation_config.json", "config.json")]
+    return {
+        f"{path.name}: eos_token_id": read_json(path).get("eos_token_id")
+        for path in paths
+        if path.is_file()
+    }
+
+
 class SafetensorsFolder:
     """The tensors of a folder, memory-mapped; see `weights.Tensors`."""
 
@@ -53,8 +77,13 @@ class SafetensorsFolder:
         self.origin = str(folder)
         self._file_of: dict[str, SafetensorsFile] = {}
         shapes: dict[str, tuple[int, ...]] = {}
-        for path in _weight_files(folder):
+        for path, promised in _weight_files(folder).items():
             file = SafetensorsFile(path)
+            if missing := [name for name in promised if name not in file.shapes]:
+                raise InputError(
+                    f"{folder}: {_INDEX} says that {path.name} holds tensor {missing[0]}, which it "
+                    "does not; index and files are not of the same download."
+                )
             shapes |= file.shapes
             self._file_of |= dict.fromkeys(file.shapes, file)
         self.shapes = shapes
@@ -64,21 +93,30 @@ class SafetensorsFolder:
         return self._file_of[name].read(name)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """model.safetensors, or the shards that the index names."""
+def _weight_files(folder: Path) -> dict[Path, list[str]]:
+    """model.safetensors, or the shards that the index names with the tensors it promises."""
     if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
+        return {folder / _WEIGHTS: []}
     if not (folder / _INDEX).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise InputError(
             f"{folder}: no weights: neither {_WEIGHTS} nor {_INDEX} among {found}. "
             'Point model.path to a folder with safetensors, or set model.init = "random".'
         )
-    index = read_json(folder / _INDEX)
-    shards = sorted(set(index.get("weight_map", {}).values()))
-    if missing := [name for name in shards if not (folder / name).is_file()]:
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    shards: dict[Path, list[str]] = {}
+    for tensor, name in (weight_map if isinstance(weight_map, dict) else {}).items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{folder / _INDEX}: weight_map.{tensor} = {name!r} names no file.")
+        shards.setdefault(folder / name, []).append(tensor)
+    if not shards:
+        raise InputError(
+            f'{folder / _INDEX}: "weight_map" names no files; copy the index from the model\'s '
+            "origin."
+        )
+    if missing := sorted(path.name for path in shards if not path.is_file()):
         raise InputError(f"{folder}: {_INDEX} names {', '.join(missing)}, which is not there.")
-    return [folder / name for name in shards]
+    return dict(sorted(shards.items()))
 
 
 def load(
@@ -112,6 +150,7 @@ def save(
     folder: str | Path,
     *,
     tokenizer: Any = None,
+    stop_ids: Sequence[int] = (),
     dtype: str = "",
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
@@ -122,6 +161,7 @@ def save(
       folder: made if missing; files of the same name are replaced.
       tokenizer: a transformers tokenizer; saved beside the weights, and its special tokens
         into generation_config.json. None writes neither.
+      stop_ids: tokens beside the tokenizer's own that end a completion.
       dtype: "float32" or "bfloat16"; empty = that of the parameters.
       max_shard_bytes: weights beyond this size are split over several files, with an index.
 
@@ -133,7 +173,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_weights(model, folder, target, max_shard_bytes)
-        special = _write_tokenizer(tokenizer, folder) if tokenizer is not None else {}
+        special = _write_tokenizer(tokenizer, stop_ids, folder) if tokenizer is not None else {}
         _write_json(folder / "config.json", config_of(model.shape, target.name) | special)
     except OSError as error:
         raise InputError(f"{folder}: cannot write here ({error}).") from error
@@ -143,7 +183,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_tokenizer(tokenizer: Any, folder: Path) -> dict[str, int]:
+def _write_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
     """Saves the tokenizer and generation_config.json; returns the special ids."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
@@ -153,7 +193,9 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> dict[str, int]:
     # transformers 5 writes a class name that transformers 4 and vLLM do not know.
     _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
     ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    special = {key: value for key, value in ids.items() if value is not None}
+    special: dict[str, Any] = {key: value for key, value in ids.items() if value is not None}
+    if stop_ids:
+        special["eos_token_id"] = [tokenizer.eos_token_id, *stop_ids]
     _write_json(folder / "generation_config.json", special)
     return special
 

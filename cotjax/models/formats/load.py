@@ -10,12 +10,13 @@ from typing import Any, Literal
 from flax import nnx
 
 from cotjax.errors import InputError
-from cotjax.models.formats import huggingface
+from cotjax.models.formats import huggingface, peft
 from cotjax.models.formats.gguf_gemma import open_gguf
 from cotjax.models.formats.locate import resolve as resolve
 from cotjax.models.formats.locate import weight_bytes as weight_bytes
+from cotjax.models.formats.special_tokens import check_known, special_tokens
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
-from cotjax.models.transformer import Architecture, Transformer
+from cotjax.models.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LoadedModel:
       shell: the decoder with shapes in place of its weights.
       tokenizer: a transformers `PreTrainedTokenizerFast`.
       eos_id: the token that ends a completion.
+      stop_ids: further tokens that end a completion.
       pad_id: the token that fills rows; may equal `eos_id`.
       source: the folder or file that it came from.
       notes: what a reader of the run should know, one sentence each.
@@ -35,6 +37,7 @@ class LoadedModel:
     shell: Transformer
     tokenizer: Any
     eos_id: int
+    stop_ids: tuple[int, ...]
     pad_id: int
     source: str
     notes: tuple[str, ...]
@@ -50,7 +53,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a Hugging Face folder, exactly as its tokenizer.json has it.
 
     Raises:
-      InputError: no tokenizer.json, or one that cannot be read.
+      InputError: no tokenizer.json, one that cannot be read, or an end token that it lacks.
     """
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder}: no tokenizer.json; copy it from the model's origin.")
@@ -59,29 +62,14 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
 
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise InputError(f"{folder}: cannot read its tokenizer.json ({error}).") from error
-
-
-def _special_ids(tokenizer: Any, shape: Architecture, source: Path) -> tuple[int, int, list[str]]:
-    """End and padding ids, and a note where one had to be chosen."""
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"{source}: the tokenizer names no end token, so completions could not end; "
-            'set "eos_token" in tokenizer_config.json.'
-        )
-    widest = max(tokenizer.get_vocab().values())
-    if widest >= shape.vocab_size:
-        raise InputError(
-            f"{source}: the tokenizer has ids up to {widest}, but the embedding has only "
-            f"{shape.vocab_size} rows; tokenizer and weights are not of the same model."
-        )
-    if tokenizer.pad_token_id is not None:
-        return tokenizer.eos_token_id, tokenizer.pad_token_id, []
-    tokenizer.pad_token = tokenizer.eos_token
-    note = f"The tokenizer has no padding token; the end token {tokenizer.eos_token!r} pads."
-    return tokenizer.eos_token_id, tokenizer.eos_token_id, [note]
+    check_known(tokenizer, folder)
+    # A file may carry the lengths of the batches that its authors trained with.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def load_model(
@@ -108,19 +96,28 @@ def load_model(
       **more: further settings of `Transformer`, such as `remat`.
 
     Raises:
-      InputError: see `resolve`, `huggingface.load` and `gguf.load`; also a tokenizer without an
-        end token or wider than the embedding.
+      InputError: see `resolve`, `huggingface.load`, `gguf.load` and `special_tokens`.
     """
     source = resolve(path)
+    if peft.is_peft(source):
+        base, _ = peft.base_of(source)
+        raise InputError(
+            f'model.path = "{path}": holds an adapter and no model. Set model.path to its base '
+            f'("{base}") and model.adapter to this folder.'
+        )
     is_gguf = source.suffix == ".gguf" and source.is_file()
     file = open_gguf(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
-    eos_id, pad_id, notes = _special_ids(tokenizer, shape, source)
+    ends = file.ends() if file else huggingface.read_ends(source)
+    special = special_tokens(tokenizer, shape.vocab_size, ends, str(source))
+    notes = [*special.notes, *(() if file else huggingface.read_notes(source))]
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
     if init == "random":
         tensors: Tensors = Drawn(shape, seed)
-        notes.append(f"Random weights from seed {seed}.")
+        notes.append(
+            f"Random weights from seed {seed}: of {path} only shape and tokenizer are used."
+        )
     else:
         tensors = file if file else huggingface.SafetensorsFolder(source)
         check_names(shape, tensors)
@@ -131,4 +128,13 @@ def load_model(
         # How to compute is no part of the weights.
         return nnx.merge(nnx.graphdef(shell), nnx.state(model))
 
-    return LoadedModel(shell, tokenizer, eos_id, pad_id, str(source), tuple(notes), read)
+    return LoadedModel(
+        shell,
+        tokenizer,
+        special.eos_id,
+        special.stop_ids,
+        special.pad_id,
+        str(source),
+        tuple(notes),
+        read,
+    )

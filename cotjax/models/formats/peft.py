@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import InputError
@@ -23,6 +23,7 @@ from cotjax.models.transformer import Architecture, Transformer
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+_FINGERPRINT = "base_fingerprint"
 _LEAVES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 # What an adapter computes where PEFT's settings hold more than these is not this LoRA.
 _PLAIN: Mapping[str, Any] = {
@@ -47,7 +48,12 @@ def _tensor_name(shape: Architecture, projection: str, leaf: str) -> str:
 
 
 def save_peft(
-    adapter: Any, lora: Lora, folder: str | Path, shape: Architecture, base_model: str
+    adapter: Any,
+    lora: Lora,
+    folder: str | Path,
+    shape: Architecture,
+    base_model: str,
+    fingerprint: str = "",
 ) -> None:
     """Writes an adapter; its number format is kept.
 
@@ -57,6 +63,8 @@ def save_peft(
       folder: made if missing; files of the same name are replaced.
       shape: of the base.
       base_model: where a reader finds the base: a folder or a name on the hub.
+      fingerprint: of the base's weights; it stands in the header of the weights' file, which other
+        readers pass over.
 
     Raises:
       InputError: the folder cannot be written.
@@ -82,7 +90,8 @@ def save_peft(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+        noted = {_FINGERPRINT: fingerprint} if fingerprint else {}
+        save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt", **noted})
         # safetensors keeps its files to their owner; these are as open as their folder.
         (folder / _WEIGHTS).chmod(folder.stat().st_mode & 0o666)
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -142,6 +151,32 @@ def load_peft(
         stacked = np.stack([tensors[name].T for name, _ in names])
         layers[projection][leaf] = jnp.asarray(stacked, param_dtype)
     return lora, {"layers": layers}
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / _CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(folder: str | Path) -> tuple[str, str]:
+    """(name, fingerprint) of the base that an adapter belongs to; empty where it names none.
+
+    Raises:
+      InputError: a file that is missing or damaged.
+    """
+    folder = Path(folder)
+    name = read_json(folder / _CONFIG).get("base_model_name_or_path")
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        return str(name or ""), ""
+    try:
+        with safe_open(path, "numpy") as file:
+            noted = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not a complete safetensors file ({error}). Download it again."
+        ) from error
+    return str(name or ""), noted.get(_FINGERPRINT, "")
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:

@@ -50,6 +50,7 @@ def _by_words(digits: str) -> str:
     )
 
 
+_DIGITS = PreTokenizer(_pieces(r"\p{N}", _GPT2))  # every digit stands alone
 _QWEN2 = _by_words(r"\p{N}")
 _LLAMA3 = PreTokenizer(_pieces(_by_words(r"\p{N}{1,3}")), whole_words=True, adds_bos=True)
 
@@ -59,7 +60,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "default": PreTokenizer(
             _pieces(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
         ),
-        "smollm": PreTokenizer(_pieces(r"\p{N}", _GPT2)),  # every digit stands alone
+        **dict.fromkeys(("smollm", "refact", "starcoder"), _DIGITS),
         "llama-bpe": _LLAMA3,
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,

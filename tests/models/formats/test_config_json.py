@@ -1,14 +1,23 @@
 """config.json to decoder: everything that is read is honoured, everything else is refused."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import transformers
 
 from cotjax.errors import InputError
-from cotjax.models.formats.config_json import architecture_of, config_of
-from cotjax.models.formats.families import FAMILIES
+from cotjax.models.architecture import Architecture
+from cotjax.models.formats.config_json import (
+    _DEFAULTS,
+    _MAY_BE_NONE,
+    architecture_of,
+    config_of,
+    unread_keys,
+)
+from cotjax.models.formats.config_keys import KEYS
+from cotjax.models.formats.families import FAMILIES, MULTIPLIERS
 from cotjax.models.rope import Rope
 
 SIZES = {
@@ -22,6 +31,8 @@ CONFIG_CLASSES = {
     "llama": transformers.LlamaConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "smollm3": transformers.SmolLM3Config,
+    "granite": transformers.GraniteConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
 }
@@ -47,6 +58,10 @@ def test_missing_options_mean_what_they_mean_to_transformers(family: str) -> Non
     assert ours.activation == getattr(theirs, "hidden_activation", "silu")
     head_scalar = getattr(theirs, "query_pre_attn_scalar", ours.head_dim)
     assert (ours.query_scalar or ours.head_dim) == head_scalar
+    turns = getattr(theirs, "no_rope_layers", None) or [1] * ours.num_layers
+    assert ours.nope_layers == tuple(i for i, one in enumerate(turns) if not one)
+    for factor in MULTIPLIERS:
+        assert getattr(ours, factor) == getattr(theirs, factor, getattr(Architecture, factor))
     assert ours.tie_embeddings == theirs.tie_word_embeddings
     assert ours.max_positions == theirs.max_position_embeddings
 
@@ -155,6 +170,90 @@ def test_options_that_are_off_are_accepted(option: str) -> None:
         architecture_of({"model_type": "qwen2", **SIZES, option: value}, "config.json")
 
 
+HARMLESS = {"unsloth_version": "2025.3", "_attn_implementation_autoset": True, "num_labels": 3}
+BASE = {"model_type": "llama", **SIZES}
+
+
+def test_harmless_keys_are_noted_with_a_reason_and_change_nothing() -> None:
+    assert architecture_of(BASE | HARMLESS, "") == architecture_of(BASE, "")
+    (said,) = unread_keys(BASE | HARMLESS, "")
+    for word in ("unsloth_version", "_attn_implementation_autoset", "num_labels", "Unsloth"):
+        assert word in said
+    assert unread_keys(BASE | {"architectures": ["LlamaForCausalLM"], "use_cache": True}, "") == ()
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].effect == "maths"])
+def test_keys_that_change_the_maths_are_refused_by_name_and_reason(key: str) -> None:
+    assert KEYS[key].why and "*" not in key
+    with pytest.raises(InputError, match=f"config.json: {key} = 7.* is not supported: "):
+        architecture_of(BASE | {key: 7.5}, "config.json")
+    for off in (None, False, KEYS[key].off):
+        architecture_of(BASE | {key: off}, "config.json")
+
+
+def test_every_key_of_the_table_has_a_reason_and_none_is_read() -> None:
+    read = {"model_type", *_DEFAULTS, *SIZES}
+    assert all(one.why for one in KEYS.values()) and not read & KEYS.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "needed"),
+    [
+        *(("tie_word_embeddings", bad, "true or false") for bad in ("true", 1, 0, [])),
+        *(("rms_norm_eps", bad, "a positive number") for bad in ("1e-5", 0, -1e-6, True)),
+        *(("rope_theta", bad, "a positive number") for bad in ("10000", 0, float("nan"))),
+        *(("max_position_embeddings", bad, "a positive integer") for bad in ("2048", 2048.5, 0)),
+        *(("num_key_value_heads", bad, "a positive integer") for bad in ("8", 4.0, True, -2, 0)),
+        *(("head_dim", bad, "a positive integer") for bad in ("64", 64.0, 0)),
+        *(("rope_scaling", bad, "a JSON object") for bad in ("linear", [2.0], 2.0)),
+        *(("rope_parameters", bad, "a JSON object") for bad in ("linear", [2.0], True)),
+        *(("layer_types", bad, "a list of texts") for bad in ("full_attention", [1, 2], {"a": 1})),
+    ],
+)
+def test_values_of_a_wrong_type_are_one_sentence(key: str, bad: Any, needed: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"config.json: {key} = {bad!r}; {needed} is")):
+        architecture_of(BASE | {key: bad}, "config.json")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_null_means_the_default(family: str) -> None:
+    base = {"model_type": family, **SIZES}
+    nothing = dict.fromkeys((*_DEFAULTS, *FAMILIES[family].defaults, "hidden_act"))
+    nothing = {key: None for key in nothing if key not in (*SIZES, *_MAY_BE_NONE)}
+    assert architecture_of(base | nothing, "") == architecture_of(base, "")
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope_type": "linear", "factor": 0}, "factor = 0; a positive number"),
+        ({"rope_type": "linear", "factor": -2.0}, "factor = -2.0; a positive number"),
+        ({"rope_type": "linear", "factor": "2"}, "factor = '2'; a positive number"),
+        ({"rope_type": ["linear"], "factor": 2.0}, "rope_type is one of"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0}, "= 0; a"),
+        ({"rope_type": "yarn", "factor": float("nan")}, "factor = nan; a positive"),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 32},
+            "beta_slow = 32 is",
+        ),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 0}, "attention_factor = 0; a"),
+        (
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4},
+            "low_freq_factor = 4 is not below high_freq_factor = 4",
+        ),
+        ({"rope_theta": "1e6"}, "rope_theta = '1e6'; a positive"),
+    ],
+)
+def test_rotary_settings_without_a_meaning_are_one_sentence(
+    scaling: dict[str, Any], message: str
+) -> None:
+    for key in ("rope_scaling", "rope_parameters"):
+        with pytest.raises(InputError, match=message):
+            architecture_of(BASE | {key: scaling}, "config.json")
+    with pytest.raises(InputError, match=r"rope_parameters of .* must be objects"):
+        architecture_of(GEMMA | {"rope_parameters": {"full_attention": "linear"}}, "config.json")
+
+
 def test_unknown_architecture_names_it_and_the_known_ones() -> None:
     with pytest.raises(InputError, match='"gpt_neox".*llama, qwen2, qwen3'):
         architecture_of({"model_type": "gpt_neox"}, "config.json")
@@ -167,6 +266,40 @@ def test_sizes_are_positive_integers(key: str, value: Any) -> None:
         architecture_of({"model_type": "llama", **SIZES, key: value}, "config.json")
 
 
+SMOLLM3 = {"model_type": "smollm3", **SIZES, "num_hidden_layers": 5, "num_key_value_heads": 8}
+
+
+def test_layers_without_positions_by_interval_and_by_list() -> None:
+    def still(**options: Any) -> list[int]:
+        shape = architecture_of({**SMOLLM3, **options}, "config.json")
+        assert architecture_of(config_of(shape, "float32"), "config.json") == shape
+        return [i for i, kind in enumerate(shape.kinds) if kind.rope.kind == "none"]
+
+    assert still() == [3]
+    assert still(no_rope_layer_interval=2) == [1, 3]
+    assert still(no_rope_layers=[0, 1, 1, 1, 0, 1]) == [0, 4]  # one more than there are layers
+    windowed = {"use_sliding_window": True, "sliding_window": 9}
+    shape = architecture_of({**SMOLLM3, **windowed}, "")
+    assert [kind.window for kind in shape.kinds] == [0, 0, 0, 9, 0]
+    for bad, message in (
+        ([1, 0], "no_rope_layers names 2 layers, but num_hidden_layers = 5"),
+        ([2] * 5, "a list of 0 and 1 is needed"),
+        ("1", "a list of 0 and 1 is needed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            still(no_rope_layers=bad)
+
+
+def test_factors_are_positive_numbers() -> None:
+    base = {"model_type": "granite", **SIZES}
+    assert architecture_of(base | {"logits_scaling": 8}, "").logits_scaling == 8.0
+    for factor in MULTIPLIERS:
+        with pytest.raises(InputError, match=f"{factor} = 0; a positive number is needed"):
+            architecture_of(base | {factor: 0}, "config.json")
+
+
 def test_head_counts_must_fit() -> None:
+    with pytest.raises(InputError, match="hidden_size = 512 does not divide by .* = 30"):
+        architecture_of({**BASE, "num_attention_heads": 30}, "config.json")
     with pytest.raises(InputError, match="num_key_value_heads = 5"):
         architecture_of({"model_type": "llama", **SIZES, "num_key_value_heads": 5}, "config.json")

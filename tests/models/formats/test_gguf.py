@@ -1,6 +1,8 @@
 """GGUF files, written here as llama.cpp's converter writes them, give the folder's model back."""
 
+import dataclasses
 import functools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from cotjax.models import formats
 from cotjax.models.formats import gguf, huggingface
 from cotjax.models.formats.gguf_reader import FastReader, expanded
 from cotjax.models.formats.load import load_model
+from cotjax.models.rope import Rope
 from cotjax.models.transformer import Architecture, Transformer
 from tests.models.formats.test_huggingface import SHAPES, assert_same_model
 from tests.models.test_parity import needs_smollm2
@@ -56,9 +59,26 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return np.stack(out)
 
 
+def rope_divisors(rope: Rope, width: int) -> np.ndarray:
+    """What llama.cpp's converter stores of Llama 3's rotary settings, as its code computes it."""
+    found = []
+    for i in range(0, width, 2):
+        wavelength = 2 * math.pi * rope.theta ** (i / width)
+        if wavelength < rope.original_positions / rope.high_frequency:
+            found.append(1.0)
+        elif wavelength > rope.original_positions / rope.low_frequency:
+            found.append(rope.factor)
+        else:
+            smooth = (rope.original_positions / wavelength - rope.low_frequency) / (
+                rope.high_frequency - rope.low_frequency
+            )
+            found.append(1 / ((1 - smooth) / rope.factor + smooth))
+    return np.array(found, np.float32)
+
+
 def write(path: Path, model: Transformer, kind: ggml.GGMLQuantizationType, **options: Any) -> None:
     """A GGUF file of the model; matrices stored as `kind`. Options are extra metadata."""
-    shape = model.shape
+    shape, divisors = model.shape, options.pop("divisors", None)
     huggingface.save(model, path.parent / "folder")
     writer = ggml.GGUFWriter(path, shape.family)
     writer.add_block_count(shape.num_layers)
@@ -73,10 +93,15 @@ def write(path: Path, model: Transformer, kind: ggml.GGMLQuantizationType, **opt
     writer.add_layer_norm_rms_eps(shape.norm_eps)
     tokenizer = {"pre": "smollm", "kind_of_tokenizer": "gpt2", "types": TYPES, "add_bos": False}
     tokenizer |= {key: options.pop(key) for key in tokenizer.keys() & options.keys()}
+    if shape.family == "granite":
+        writer.add_embedding_scale(shape.embedding_multiplier)
+        writer.add_attention_scale(shape.attention_multiplier)
+        writer.add_residual_scale(shape.residual_multiplier)
+        writer.add_logit_scale(shape.logits_scaling)
     writer.add_tokenizer_model(tokenizer["kind_of_tokenizer"])
     if tokenizer["pre"]:
         writer.add_tokenizer_pre(tokenizer["pre"])
-    writer.add_token_list(TOKENS)
+    writer.add_token_list([options.pop("first", TOKENS[0]), *TOKENS[1:]])
     writer.add_token_types(tokenizer["types"])
     writer.add_token_merges(["Ġ a", "a b"])
     writer.add_bos_token_id(0)
@@ -85,10 +110,16 @@ def write(path: Path, model: Transformer, kind: ggml.GGMLQuantizationType, **opt
     writer.add_chat_template("{{ messages[0]['content'] }}")
     for key, value in options.items():
         key = key.replace("__", ".")
+        if key in writer.kv_data[0]:
+            del writer.kv_data[0][key]
         writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+    if divisors is not None:
+        writer.add_tensor("rope_freqs.weight", divisors)
     tensors = load_file(path.parent / "folder" / "model.safetensors")
     for name, values in tensors.items():
-        if shape.family == "llama" and ("q_proj" in name or "k_proj" in name):
+        if shape.family in ("llama", "smollm3", "granite") and (
+            "q_proj" in name or "k_proj" in name
+        ):
             values = interleaved(values, shape.num_heads if "q_" in name else shape.num_kv_heads)
         for theirs, ours in RENAMED:
             name = name.replace(theirs, ours)
@@ -102,7 +133,11 @@ def write(path: Path, model: Transformer, kind: ggml.GGMLQuantizationType, **opt
 
 @functools.cache
 def make_model(family: str) -> Transformer:
-    shape = Architecture(family, len(TOKENS), 32, 2, 4, 2, 8, 64, **SHAPES[family])
+    options = SHAPES[family]
+    if family == "smollm3":  # a file does not say which layers they are
+        options = {**options, "nope_layers": (3,)}
+    layers = 4 if family == "smollm3" else 2
+    shape = Architecture(family, len(TOKENS), 32, layers, 4, 2, 8, 64, **options)
     return Transformer(shape, rngs=nnx.Rngs(0))
 
 
@@ -110,11 +145,45 @@ def load(path: Path) -> Transformer:
     return gguf.File(path).load(param_dtype=jnp.float32, dtype=jnp.float32)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "smollm3", "granite"])
 def test_unquantised_file_is_the_folder_bit_for_bit(family: str, tmp_path: Path) -> None:
     model = make_model(family)
     write(tmp_path / "m.gguf", model, ggml.GGMLQuantizationType.F32)
     assert_same_model(load(tmp_path / "m.gguf"), model)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_rotary_divisors_are_llama_3_s_settings(factor: float, tmp_path: Path) -> None:
+    rope = Rope(500_000.0, "llama3", factor, original_positions=8192)
+    shape = dataclasses.replace(make_model("llama").shape, rope=rope, head_dim=64)
+    model = Transformer(shape, rngs=nnx.Rngs(0))
+    divisors = rope_divisors(rope, 64)
+    assert len(set(divisors.tolist())) > 3  # some are between 1 and the factor
+    kind = ggml.GGMLQuantizationType.F32
+    write(tmp_path / "m.gguf", model, kind, divisors=divisors)
+    assert_same_model(load(tmp_path / "m.gguf"), model)
+    for wrong in (divisors * 2, divisors[:-1], np.full_like(divisors, 3.0)):
+        write(tmp_path / "m.gguf", model, kind, divisors=wrong)
+        with pytest.raises(InputError, match="rope_freqs.weight divides rotary frequencies"):
+            load(tmp_path / "m.gguf")
+
+
+def test_every_end_token_of_a_file_ends_a_completion(tmp_path: Path) -> None:
+    formats = {"param_dtype": jnp.float32, "compute_dtype": jnp.float32}
+
+    def stops(**options: Any) -> tuple[int, ...]:
+        write(tmp_path / "m.gguf", make_model("llama"), ggml.GGMLQuantizationType.F32, **options)
+        student = load_model(str(tmp_path / "m.gguf"), init="random", seed=0, **formats)
+        return student.eos_id, *student.stop_ids
+
+    assert stops() == (1,)
+    assert stops(tokenizer__ggml__eot_token_id=5, tokenizer__ggml__eom_token_id=6) == (1, 5, 6)
+    assert stops(first="<|im_end|>") == (1, 0)  # an older file, whose control tokens say it
+    with pytest.raises(InputError, match=r"eot_token_id = 999: 999 is not a token"):
+        stops(tokenizer__ggml__eot_token_id=999)
+    for role in ("padding", "bos", "eos", "unknown"):
+        with pytest.raises(InputError, match=f"{role}_token_id = 999, but the file has 261 tokens"):
+            stops(**{f"tokenizer__ggml__{role}_token_id": 999})
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q4_0"])
@@ -211,6 +280,8 @@ def test_unknown_tokenizer_is_named(options: dict, message: str, tmp_path: Path)
         ({"llama__expert_count": 8}, r"llama\.expert_count = 8"),
         ({"llama__attention__sliding_window": 64}, "sliding_window = 64"),
         ({"llama__rope__dimension_count": 4}, "rope.dimension_count = 4 differs"),
+        ({"llama__attention__head_count_kv": 3}, "head_count = 4, head_count_kv = 3.*must divide"),
+        ({"llama__attention__head_count": 0}, "head_count = 0.*must divide"),
     ],
 )
 def test_options_that_are_not_honoured_are_refused(

@@ -26,6 +26,14 @@ SHAPES = {
     "llama": {"tie_embeddings": True},
     "qwen2": {"tie_embeddings": False, "qkv_bias": True},
     "qwen3": {"tie_embeddings": False, "qk_norm": True},
+    "smollm3": {"tie_embeddings": True, "nope_layers": (1,)},
+    "granite": {
+        "tie_embeddings": False,
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.0156,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
     "gemma3_text": {
         **FAMILIES["gemma3_text"].fixed,
         "layer_types": ("sliding_attention", "full_attention", "sliding_attention"),
@@ -162,6 +170,20 @@ def shard_and_lose_one(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
+def shard_and_change_the_index(**changes: Any) -> Any:
+    def change(folder: Path) -> None:
+        huggingface.save(make_model("llama"), folder, max_shard_bytes=60_000)
+        path = folder / "model.safetensors.index.json"
+        index = json.loads(path.read_text())
+        first, *_, last = sorted(set(index["weight_map"].values()))
+        swapped = {tensor: last for tensor, name in index["weight_map"].items() if name == first}
+        new = index["weight_map"] | swapped
+        given = {key: new if value == "swapped" else value for key, value in changes.items()}
+        path.write_text(json.dumps(index | given))
+
+    return change
+
+
 DAMAGE = {
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
@@ -196,6 +218,26 @@ DAMAGE = {
     "shape and bytes differ": (lie_about_a_shape, r"has shape \(32, 32\).*needs \(48, 32\)"),
     "integers": (store_as_integers, "model.norm.weight is stored as I32.*F32, F16, BF16"),
     "lost shard": (shard_and_lose_one, "names model-00002-of-0000[0-9].safetensors, which"),
+    "index of other files": (
+        shard_and_change_the_index(weight_map="swapped"),
+        r"says that model-0000\d-of-0000\d.safetensors holds tensor .*, which it does not",
+    ),
+    "index without a map": (
+        shard_and_change_the_index(weight_map=None),
+        '"weight_map" names no files',
+    ),
+    "index that is a list": (
+        shard_and_change_the_index(weight_map=[1]),
+        '"weight_map" names no files',
+    ),
+    "index of numbers": (
+        shard_and_change_the_index(weight_map={"model.norm.weight": 3}),
+        "weight_map.model.norm.weight = 3 names no file",
+    ),
+    "index of another folder": (
+        shard_and_change_the_index(weight_map={"model.norm.weight": "../other.safetensors"}),
+        "names no file",
+    ),
     "config is not JSON": (
         lambda folder: (folder / "config.json").write_text("{"),
         r"config\.json: cannot read this JSON",

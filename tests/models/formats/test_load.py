@@ -79,12 +79,6 @@ def test_end_token_pads_where_there_is_no_padding_token(folder: Path) -> None:
     assert student.notes == ("The tokenizer has no padding token; the end token '<|end|>' pads.",)
 
 
-def test_missing_end_token_is_named(folder: Path) -> None:
-    change_tokenizer_config(folder, eos_token=None)
-    with pytest.raises(InputError, match="no end token.*eos_token"):
-        load(folder)
-
-
 def test_tokenizer_wider_than_the_embedding_is_named(folder: Path) -> None:
     change_config(folder, vocab_size=300)
     with pytest.raises(InputError, match="ids up to 4.., but the embedding has only 300 rows"):
