@@ -7,6 +7,7 @@ not wall time, so that other programs on the machine do not count.
 """
 
 import argparse
+import functools
 import os
 import time
 
@@ -16,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np  # noqa: E402
 
 from cotjax.config import MaskConfig, ReconstructConfig  # noqa: E402
-from cotjax.cot import answers_equal, gold_answer, parse_rationale  # noqa: E402
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale  # noqa: E402
 from cotjax.data.layouts import RecordReader  # noqa: E402
 from cotjax.data.pipeline import EXAMPLES_PACKED, supervised_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
@@ -41,7 +42,8 @@ def main():
     solution = Solution(TokenCache(tokenizer), make_prompts(tokenizer, "auto"), LENGTH)
     encode = Reconstruction(solution, ReconstructConfig(), MaskConfig(), tokenizer)
     records = read_records(
-        arguments.data, RecordReader(gold_answer, parse_rationale, answers_equal)
+        arguments.data,
+        RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal),
     )
     stream = supervised_batches(records, encode, seed=0, batch_size=ROWS, sequence_length=LENGTH)
     for name, epochs in (("cold", 1), ("warm", arguments.epochs)):

@@ -1,5 +1,22 @@
 """The one exception for bad input: a message a person can act on, without a traceback."""
 
+import re
+
+# Control characters but tab and line feed, what turns the direction of text, and half pairs.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""A text as it is shown to a person: control characters as escapes, which do nothing.
+
+    Example:
+      >>> visible("red \x1b[31m and \0"), visible("two\n\tlines")
+      ('red \\x1b[31m and \\x00', 'two\n\tlines')
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
 
 class InputError(Exception):
     """A config, file or argument is wrong and the user can fix it.

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from cotjax.config.command import Command, one_line_errors
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.run.opened import config_from_flags, open_model
 from cotjax.run.sample import SampleSettings, stream_texts
 from cotjax.startup import set_up
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Generates and prints; 0 if it worked, 2 if the input was wrong."""
     args, _ = _command().parse(argv)
     for text in _pieces(args):
-        print(text, end="", flush=True)
+        print(visible(text), end="", flush=True)
     print()
     return 0
 

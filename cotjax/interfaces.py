@@ -21,7 +21,7 @@ class Record:
     Attributes:
       id: unique and stable, e.g. `problems/train/17` or `train.jsonl:417`.
       question: the problem, without instructions.
-      answer: the gold answer, a number as text.
+      answer: the gold answer as the run's verifier reads it: a number, an expression, a letter.
       steps: the teacher's steps, without `Step k:` markers.
       difficulty: number of steps of the solution.
       thinking: what the teacher wrote before the steps; empty if nothing.

@@ -4,12 +4,15 @@ import dataclasses
 import doctest
 import pathlib
 import re
+import typing
 
 import pytest
 
+from cotjax.config.ranges import SOURCES, VERIFIERS, LayoutName
 from cotjax.core import OBJECTIVES, PRESETS, Objective
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+DATA = (DOCS / "data.md").read_text(encoding="utf-8")
 NUMERICS = (DOCS / "numerics.md").read_text(encoding="utf-8")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WORDS = {"off": None, "yes": True, "no": False}
@@ -77,3 +80,15 @@ def test_every_number_of_the_text_is_the_output_of_an_example():
     numbers = set(re.findall(r"(?<![\d.])\d\.\d{3,}(?![\d.])", text)) - {"0.001"}
     assert "1.4997" in numbers
     assert not {number for number in numbers if number not in outputs}
+
+
+def first_words(title):
+    """The names in the first column of the table of docs/data.md with that head."""
+    (rows,) = (table[1:] for table in tables(DATA) if table[0][0] == title)
+    return [re.findall("`(.+?)`", row[0])[0] for row in rows]
+
+
+def test_every_layout_verifier_and_source_of_files_has_its_row():
+    assert {"auto", *first_words("`data.layout`")} == set(typing.get_args(LayoutName))
+    assert first_words("verifier") == list(VERIFIERS)
+    assert {"problems", *first_words("`data.source`")} == set(SOURCES)

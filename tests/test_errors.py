@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from cotjax import errors
-from cotjax.errors import InputError, NothingToDo
+from cotjax.errors import InputError, NothingToDo, visible
 
 
 def test_every_error_of_the_package_is_bad_input_and_a_sentence():
@@ -27,3 +27,13 @@ def test_a_stage_without_work_is_an_error_that_a_list_may_pass_over():
 def test_an_error_travels_between_processes(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error) and str(again) == str(error)
+
+
+def test_what_a_person_sees_moves_no_cursor_and_can_be_written_in_every_encoding_of_unicode():
+    for code in range(0x11000):
+        shown = visible(f"a{chr(code)}b")
+        assert shown.encode("utf-8") and (shown.isprintable() or shown[1] in "\n\t" or code > 0x9F)
+    assert visible("a\x1b[31mb\x00\x85\u2028\u202e\ud800\r") == (
+        "a\\x1b[31mb\\x00\\x85\\u2028\\u202e\\ud800\\r"
+    )
+    assert visible("é 步 \U0001f600\n\tx") == "é 步 \U0001f600\n\tx"

@@ -1,6 +1,7 @@
 """`cotjax generate`: one completion streams, several are numbered, and wrong input stops."""
 
 import io
+import sys
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_one_completion_streams_and_several_are_numbered(student, capsys, monkey
     flags[1] = "--max-new-tokens=6"
     stopped = said(capsys, "Why?", "--stop=swer", "--stop=zzz", *flags)
     assert stopped == "Answer\n"
+
+
+def test_control_characters_are_shown_and_not_sent(student, capsys, monkeypatch):
+    texts = lambda *args: iter([["a"], ["a\x1b[2J\0"]])  # noqa: E731
+    monkeypatch.setattr(sys.modules[main.__module__], "stream_texts", texts)
+    assert said(capsys, "Why?", f"--checkpoint={student}") == "a\\x1b[2J\\x00\n"
 
 
 @pytest.mark.parametrize(

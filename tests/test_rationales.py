@@ -1,5 +1,6 @@
 """`python -m cotjax.rationales`: each teacher's texts, filtered by answer, in a readable file."""
 
+import functools
 import importlib.util
 import json
 import socket
@@ -11,7 +12,7 @@ import urllib.request
 import pytest
 
 from cotjax import rationales
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.sources import read_records
 from tests.teachers.test_chat_client import good, serve
@@ -65,7 +66,9 @@ def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path):
     first = rows[0]
     assert first["answer"] == "7*1 =7\nso 7\n#### 7"
     assert first["thinking"] == "Thinking." and first["teacher"] == "big"
-    record = read_records(str(out), RecordReader(gold_answer, parse_rationale, answers_equal))[0]
+    record = read_records(
+        str(out), RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal)
+    )[0]
     assert record.steps == ("7*1 =7", "so 7") and record.answer == "7"
 
 

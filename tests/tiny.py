@@ -54,7 +54,7 @@ def make_policy(shape=SHAPE, seed=0):
     return Policy.split(make_model(shape, seed))
 
 
-def write_student(folder, **changes):
+def write_student(folder, answers=("7", "3"), **changes):
     """Saves a student that answers 7 to about half of all questions; returns the folder's name.
 
     The embeddings hold a table of which token follows which: anything -> Answer -> : -> 7 or 3
@@ -63,7 +63,7 @@ def write_student(folder, **changes):
     """
     tokenizer = TOKENIZER
     answer, colon, seven, three, line = (
-        tokenizer.convert_tokens_to_ids(token) for token in ("Answer", ":", "7", "3", "Ċ")
+        tokenizer.convert_tokens_to_ids(token) for token in ("Answer", ":", *answers, "Ċ")
     )
     model = Transformer(dataclasses.replace(SHAPE, **changes), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ def _disagreements(config: Config) -> Iterator[str]:
     if config.resume and not config.name:
         yield 'resume = true, name = "": which run? Set name to the folder of the run to continue.'
     yield from _term_disagreements(config)
+    yield from _verifier_disagreements(config)
     if data.max_steps < data.min_steps:
         yield (
             f"data.max_steps = {data.max_steps}: below data.min_steps = {data.min_steps}. "
@@ -87,6 +88,15 @@ def _term_disagreements(config: Config) -> Iterator[str]:
         yield (
             f'policy.term = "{name_of(policy.term)}", policy.objective = "bridge_release": that '
             "objective's KL lies in the term that yours replaces. Choose another objective."
+        )
+
+
+def _verifier_disagreements(config: Config) -> Iterator[str]:
+    reward = config.reward
+    if config.data.layout == "choice" and reward.verifier in ("numeric", "math"):
+        yield (
+            f'data.layout = "choice", reward.verifier = "{reward.verifier}": the answers are '
+            'letters. Set reward.verifier = "choice".'
         )
 
 

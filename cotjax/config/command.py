@@ -12,7 +12,7 @@ from typing import NoReturn
 from cotjax import __version__
 from cotjax.config.flags import key_of
 from cotjax.config.reading import nearest
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 
 VERSION = f"cotjax {__version__}"
 WIDTH = 80  # of a terminal
@@ -26,7 +26,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         try:
             return main(*args, **settings)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {visible(str(error))}", file=sys.stderr)
             return 2
 
     return safe

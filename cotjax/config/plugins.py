@@ -6,6 +6,7 @@ record, the file and the line.
 
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import math
 import types
@@ -160,15 +161,28 @@ def plugin(config: Config, key: str) -> Plugin | None:
       key: one of `ARGUMENTS`' values.
 
     Raises:
-      InputError: there is none of that name, or it cannot be called as the key needs.
+      InputError: there is none of that name, or it cannot be called as the key needs; or what is
+        built in needs a package that is not there.
     """
     section, _, name = key.partition(".")
     value = getattr(getattr(config, section), name)
     if not is_reference(value):
+        _check_package(key, value)
         return None
     own = Plugin(key, value)
     _CHECKS[key](own, config)
     return own
+
+
+def _check_package(key: str, value: str) -> None:
+    if (
+        key.endswith(".verifier")
+        and value == "math"
+        and not importlib.util.find_spec("math_verify")
+    ):
+        raise InputError(
+            f'{key} = "math": needs the package math-verify. Run pip install "cotjax[math]".'
+        )
 
 
 def check_plugins(config: Config, *, given: bool = True) -> None:
@@ -233,7 +247,7 @@ def _check_verifier(own: Plugin, config: Config) -> None:
 
 
 def verifier_object(own: Plugin) -> Any:
-    """The object behind `reward.verifier`; of a class, one that is made once.
+    """The object behind a verifier's key; of a class, one that is made once.
 
     Raises:
       InputError: the class needs arguments.
@@ -282,6 +296,7 @@ def _check_schedule(own: Plugin, config: Config) -> None:
 _CHECKS: dict[str, Callable[[Plugin, Config], None]] = {
     "reward.function": _check_reward,
     "reward.verifier": _check_verifier,
+    "eval.verifier": _check_verifier,
     "policy.term": _check_term,
     "data.source": _check_source,
     "curriculum.difficulty": _check_difficulty,

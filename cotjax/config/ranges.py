@@ -61,6 +61,7 @@ TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
+LayoutName = Literal["auto", "gsm8k", "bridge", "failures", "gym", "math", "choice", "messages"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 Divergence = Literal[
     "forward_kl",
@@ -75,11 +76,15 @@ Tail = Literal["bucket", "renormalise", "drop"]
 Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]
 SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym")
+VERIFIERS = ("numeric", "math", "choice", "exact")
 STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
 LIST = "list"  # the stage of a config that lists its own [[stages]]
 
 # The keys of a file's row that its layout reads, as data.columns names them.
-ROW_KEYS = ("question", "answer", "input", "target", "gold_answer", "teacher_cot")
+ROW_KEYS = (
+    *("question", "answer", "solution", "choices", "rationale", "messages"),
+    *("input", "target", "gold_answer", "teacher_cot"),
+)
 SCHEDULES = ("step", "linear", "cosine", "adaptive", "fixed")
 
 StageName = Annotated[Any, Named((*STAGES, LIST), "a class with from_config(config, mesh)")]
@@ -87,9 +92,9 @@ SourceName = Annotated[
     Any, Named(SOURCES, "records: __len__() and __getitem__(index) -> Record", lists=True)
 ]
 RewardName = Annotated[Any, Named(("bridge",), "(Completion, Record) -> float | dict[str, float]")]
-VerifierName = Annotated[
-    Any, Named(("numeric",), "extract(text) -> str | None and equal(a, b) -> bool")
-]
+_VERIFIER = "extract(text) -> str | None and equal(a, b) -> bool"
+VerifierName = Annotated[Any, Named(VERIFIERS, _VERIFIER)]
+EvalVerifierName = Annotated[Any, Named(("auto", *VERIFIERS), _VERIFIER)]
 TermName = Annotated[
     Any,
     Named(("auto",), "(logp, logp_old, advantage, mask, **settings) -> loss [B, G, T]"),

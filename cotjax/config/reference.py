@@ -23,6 +23,7 @@ FROM_PYTHON = "python:"  # how config.toml writes an object that no import finds
 ARGUMENTS = {
     "reward": "reward.function",
     "verifier": "reward.verifier",
+    "eval_verifier": "eval.verifier",
     "term": "policy.term",
     "source": "data.source",
     "difficulty": "curriculum.difficulty",

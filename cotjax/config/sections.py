@@ -11,7 +11,9 @@ from cotjax.config.ranges import (
     AxisSize,
     Count,
     Dtype,
+    EvalVerifierName,
     GroupSize,
+    LayoutName,
     Natural,
     NotNegative,
     Objective,
@@ -37,7 +39,7 @@ class DataConfig:
     source: SourceName = "problems"  # Built-in problems, a file, TFDS, hub, reasoning-gym, or own.
     path: str = ""  # Training records: a file, a folder, or the name of a hub or gym data set.
     mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
-    layout: Literal["auto", "gsm8k", "bridge", "failures", "gym"] = "auto"  # Keys of a row.
+    layout: LayoutName = "auto"  # Keys of a row; auto = found by their names.
     columns: TextTable = field(default_factory=dict)  # A file's: { question = "prompt" }.
     split: str = "train"  # Which split of a data set of TFDS or the hub.
     eval_split: str = ""  # The split that is held out; empty = the last records of data.split.
@@ -50,6 +52,7 @@ class DataConfig:
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
     concise_share: Share = 0.3  # Share of supervised targets in the concise style.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
+    on_duplicate: Literal["note", "drop", "error"] = "note"  # Of a question that is held out too.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
     chat_kwargs: Table = field(default_factory=dict)  # Variables of the chat template.
     prompt_widths: Count = 1  # Lengths that prompts are padded to; more compile more, pad less.
@@ -108,7 +111,8 @@ class RewardConfig:
     """What a completion earns: correctness gates format, format gates brevity."""
 
     function: RewardName = "bridge"  # BRIDGE's reward of the stage, or your own function.
-    verifier: VerifierName = "numeric"  # Reads an answer out of a text, and compares two.
+    verifier: VerifierName = "numeric"  # Reads answers and compares them; or your own.
+    tolerance: Positive | Auto = "auto"  # Numbers nearer are equal; auto = 0.01, at most 1 %.
     length_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.
     unit: Literal["words", "tokens"] = "tokens"  # What a completion's length counts.
     monotone: bool = True  # No upward jump in the length penalty (BRIDGE as released has one).
@@ -211,6 +215,7 @@ class EvalConfig:
     samples: Natural = 4  # Sampled completions per problem; 0 = greedy alone.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
+    verifier: EvalVerifierName = "auto"  # Of what is reported; auto = reward.verifier.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 320  # Most completions decoded at once, greedy and sampled together.

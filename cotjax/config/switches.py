@@ -35,16 +35,19 @@ class Switch:
 
 
 def _draws_from(*sources: str) -> Callable[[Config], bool]:
-    """Whether training records come from one of some sources; a user's may read every key."""
+    """Whether records come from one of some built-in sources, or a user's, which may read all."""
 
     def on(config: Config) -> bool:
         data = config.data
-        if is_reference(data.source):
-            return True
         named = [one.partition("=")[0].partition(":")[0] for one in data.mixture.split(",")]
-        return any(one.strip() in sources for one in named) or name_of(data.source) in sources
+        own = is_reference(data.source)
+        return own or data.source in sources or any(one.strip() in sources for one in named)
 
     return on
+
+
+def _verifiers(config: Config) -> tuple[str, str]:
+    return name_of(config.reward.verifier), name_of(config.eval.verifier)
 
 
 # Of every stage.
@@ -72,6 +75,10 @@ COMMON = (
     Switch("data.source", '= "hub"', _draws_from("hub"), ("data.config",)),
     Switch("data.source", '= "reasoning_gym"', _draws_from("reasoning_gym"), ("data.size",)),
     Switch("eval.samples", "> 0", lambda config: config.eval.samples > 0, ("eval.temperature",)),
+    Switch(
+        *("reward.verifier", '= "numeric"', lambda config: "numeric" in _verifiers(config)),
+        ("reward.tolerance",),
+    ),
     Switch(
         *("reward.function", '= "bridge"', lambda config: config.reward.function == "bridge"),
         ("reward.length_per_step", "reward.unit", "reward.monotone"),

@@ -15,11 +15,20 @@ from cotjax.cot.rewards import (
     rewrite_reward,
 )
 from cotjax.cot.steps import Rationale, normalize_rationale, parse_rationale, render_rationale
-from cotjax.cot.verifiers import NUMERIC, VERIFIERS, Verifier, gold_of, is_right
+from cotjax.cot.thinking import open_tag
+from cotjax.cot.verifiers import (
+    NUMERIC,
+    VERIFIERS,
+    Numeric,
+    Verifier,
+    gold_of,
+    is_right,
+)
 
 __all__ = [
     "NUMERIC",
     "VERIFIERS",
+    "Numeric",
     "Rationale",
     "Verdict",
     "Verifier",
@@ -37,6 +46,7 @@ __all__ = [
     "is_well_formed",
     "mask_steps",
     "normalize_rationale",
+    "open_tag",
     "parse_rationale",
     "read_completion",
     "render_rationale",

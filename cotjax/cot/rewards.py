@@ -37,7 +37,7 @@ class Verdict:
     @property
     def well_formed(self) -> bool:
         """See `is_well_formed`."""
-        return bool(self.rationale.steps and self.rationale.answer)
+        return bool(_with_text(self.rationale) and self.rationale.answer)
 
 
 def read_completion(completion: str, gold: str, *, verifier: Verifier = NUMERIC) -> Verdict:
@@ -58,18 +58,18 @@ def is_correct(completion: str, gold: str, *, verifier: Verifier = NUMERIC) -> b
 
 
 def count_steps(completion: str) -> int:
-    """Returns the number of numbered steps (`Step k:`, or else `1.`, `2.`, ...)."""
-    return len(parse_rationale(completion, kind="numbered").steps)
+    """Returns the number of numbered steps (`Step k:`, or else `1.`, `2.`, ...) with a text."""
+    return len(_with_text(parse_rationale(completion, kind="numbered")))
 
 
 def is_well_formed(completion: str) -> bool:
-    r"""Tells whether there is a numbered step and, behind the last one, an answer line.
+    r"""Tells whether there is a numbered step with a text and, behind the last one, an answer line.
 
-    An answer line holds `Answer:`, `Final Answer:` or `#### <number>`, and something behind it;
+    An answer line holds `Answer:`, `Final Answer:` or `####` with a number, a formula or a letter;
     a bare `\boxed{}` or "the answer is" is none.
     """
     rationale = parse_rationale(completion, kind="numbered")
-    return bool(rationale.steps and rationale.answer)
+    return bool(_with_text(rationale) and rationale.answer)
 
 
 def completion_reward(
@@ -211,6 +211,11 @@ def rewrite_brevity(ratio: float) -> float:
     return 0.5 + 0.3 * min((0.5 - ratio) / 0.3, 1)
 
 
+def _with_text(rationale: Rationale) -> list[str]:
+    """The steps that say something: marks alone, as `**` or `...`, are none."""
+    return [step for step in rationale.steps if any(map(str.isalnum, step))]
+
+
 def _gate(completion: str, gold: str, length: float, verdict: Verdict | None) -> dict[str, float]:
     verdict = read_completion(completion, gold) if verdict is None else verdict
     correct, well_formed = verdict.correct, verdict.well_formed
@@ -221,7 +226,7 @@ def _gate(completion: str, gold: str, length: float, verdict: Verdict | None) ->
         "brevity": 0.0,
         "correct": float(correct),
         "well_formed": float(well_formed),
-        "num_steps": float(len(verdict.rationale.steps)),
+        "num_steps": float(len(_with_text(verdict.rationale))),
         "length": length,
     }
 

@@ -16,10 +16,12 @@ forgets it, and the pieces render in the layout above.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from cotjax.cot.thinking import TAG, closes
 from cotjax.errors import InputError
 
 SplitKind = Literal["auto", "numbered", "lines", "sentences"]
@@ -38,7 +40,7 @@ _SENTENCE = re.compile(
 _ANSWER = re.compile(
     r"(?:(?m:^)[ \t\r]*(?:#{1,6} ?)?[*_]{0,2}(?i:(?:final )?answer)"
     r"|(?<!\S)[*_]{0,2}(?:Final )?Answer)[*_]{0,2} ?[:：][*_]{0,2}(?=[ \t\r\n]{0,8}[^ \t\r\n])"
-    r"|(?<!\S)####(?=[ \t\r\n]{0,8}[-+−$£€.0-9])"
+    r"|(?<!\S)####(?=[ \t\r\n]{0,8}(?:[-+−$£€.0-9\\]|\(?[A-J]\)?[.]?[ \t\r]*(?:\n|\Z)))"
 )
 _MATH = re.compile(r"\\[\[\]()]|\$\$")
 _CLOSES = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}
@@ -79,7 +81,8 @@ def parse_rationale(text: str, *, kind: SplitKind = "auto") -> Rationale:
         render_rationale(parse_rationale(text)) == text
         parse_rationale(render_rationale(normalize_rationale(r))) == r,   r = parse_rationale(text)
 
-    Thinking is everything up to the last `</think>`, or a `<think>` that never closes; for
+    Thinking is everything up to the last `</think>` or another closing reasoning tag (see
+    `cotjax.cot.thinking`), or behind one at the start that never closes; for
     numbered steps without such tags, the text before the first of them. The answer is the rest of
     the line behind the last `Answer:`, `Final Answer:` or `####` that follows the last step's
     number. Nothing inside `\[ \]`, `\( \)` or `$$ $$` starts a step or an answer.
@@ -152,13 +155,15 @@ def normalize_rationale(rationale: Rationale) -> Rationale:
 
 
 def _thinking(text: str) -> tuple[tuple[int, int] | None, int]:
-    """Returns the span between think tags (None without tags) and where the rest starts."""
+    """Returns the span between reasoning tags (None without tags) and where the rest starts."""
     begin, _ = _strip(text, (0, len(text)))
-    opened = text.startswith(_THINK, begin)
-    begin += len(_THINK) if opened else 0
-    end = text.rfind(_END_THINK)
-    if end >= 0:
-        return (begin, end), end + len(_END_THINK)
+    first = TAG.match(text, begin)
+    opened = first is not None and not (closes(first) or first["empty"])
+    if first is not None and opened:
+        begin = first.end()
+    last = next(iter(deque(filter(closes, TAG.finditer(text)), maxlen=1)), None)
+    if last is not None:
+        return (min(begin, last.start()), last.start()), last.end()
     return ((begin, len(text)), len(text)) if opened else (None, 0)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
+from cotjax.config import Config
 from cotjax.data.chat import open_chat, open_plain, turn_end
 from cotjax.errors import InputError
 
@@ -76,6 +77,9 @@ class Prompts:
         return "\n".join([before + step + after for step in steps])
 
 
+_ANSWERS = {"numeric": "number", "math": "result", "choice": "letter", "exact": "answer"}
+
+
 def make_prompts(
     tokenizer: Any,
     style: PromptStyle,
@@ -83,6 +87,7 @@ def make_prompts(
     chat_kwargs: Mapping[str, Any] = MappingProxyType({}),
     *,
     drop_unread: bool = False,
+    verifier: Any = "numeric",
 ) -> Prompts:
     r"""The prompts of a run.
 
@@ -94,6 +99,7 @@ def make_prompts(
       chat_kwargs: variables of the chat template.
       drop_unread: leave out those that it does not read, in place of an error: they are written
         for another model's.
+      verifier: `reward.verifier`, which decides what an answer is called.
 
     Raises:
       InputError: `chat` without a chat template, one that cannot serve, variables that it does not
@@ -115,7 +121,24 @@ def make_prompts(
                 "the tokenizer has no chat template. Leave it out."
             )
         (wrap, notes), end = open_plain(tokenizer), ""
-    return Prompts(_read_texts(templates, style), wrap, notes, end)
+    texts, answer = _read_texts(templates, style), answer_name(verifier)
+    texts = {key: text.replace("{answer}", answer) for key, text in texts.items()}
+    return Prompts(texts, wrap, notes, end)
+
+
+def prompts_of(config: Config, tokenizer: Any, *, drop_unread: bool = False) -> Prompts:
+    """The prompts of a run; see `make_prompts`."""
+    data, verifier = config.data, config.reward.verifier
+    return make_prompts(
+        *(tokenizer, data.prompt, data.templates, data.chat_kwargs),
+        drop_unread=drop_unread,
+        verifier=verifier,
+    )
+
+
+def answer_name(verifier: Any) -> str:
+    """What a prompt calls an answer that a verifier reads, which may be a user's own."""
+    return _ANSWERS[verifier] if isinstance(verifier, str) and verifier in _ANSWERS else "answer"
 
 
 def _read_texts(templates: str, style: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from cotjax.config.mixture import parse_mixture as parse_mixture
 from cotjax.data.hub_files import split_files
 from cotjax.data.jsonl import json_rows
 from cotjax.data.layouts import RecordReader
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.interfaces import Record, Source
 
 FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym"]
@@ -129,6 +129,11 @@ class Mixture(OneSource):
             index -= len(source)
         raise IndexError(index)
 
+    def checked(self, check: Callable[[list[Record]], list[Record]]) -> "Mixture":
+        """What `check` leaves of the records of each source."""
+        sources: tuple[Any, ...] = self.sources
+        return Mixture(tuple(source.checked(check) for source in sources), self.weights)
+
     @property
     def parts(self) -> tuple[tuple[Source, float], ...]:
         """Its sources, by weight."""
@@ -201,7 +206,7 @@ def read_records(
     if refused:
         print(
             f"{key}: {len(refused)} of {len(refused) + len(records)} records skipped, the first: "
-            f"{refused[0]}",
+            f"{visible(str(refused[0]))}",
             file=sys.stderr,
         )
     return records[::-1] if last else records
@@ -220,8 +225,11 @@ def _need(package: str, extra: str, key: str) -> Any:
 def _opened(path: str, key: str, what: str, read: Callable[[], Any]) -> Any:
     """What `read` gives; whatever a library raises about a file becomes one kind of error."""
     try:
-        if not pathlib.Path(path).exists():
+        place = pathlib.Path(path)
+        if not place.exists():
             raise FileNotFoundError("No such file or directory")
+        if not (place.is_file() or place.is_dir()):  # a pipe, which would be waited for
+            raise OSError("neither a file nor a folder")
         return read()
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -238,7 +246,8 @@ def _numbered(path: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 def _parquet(path: str, key: str) -> Rows:
     parquet = _need("pyarrow.parquet", "parquet", key)
     read = lambda: parquet.read_table(path).to_pylist()  # noqa: E731
-    return _numbered(path, _opened(path, key, "a .parquet file", read))
+    rows = _opened(path, key, "a .parquet file, or a folder of them", read)
+    return _numbered(path, ({name: _text(x) for name, x in row.items()} for row in rows))
 
 
 def _hub(path: str, config: str, split: str, key: str) -> Rows:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 from typing import Any
 
 import cloudpickle
@@ -12,6 +13,7 @@ from cotjax.data.sources import OneSource, RecordList, Records
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Record, Source
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 SMALL = 2**17  # up to so many records are read and checked before a run begins
 
 
@@ -121,12 +123,24 @@ def record_mistake(record: Any) -> str:
         text = getattr(record, name)
         if not isinstance(text, str) or not text.strip():
             return f"its {name} is {text!r}, and needs to be a text that is not empty."
+        if wrong := _half_pair(name, text):
+            return wrong
     steps = record.steps
     if not isinstance(steps, tuple) or not all(isinstance(step, str) for step in steps):
         return f"its steps are {steps!r}, and need to be a tuple of texts."
+    if wrong := _half_pair("steps", *steps):
+        return wrong
     if not isinstance(record.difficulty, int) or record.difficulty < 0:
         return f"its difficulty is {record.difficulty!r}, and needs to be a number of steps."
     return ""
+
+
+def _half_pair(name: str, *texts: str) -> str:
+    """Says that a text is none that a tokenizer reads or a file holds; empty if each is."""
+    found = next((found for text in texts if (found := _SURROGATE.search(text))), None)
+    if found is None:
+        return ""
+    return f"half a surrogate pair, {found[0]!r}, stands in its {name}. Leave it out."
 
 
 def _check_workers(source: UserSource) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotjax.errors import visible
 from cotjax.report.charts import curves
 from cotjax.report.run_folder import RunFiles, read_run
 
@@ -253,10 +254,14 @@ def _card(sides: list[tuple[str, dict[str, Any] | None]]) -> str:
     line = next(line for _, line in sides if line is not None)
     columns = "".join(_side(label, line) for label, line in sides)
     return (
-        f'<div class="pair"><p>{html.escape(line["question"])} '
-        f'<span class="quiet">Gold answer {html.escape(str(line["gold"]))}.</span></p>'
+        f'<div class="pair"><p>{_text(line["question"])} '
+        f'<span class="quiet">Gold answer {_text(str(line["gold"]))}.</span></p>'
         f'<div class="sides">{columns}</div></div>'
     )
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text))
 
 
 # Parts that a reward records without adding them up.
@@ -279,5 +284,5 @@ def _side(label: str, line: dict[str, Any] | None) -> str:
         shown = f'<span class="{style}">{word}</span>{shown}'
     return (
         f'<div class="side"><header><b>{label}</b>{shown}</header>'
-        f'<div class="text">{html.escape(line["completion"])}</div></div>'
+        f'<div class="text">{_text(line["completion"])}</div></div>'
     )

@@ -7,7 +7,7 @@ import pathlib
 from cotjax.config import Config, name_of, stage_class, to_toml
 from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.run.folder import console, forget_unbegun, write_config, write_result
 from cotjax.run.summary import print_summary
 from cotjax.startup import Programs, compiling_side_by_side, counted
@@ -60,7 +60,7 @@ def _run_stage(
                 forget_unbegun(folder)
             raise
         for note in notes:
-            out.print(f"note: {note}")
+            out.print(visible(f"note: {note}"))
         result = fit(stage, folder, settings, table, out, saved=parts.write)
     if not first:
         return folder

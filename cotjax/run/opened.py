@@ -63,14 +63,12 @@ def load_records(config: Config) -> tuple[Records, list[Record]]:
       InputError: a file that cannot be read, or too few records.
     """
     set_up()
-    from cotjax.data.prompts import make_prompts
+    from cotjax.data.prompts import prompts_of
     from cotjax.student import records
     from cotjax.student.load import load_from_path
 
     model = load_from_path(config.model, seed=config.seed, place=None, init="random")
-    data = config.data
-    prompts = make_prompts(model.tokenizer, data.prompt, data.templates, data.chat_kwargs)
-    return records.load_records(config, model.tokenizer, prompts)
+    return records.load_records(config, model.tokenizer, prompts_of(config, model.tokenizer))
 
 
 def config_from_flags(checkpoint: str, argv: Sequence[str]) -> Config:

@@ -30,6 +30,7 @@ def train(
     *,
     reward: Reward | str | None = None,
     verifier: Verifier | str | None = None,
+    eval_verifier: Verifier | str | None = None,
     term: Callable[..., Array] | str | None = None,
     source: Source | str | None = None,
     difficulty: Callable[..., object] | str | None = None,
@@ -44,6 +45,7 @@ def train(
       config: from `Config.for_stage`, `Config.for_stages` or `cotjax.config.load`.
       reward: (Completion, Record) -> float, or dict of floats.
       verifier: has extract(text) -> str | None and equal(a, b) -> bool.
+      eval_verifier: the same, of the evaluations alone.
       term: (logp, logp_old, advantage, mask, **settings) -> loss per token [B, G, T].
       source: random access to records: __len__() and __getitem__(index) -> Record.
       difficulty: (Record) -> float, or (student, records) -> [n].
@@ -64,7 +66,7 @@ def train(
     set_up()
     given = {
         **{"reward": reward, "verifier": verifier, "term": term, "source": source},
-        **{"difficulty": difficulty, "schedule": schedule},
+        **{"eval_verifier": eval_verifier, "difficulty": difficulty, "schedule": schedule},
     }
     # Checked again, which a config that `dataclasses.replace` made is not.
     config = change(with_objects(config, **given), {}, "cotjax.train")

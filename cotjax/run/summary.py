@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from cotjax.errors import visible
+
 _NUMBERS = (
     ("accuracy", "greedy", "{:.1%}"),
     ("sampled_accuracy", "sampled", "{:.1%}"),
@@ -23,8 +25,9 @@ def print_summary(
         console.print(f"\nTwo completions {when}:", style="bold")
         for row in _samples(folder, when):
             verdict = "right" if row["parts"]["correct"] else "wrong"
-            console.print(f"{row['question']}", style="dim")
-            console.print(f"{row['completion']}\n({row['tokens']} tokens, {verdict})")
+            console.print(visible(row["question"]), style="dim")
+            text = visible(row["completion"])
+            console.print(f"{text}\n({row['tokens']} tokens, {verdict})")
     before, after = result["before"], result["after"]
     console.print("\nHeld-out problems".ljust(24) + "before    after", style="bold")
     for name, form in (

@@ -121,14 +121,18 @@ class BaseStage:
         )
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the verifier on the held-out golds; notes the base of an adapter in the folder.
+        """Checks the verifiers on the held-out golds; notes the base of an adapter in the folder.
 
         Raises:
           InputError: a run that goes on with another base.
         """
         if self.student.base:
             note_base(folder, self.config.model.path, self.student.base)
-        return guards.gold_check(self.held_out, open_verifier(self.config))
+        found = guards.gold_check(self.held_out, open_verifier(self.config))
+        if self.config.eval.verifier == "auto":
+            return found
+        own = guards.gold_check(self.held_out, open_verifier(self.config, "eval.verifier"))
+        return *found, *(f"eval.verifier: {sentence}" for sentence in own)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

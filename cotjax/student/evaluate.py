@@ -27,7 +27,9 @@ def evaluate(
     name: str = "evaluation",
     keep_partial: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Greedy and sampled accuracy on held-out records; says how far it is.
+    """Greedy and sampled accuracy on held-out records, as `eval.verifier` reads answers.
+
+    Says how far it is.
 
     Args:
       student: who is asked.
@@ -48,6 +50,7 @@ def evaluate(
         settings=evaluation_sampling(student, config),
         completions=config.eval.batch_size,
         reward=reward,
+        verifier="eval.verifier",
     )
     with Progress(name, len(records), "problems", quiet=not processes.is_first()) as progress:
         try:

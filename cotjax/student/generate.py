@@ -18,6 +18,7 @@ from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
 from cotjax.student.rewards import RewardFn, judge_own, solve_reward
+from cotjax.student.verify import VerifierKey
 from cotjax.training.evaluation import JudgedCompletion
 
 
@@ -159,6 +160,7 @@ def complete(
     key: Array | None = None,
     first: int = 0,
     reward: RewardFn = solve_reward,
+    verifier: VerifierKey = "reward.verifier",
 ) -> Iterator[list[JudgedCompletion]]:
     """Judged completions of records; `settings.group_size` for each, batch by batch.
 
@@ -175,6 +177,7 @@ def complete(
         are the model's.
       first: number of the first record; with the key it decides the random numbers.
       reward: what a completion earns.
+      verifier: the key that names who reads and compares the answers.
     """
     if not records:
         return
@@ -191,5 +194,6 @@ def complete(
         rollout = generate(
             student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
         )
-        judged = judge_own(mesh, student, config, full, processes.fetch(rollout), reward)
+        rollout = processes.fetch(rollout)
+        judged = judge_own(mesh, student, config, full, rollout, reward, verifier)
         yield from judged[: len(chunk)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cotjax.cot import NUMERIC, Verifier, is_correct
+from cotjax.cot import NUMERIC, Numeric, Verifier, is_correct
 from cotjax.errors import PluginError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.student.records import solution
@@ -102,7 +102,7 @@ def gold_check(records: Sequence[Record], verifier: Verifier = NUMERIC) -> tuple
     missed = []
     for record in records:
         texts = [solution(record)]
-        if verifier is NUMERIC:  # which also reads GSM8K's form
+        if isinstance(verifier, Numeric):  # which also reads GSM8K's form
             texts.append(f"{texts[0]}\n#### {record.answer}")
         try:
             if not all(is_correct(text, record.answer, verifier=verifier) for text in texts):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from cotjax import config as configs
 from cotjax.config import Config, ModelConfig
-from cotjax.data.prompts import Prompts, make_prompts
+from cotjax.data.prompts import Prompts, prompts_of
 from cotjax.errors import InputError
 from cotjax.models.fingerprint import fingerprint
 from cotjax.models.formats.load import LoadedModel, load_model
@@ -159,11 +159,7 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
 
-    data = config.data
-    prompts = make_prompts(
-        *(loaded.tokenizer, data.prompt, data.templates, data.chat_kwargs), drop_unread=teaches
-    )
-
+    prompts = prompts_of(config, loaded.tokenizer, drop_unread=teaches)
     ends = ends_of_turn(loaded, prompts)
 
     def read() -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ from cotjax.cot import (
     parse_rationale,
     render_rationale,
 )
+from cotjax.data.duplicates import find_duplicates, without_duplicates
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import RecordReader
-from cotjax.data.prompts import Prompts
+from cotjax.data.prompts import Prompts, answer_name
 from cotjax.data.sources import Records
 from cotjax.data.splits import open_held_out, open_split
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.interfaces import PromptBatch, Record
 from cotjax.student.verify import open_verifier
 
@@ -41,7 +43,7 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
     """
     keep = functools.partial(_fitting, tokenizer, prompts, config)
     train, held_out = open_split(config, _reader(config), keep)
-    return part_of(config, train), held_out
+    return apart(config, part_of(config, train), held_out), held_out
 
 
 def load_held_out(
@@ -60,6 +62,7 @@ def _reader(config: Config) -> RecordReader:
     data = config.data
     return dataclasses.replace(
         record_reader(open_verifier(config)),
+        answer=answer_name(config.reward.verifier),
         layout=data.layout,
         keep_calculator=data.keep_calculator,
         filter_teacher=data.filter_teacher,
@@ -73,6 +76,49 @@ def _fitting(
     """The records whose question alone fits; see `check_prompts`."""
     text = lambda record: prompts.solve(record.question)  # noqa: E731
     return check_prompts(tokenizer, records, config, path, text)
+
+
+def apart(config: Config, train: Records, held_out: list[Record]) -> Records:
+    """The training records, for which questions that are held out too are found first.
+
+    The built-in problems, whose splits are disjoint by construction, and sources too large to be
+    read whole pass unseen.
+
+    Args:
+      config: of the run; `data.on_duplicate` says whether those are told, left out, or an error.
+      train: records.
+      held_out: records.
+
+    Raises:
+      InputError: there are some and they are an error, or nothing is left to train on.
+    """
+    seen: list[Record] = []
+
+    def look(records: list[Record]) -> list[Record]:
+        seen.extend(records)
+        return records
+
+    train.checked(look)
+    found, rule = find_duplicates(seen, held_out), config.data.on_duplicate
+    if not str(found):
+        return train
+    then = ""
+    if found.same and rule == "error":
+        raise InputError(
+            f'data.on_duplicate = "error": {found}. Take them out of the file, or set '
+            'data.on_duplicate = "drop", which leaves them out of training.'
+        )
+    if found.same and rule == "drop":
+        then = " They are left out of training."
+        if not without_duplicates(seen, held_out) and len(seen) == len(train):
+            raise InputError(
+                f'data.on_duplicate = "drop": {found}, and nothing else is trained on.'
+            )
+        train = train.checked(lambda records: without_duplicates(records, held_out))
+    elif found.same:
+        then = ' Set data.on_duplicate = "drop" to leave them out of training.'
+    print(visible(f"note: {found}.{then}"), file=sys.stderr)
+    return train
 
 
 def record_reader(verifier: Verifier) -> RecordReader:

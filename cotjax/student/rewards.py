@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, Plugin, plugin
 from cotjax.core.advantage import overlong_penalty
-from cotjax.cot import Verdict, completion_reward, read_completion
+from cotjax.cot import Verdict, completion_reward, open_tag, read_completion
 from cotjax.errors import PluginError
 from cotjax.interfaces import Completion, End, Record, Rollout
 from cotjax.parallel import processes
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.verify import open_verifier
+from cotjax.student.verify import VerifierKey, open_verifier
 from cotjax.training.evaluation import JudgedCompletion
 
 # A completion of a record, and what it says, to a reward and its named parts.
@@ -104,8 +104,17 @@ def judge(
     records: Sequence[Record],
     rollout: Rollout,
     reward: RewardFn = solve_reward,
+    verifier: VerifierKey = "reward.verifier",
 ) -> list[list[JudgedCompletion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G.
+
+    Args:
+      student: who wrote it.
+      config: of the run.
+      records: the problems.
+      rollout: the completions.
+      reward: what a completion earns.
+      verifier: the key that names who reads and compares the answers.
 
     Raises:
       PluginError: a user's reward or verifier did something wrong; names the record.
@@ -118,13 +127,14 @@ def judge(
         for row, size in zip(rows, sizes, strict=True)
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
-    judged, verifier = [], open_verifier(config)
+    judged, reads = [], open_verifier(config, verifier)
+    begun = open_tag(student.prompts.wrap("?"))  # a template may have begun the thinking
     for record, sizes, ends in zip(records, lengths, rollout.end, strict=True):
         group = []
         for size, end in zip(sizes, ends, strict=True):
             text = next(texts)
             try:
-                verdict = read_completion(text, record.answer, verifier=verifier)
+                verdict = read_completion(begun + text, record.answer, verifier=reads)
             except PluginError as error:
                 raise error.on(record.id) from error
             thinking = verdict.rationale.thinking
@@ -144,6 +154,7 @@ def judge_own(
     records: Sequence[Record],
     rollout: Rollout,
     reward: RewardFn = solve_reward,
+    verifier: VerifierKey = "reward.verifier",
 ) -> list[list[JudgedCompletion]]:
     """`judge`, for which each process judges the rows that it owns; the results are gathered.
 
@@ -151,7 +162,7 @@ def judge_own(
       PluginError: see `judge`; in every process, if it was raised in one.
     """
     if jax.process_count() == 1:
-        return judge(student, config, records, rollout, reward)
+        return judge(student, config, records, rollout, reward, verifier)
     owner = processes.owners(mesh, len(records))
     own = np.flatnonzero(owner == jax.process_index()).tolist()
     rows, wrong = [], None
@@ -162,6 +173,7 @@ def judge_own(
             [records[row] for row in own],
             jax.tree.map(lambda leaf: leaf[own], rollout),
             reward,
+            verifier,
         )
     except PluginError as error:
         wrong = error

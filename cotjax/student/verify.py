@@ -1,16 +1,21 @@
-"""The verifier of a run: built in, or a user's own."""
+"""The verifiers of a run, of its rewards and of its evaluations: built in, or a user's own."""
+
+import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from cotjax.config import Config, Plugin, plugin, verifier_object
-from cotjax.cot import VERIFIERS, Verifier
+from cotjax.cot import VERIFIERS, Numeric, Verifier
+
+VerifierKey = Literal["reward.verifier", "eval.verifier"]
 
 
 class UserVerifier:
     """A user's verifier; what it raises or gives wrongly names it.
 
     Args:
-      own: what `reward.verifier` names.
+      own: what the key names.
     """
 
     def __init__(self, own: Plugin) -> None:
@@ -43,11 +48,23 @@ class UserVerifier:
         return bool(same)
 
 
-def open_verifier(config: Config) -> Verifier:
-    """The verifier that `reward.verifier` names.
+def open_verifier(config: Config, key: VerifierKey = "reward.verifier") -> Verifier:
+    """The verifier that a key names.
+
+    Args:
+      config: of the run.
+      key: of the rewards, and of all that they decide; or of the evaluations.
 
     Raises:
       InputError: see `plugin`.
     """
-    own = plugin(config, "reward.verifier")
-    return VERIFIERS[config.reward.verifier] if own is None else UserVerifier(own)
+    name = config.eval.verifier
+    if key == "reward.verifier" or name == "auto":
+        key, name = "reward.verifier", config.reward.verifier
+    own = plugin(config, key)
+    if own is not None:
+        return UserVerifier(own)
+    verifier, tolerance = VERIFIERS[name](), config.reward.tolerance
+    if isinstance(verifier, Numeric) and tolerance != "auto":
+        return dataclasses.replace(verifier, tolerance=tolerance)
+    return verifier

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.cot import NUMERIC, Verifier, is_correct, parse_rationale
+from cotjax.data.prompts import answer_name
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.rollout.plan import Sampling
@@ -28,7 +29,7 @@ from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
 
 INSTRUCTION = (
     'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
-    'then the result on the last line as "Answer: <number>".\n\n'
+    'then the result on the last line as "Answer: <{answer}>".\n\n'
 )
 FAILURES_IN_A_ROW = 3  # a server that fails so often is down: stop, and keep what there is
 
@@ -153,6 +154,7 @@ class ServerWriter:
         settings = config.rationales
         self.name = settings.model
         self._attempts, self._verifier = settings.attempts, open_verifier(config)
+        self._instruction = INSTRUCTION.replace("{answer}", answer_name(config.reward.verifier))
         self._records = _records(config, load_policy(config, mesh))
         self._server = ChatServer(
             ServerSettings(
@@ -186,7 +188,7 @@ class ServerWriter:
             texts: list[str] | None = []
             try:
                 for attempt in range(self._attempts):
-                    text = self._server.answer(INSTRUCTION + record.question, attempt=attempt)
+                    text = self._server.answer(self._instruction + record.question, attempt=attempt)
                     texts.append(text)
                     if is_correct(text, record.answer, verifier=self._verifier):
                         break

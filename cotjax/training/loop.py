@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cotjax.errors import InputError, PluginError
+from cotjax.errors import InputError, PluginError, visible
 from cotjax.interfaces import Limit, Stage, Step, TrainState
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.metrics import MetricsWriter, StepTable
@@ -155,7 +155,7 @@ class _Run:
         self.writer.write_completions(done, "train", work.completions)
         self.table.add(done, metrics)
         if work.alarm:
-            self.console.print(f"step {done}, {work.alarm}", style="yellow")
+            self.console.print(visible(f"step {done}, {work.alarm}"), style="yellow")
         if wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
 
@@ -199,7 +199,7 @@ def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> st
 def _evaluation_at(step: int, folder: pathlib.Path) -> dict[str, Any] | None:
     """The evaluation at a step, if an earlier part of this run has made it."""
     path = folder / "metrics.jsonl"
-    for line in map(json.loads, path.read_text("utf-8").splitlines() if path.exists() else []):
+    for line in map(json.loads, path.read_bytes().splitlines() if path.exists() else []):
         if line["step"] == step and line["kind"] == "eval":
             return {name: value for name, value in line.items() if name not in ("step", "kind")}
     return None

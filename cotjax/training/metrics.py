@@ -76,7 +76,7 @@ def _number(value: Any) -> float | int | None:
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with path.open("ab", buffering=0) as file:  # one system call, so no line is half there
-        file.write(lines.encode())
+        file.write(lines.encode("utf-8", "backslashreplace"))  # half a pair, as JSON has it
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -74,6 +74,15 @@ def test_bad_input_is_one_line_and_status_2(capsys):
     assert capsys.readouterr().err == "error: it is bad. Make it good.\n"
 
 
+def test_control_characters_of_a_message_are_shown_and_not_sent(capsys):
+    @one_line_errors
+    def main():
+        raise InputError("name = \x1b[2J\ud800")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: name = \\x1b[2J\\ud800\n"
+
+
 def test_other_errors_are_not_hidden():
     @one_line_errors
     def main():

@@ -163,7 +163,9 @@ def test_a_flag_that_is_no_table_is_refused(flag):
 
 
 def test_a_built_in_name_that_is_mistyped_gets_the_nearest():
-    with pytest.raises(InputError, match=r'needs one of "numeric", or a ref.*Did you mean "numer'):
+    with pytest.raises(
+        InputError, match=r'needs one of "numeric".*, or a ref.*Did you mean "numer'
+    ):
         load(["--reward.verifier=numerical"])
 
 

@@ -13,6 +13,7 @@ CASES = [
     ("sft", "lora.dropout", "0.5", ["--lora.rank=2"]),
     ("grpo", "data.split", "test", ["--data.source=tfds", "--data.path=x"]),
     ("grpo", "data.size", "7", ["--data.source=reasoning_gym", "--data.path=x"]),
+    ("grpo", "reward.tolerance", "0.5", []),
     ("grpo", "curriculum.pacing", "contiguous", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.examples", "64", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.difficulty", "cot_tokens", ["--curriculum.buckets=2"]),
@@ -48,6 +49,7 @@ CASES = [
 ]  # fmt: skip
 # Switches that are on by default, and how to switch them off.
 OFF = {
+    "reward.tolerance": ["--reward.verifier=exact"],
     "reconstruct": ["--reconstruct.mask-probability=0"],
     "batch.size": ["--rewrite.no-internalize"],
     "policy.kl_estimator": ["--policy.kl-coefficient=0"],

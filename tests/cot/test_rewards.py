@@ -19,7 +19,7 @@ from tests.cot.samples import FUZZ, HOSTILE, any_text, marked_text, megabyte
 
 def completion(num_steps: int, num_words: int, answer: str = "42") -> str:
     """Returns a well-formed completion of that many steps and words."""
-    steps = [f"Step {k}:" for k in range(1, num_steps + 1)]
+    steps = [f"Step {k}:a" for k in range(1, num_steps + 1)]
     steps[0] += " word" * (num_words - 2 * num_steps - 2)
     text = "\n".join([*steps, f"Answer: {answer}"])
     assert len(text.split()) == num_words
@@ -97,8 +97,8 @@ def test_step_bonus(num_steps, bonus):
         ("Step 1: 6 * 7. The answer is 42.", -1),
         ("Answer: 42\nStep 1: 6 * 7", -1),
         ("Step 1: a\nAnswer: 42\nStep 2: b", -1),
-        ("<think>Step 1: a\nAnswer: 42</think>", -1),
-        ("<think>Step 1: a\nAnswer: 42", -1),
+        ("<think>Step 1: a\nAnswer: 42</think>", -2),
+        ("<think>Step 1: a\nAnswer: 42", -2),
         ("see Step 1: a\nAnswer: 42", -1),
         ("Step 1: 6 * 7\nAnswer: 42", 1),
         ("Step 1: 6 * 7 Answer: 42", 1),
@@ -106,6 +106,8 @@ def test_step_bonus(num_steps, bonus):
         ("Step 1: 6 * 7\nFinal Answer: $42.00", 1),
         ("<think>hm</think>\nStep 1: 6 * 7\nAnswer: 42", 1),
         ("1. 6 * 7\nAnswer: 42", 1),
+        ("Step 1:\nAnswer: 42", -1),
+        ("Step 1: ...\nStep 2: **\nAnswer: 42", -1),
     ],
 )
 def test_outcome(text, outcome):
@@ -237,3 +239,14 @@ def test_no_hostile_string_raises(text):
 @pytest.mark.parametrize("name", ["spaces", "steps", "hashes", "surrogates", "Answer:"])
 def test_no_megabyte_raises(name):
     check_total(megabyte(name) + "\nAnswer: 42", "42")
+
+
+@pytest.mark.parametrize("answer", ["42", "\\frac{x}{3}", "B", "(B)", "C.", "$x$", "-7"])
+def test_a_line_of_hashes_with_a_number_a_formula_or_a_letter_is_an_answer_line(answer):
+    assert is_well_formed(f"Step 1: 6 * 7\n#### {answer}")
+    assert is_well_formed(f"Step 1: 6 * 7\n#### {answer}\nDone.")
+
+
+@pytest.mark.parametrize("heading", ["", "A heading", "Because", "Step", "(a) first"])
+def test_a_heading_is_no_answer_line(heading):
+    assert not is_well_formed(f"Step 1: 6 * 7\n#### {heading}")

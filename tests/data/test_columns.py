@@ -1,17 +1,18 @@
 """`data.columns`: a file's own names for what a layout reads, in every kind of file."""
 
 import dataclasses
+import functools
 
 import pytest
 
 from cotjax.config import ROW_KEYS
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
-from cotjax.data.layouts import _LAYOUTS, RecordReader
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
+from cotjax.data.layouts import _LAYOUTS, OPTIONAL, RecordReader
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
 
 READER = RecordReader(
-    gold_answer,
+    functools.partial(gold_of, NUMERIC),
     parse_rationale,
     answers_equal,
     columns={"question": "prompt", "answer": "solution"},
@@ -46,7 +47,8 @@ def test_a_column_that_a_row_lacks_is_named_with_its_key():
 
 
 def test_the_keys_of_the_config_are_those_of_the_layouts():
-    assert set(ROW_KEYS) == {key for keys, _ in _LAYOUTS.values() for key in keys}
+    needed = {key for keys, _ in _LAYOUTS.values() for key in keys}
+    assert set(ROW_KEYS) == needed | set(OPTIONAL)
 
 
 def test_parquet_has_columns_too(tmp_path):

@@ -1,5 +1,6 @@
 """Records from a file: GSM8K's layout, and every unusable line with its number and the fix."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data import sources
 from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError
@@ -17,7 +18,7 @@ GOOD = '{"question": "How many?", "answer": "1+1 = <<1+1=2>>2\\n#### 2"}'
 FIX = ' Fix the line or set data.on_bad_record = "skip".'
 
 
-READER = RecordReader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal)
 
 
 def read_records(path, **settings):
@@ -112,6 +113,28 @@ def test_an_unusable_line_is_named_with_its_number(write, line, complaint):
     assert [record.id for record in kept] == ["train.jsonl:1", "train.jsonl:4"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (
+            ["[", '{"question": "?", "answer": "#### 2"},', "]"],
+            "train.jsonl:2: not JSON (a comma before the end of a list or object, column 38)",
+        ),
+        (['{"question": "?", "answer": "#### 2",}'], "train.jsonl:1: not JSON (a comma before"),
+        (["[", '{"question": "?" "answer"}', "]"], "train.jsonl:2: not JSON (Expecting ','"),
+    ],
+)
+def test_a_mistake_in_an_array_is_named_with_its_line(write, lines, complaint):
+    assert refused(write(*lines)).startswith(complaint)
+
+
+def test_texts_that_no_tokenizer_takes_are_repaired(write):
+    half = json.dumps({"question": "a\ud800b", "answer": "#### 2"})
+    null = json.dumps({"question": "a\x00b\u2028c", "answer": "#### 2"})
+    first, second = read_records(write(half, null))
+    assert first.question == "a\ufffdb" and second.question == "a\x00b\u2028c"
+
+
 @given(st.text(st.characters(exclude_characters="\n")))
 def test_no_line_crashes(tmp_path_factory, line):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
@@ -123,18 +146,19 @@ def test_no_line_crashes(tmp_path_factory, line):
 def test_a_file_without_a_usable_record(write, lines):
     path = write(*lines)
     message = refused(path, on_bad_record="skip")
-    assert message.startswith(f'data.path = "{path}": no usable record in ')
-    assert "Name a .jsonl file" in message
+    empty = f'data.path = "{path}": is empty. Set data.path to a file with records.'
+    assert message == empty if not lines else "Name a .jsonl file" in message
+    assert message.startswith(f'data.path = "{path}": ')
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_key_and_the_fix(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b"\xe9\n")
-    for name, reason in (("none.jsonl", "No such file"), ("", "directory"), ("latin.jsonl", "utf")):
+    for name, reason in (("none.jsonl", "No such file"), ("latin.jsonl", "line 1 is not UTF-8")):
         path = str(tmp_path / name)
         for key in ("data.path", "data.eval_path"):
             message = refused(path, key=key)
             assert message.startswith(f'{key} = "{path}": cannot be read') and reason in message
-            assert message.endswith(f"Set {key} to a .jsonl file that can be read.")
+            assert message.endswith(("that can be read.", "Save it as UTF-8."))
 
 
 def test_every_gold_of_gsm8k_is_recovered():

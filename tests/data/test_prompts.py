@@ -47,6 +47,17 @@ def test_chat_is_the_template_with_the_instruction_in_front(chatty):
     )
 
 
+@pytest.mark.parametrize(
+    ("verifier", "answer"),
+    [("numeric", "number"), ("math", "result"), ("choice", "letter"), ("exact", "answer"),
+     ("./own.py:Own", "answer"), (object(), "answer")],
+)  # fmt: skip
+def test_a_prompt_asks_for_what_the_verifier_reads(chatty, verifier, answer):
+    shown = make_prompts(chatty, "chat", verifier=verifier)
+    for text in (shown.solve("?"), shown.complete("?", ("a",)), shown.rewrite("?", "a")):
+        assert f'"Answer: <{answer}>"' in text
+
+
 def test_auto_is_chat_where_there_is_a_template(plain, chatty):
     for tokenizer, style in ((plain, "plain"), (chatty, "chat")):
         auto, named = make_prompts(tokenizer, "auto"), make_prompts(tokenizer, style)

@@ -1,14 +1,16 @@
 """Every source gives the same records, names what it cannot read, and mixes by weight."""
 
+import functools
 import importlib.util
 import json
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, RecordList, Subset, parse_mixture, read_records
@@ -113,7 +115,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_reasoning_gym_makes_its_problems_from_the_seed():
     needs("reasoning_gym")
-    gym = RecordReader(gold_answer, parse_rationale, answers_equal, layout="gym")
+    gym = RecordReader(
+        functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal, layout="gym"
+    )
     make = lambda seed: read_records(  # noqa: E731
         "chain_sum", gym, source="reasoning_gym", size=5, seed=seed
     )
@@ -191,3 +195,48 @@ def test_a_mixture_has_its_sources_as_parts_and_numbers_them_one_after_the_other
     assert [mixture[index] for index in range(5)] == [*one, *other]
     with pytest.raises(IndexError):
         mixture[5]
+
+
+def test_parquet_holds_messages_bytes_and_lists_in_a_folder_of_shards(tmp_path):
+    needs("pyarrow")
+    from pyarrow import Table, parquet
+
+    turns = lambda i: [  # noqa: E731
+        {"role": "user", "content": f"{i} and 1?"},
+        {"role": "assistant", "content": f"Step 1: {i}+1\nAnswer: {i + 1}"},
+    ]
+    shards = tmp_path / "train"
+    shards.mkdir()
+    for name in range(2):
+        rows = [{"messages": turns(i)} for i in (2 * name, 2 * name + 1)]
+        parquet.write_table(Table.from_pylist(rows), shards / f"{name}.parquet")
+    records = read_records(str(shards), READER, source="parquet")
+    assert [(r.question, r.answer, r.steps) for r in records] == [
+        (f"{i} and 1?", str(i + 1), (f"{i}+1",)) for i in range(4)
+    ]
+    raw = [{name: text.encode() for name, text in row.items()} for row in ROWS]
+    parquet.write_table(Table.from_pylist(raw), tmp_path / "raw.parquet")
+    assert read_records(str(tmp_path / "raw.parquet"), READER, source="parquet")[0].answer == "1"
+
+
+@pytest.mark.parametrize("source", ["parquet", "array_record", "tfds"])
+def test_a_pipe_is_not_waited_for(tmp_path, source):
+    needs({"parquet": "pyarrow", "array_record": "grain", "tfds": "tensorflow_datasets"}[source])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        read_records(str(tmp_path / "pipe"), READER, source=source)
+
+
+def test_a_mixture_is_checked_source_by_source(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    rows = RecordList(read_records(str(tmp_path / "rows.jsonl"), READER))
+    problems = ProblemSource("train", 0, 1, 2)
+    mixed = Mixture((rows, problems), (1, 2)).checked(lambda records: records[:2])
+    assert len(mixed.sources[0]) == 2 and mixed.sources[1] is problems and mixed.weights == (1, 2)
+
+
+def test_what_is_skipped_is_shown_without_its_control_characters(tmp_path, capsys):
+    bad = {"question": "?", "gold_answer": "\x1b[J\x00", "teacher_cot": "x"}
+    write_jsonl(tmp_path / "rows.jsonl", [FAILURE, bad])
+    read_records(str(tmp_path / "rows.jsonl"), READER, on_bad_record="skip")
+    assert '"gold_answer" = "\\x1b[J\\x00" is no number' in capsys.readouterr().err

@@ -1,12 +1,13 @@
 """A user's own records: by an object or a function; few are checked at once, many one by one."""
 
+import functools
 import pathlib
 import pickle
 
 import pytest
 
 from cotjax.config import Config, DataConfig, Plugin
-from cotjax.cot import answers_equal, gold_answer, parse_rationale
+from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data import user_source
 from cotjax.data.layouts import RecordReader
 from cotjax.data.splits import open_split
@@ -19,7 +20,7 @@ from cotjax.data.user_source import (
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Record
 
-READER = RecordReader(gold_answer, parse_rationale, answers_equal)
+READER = RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal)
 
 
 def record(i, **changes):
@@ -74,6 +75,11 @@ def test_a_class_is_made_an_object():
         (record(1, id=""), "its id is ''"),
         (record(1, steps=["add"]), "its steps are ['add'], and need to be a tuple of texts"),
         (record(1, difficulty=-1), "its difficulty is -1"),
+        (
+            record(1, question="a\ud800"),
+            r"half a surrogate pair, '\ud800', stands in its question. Leave it out.",
+        ),
+        (record(1, steps=("a", "\udfff")), "stands in its steps"),
         (record(0), 'records 0 and 1 have one id, "r/0". Give each an id of its own'),
     ],
 )

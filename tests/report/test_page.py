@@ -214,6 +214,15 @@ def test_everything_is_escaped(folder):
     assert "script" not in tags and "img" not in tags
 
 
+def test_control_characters_are_shown_and_not_sent(folder):
+    text = "a\u2028b\x00c\x1b[31m\ud800\u202ed"
+    lines = [completion(kind, text, text, question=text, gold=text) for kind in ("before", "train")]
+    json_lines(folder / "completions.jsonl", lines)
+    source, shown, _ = read(folder)
+    assert shown.count(r"a\u2028b\x00c\x1b[31m\ud800\u202ed") == 6
+    assert not set(source) & set("\u2028\x00\x1b\u202e")
+
+
 def test_it_loads_nothing_from_elsewhere(folder):
     source, _, tags = read(folder)
     assert not {"script", "link", "img", "iframe"} & set(tags)

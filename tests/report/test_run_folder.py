@@ -41,6 +41,13 @@ def test_a_series_has_the_lines_of_its_kind_that_have_the_metric(folder):
     assert run.series("loss", "eval") == run.series("nothing", "train") == ([], [])
 
 
+def test_a_separator_inside_a_text_ends_no_line(folder):
+    row = {"id": "a", "completion": "a\u2028b\x85c\x1cd"}
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    (folder / "completions.jsonl").write_text(text, "utf-8")
+    assert read_run(folder).completions == [row]
+
+
 def test_a_line_that_was_cut_off_is_left_out(folder):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "ki')

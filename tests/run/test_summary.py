@@ -27,3 +27,13 @@ def test_a_stage_shows_two_completions_and_its_numbers(tmp_path, capsys):
     assert shown.count("2+2?") == 3 and "(5 tokens, right)" in shown
     assert ["accuracy", "25.0%", "50.0%"] in [line.split() for line in shown.splitlines()]
     assert f"61 seconds. Everything is in {tmp_path}; open {tmp_path / 'report.html'}" in shown
+
+
+def test_control_characters_of_a_completion_are_shown_and_not_sent(tmp_path, capsys):
+    text = "[b]a\x1b[2J\x00\ud800\u2028"
+    row = {"question": text, "completion": text, "tokens": 5, "parts": {"correct": 1.0}}
+    rows = [row | {"kind": kind} for kind in ("before", "after")]
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    result = {"before": NUMBERS, "after": NUMBERS, "seconds": 61.2}
+    print_summary(console(), tmp_path, tmp_path / "report.html", result)
+    assert capsys.readouterr().out.count(r"[b]a\x1b[2J\x00\ud800\u2028") == 4

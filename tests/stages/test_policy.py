@@ -242,7 +242,7 @@ def judge_as(rewards):
     """Replaces judging by given rewards [rollouts, B, G], in order."""
     calls = iter(rewards)
 
-    def judge(student, config, records, rollout, reward):
+    def judge(student, config, records, rollout, reward, verifier):
         return [
             [
                 JudgedCompletion(

@@ -120,3 +120,52 @@ def test_records_without_a_rationale_are_counted_and_all_of_them_refused():
     assert with_steps(made, "none") == ([made[0], made[2]], 1)
     with pytest.raises(InputError, match="^none$"):
         with_steps(made[1:2], "none")
+
+
+def write_rows(path, texts):
+    rows = [json.dumps({"question": text, "answer": "7*1=7\n#### 7"}) for text in texts]
+    path.write_text("\n".join(rows))
+    return f"--data.path={path}"
+
+
+def test_a_question_that_is_held_out_too_is_told_dropped_or_refused(folder, capsys):
+    data = write_rows(
+        folder / "twice.jsonl", ["Mia has 7?", "Tom has 7?", "Ana?", "mia has 7", "Tom has 8?"]
+    )
+    flags = data, "--eval.problems=2"
+    train, held_out = open_records(make_config(folder, *flags))
+    told = capsys.readouterr().err
+    assert told == (
+        "note: 1 held-out question (twice.jsonl:4 = twice.jsonl:1) is trained on too; 1 more "
+        "held-out question (twice.jsonl:5 = twice.jsonl:2) is trained on with other numbers, as "
+        'problems made from a template are by design. Set data.on_duplicate = "drop" to leave them '
+        "out of training.\n"
+    )
+    assert len(train) == 3 and len(held_out) == 2
+    train, _ = open_records(make_config(folder, *flags, "--data.on-duplicate=drop"))
+    assert ids(train) == ["twice.jsonl:2", "twice.jsonl:3"]
+    assert "They are left out of training." in capsys.readouterr().err
+    with pytest.raises(InputError, match='^data.on_duplicate = "error": 1 held-out question'):
+        open_records(make_config(folder, *flags, "--data.on-duplicate=error"))
+    part = make_config(folder, *flags, "--data.start=1", "--data.on-duplicate=error")
+    assert ids(open_records(part)[0]) == ["twice.jsonl:2", "twice.jsonl:3"]
+
+
+def test_a_file_that_is_held_out_from_itself_leaves_nothing(folder):
+    data = write_rows(folder / "same.jsonl", ["Mia?", "Tom?"])
+    both = data, f"--data.eval-path={folder / 'same.jsonl'}", "--data.on-duplicate=drop"
+    with pytest.raises(InputError, match="nothing else is trained on"):
+        open_records(make_config(folder, *both))
+
+
+def test_a_mixture_is_looked_through_and_built_in_problems_are_not(folder, capsys):
+    write_rows(folder / "mixed.jsonl", ["Mia?", "Tom?"])
+    config = with_section(
+        make_config(folder), "data", source="problems", path="", on_duplicate="error",
+        mixture=f"problems=1, jsonl:{folder / 'mixed.jsonl'}=1",
+    )  # fmt: skip
+    assert len(open_records(config)[0].parts) == 2
+    assert capsys.readouterr().err == ""
+    own = with_section(config, "data", eval_path=str(folder / "mixed.jsonl"))
+    with pytest.raises(InputError, match="2 held-out questions .* are trained on too"):
+        open_records(own)

@@ -46,6 +46,15 @@ def test_the_end_token_is_counted_but_not_shown(folder):
     assert whole.parts == cut.parts and whole.parts["length"] == size
 
 
+def test_an_answer_in_the_thinking_that_the_prompt_has_begun_is_none(folder):
+    prompts = dataclasses.replace(STUDENT.prompts, wrap="{}<think>\n".format)
+    student = dataclasses.replace(STUDENT, prompts=prompts)
+    rollout = make_rollout(GOOD, f"hm</think>{GOOD}", size=40)
+    ((open_still, closed),) = judge(student, make_config(folder), [RECORD], rollout)
+    assert (open_still.parts["outcome"], closed.parts["outcome"]) == (-2, 1)
+    assert open_still.text == GOOD
+
+
 def test_an_end_token_in_the_text_is_shown_where_it_pads(folder):
     student = dataclasses.replace(STUDENT, pad_id=END)
     rollout = make_rollout(GOOD)

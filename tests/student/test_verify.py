@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from cotjax.config import Config
-from cotjax.cot import NUMERIC
-from cotjax.errors import PluginError
+from cotjax.cot import NUMERIC, VERIFIERS
+from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Record
 from cotjax.student.guards import gold_check
 from cotjax.student.records import record_reader
@@ -19,7 +19,7 @@ class Word:
     made = 0
 
     def __init__(self):
-        Word.made += 1
+        type(self).made += 1
 
     def extract(self, text):
         return text.rpartition("Answer:")[2].strip() or None
@@ -33,7 +33,25 @@ def config(verifier):
 
 
 def test_the_built_in_one_is_of_the_table():
-    assert open_verifier(config("numeric")) is NUMERIC
+    for name, kind in VERIFIERS.items():
+        assert type(open_verifier(config(name))) is kind
+    assert open_verifier(config("numeric")) == NUMERIC
+
+
+def test_a_tolerance_is_the_numeric_verifiers():
+    own = Config.for_stage("sft", name="r", reward={"tolerance": 0.5})
+    assert open_verifier(own).equal("5.4", "5")
+    with pytest.raises(InputError, match="reward.tolerance = 0.5: does nothing while reward.ver"):
+        Config.for_stage("sft", name="r", reward={"tolerance": 0.5, "verifier": "choice"})
+
+
+def test_an_evaluation_may_read_answers_otherwise():
+    own = Config.for_stage("sft", name="r", eval={"verifier": "exact"})
+    assert open_verifier(own) == NUMERIC
+    assert open_verifier(own, "eval.verifier").extract("Answer: Paris") == "Paris"
+    assert open_verifier(config("choice"), "eval.verifier").extract("Answer: B") == "B"
+    plugged = Config.for_stage("sft", name="r", eval={"verifier": type("Other", (Word,), {})()})
+    assert open_verifier(plugged, "eval.verifier").extract("Answer: Rome") == "Rome"
 
 
 def test_a_class_is_made_an_object_once():

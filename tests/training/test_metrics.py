@@ -49,6 +49,20 @@ def test_completions_keep_their_text(tmp_path):
     assert lines(tmp_path / "completions.jsonl") == [{"step": 3, "kind": "after", **row}] * 2
 
 
+HOSTILE = "a\u2028b\x85c\x0bd\x00e\x1b[31m\ud800\r\nf"
+
+
+def test_no_character_of_a_completion_splits_its_line_or_stops_the_run(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write_completions(1, "train", [{"completion": HOSTILE}])
+    whole = (tmp_path / "completions.jsonl").read_bytes()
+    assert whole.count(b"\n") == 1 and whole.decode("utf-8")
+    writer = MetricsWriter(tmp_path, resumed_step=1)
+    writer.write_completions(2, "train", [{"completion": HOSTILE}])
+    rows = (tmp_path / "completions.jsonl").read_text("utf-8").split("\n")[:-1]
+    assert [json.loads(row)["completion"] for row in rows] == [HOSTILE] * 2
+
+
 def test_resuming_drops_later_lines_and_a_cut_off_one(tmp_path):
     writer = MetricsWriter(tmp_path)
     for step in range(6):

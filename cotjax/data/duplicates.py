@@ -1,0 +1,91 @@
+"""Questions that are trained on and held out: the same text, or the same but for its numbers."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cotjax.interfaces import Record
+
+_WHITE = re.compile(r"\s+")
+_MARKS = re.compile(r"[!?;:'\"’‘“”()\[\]{}…*_`]|(?<![0-9])[.,]|[.,](?![0-9])")
+_NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+NAMED = 3  # pairs that a sentence names
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Held-out records that are trained on too, each with the first such record.
+
+    Attributes:
+      same: (held out, trained on) by id; their questions differ in case, white space and marks at
+        most.
+      but_for_numbers: further ones, whose questions differ in their numbers too. Problems made
+        from templates do so by design.
+    """
+
+    same: tuple[tuple[str, str], ...]
+    but_for_numbers: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        """What was found, in one sentence; empty if nothing was."""
+        found = []
+        if self.same:
+            found.append(f"{_told(self.same)} trained on too")
+        if self.but_for_numbers:
+            more = " more" if self.same else ""
+            found.append(
+                f"{_told(self.but_for_numbers, more)} trained on with other numbers, as problems "
+                "made from a template are by design"
+            )
+        return "; ".join(found)
+
+
+def find_duplicates(train: Iterable[Record], held_out: Sequence[Record]) -> Duplicates:
+    """Compares every question of one part with every one of the other; linear in their text.
+
+    Example:
+      >>> train = [Record("a", "Tom has 3 pens.", "3", (), 1)]
+      >>> held_out = [Record("c", "tom has 3  pens", "3", (), 1)]
+      >>> held_out.append(Record("d", "Tom has 4 pens?", "4", (), 1))
+      >>> find_duplicates(train, held_out)
+      Duplicates(same=(('c', 'a'),), but_for_numbers=(('d', 'a'),))
+    """
+    texts: dict[str, str] = {}
+    masked: dict[str, str] = {}
+    for record in train:
+        text = normal_text(record.question)
+        texts.setdefault(text, record.id)
+        masked.setdefault(_NUMBER.sub("0", text), record.id)
+    same, other = [], []
+    for record in held_out:
+        text = normal_text(record.question)
+        if text in texts:
+            same.append((record.id, texts[text]))
+        elif (cut := _NUMBER.sub("0", text)) in masked:
+            other.append((record.id, masked[cut]))
+    return Duplicates(tuple(same), tuple(other))
+
+
+def without_duplicates(train: Sequence[Record], held_out: Sequence[Record]) -> list[Record]:
+    """The records whose question is not held out, whatever its case, white space and marks."""
+    texts = {normal_text(record.question) for record in held_out}
+    return [record for record in train if normal_text(record.question) not in texts]
+
+
+def normal_text(text: str) -> str:
+    r"""A text without what does not change a question: case, white space, punctuation.
+
+    Example:
+      >>> normal_text("What is  3.5 - 2?\n"), normal_text("WHAT is 3.5 - 2")
+      ('what is 3.5 - 2', 'what is 3.5 - 2')
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return _WHITE.sub(" ", _MARKS.sub("", text)).strip()
+
+
+def _told(pairs: Sequence[tuple[str, str]], more: str = "") -> str:
+    names = ", ".join(f"{one} = {other}" for one, other in pairs[:NAMED])
+    are = "question is" if len(pairs) == 1 else "questions are"
+    named = f"({names}{', …' if len(pairs) > NAMED else ''})"
+    return f"{len(pairs)}{more} held-out {are.replace(' ', f' {named} ', 1)}"
