@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "accuracy and length of a run or a model on held-out problems",
     "generate": "let a run or a model answer a question",
     "export": "write a run's student as a Hugging Face folder",
+    "doctor": "check settings, files and models, and train nothing",
     "report": "write the page of a run folder again",
     "rationales": "let a teacher write solutions, and keep the right ones",
     "cache-logits": "write teachers' top-K logits to disk, to distil from them later",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from cotjax import config as configs
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
-from cotjax.startup import set_up, use_large_pages
+from cotjax.run.early import check_data, check_model, check_teachers
+from cotjax.startup import check_platforms, set_up, use_large_pages
 
 
 @one_line_errors
@@ -38,6 +39,10 @@ def write_cache(out: pathlib.Path, argv: Sequence[str]) -> str:
             f'teachers.cache = "{config.teachers.cache}": the folder to write is --out. '
             "Set teachers.cache empty."
         )
+    check_platforms()
+    check_model(config.model.path)
+    check_data(config)
+    check_teachers(config)
     from cotjax.curriculum.cache_logits import cache_logits
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
 

@@ -1,26 +1,33 @@
 """Accuracy on held-out problems: `cotjax evaluate --checkpoint runs/NAME`.
 
-Greedy first, then sampled; same prompt, token limit and stop rule for whatever is evaluated: a
-run folder, or a model as `model.path` takes it (so that the base is measured like its student).
-Further flags are config keys, as for `cotjax train`; a run's own config is the starting point.
+Greedy first, then sampled (`--eval.samples=0`: greedy alone); same prompt, token limit and stop
+rule for whatever is evaluated: a run folder, or a model as `model.path` takes it (so that the base
+is measured like its student). Further flags are config keys, as for `cotjax train`; a run's own
+config is the starting point. Ctrl-C ends it with the numbers of the problems that are done.
 """
 
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
+from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
-from cotjax.run.opened import config_from_flags, measure, open_model
+from cotjax.run.early import check_files, check_held_out
+from cotjax.run.measure import FILES, measure, measure_files
+from cotjax.run.opened import config_from_flags, open_model
 from cotjax.startup import set_up
+
+STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluates and prints; 0 if it worked, 2 if the input was wrong."""
+    """Evaluates and prints; 0 if it worked, 2 if the input was wrong, 130 after Ctrl-C."""
     command = Command(
         "evaluate", __doc__, usage="--checkpoint RUN [--KEY VALUE …]", takes_keys=True
     )
@@ -28,42 +35,83 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint", metavar="RUN", required=True, help="run folder, or a model"
     )
     command.add_argument(
+        "--files",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="files of problems, each measured as a whole instead of the held-out ones",
+    )
+    command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
     )
     known, rest = command.parse(argv)
-    numbers = evaluate(known.checkpoint, rest)
+    if known.out:
+        _check_out(known.out)
+    try:
+        numbers = evaluate(known.checkpoint, rest, files=known.files)
+    except KeyboardInterrupt:
+        print("stopped before the first batch was done, so there are no numbers", file=sys.stderr)
+        return STOPPED
     if known.out:
         _write(known.out, numbers)
-    _print(known.checkpoint, numbers)
-    return 0
+    stopped = _print(known.checkpoint, numbers if known.files else {"": numbers})
+    if left := [name for name in known.files if name not in numbers]:
+        print(f"stopped: nothing was measured on {', '.join(left)}", file=sys.stderr)
+    return STOPPED if stopped or left else 0
 
 
-def evaluate(checkpoint: str, argv: Sequence[str] = ()) -> dict[str, float]:
+def evaluate(
+    checkpoint: str, argv: Sequence[str] = (), *, files: Sequence[str] = ()
+) -> dict[str, Any]:
     """The numbers of `cotjax.evaluate`, from flags.
 
     Args:
       checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
       argv: config flags.
+      files: to measure on instead; see `cotjax.evaluate`.
 
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    return measure(open_model(checkpoint, config_from_flags(checkpoint, argv)))
+    config = config_from_flags(checkpoint, argv)
+    if files:
+        check_files(files, FILES)
+    else:
+        check_held_out(config, alone=True)
+    opened = open_model(checkpoint, config)
+    if not files:
+        return measure(opened)
+    _, given = read_flags(argv)
+    return measure_files(opened, files, problems=given.get("eval", {}).get("problems", 0))
 
 
-def _write(path: pathlib.Path, numbers: dict[str, float]) -> None:
+def _check_out(path: pathlib.Path) -> None:
+    """Before anything is computed, that the numbers will have a place."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        reason = "it is a folder" if path.is_dir() else "its folder is not there"
+        raise InputError(f"--out {path}: cannot write there ({reason}). Name a file.")
+
+
+def _write(path: pathlib.Path, numbers: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {path}: cannot write there ({error.strerror}).") from error
 
 
-def _print(checkpoint: str, numbers: dict[str, float]) -> None:
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{checkpoint}, step {numbers['step']}", style="bold")
-    for name, value in numbers.items():
-        if name != "step":
-            console.print(f"  {name.ljust(18)} {value:.4g}")
+def _print(checkpoint: str, by_file: dict[str, dict[str, Any]]) -> bool:
+    """Prints the numbers; True if some problems are missing."""
+    console, stopped = Console(highlight=False, soft_wrap=True, markup=False), False
+    for file, numbers in by_file.items():
+        on = f" on {file}" if file else ""
+        console.print(f"{checkpoint}, step {numbers['step']}{on}", style="bold")
+        if left := numbers.get("problems_left"):
+            stopped, done = True, numbers["problems"]
+            console.print(f"  stopped after {done} of {done + left} problems", style="yellow")
+        for name, value in numbers.items():
+            if name not in ("step", "problems_left"):
+                console.print(f"  {name.ljust(18)} {value:.4g}")
+    return stopped
 
 
 if __name__ == "__main__":

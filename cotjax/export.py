@@ -75,12 +75,12 @@ def export(
 
     from cotjax.models.fingerprint import fingerprint
     from cotjax.models.formats import huggingface
+    from cotjax.models.formats.locate import find_run
     from cotjax.models.formats.peft import save_peft
     from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_from_path, lora_of
-    from cotjax.training.checkpoint import find_run
 
     run = find_run(pathlib.Path(checkpoint))
     config = configs.load(["--config", str(run / "config.toml")] if run else [])
@@ -135,9 +135,9 @@ def _base_name(config: Config, base: str, wanted: str) -> str:
     """
     from cotjax.models.fingerprint import fingerprint
     from cotjax.models.formats.load import resolve
+    from cotjax.models.formats.locate import find_run
     from cotjax.models.policy import Policy
     from cotjax.student.load import load_from_path
-    from cotjax.training.checkpoint import find_run
 
     model, path = config.model, base or config.model.path
     reason = ""

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from cotjax import config as configs
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
-from cotjax.startup import set_up
+from cotjax.run.early import check_data, check_model
+from cotjax.startup import check_platforms, set_up
 
 
 @one_line_errors
@@ -49,12 +50,15 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
     Raises:
       InputError: a wrong setting, or a server that refuses requests.
     """
+    config = configs.load([*argv], tool="rationales")
+    check_platforms()
+    check_model(config.model.path)
+    check_data(config)
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.load import model_bytes
     from cotjax.student.verify import open_verifier
     from cotjax.teachers.rationales import WRITERS, collect
 
-    config = configs.load([*argv], tool="rationales")
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     with WRITERS[config.rationales.writer](config, mesh) as writer:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import pkgutil
 import sys
 import threading
 import time
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from cotjax.errors import InputError
 
 if TYPE_CHECKING:
     from cotjax.interfaces import Program
@@ -37,6 +40,40 @@ def set_up() -> None:
     if "jax" not in sys.modules:
         keep_programs()
         compile_soon()
+
+
+# The platforms that a plugin of JAX provides: the start of its module's name, and how to get it.
+_PLUGINS = {
+    "tpu": ("libtpu", 'pip install "cotjax[tpu]"'),
+    "cuda": ("xla_cuda", 'pip install "cotjax[cuda]"'),
+    "rocm": ("xla_rocm", "the plugin for ROCm"),
+}
+
+
+def check_platforms() -> None:
+    """Refuses a JAX_PLATFORMS that names an accelerator for which JAX has no plugin here.
+
+    Raises:
+      InputError: see above.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    for name in filter(None, asked.lower().split(",")):
+        wanted = [_PLUGINS[one] for one in (("cuda", "rocm") if name == "gpu" else (name,))
+                  if one in _PLUGINS]  # fmt: skip
+        if wanted and not any(_has_plugin(module) for module, _ in wanted):
+            raise InputError(
+                f"JAX_PLATFORMS={asked}: this Python has no {name.upper()} plugin of JAX. Run "
+                f"{wanted[0][1]}, or unset JAX_PLATFORMS to compute on what there is."
+            )
+
+
+def _has_plugin(module: str) -> bool:
+    if module == "libtpu":
+        found = importlib.util.find_spec("libtpu") is not None
+        return found or "TPU_LIBRARY_PATH" in os.environ
+    spec = importlib.util.find_spec("jax_plugins")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return any(one.name.startswith(module) for one in pkgutil.iter_modules(folders))
 
 
 def compile_soon() -> None:

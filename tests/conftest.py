@@ -7,6 +7,7 @@ import tempfile
 import jaxlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an installed libtpu would search for a TPU
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a path that is nowhere is not looked up far away
 # A test compiles many programs and runs each of them briefly, so they are compiled quickly rather
 # than well: the whole core in half the time. What the caller sets comes last and wins.
 QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]

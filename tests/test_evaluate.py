@@ -1,5 +1,6 @@
 """`cotjax evaluate`: the numbers of a run or a model, on the screen and in a file."""
 
+import importlib
 import json
 
 import pytest
@@ -34,3 +35,38 @@ def test_what_is_not_there_or_cannot_be_written_is_one_line(world, capsys):
     first, second = (line for line in told if not line.startswith("note: "))
     assert first.startswith("error: --checkpoint nowhere: there is no such run")
     assert second.startswith("error: --out ") and "cannot write there" in second
+
+
+def test_several_files_in_one_call(world, capsys):
+    folder, student, own = world
+    names = [write_sevens(folder / f"{count}.jsonl", count) for count in (2, 3)]
+    own = [flag for flag in own if not flag.startswith("--eval.problems")]
+    out = folder / "files.json"
+    argv = ["--checkpoint", student, f"--out={out}", *own, "--eval.samples=0", "--files", *names]
+    assert main(argv) == 0
+    numbers = json.loads(out.read_text())
+    assert [numbers[name]["problems"] for name in names] == [2, 3]
+    assert "sampled_accuracy" not in numbers[names[0]]
+    shown = capsys.readouterr().out
+    assert all(f"{student}, step 0 on {name}" in shown for name in names)
+
+
+def test_ctrl_c_prints_the_numbers_that_there_are(world, capsys, monkeypatch):
+    folder, student, own = world
+    partial = {"step": 0, "problems": 64, "accuracy": 0.5, "problems_left": 192}
+    command = importlib.import_module("cotjax.evaluate")
+    monkeypatch.setattr(command, "measure", lambda opened: partial)
+    assert main(["--checkpoint", student, *own]) == 130
+    assert "stopped after 64 of 256 problems" in capsys.readouterr().out
+    names = [write_sevens(folder / f"{count}.jsonl", count) for count in (2, 3)]
+    done = {names[0]: {"step": 0, "problems": 2}}
+    monkeypatch.setattr(command, "measure_files", lambda *args, **more: done)
+    assert main(["--checkpoint", student, *own, "--files", *names]) == 130
+    assert f"nothing was measured on {names[1]}" in capsys.readouterr().err
+
+    def stopped(opened):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measure", stopped)
+    assert main(["--checkpoint", student, *own]) == 130
+    assert "stopped before the first batch" in capsys.readouterr().err

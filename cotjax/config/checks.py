@@ -134,6 +134,10 @@ def _source_disagreements(data: DataConfig) -> Iterator[str]:
             '"problems" reads no file. Set data.source = "jsonl", or leave both empty.'
         )
     if data.source != "problems" and not data.path:
-        names = {"tfds": "the folder of its version", "reasoning_gym": "a data set's name"}
+        names = {
+            "tfds": "the folder of its version",
+            "hub": 'a name on the Hugging Face Hub, such as "openai/gsm8k"',
+            "reasoning_gym": "a data set's name",
+        }
         name = names.get(data.source, f"a .{data.source} file")
         yield f'data.path = "": data.source = "{data.source}" needs it. Set data.path to {name}.'

@@ -36,12 +36,14 @@ from cotjax.config.ranges import (
 class DataConfig:
     """Where questions, rationales and answers come from."""
 
-    source: SourceName = "problems"  # Built-in word problems, a file, TFDS, reasoning-gym, or own.
-    path: str = ""  # Training records: file, TFDS folder, or the name of a reasoning-gym data set.
+    source: SourceName = "problems"  # Built-in problems, a file, TFDS, hub, reasoning-gym, or own.
+    path: str = ""  # Training records: a file, a folder, or the name of a hub or gym data set.
     mixture: str = ""  # Sources by weight, "problems=1, jsonl:a.jsonl=3"; replaces source and path.
     layout: LayoutName = "auto"  # Keys of a row; auto = found by their names.
     columns: TextTable = field(default_factory=dict)  # A file's: { question = "prompt" }.
-    split: str = "train"  # Which split of a TFDS data set.
+    split: str = "train"  # Which split of a data set of TFDS or the hub.
+    eval_split: str = ""  # The split that is held out; empty = the last records of data.split.
+    config: str = ""  # Which config of a data set of the hub, "main"; empty = its only one.
     size: Count = 1000  # How many problems reasoning-gym makes.
     keep_calculator: bool = False  # Leave GSM8K's <<48/2=24>> marks in the steps.
     filter_teacher: bool = True  # Refuse rationales that end in another answer than the gold one.
@@ -64,7 +66,7 @@ class DataConfig:
 class ModelConfig:
     """The student and its number formats."""
 
-    path: str = "tiny"  # "tiny", "smollm2-135m", a Hugging Face folder, a .gguf file, a run folder.
+    path: str = "tiny"  # "tiny", a Hugging Face folder or Hub id, a .gguf file, a run folder.
     init: Literal["pretrained", "random"] = "pretrained"  # The path's weights, or only its shape.
     adapter: str = ""  # Folder of a PEFT adapter (LoRA) to merge into the path's weights.
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
@@ -210,13 +212,13 @@ class EvalConfig:
     """The evaluation before, during and after training: greedy, then sampled."""
 
     problems: Count = 256  # Held-out problems.
-    samples: Count = 4  # Sampled completions per problem.
+    samples: Natural = 4  # Sampled completions per problem; 0 = greedy alone.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
     verifier: EvalVerifierName = "auto"  # Of what is reported; auto = reward.verifier.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
-    batch_size: Count = 320  # Completions decoded at once, greedy and sampled together.
+    batch_size: Count = 320  # Most completions decoded at once, greedy and sampled together.
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,13 @@ COMMON = (
         *("data.source", '= "problems"', _draws_from("problems")),
         ("data.min_steps", "data.max_steps", "data.concise_share"),
     ),
-    Switch("data.source", '= "tfds"', _draws_from("tfds"), ("data.split",)),
+    Switch(
+        *("data.source", '= "hub" or "tfds"', _draws_from("hub", "tfds")),
+        ("data.split", "data.eval_split"),
+    ),
+    Switch("data.source", '= "hub"', _draws_from("hub"), ("data.config",)),
     Switch("data.source", '= "reasoning_gym"', _draws_from("reasoning_gym"), ("data.size",)),
+    Switch("eval.samples", "> 0", lambda config: config.eval.samples > 0, ("eval.temperature",)),
     Switch(
         *("reward.verifier", '= "numeric"', lambda config: "numeric" in _verifiers(config)),
         ("reward.tolerance",),

@@ -110,7 +110,7 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
     """
     student = load_policy(config, mesh)
     dataset = DistillDataset(config, mesh, student)
-    teachers = TeacherPool(config, mesh, student.tokenizer, slots=1)
+    teachers = TeacherPool(config, mesh, student.tokenizer, slots=1, end=student.eos_id)
     curriculum = dataset.curriculum
     curriculum.prepare(student.params, 0)
     writer = StoreWriter(folder, dataset.manifest(teachers))

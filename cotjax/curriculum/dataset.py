@@ -14,7 +14,7 @@ from cotjax.data.packing import Example
 from cotjax.data.sources import Records
 from cotjax.errors import InputError
 from cotjax.interfaces import Program, Record
-from cotjax.student.evaluate import evaluate, evaluation_programs, with_one_sample
+from cotjax.student.evaluate import evaluate, evaluation_programs, without_samples
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import load_records, solution
 from cotjax.teachers.logit_store import Manifest
@@ -68,7 +68,7 @@ class DistillDataset:
 
     def pass_rate(self, params: Any) -> float:
         """The student's share of right answers to the monitored records."""
-        config = with_one_sample(self.config)
+        config = without_samples(self.config)
         numbers, _ = evaluate(self.student, config, self.mesh, params, self.monitor)
         return numbers["accuracy"]
 
@@ -79,7 +79,7 @@ class DistillDataset:
         settings = self.config.curriculum
         if settings.schedule == "adaptive" and settings.pass_rate < 1:
             yield from evaluation_programs(
-                *(self.student, with_one_sample(self.config), self.mesh),
+                *(self.student, without_samples(self.config), self.mesh, len(self.monitor)),
                 name="the pass rate on monitored records",
                 always=self.config.steps > settings.check_every,
             )

@@ -113,6 +113,7 @@ class Difficulty:
                 *("the student's pass rate", student, self._config, self._mesh),
                 settings=self._sampling,
                 completions=self._config.eval.batch_size,
+                records=self._most_records,
             )
 
     def _of_user(self, own: Plugin, params: Any, records: Sequence[Record]) -> np.ndarray:
@@ -187,6 +188,11 @@ class Difficulty:
         hidden = policy.rows(params, batch)
         return policy.head_logprobs(params, hidden, batch.targets, batch.weight > 0)[0]
 
+    @property
+    def _most_records(self) -> int:
+        """Of one call of `failure_rate`: later calls may have fewer, and share its program."""
+        return self._config.curriculum.examples or self._config.eval.batch_size
+
     def failure_rate(
         self, params: Any, records: Sequence[Record], kept_in: pathlib.Path | None = None
     ) -> np.ndarray:
@@ -211,6 +217,7 @@ class Difficulty:
             settings=self._sampling,
             completions=self._config.eval.batch_size,
             first=len(rates),
+            of=self._most_records,
         )
         with open(path or os.devnull, "a", encoding="utf-8", buffering=1) as file:
             for record, group in zip(records[len(rates) :], judged, strict=True):

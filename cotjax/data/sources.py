@@ -9,12 +9,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from cotjax.config.mixture import parse_mixture as parse_mixture
+from cotjax.data.hub_files import split_files
 from cotjax.data.jsonl import json_rows
 from cotjax.data.layouts import RecordReader
 from cotjax.errors import InputError, visible
 from cotjax.interfaces import Record, Source
 
-FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "reasoning_gym"]
+FileSource = Literal["jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym"]
 
 # Rows are (place, row): the place names the row in errors. A row that cannot even be decoded is
 # the InputError that says why.
@@ -138,55 +140,33 @@ class Mixture(OneSource):
         return tuple(zip(self.sources, self.weights, strict=True))
 
 
-def parse_mixture(text: str) -> list[tuple[str, str, float]]:
-    """Entries `source[:path]=weight`, separated by commas, as (source, path, weight).
-
-    Example:
-      >>> parse_mixture("problems=1, jsonl:train.jsonl=3")
-      [('problems', '', 1.0), ('jsonl', 'train.jsonl', 3.0)]
-
-    Raises:
-      InputError: an entry of another form, or a weight that is not positive.
-    """
-    entries = []
-    for entry in text.split(","):
-        name, _, weight = entry.strip().rpartition("=")
-        source, _, path = name.partition(":")
-        try:
-            number = float(weight)
-        except ValueError:
-            number = float("nan")
-        if not source or not 0 < number < float("inf"):
-            raise InputError(
-                f'data.mixture = "{text}": "{entry.strip()}" needs a source and a weight > 0. '
-                "Write entries such as problems=1, jsonl:train.jsonl=3."
-            )
-        entries.append((source.strip(), path.strip(), number))
-    return entries
-
-
 def read_records(
     path: str,
     reader: RecordReader,
     *,
     source: FileSource = "jsonl",
     split: str = "train",
+    config: str = "",
     size: int = 1000,
     seed: int = 0,
     key: str = "data.path",
     on_bad_record: Literal["error", "skip"] = "error",
+    last: int = 0,
 ) -> list[Record]:
-    """All records of a source, in its order.
+    """All records of a source, in its order, or its last ones.
 
     Args:
       path: of the file or folder; for reasoning_gym the name of one of its data sets.
       reader: how a row becomes a record.
       source: the format.
-      split: which part of a TFDS data set.
+      split: which part of a data set of TFDS or the hub.
+      config: of a data set of the hub.
       size: how many problems reasoning-gym makes.
       seed: of those problems.
       key: the config key that named the path, for errors.
       on_bad_record: stop at an unusable row, or leave it out and say how many were.
+      last: how many records are wanted from the end, so that rows before them are never looked
+        at; 0 = all.
 
     Returns:
       at least one record; ids are `<file name>:<place>`, the place in a text file being its line.
@@ -199,12 +179,15 @@ def read_records(
         "parquet": lambda: _parquet(path, key),
         "array_record": lambda: _array_record(path, key),
         "tfds": lambda: _tfds(path, split, key),
+        "hub": lambda: _hub(path, config, split, key),
         "reasoning_gym": lambda: _gym(path, size, seed, key),
     }[source]()
     unit = {"jsonl": "line"}.get(source, "row")
     records: list[Record] = []
     refused: list[InputError] = []
-    for name, row in rows:
+    for name, row in reversed(list(rows)) if last else rows:
+        if last and len(records) == last:
+            break
         try:
             if isinstance(row, InputError):
                 raise row
@@ -226,7 +209,7 @@ def read_records(
             f"{visible(str(refused[0]))}",
             file=sys.stderr,
         )
-    return records
+    return records[::-1] if last else records
 
 
 def _need(package: str, extra: str, key: str) -> Any:
@@ -265,6 +248,15 @@ def _parquet(path: str, key: str) -> Rows:
     read = lambda: parquet.read_table(path).to_pylist()  # noqa: E731
     rows = _opened(path, key, "a .parquet file, or a folder of them", read)
     return _numbered(path, ({name: _text(x) for name, x in row.items()} for row in rows))
+
+
+def _hub(path: str, config: str, split: str, key: str) -> Rows:
+    parquet = _need("pyarrow.parquet", "parquet", key)
+    for file in split_files(path, config, split, key):
+        read = lambda file=file: parquet.read_table(file).to_pylist()  # noqa: E731
+        rows = _opened(str(file), key, "a data set of the Hugging Face Hub", read)
+        name = f"{path}/{split}" if file.name == "0000.parquet" else f"{path}/{file.name}"
+        yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
 
 
 def _array_record(path: str, key: str) -> Rows:

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.config import SOURCES, Config, is_reference, name_of, plugin
+from cotjax.config import SOURCES, Config, DataConfig, is_reference, name_of, plugin
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, RecordList, Records, parse_mixture, read_records
-from cotjax.data.user_source import user_records
+from cotjax.data.user_source import last_user_records, user_records
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 
@@ -34,26 +34,15 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
         `data.eval_path`.
     """
     data, held_out = config.data, config.eval.problems
-    sources = [(data.source, data.path, 1.0)]
-    if data.mixture:
-        sources = parse_mixture(data.mixture)
+    sources = _sources(data)
     key = "data.mixture" if data.mixture else "data.path"
     opened = [open_source(config, reader, keep, one, path, key=key) for one, path, _ in sources]
     train: Records = opened[0]
     if data.mixture:
         train = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
-    if data.eval_path:
-        own = "jsonl" if data.mixture or is_reference(data.source) else data.source
-        others = open_source(config, reader, keep, own, data.eval_path, key="data.eval_path")
-        return train, [others[i] for i in range(min(held_out, len(others)))]
-    if any(not is_reference(one) and one == "problems" for one, _, _ in sources):
-        test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
-        return train, [test[i] for i in range(held_out)]
-    if data.mixture:
-        raise InputError(
-            f'data.mixture = "{data.mixture}": nothing is held out of a mixture of files. '
-            "Set data.eval_path to a .jsonl file of held-out records."
-        )
+    apart = _held_out_apart(config, reader, keep)
+    if apart is not None:
+        return train, apart
     if len(train) <= held_out:
         own = is_reference(data.source)
         named = f'data.source = "{name_of(data.source)}"' if own else f'data.path = "{data.path}"'
@@ -65,8 +54,82 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     return train.part(range(first)), [train[i] for i in range(first, len(train))]
 
 
+def open_held_out(
+    config: Config, reader: RecordReader, keep: Keep, *, key: str = "data.eval_path"
+) -> list[Record]:
+    """The held-out records of `open_split` alone: no training record is looked at.
+
+    A file with no more than `eval.problems` records is held out as a whole, for nothing trains.
+
+    Args:
+      config: see `open_split`.
+      reader: how rows become records.
+      keep: which of them can be used.
+      key: that named `data.eval_path`, for errors.
+
+    Raises:
+      InputError: see `open_split`.
+    """
+    apart = _held_out_apart(config, reader, keep, key=key)
+    if apart is not None:
+        return apart
+    data, count = config.data, config.eval.problems
+    own = plugin(config, "data.source") if is_reference(data.source) else None
+    if own is not None:
+        return keep(last_user_records(own, data, count), own.shown)
+    more = 0
+    while True:  # one that does not fit the student makes room for one more
+        found = open_source(
+            *(config, reader, _all_of, data.source, data.path), key="data.path", last=count + more
+        )
+        records = [found[index] for index in range(len(found))]
+        kept = keep(records, data.path)
+        if len(kept) >= count or len(records) < count + more:
+            return kept[-count:]
+        more += count - len(kept)
+
+
+def _all_of(records: list[Record], path: str) -> list[Record]:
+    del path
+    return records
+
+
+def _sources(data: DataConfig) -> list[tuple[Any, str, float]]:
+    """(source, path, weight) of all that is trained on."""
+    return parse_mixture(data.mixture) if data.mixture else [(data.source, data.path, 1.0)]
+
+
+def _held_out_apart(
+    config: Config, reader: RecordReader, keep: Keep, *, key: str = "data.eval_path"
+) -> list[Record] | None:
+    """Held-out records that are no part of the training records; None: they are their last ones."""
+    data, held_out = config.data, config.eval.problems
+    if data.eval_path or data.eval_split:
+        own = "jsonl" if data.mixture or is_reference(data.source) else data.source
+        path = data.eval_path or data.path
+        others = open_source(config, reader, keep, own, path, key=key, split=data.eval_split)
+        return [others[i] for i in range(min(held_out, len(others)))]
+    if any(not is_reference(one) and one == "problems" for one, _, _ in _sources(data)):
+        test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
+        return [test[i] for i in range(held_out)]
+    if data.mixture:
+        raise InputError(
+            f'data.mixture = "{data.mixture}": nothing is held out of a mixture of files. '
+            "Set data.eval_path to a .jsonl file of held-out records."
+        )
+    return None
+
+
 def open_source(
-    config: Config, reader: RecordReader, keep: Keep, source: Any, path: str, *, key: str
+    config: Config,
+    reader: RecordReader,
+    keep: Keep,
+    source: Any,
+    path: str,
+    *,
+    key: str,
+    last: int = 0,
+    split: str = "",
 ) -> Records:
     """The records of one source.
 
@@ -77,6 +140,8 @@ def open_source(
       source: its name; what is not built in is `data.source`.
       path: of its file.
       key: that named the path, for errors.
+      last: of a file, how many records from its end; 0 = all.
+      split: of a data set of TFDS or the hub, instead of data.split.
 
     Raises:
       InputError: an unknown source, or see `read_records`.
@@ -99,10 +164,12 @@ def open_source(
         path,
         reader,
         source=known,
-        split=data.split,
+        split=split or data.split,
+        config=data.config,
         size=data.size,
         seed=config.seed,
         key=key,
         on_bad_record=data.on_bad_record,
+        last=last,
     )
     return RecordList(keep(records, path))

@@ -86,6 +86,19 @@ def user_records(own: Plugin, data: DataConfig) -> Records:
     return records
 
 
+def last_user_records(own: Plugin, data: DataConfig, count: int) -> RecordList:
+    """The last records of a user's source; those before them are never asked for.
+
+    Raises:
+      InputError: no records.
+      PluginError: it raised, or one of these is no usable record; names the index.
+    """
+    source = UserSource(own, data)
+    if not len(source):
+        raise InputError(f"{own.shown}: holds no record. Give at least one.")
+    return RecordList(source[index] for index in range(max(len(source) - count, 0), len(source)))
+
+
 def open_user_source(own: Plugin, data: DataConfig) -> Source:
     """The object with the records: the user's own, or what the user's function gives.
 

@@ -46,6 +46,25 @@ def use_cpu_cores(weight_bytes: int = 0) -> None:
         jax.config.update("jax_num_cpu_devices", power_of_two)
 
 
+def _devices() -> list[Any]:
+    """Those of JAX.
+
+    Raises:
+      InputError: JAX_PLATFORMS names a platform that has none here.
+    """
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        reason = str(error).strip().splitlines()[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise InputError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here ({reason}). Unset JAX_PLATFORMS "
+            "to compute on what there is."
+        ) from error
+
+
 def make_mesh(
     data: int, fsdp: int = 1, tensor: int = 1, *, devices: list[Any] | None = None
 ) -> Mesh:
@@ -61,7 +80,7 @@ def make_mesh(
     Raises:
       InputError: the axes need more devices than there are, or -1 leaves a rest.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = _devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     words = ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)

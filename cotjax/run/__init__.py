@@ -1,7 +1,7 @@
 """A run, from a config to a report, and what one does with it afterwards: the Python API.
 
 start (train, run) → stage_list, one_stage → folder, parts, summary
-handle (Run, open_run), opened (records, weights), sample, use (evaluate, generate, plot)
+handle (Run, open_run), opened (records, weights), measure, sample, use (evaluate, generate, plot)
 """
 
 from cotjax.run.handle import Metrics as Metrics

@@ -1,16 +1,19 @@
-"""A trained student or a model, loaded to be used: evaluated, asked, exported."""
+"""A trained student or a model, opened to be used: evaluated, asked, exported."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config, change, from_table, load
 from cotjax.config.reading import overlay, read_toml
 from cotjax.errors import InputError
-from cotjax.startup import set_up
+from cotjax.hub import is_id
+from cotjax.run.early import check_model
+from cotjax.startup import check_platforms, set_up
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -25,21 +28,26 @@ BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.load.
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model that is loaded.
+    """A model whose weights are loaded when they are needed.
 
     Attributes:
       config: how.
       mesh: the devices.
       student: policy, tokenizer and prompts.
       step: of its checkpoint; 0 for a model that no run has trained.
-      params: what the checkpoint holds.
+      read: gives what the checkpoint holds.
     """
 
     config: Config
     mesh: Mesh
     student: LoadedPolicy
     step: int
-    params: Any
+    read: Callable[[], Any]
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """What the checkpoint holds."""
+        return self.read()
 
 
 def load_records(config: Config) -> tuple[Records, list[Record]]:
@@ -104,7 +112,7 @@ def run_of(checkpoint: str) -> pathlib.Path | None:
     Raises:
       InputError: a step of a run that it does not have.
     """
-    from cotjax.training.checkpoint import find_run
+    from cotjax.models.formats.locate import find_run
 
     return find_run(newest_stage(pathlib.Path(checkpoint)))
 
@@ -120,7 +128,7 @@ def _check_model(checkpoint: str) -> None:
             f"--checkpoint {checkpoint}: this folder holds neither a run (config.toml) nor a model "
             f"(config.json). {names}"
         )
-    if not path.exists() and checkpoint not in BUILT_IN:
+    if not (path.exists() or checkpoint in BUILT_IN or is_id(checkpoint)):
         raise InputError(f"--checkpoint {checkpoint}: there is no such run or model. {names}")
 
 
@@ -134,7 +142,7 @@ def newest_stage(folder: pathlib.Path) -> pathlib.Path:
 
 
 def open_model(checkpoint: str, config: Config) -> OpenedModel:
-    """Loads a run's newest checkpoint, one of its checkpoints, or a model.
+    """Opens a run's newest checkpoint, one of its checkpoints, or a model.
 
     Args:
       checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
@@ -143,10 +151,12 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     Raises:
       InputError: no such checkpoint or model.
     """
+    check_platforms()
+    check_model(config.model.path)
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
-    from cotjax.training.checkpoint import restore_params
+    from cotjax.training.checkpoint import check_params, restore_params
 
     run = run_of(checkpoint)
     if run is not None and not config.lora.rank:
@@ -157,25 +167,13 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = load_policy(config, mesh)
     if run is None:
-        return OpenedModel(config, mesh, student, 0, student.params)
-    if student.base:
-        check_base(run, student.base)
-    step, params = restore_params(newest_stage(pathlib.Path(checkpoint)), student.shapes)
-    return OpenedModel(config, mesh, student, step, params)
+        return OpenedModel(config, mesh, student, 0, lambda: student.params)
+    newest = newest_stage(pathlib.Path(checkpoint))
+    step = check_params(newest, student.shapes)
 
+    def read() -> Any:
+        if student.base:
+            check_base(run, student.base)
+        return restore_params(newest, student.shapes)[1]
 
-def measure(opened: OpenedModel) -> dict[str, Any]:
-    """The numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
-
-    Raises:
-      InputError: the records cannot be read, or the caches do not fit into memory.
-    """
-    from cotjax.student import preflight
-    from cotjax.student.evaluate import evaluate
-    from cotjax.student.records import load_records
-
-    config, mesh, student = opened.config, opened.mesh, opened.student
-    preflight.check_fits(student, mesh, preflight.evaluation_use(config, student, mesh))
-    _, held_out = load_records(config, student.tokenizer, student.prompts)
-    numbers, _ = evaluate(student, config, mesh, opened.params, held_out)
-    return {"step": opened.step} | numbers
+    return OpenedModel(config, mesh, student, step, read)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cotjax.config import Config, change, check_plugins, with_objects
 from cotjax.errors import InputError
-from cotjax.run.folder import check_folder
+from cotjax.run.early import check_run
 from cotjax.run.handle import Run
 from cotjax.run.one_stage import run_stage
 from cotjax.run.stage_list import run_list
@@ -88,12 +88,12 @@ def run(config: Config, *, began: float | None = None) -> pathlib.Path:
       InputError: before anything is compiled, if the input is wrong.
     """
     began = time.monotonic() if began is None else began
+    folder = pathlib.Path(config.output) / config.name
     check_plugins(config)  # before the heavy imports
+    check_run(config, folder)
     from cotjax.parallel import processes
 
     processes.join()
-    folder = pathlib.Path(config.output) / config.name
-    check_folder(folder, config.resume)
     processes.wait("every process has looked at the folder")
     if config.stages:
         return run_list(config, folder, began=began)

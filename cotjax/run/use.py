@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from cotjax.config import Config
 from cotjax.errors import InputError
 from cotjax.run.handle import Run, open_run
-from cotjax.run.opened import OpenedModel, config_from_settings, measure, open_model
+from cotjax.run.measure import measure, measure_files
+from cotjax.run.opened import OpenedModel, config_from_settings, open_model
 from cotjax.run.sample import SampleSettings, stream_texts
 from cotjax.startup import set_up
 
@@ -18,23 +19,37 @@ Trained = str | pathlib.Path | Run
 
 
 def evaluate(
-    checkpoint: Trained, *, config: Config | None = None, **settings: Any
+    checkpoint: Trained,
+    *,
+    config: Config | None = None,
+    files: Sequence[str | pathlib.Path] = (),
+    **settings: Any,
 ) -> dict[str, Any]:
     """Greedy and sampled accuracy on held-out problems, with intervals and lengths.
+
+    Ctrl-C ends it with the numbers of the problems that are done; `problems_left` says how many
+    are not.
 
     Args:
       checkpoint: a run, its folder, one of its `checkpoints/<step>`, or a model as `model.path`
         takes it, so that the base is measured like its student.
       config: what to measure with; None is the run's own, or the defaults for a model.
+      files: of questions and answers, to measure on these instead: all records of each, unless
+        `settings` has `eval={"problems": …}`.
       **settings: over it: top-level keys, and sections as dicts (`eval={"problems": 64}`).
 
     Returns:
-      the numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
+      the numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`; for files
+      a dict of these by the file's name.
 
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    return measure(_open(checkpoint, config, settings, "cotjax.evaluate"))
+    opened = _open(checkpoint, config, settings, "cotjax.evaluate")
+    if not files:
+        return measure(opened)
+    problems = settings.get("eval", {}).get("problems", 0)
+    return measure_files(opened, [str(file) for file in files], problems=problems)
 
 
 def generate(checkpoint: Trained, question: str, **settings: Any) -> str | list[str]:

@@ -15,6 +15,7 @@ from cotjax.interfaces import Program, Record, SumCounts, TrainState
 from cotjax.student import guards
 from cotjax.student.base_model import note_base
 from cotjax.student.evaluate import evaluate, evaluation_programs
+from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import open_reward
 from cotjax.student.verify import open_verifier
@@ -31,6 +32,9 @@ class BaseStage:
       student: the model that is trained.
       held_out: what it is evaluated on.
 
+    Raises:
+      InputError: the student's prompts lack the question.
+
     Attributes:
       keeps_start: whether the parameters of the start are read while it trains.
       state_shapes: of the training state; there after `learn_from`.
@@ -44,6 +48,7 @@ class BaseStage:
         self, config: Config, mesh: Mesh, student: LoadedPolicy, held_out: list[Record]
     ) -> None:
         self.config, self.mesh, self.student, self.held_out = config, mesh, student, held_out
+        check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
         self.notes: tuple[str, ...] = student.notes
         self._state: TrainState | None = None
         self._reward_held_out = open_reward(config)
@@ -103,7 +108,7 @@ class BaseStage:
     def programs(self) -> Sequence[Program]:
         """Those of the evaluation and of the first state."""
         return (
-            *evaluation_programs(self.student, self.config, self.mesh),
+            *evaluation_programs(self.student, self.config, self.mesh, len(self.held_out)),
             init_program(self.student.shapes, self.optimizer),
         )
 

@@ -87,9 +87,11 @@ class DistillLogitsStage(BaseStage):
         super().__init__(config, mesh, student, self.dataset.held_out)
         self.data = self.dataset.curriculum
         slots = self.data.schedule.slots()
-        self.teachers = TeacherPool(config, mesh, student.tokenizer, slots=slots)
+        self.teachers = TeacherPool(
+            config, mesh, student.tokenizer, slots=slots, end=student.eos_id
+        )
         self.sampling = rollout_sampling(config.rollout, student, in_groups=False)
-        uses = [preflight.evaluation_use(config, student, mesh)]
+        uses = [preflight.evaluation_use(config, student, mesh, len(self.held_out))]
         if config.distill.on_policy:
             uses.append(preflight.rollout_use(config, self.sampling))
         problems = self.dataset.monitor[: config.curriculum.ranking_problems]

@@ -50,7 +50,7 @@ class DistillTextStage(BaseStage):
         super().__init__(config, mesh, student, self.dataset.held_out)
         self.data = self.dataset.curriculum
         self.teachers = TextTeachers(config, mesh, self.dataset.records)
-        use = preflight.evaluation_use(config, student, mesh)
+        use = preflight.evaluation_use(config, student, mesh, len(self.held_out))
         self.notes += preflight.check_fits(student, mesh, use)
         loss = make_loss(student.policy)
         self.learn_from(loss, config.steps)

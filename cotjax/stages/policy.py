@@ -29,6 +29,7 @@ from cotjax.stages.policy_loss import (
     logprobs,
     make_loss,
     open_objective,
+    preset_notes,
     resolved,
     user_term,
 )
@@ -123,9 +124,10 @@ class PolicyStage(BaseStage):
             student,
             mesh,
             preflight.rollout_use(config, self.sampling),
-            preflight.evaluation_use(config, student, mesh),
+            preflight.evaluation_use(config, student, mesh, len(held_out)),
         )
-        self.notes = (*student.notes, f"the loss is {self.objective}", *memory)
+        told = preset_notes(policy)
+        self.notes = (*student.notes, f"the loss is {self.objective}", *told, *memory)
         self.teachers = teachers(self.objective) if teachers else None
         self.root = jax.random.key(config.seed)
         temperature = rollout.temperature if self.objective.tempered else 1.0

@@ -11,8 +11,15 @@ from jax import Array
 from cotjax.config import Config, Plugin, PolicyConfig, name_of, plugin
 from cotjax.core.grpo import truncated_importance_weight
 from cotjax.core.masking import token_sum_count
-from cotjax.core.objectives import REDUCTIONS, Objective, make_objective, policy_loss
-from cotjax.errors import PluginError
+from cotjax.core.objectives import (
+    PRESETS,
+    REDUCTIONS,
+    VARIANTS,
+    Objective,
+    make_objective,
+    policy_loss,
+)  # fmt: skip
+from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Program, ScoredGroups
 from cotjax.models.head import Head
 from cotjax.models.policy import Policy
@@ -146,6 +153,16 @@ _SETTINGS = {
 }
 
 
+# Keys of [policy] that an objective's term, or its baseline, has no place for.
+CLIPS = ("clip_low", "clip_high", "dual_clip")
+UNUSED = {
+    "gspo": ("dual_clip",),
+    "cispo": CLIPS,
+    "rloo": ("advantage_scale", "ddof", "eps"),
+    "bridge_release": (*CLIPS, "kl_estimator"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class UserTerm:
     """A user's loss of a token, with its settings.
@@ -198,6 +215,9 @@ def open_objective(policy: PolicyConfig, term: UserTerm | None = None) -> Object
     Args:
       policy: of the config.
       term: stands for the objective's own; None keeps that.
+
+    Raises:
+      InputError: a setting that the objective has no place for.
     """
     given = {_SETTINGS[key]: getattr(policy, key) for key in _SETTINGS}
     chosen = {name: value for name, value in given.items() if value != "auto"}
@@ -206,7 +226,42 @@ def open_objective(policy: PolicyConfig, term: UserTerm | None = None) -> Object
     if term is not None:
         chosen["term"] = term
     name = None if policy.objective == "auto" else policy.objective
+    unused = set(UNUSED.get(policy.objective, ())) | ({*CLIPS} if term is not None else set())
+    auto = resolved(make_objective(name, preset=policy.preset))
+    for key in sorted(unused):
+        value = getattr(policy, key)
+        if value not in ("auto", auto[key]):  # a run's own config.toml has these
+            other = f'policy.objective = "{policy.objective}"'
+            if term is not None and key in CLIPS:
+                other = f'policy.term = "{name_of(term.own.value)}"'
+            raise InputError(
+                f"policy.{key} = {_shown(value)}, {other}: that loss has no use for it. Leave "
+                f"policy.{key} out, or choose another one."
+            )
     return make_objective(name, preset=policy.preset, **chosen)
+
+
+def _shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def preset_notes(policy: PolicyConfig) -> tuple[str, ...]:
+    """A sentence on what an objective sets otherwise than the preset of another system does."""
+    name, preset = policy.objective, policy.preset
+    if name == "auto" or preset == PolicyConfig.preset:
+        return ()
+    own, system = VARIANTS[name], PRESETS[preset]
+    # What the system itself leaves as it usually is, is none of its conventions.
+    others = {
+        field: (value, getattr(system, field))
+        for field, value in own.items()
+        if getattr(system, field) not in (value, getattr(Objective(), field))
+    }
+    if not others:
+        return ()
+    told = ", ".join(f"{field} = {_shown(mine)} instead of {_shown(theirs)}"
+                     for field, (mine, theirs) in others.items())  # fmt: skip
+    return (f'policy.objective = "{name}" comes over policy.preset = "{preset}": {told}.',)
 
 
 def resolved(objective: Objective) -> dict[str, Any]:

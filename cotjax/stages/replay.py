@@ -99,7 +99,7 @@ class ReplayStage(PolicyStage):
         """Those of every policy stage, the mining and the replay."""
         config, mesh, mined = self.config, self.mesh, ()
         if config.mining.questions:
-            mined = mining_programs(self.student, config, mesh)
+            mined = mining_programs(self.student, config, mesh, self.train)
         replayed = self._update_replayed.programs(
             "update on the replay",
             self.state_shapes,

@@ -127,7 +127,7 @@ class SupervisedStage(BaseStage):
     ) -> None:
         check_divides(mesh, config.batch.size, "batch.size")
         super().__init__(config, mesh, student, held_out)
-        use = preflight.evaluation_use(config, student, mesh)
+        use = preflight.evaluation_use(config, student, mesh, len(held_out))
         self.notes += (*notes, *preflight.check_fits(student, mesh, use))
         self.learn_from(make_loss(student.policy), config.steps)
         self.root = jax.random.key(config.seed)

@@ -8,10 +8,12 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.interfaces import Program, Record
+from cotjax.parallel import processes
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import RewardFn, completion_row, solve_reward
-from cotjax.training.evaluation import summarize
+from cotjax.training.evaluation import JudgedCompletion, summarize
+from cotjax.training.progress import Progress
 
 
 def evaluate(
@@ -21,8 +23,13 @@ def evaluate(
     params: Any,
     records: Sequence[Record],
     reward: RewardFn = solve_reward,
+    *,
+    name: str = "evaluation",
+    keep_partial: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Greedy and sampled accuracy on held-out records, as `eval.verifier` reads answers.
+
+    Says how far it is.
 
     Args:
       student: who is asked.
@@ -31,44 +38,52 @@ def evaluate(
       params: what is trained of the student.
       records: the problems.
       reward: what a completion earns, for the rows.
+      name: of what is measured, for whoever waits.
+      keep_partial: whether Ctrl-C ends it with the numbers of the problems that are done.
 
     Returns:
       the numbers of `summarize`, and one completions.jsonl row per greedy completion.
     """
-    settings, size = evaluation_sampling(student, config), config.eval.batch_size
-    judged = list(
-        complete(
-            student,
-            config,
-            mesh,
-            params,
-            records,
-            settings=settings,
-            completions=size,
-            reward=reward,
-            verifier="eval.verifier",
-        )
+    judged: list[list[JudgedCompletion]] = []
+    groups = complete(
+        *(student, config, mesh, params, records),
+        settings=evaluation_sampling(student, config),
+        completions=config.eval.batch_size,
+        reward=reward,
+        verifier="eval.verifier",
     )
+    with Progress(name, len(records), "problems", quiet=not processes.is_first()) as progress:
+        try:
+            for group in groups:
+                judged.append(group)
+                progress.advance()
+        except KeyboardInterrupt:
+            if not (keep_partial and judged):
+                raise
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
-    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=True)]
-    return summarize(greedy, sampled), rows
+    rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=False)]
+    return summarize(greedy, sampled if config.eval.samples else ()), rows
 
 
 def evaluation_programs(
     student: LoadedPolicy,
     config: Config,
     mesh: Mesh,
+    problems: int,
     *,
     name: str = "evaluation",
     always: bool = True,
 ) -> Iterator[Program]:
-    """What `evaluate` compiles; `name` and `always` as for `sampling_programs`."""
-    settings, size = evaluation_sampling(student, config), config.eval.batch_size
+    """What `evaluate` compiles for so many problems; the rest as for `sampling_programs`."""
     return completing_programs(
-        name, student, config, mesh, settings=settings, completions=size, always=always
+        *(name, student, config, mesh),
+        settings=evaluation_sampling(student, config),
+        completions=config.eval.batch_size,
+        records=problems,
+        always=always,
     )
 
 
-def with_one_sample(config: Config) -> Config:
-    """The config with as little sampling beside greedy decoding as there is."""
-    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, samples=1))
+def without_samples(config: Config) -> Config:
+    """The config whose evaluation is greedy alone."""
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, samples=0))

@@ -24,12 +24,13 @@ from cotjax.training.evaluation import JudgedCompletion
 
 def evaluation_sampling(student: LoadedPolicy, config: Config) -> Sampling:
     """How an evaluation samples: one greedy completion and `eval.samples` others."""
+    samples = config.eval.samples
     return Sampling(
-        group_size=1 + config.eval.samples,
+        group_size=1 + samples,
         max_new_tokens=config.eval.max_new_tokens,
         **student.ends,
-        temperature=config.eval.temperature,
-        greedy_first=True,
+        temperature=config.eval.temperature if samples else 0.0,
+        greedy_first=samples > 0,
     )
 
 
@@ -101,10 +102,11 @@ def completing_programs(
     *,
     settings: Sampling,
     completions: int,
+    records: int,
     always: bool = True,
 ) -> Iterator[Program]:
-    """What `complete` compiles; arguments as for it and for `sampling_programs`."""
-    prompts = prompts_at_once(completions, settings.group_size, mesh)
+    """What `complete` compiles for a number of records; arguments as for both."""
+    prompts = prompts_at_once(completions, settings.group_size, mesh, records)
     return sampling_programs(
         name,
         student,
@@ -117,10 +119,27 @@ def completing_programs(
     )
 
 
-def prompts_at_once(completions: int, group_size: int, mesh: Mesh) -> int:
-    """Prompts that `complete` gives the sampler in one call."""
-    size, parts = max(completions // group_size, 1), batch_devices(mesh)
-    return -(-size // parts) * parts
+def prompts_at_once(completions: int, group_size: int, mesh: Mesh, records: int) -> int:
+    """Prompts that `complete` gives the sampler in one call.
+
+    As few calls as the limit allows, all of one size, so that one program does them and next to
+    nothing is decoded in vain: 100 records of which 64 fit are two calls of 50.
+
+    Args:
+      completions: the most that are decoded at once.
+      group_size: completions of a prompt.
+      mesh: whose devices share a call's prompts.
+      records: how many there are in all.
+    """
+    parts = batch_devices(mesh)
+    most = _up_to(max(completions // group_size, 1), parts)
+    calls = -(-records // most)
+    return min(_up_to(-(-records // calls), parts), most)
+
+
+def _up_to(count: int, parts: int) -> int:
+    """The next number of prompts that divides over some devices."""
+    return -(-count // parts) * parts
 
 
 def prompt_width(config: Config) -> int:
@@ -137,6 +156,7 @@ def complete(
     *,
     settings: Sampling,
     completions: int,
+    of: int = 0,
     key: Array | None = None,
     first: int = 0,
     reward: RewardFn = solve_reward,
@@ -151,14 +171,18 @@ def complete(
       params: what is trained of the student.
       records: the problems; each prompt is the question alone.
       settings: how to sample.
-      completions: how many are decoded at once; a multiple of the group, or the next below it.
+      completions: the most that are decoded at once, see `prompts_at_once`.
+      of: how many records there are where these are only a part; 0 = these are all.
       key: of the random numbers; None: that of all evaluations of all runs, so that differences
         are the model's.
       first: number of the first record; with the key it decides the random numbers.
       reward: what a completion earns.
       verifier: the key that names who reads and compares the answers.
     """
-    width, size = prompt_width(config), prompts_at_once(completions, settings.group_size, mesh)
+    if not records:
+        return
+    width = prompt_width(config)
+    size = prompts_at_once(completions, settings.group_size, mesh, of or len(records))
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
     params = rollout_params(student, config, mesh, params)
     for start in range(0, len(records), size):

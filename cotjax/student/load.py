@@ -16,7 +16,8 @@ from cotjax.config import Config, ModelConfig
 from cotjax.data.prompts import Prompts, prompts_of
 from cotjax.errors import InputError
 from cotjax.models.fingerprint import fingerprint
-from cotjax.models.formats.load import LoadedModel, load_model, weight_bytes
+from cotjax.models.formats.load import LoadedModel, load_model
+from cotjax.models.formats.locate import find_run, weight_bytes
 from cotjax.models.formats.peft import base_of, load_peft
 from cotjax.models.formats.weights import Place
 from cotjax.models.lora import Lora, attach, join_adapter, merge, split_adapter
@@ -25,7 +26,7 @@ from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.student.base_model import check_base
-from cotjax.training.checkpoint import check_params, find_run, restore_params
+from cotjax.training.checkpoint import check_params, restore_params
 
 Init = Literal["pretrained", "random"]
 _READING = threading.RLock()  # weights are read once, whichever thread asks first

@@ -20,7 +20,7 @@ from cotjax.errors import NothingToDo
 from cotjax.interfaces import Program, Record, Source
 from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
-from cotjax.student.generate import complete, completing_programs
+from cotjax.student.generate import complete, completing_programs, prompts_at_once
 from cotjax.student.load import LoadedPolicy
 from cotjax.training.evaluation import JudgedCompletion
 
@@ -77,13 +77,13 @@ def mine(
     count = min(config.mining.questions, len(train))
     first = processes.is_first()
     known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
-    size = max(config.mining.batch_size // config.mining.attempts, 1)
+    size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh, count)
     with open(path if first else os.devnull, "ab", buffering=0) as file:
         for start in range(0, count, size):
             numbers = range(start, min(start + size, count))
             if all(number in known for number in numbers):
                 continue
-            tried = _try(student, config, mesh, train, numbers)
+            tried = _try(student, config, mesh, train, numbers, count)
             lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             known |= {line["index"]: line for line in lines}
@@ -104,9 +104,9 @@ def mine(
 
 
 def _try(
-    student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, numbers: range
+    student: LoadedPolicy, config: Config, mesh: Mesh, train: Source, numbers: range, count: int
 ) -> list[list[JudgedCompletion]]:
-    """The judged attempts at some questions."""
+    """The judged attempts at some of `count` questions."""
     return list(
         complete(
             student,
@@ -116,6 +116,7 @@ def _try(
             [train[number] for number in numbers],
             settings=_sampling(student, config),
             completions=config.mining.batch_size,
+            of=count,
             key=jax.random.fold_in(jax.random.key(config.seed), KEY),
             first=numbers.start,
         )
@@ -132,12 +133,15 @@ def _sampling(student: LoadedPolicy, config: Config) -> Sampling:
     )
 
 
-def mining_programs(student: LoadedPolicy, config: Config, mesh: Mesh) -> Iterator[Program]:
+def mining_programs(
+    student: LoadedPolicy, config: Config, mesh: Mesh, train: Source
+) -> Iterator[Program]:
     """What `mine` compiles."""
     return completing_programs(
         *("mining", student, config, mesh),
         settings=_sampling(student, config),
         completions=config.mining.batch_size,
+        records=min(config.mining.questions, len(train)),
     )
 
 

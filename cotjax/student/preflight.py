@@ -58,10 +58,10 @@ def rollout_use(config: Config, settings: Sampling) -> Use:
     return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
 
 
-def evaluation_use(config: Config, student: LoadedPolicy, mesh: Mesh) -> Use:
-    """How every stage samples in an evaluation."""
+def evaluation_use(config: Config, student: LoadedPolicy, mesh: Mesh, problems: int) -> Use:
+    """How every stage samples in an evaluation on so many problems."""
     settings, size = evaluation_sampling(student, config), config.eval.batch_size
-    prompts = prompts_at_once(size, settings.group_size, mesh)
+    prompts = prompts_at_once(size, settings.group_size, mesh, problems)
     sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
     keys = _prompt_key(config), "eval.max_new_tokens"
     return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)

@@ -20,7 +20,7 @@ from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import RecordReader
 from cotjax.data.prompts import Prompts, answer_name
 from cotjax.data.sources import Records
-from cotjax.data.splits import open_split
+from cotjax.data.splits import open_held_out, open_split
 from cotjax.errors import InputError, visible
 from cotjax.interfaces import PromptBatch, Record
 from cotjax.student.verify import open_verifier
@@ -41,21 +41,41 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
       InputError: a file that cannot be read, a prompt that is too long, or too few records to
         hold any out.
     """
-    reader = dataclasses.replace(
+    keep = functools.partial(_fitting, tokenizer, prompts, config)
+    train, held_out = open_split(config, _reader(config), keep)
+    return apart(config, part_of(config, train), held_out), held_out
+
+
+def load_held_out(
+    config: Config, tokenizer: Any, prompts: Prompts, *, key: str = "data.eval_path"
+) -> list[Record]:
+    """The held-out records of `load_records` alone; arguments as for it.
+
+    Raises:
+      InputError: see `data.splits.open_held_out`; or a prompt that is too long.
+    """
+    keep = functools.partial(_fitting, tokenizer, prompts, config)
+    return open_held_out(config, _reader(config), keep, key=key)
+
+
+def _reader(config: Config) -> RecordReader:
+    data = config.data
+    return dataclasses.replace(
         record_reader(open_verifier(config)),
         answer=answer_name(config.reward.verifier),
-        layout=config.data.layout,
-        keep_calculator=config.data.keep_calculator,
-        filter_teacher=config.data.filter_teacher,
-        columns=config.data.columns,
+        layout=data.layout,
+        keep_calculator=data.keep_calculator,
+        filter_teacher=data.filter_teacher,
+        columns=data.columns,
     )
 
-    def keep(records: list[Record], path: str) -> list[Record]:
-        text = lambda record: prompts.solve(record.question)  # noqa: E731
-        return check_prompts(tokenizer, records, config, path, text)
 
-    train, held_out = open_split(config, reader, keep)
-    return apart(config, part_of(config, train), held_out), held_out
+def _fitting(
+    tokenizer: Any, prompts: Prompts, config: Config, records: list[Record], path: str
+) -> list[Record]:
+    """The records whose question alone fits; see `check_prompts`."""
+    text = lambda record: prompts.solve(record.question)  # noqa: E731
+    return check_prompts(tokenizer, records, config, path, text)
 
 
 def apart(config: Config, train: Records, held_out: list[Record]) -> Records:

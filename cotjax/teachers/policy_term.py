@@ -67,7 +67,11 @@ class PolicyTerm:
             )
         self.coefficient, self._steps = distill.coefficient, config.steps
         self.schedule = TeacherSchedule(config)
-        self.teachers = TeacherPool(config, mesh, student.tokenizer, slots=self.schedule.slots())
+        self.teachers = TeacherPool(
+            *(config, mesh, student.tokenizer),
+            slots=self.schedule.slots(),
+            end=student.eos_id,
+        )
         self.distill_loss: DistillLoss = make_distill_loss(
             config, student, self.teachers.vocab_size
         )

@@ -23,10 +23,11 @@ from cotjax.models.head import Head
 from cotjax.models.policy import Policy
 from cotjax.parallel import shapes
 from cotjax.parallel import sharding as parallel
+from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
 from cotjax.teachers.distill_loss import TeacherOutputs
 from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_teacher
-from cotjax.teachers.vocabulary import common_size
+from cotjax.teachers.vocabulary import check_same_texts, common_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,26 @@ class Teacher:
     student: LoadedPolicy
     params: Any
     head: Head
+
+
+def compared(plan: TeacherPlan, tokenizer: Any, student: str, end: int | None = None) -> int:
+    """How many ids a teacher and the student of a path have in common.
+
+    Args:
+      plan: of the teacher.
+      tokenizer: the student's.
+      student: its path.
+      end: the token that ends its texts; None is the tokenizer's.
+
+    Raises:
+      InputError: see `common_size` and `check_same_texts`.
+    """
+    own, names = plan.student.tokenizer, (f"teacher {plan.name}", f"the student {student}")
+    size = common_size(own, tokenizer, names=names)
+    ends = {plan.student.eos_id, *plan.student.stop_ids}
+    last: int = tokenizer.eos_token_id if end is None else end
+    check_same_texts(own, tokenizer, ends=ends, end=last, names=names)
+    return size
 
 
 # A teacher's policy, its parameters and a batch to hidden states [..., D].
@@ -68,13 +89,22 @@ class TeacherPool:
       tokenizer: the student's.
       slots: how many are in use at once.
       compare: their logits are compared with the student's, so that tokenizers must agree.
+      end: the token that ends the student's texts; None is its tokenizer's.
 
     Raises:
-      InputError: a teacher that is not there, has another tokenizer, or does not fit.
+      InputError: a teacher that is not there, has another tokenizer, is asked without the question,
+        or does not fit.
     """
 
     def __init__(
-        self, config: Config, mesh: Mesh, tokenizer: Any, *, slots: int, compare: bool = True
+        self,
+        config: Config,
+        mesh: Mesh,
+        tokenizer: Any,
+        *,
+        slots: int,
+        compare: bool = True,
+        end: int | None = None,
     ) -> None:
         self.names = config.teachers.paths
         if not self.names:
@@ -87,13 +117,12 @@ class TeacherPool:
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
-            student = f"the student {config.model.path}"
-            self.vocab_size = min(
-                common_size(
-                    plan.student.tokenizer, tokenizer, names=(f"teacher {plan.name}", student)
-                )
-                for plan in self.plans
-            )
+            sizes = [compared(plan, tokenizer, config.model.path, end) for plan in self.plans]
+            self.vocab_size = min(sizes)
+        else:  # they are asked, in their own words
+            for plan in self.plans:
+                own = plan.student
+                check_template(own.tokenizer, own.prompts, f"teacher {plan.name}")
         check_memory(self.plans, slots, mesh)
         self._loading: dict[int, Future[Teacher]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.interfaces import Program, Record
-from cotjax.student.evaluate import evaluate, evaluation_programs, with_one_sample
+from cotjax.student.evaluate import evaluate, evaluation_programs, without_samples
 from cotjax.teachers.pool import TeacherPool
 
 
@@ -19,7 +19,7 @@ def check_ranking(
         return ()
     accuracy = []
     for index in range(len(teachers.names)):
-        teacher, settings = teachers[index], with_one_sample(config)
+        teacher, settings = teachers[index], without_samples(config)
         numbers, _ = evaluate(teacher.student, settings, mesh, teacher.params, problems)
         accuracy.append(numbers["accuracy"])
         teachers.keep_only(())
@@ -33,9 +33,9 @@ def ranking_programs(
     if not _is_checked(config, teachers, problems):
         return
     for index, plan in enumerate(teachers.plans):
-        settings, name = with_one_sample(config), f"evaluation of teacher {plan.name}"
+        settings, name = without_samples(config), f"evaluation of teacher {plan.name}"
         yield from teachers.loading_programs(index, always=True)
-        yield from evaluation_programs(plan.student, settings, mesh, name=name)
+        yield from evaluation_programs(plan.student, settings, mesh, len(problems), name=name)
 
 
 def _is_checked(config: Config, teachers: TeacherPool, problems: Sequence[Record]) -> bool:

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from cotjax import config as configs
 from cotjax.config import Config, LoraConfig
 from cotjax.errors import InputError
-from cotjax.models.formats.load import resolve
+from cotjax.models.formats.locate import find_run, resolve
 from cotjax.parallel.memory import free_bytes
 from cotjax.student.base_model import check_base
 from cotjax.student.load import LoadedPolicy, load_policy
-from cotjax.training.checkpoint import find_run, restore_params
+from cotjax.training.checkpoint import restore_params
 
 ENDS = 2**16  # bytes at each end of a file that tell one set of weights from another
 

@@ -98,6 +98,7 @@ class TextTeachers:
                 *(f"texts of teacher {plan.name}", plan.student, config, self._mesh),
                 settings=self._sampling(plan.student),
                 completions=config.rollout.prompts,
+                records=config.rollout.prompts,
                 always=always,
             )
 
@@ -119,6 +120,7 @@ class TextTeachers:
             records,
             settings=self._sampling(model.student),
             completions=self._config.rollout.prompts,
+            of=self._config.rollout.prompts,  # whatever a step asks for, one program
             key=key,
             first=first,
         )

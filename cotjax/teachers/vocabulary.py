@@ -2,9 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from cotjax.errors import InputError
+
+# Texts that a run meets, and where tokenizers of one vocabulary still cut in different ways.
+PROBES = (
+    "Step 1: 48/2 = 24 clips.\nStep 2: 48+24 = 72.\nAnswer: 72",
+    "  two  spaces,\ttabs\n\n\nand lines",
+    "1,234.50 - 0.007 = 1234.493; 50%",
+    r"\frac{1}{2} \cdot x^{2} \le \boxed{-7}",
+    "don't DON'T can't",
+    "déjà vu, naïve, Straße, 你好, 数学, русский, 🙂🙂",
+)
 
 INSTEAD = 'or learn from its text: distill.target = "text"'
 
@@ -50,3 +61,39 @@ def common_size(teacher: Any, student: Any, *, names: tuple[str, str]) -> int:
             f"tokenizer, {INSTEAD}."
         )
     return common
+
+
+def check_same_texts(
+    teacher: Any, student: Any, *, ends: Collection[int], end: int, names: tuple[str, str]
+) -> None:
+    """Refuses tokenizers of one vocabulary that write texts, or their end, otherwise.
+
+    Args:
+      teacher: a transformers tokenizer.
+      student: another, with the same tokens.
+      ends: the ids that end the teacher's texts.
+      end: the id that ends the student's.
+      names: of the two models, for the error.
+
+    Raises:
+      InputError: a text with other ids, or an end token that the teacher does not end with.
+    """
+    for text in PROBES:
+        ids = [one.encode(text, add_special_tokens=False) for one in (teacher, student)]
+        if ids[0] != ids[1]:
+            at = next((i for i, pair in enumerate(zip(*ids, strict=False)) if len({*pair}) > 1),
+                      min(map(len, ids)))  # fmt: skip
+            one, other = (str(some[at : at + 4]) if some[at:] else "the end" for some in ids)
+            raise InputError(
+                f"{names[0]} and {names[1]} have the same tokens and write {text!r} with different "
+                f"ones: from place {at} on {one} and {other}. Copy the tokenizer.json of one of "
+                f"them to the other, {INSTEAD}."
+            )
+    if end not in ends:
+        ended = ", ".join(f"{teacher.convert_ids_to_tokens(i)!r} ({i})" for i in sorted(ends))
+        raise InputError(
+            f"{names[0]} ends a text with {ended}, and {names[1]} with "
+            f"{student.convert_ids_to_tokens(end)!r} ({end}), so it would teach the student not to "
+            "stop. Set "
+            f"\"eos_token\" of the student's tokenizer_config.json to the teacher's, {INSTEAD}."
+        )

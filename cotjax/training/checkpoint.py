@@ -74,25 +74,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def find_run(checkpoint: pathlib.Path, key: str = "--checkpoint") -> pathlib.Path | None:
-    """The run folder that a path is or belongs to (`runs/NAME/checkpoints/STEP`); else None.
-
-    Args:
-      checkpoint: the path.
-      key: what named it, for the error.
-
-    Raises:
-      InputError: a step of a run that it does not have.
-    """
-    for folder in (checkpoint, checkpoint.parent.parent):
-        if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
-            if not checkpoint.is_dir():
-                there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
-                raise InputError(f"{key} {checkpoint}: not there; {folder} has {there}.")
-            return folder
-    return None
-
-
 def check_params(folder: pathlib.Path, like: Any) -> int:
     """The step of a run's newest parameters, which are those of a model; none is read.
 

@@ -6,7 +6,7 @@ import pytest
 
 from cotjax.config import load
 from cotjax.data.sources import Mixture
-from cotjax.data.splits import open_split
+from cotjax.data.splits import open_held_out, open_split
 from cotjax.errors import InputError
 from tests.data.test_layouts import READER, ROWS
 
@@ -64,3 +64,56 @@ def test_too_few_records_to_hold_any_out(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS[:2])
     with pytest.raises(InputError, match="2 records, .* Set eval.problems < 2 or data.eval_path"):
         split("--data.source=jsonl", f"--data.path={path}")
+
+
+# What an evaluation reads.
+
+
+def held_out(*flags, problems=2, keep=lambda records, path: records):
+    return open_held_out(load([*flags, f"--eval.problems={problems}"]), READER, keep)
+
+
+@pytest.mark.parametrize("problems", [1, 2, 5])
+def test_alone_the_held_out_records_are_those_of_the_split(tmp_path, problems):
+    path = write_jsonl(tmp_path / "rows.jsonl")
+    for flags in (
+        ["--data.source=jsonl", f"--data.path={path}"],
+        ["--data.source=jsonl", f"--data.path={path}", f"--data.eval-path={path}"],
+        ["--data.mixture=problems=1"],
+        [],
+    ):
+        config = load([*flags, f"--eval.problems={problems}"])
+        _, expected = open_split(config, READER, lambda records, path: records)
+        assert held_out(*flags, problems=problems) == expected
+
+
+def test_training_records_are_not_looked_at(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl")
+    path.write_text("no JSON\n" * 3 + path.read_text())
+    flags = "--data.source=jsonl", f"--data.path={path}"
+    assert [record.id for record in held_out(*flags)] == ["rows.jsonl:8", "rows.jsonl:9"]
+    elsewhere = "--data.source=jsonl", "--data.path=nowhere.jsonl", f"--data.eval-path={path}"
+    with pytest.raises(InputError, match="rows.jsonl:1: not JSON"):
+        held_out(*elsewhere)
+    write_jsonl(path)
+    assert [record.id for record in held_out(*elsewhere)] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
+def test_a_small_file_is_held_out_as_a_whole(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl")
+    assert len(held_out("--data.source=jsonl", f"--data.path={path}", problems=99)) == len(ROWS)
+
+
+def test_a_record_that_does_not_fit_makes_room_for_one_before(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl")
+    flags = "--data.source=jsonl", f"--data.path={path}"
+    fits = lambda records, path: [one for one in records if one.id != "rows.jsonl:5"]  # noqa: E731
+    assert [one.id for one in held_out(*flags, keep=fits)] == ["rows.jsonl:4", "rows.jsonl:6"]
+    none = lambda records, path: records[:0]  # noqa: E731
+    assert held_out(*flags, keep=none) == []
+
+
+def test_nothing_is_held_out_of_a_mixture_of_files(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl")
+    with pytest.raises(InputError, match="Set data.eval_path"):
+        held_out(f"--data.mixture=jsonl:{path}=3")

@@ -11,7 +11,12 @@ from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data import user_source
 from cotjax.data.layouts import RecordReader
 from cotjax.data.splits import open_split
-from cotjax.data.user_source import UserSource, record_mistake, user_records
+from cotjax.data.user_source import (
+    UserSource,
+    last_user_records,
+    record_mistake,
+    user_records,
+)  # fmt: skip
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Record
 
@@ -180,3 +185,19 @@ def test_only_what_fits_is_kept():
 def test_too_few_to_hold_any_out_names_the_source():
     with pytest.raises(InputError, match=r'data.source = "python:list": 2 records, and the last'):
         split(RECORDS[:2])
+
+
+def test_only_the_last_records_are_asked_for():
+    class Counting(Many):
+        asked = []
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return record(index)
+
+    own = Plugin("data.source", Counting())
+    assert last_user_records(own, DataConfig(), 3) == [record(i) for i in (7, 8, 9)]
+    assert Counting.asked == [7, 8, 9]
+    assert len(last_user_records(own, DataConfig(), 99)) == 10
+    with pytest.raises(InputError, match="holds no record"):
+        last_user_records(Plugin("data.source", []), DataConfig(), 3)

@@ -5,10 +5,10 @@ import pytest
 from cotjax.config import Config
 from cotjax.errors import InputError
 from cotjax.run import load_records
+from cotjax.run.measure import measure
 from cotjax.run.opened import (
     config_from_flags,
     config_from_settings,
-    measure,
     newest_stage,
     open_model,
 )

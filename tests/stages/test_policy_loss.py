@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cotjax.config import PolicyConfig
+from cotjax.config import Plugin, PolicyConfig
 from cotjax.core import OBJECTIVES, PRESETS, policy_loss
+from cotjax.core.objectives import policy_advantage
+from cotjax.errors import InputError
 from cotjax.interfaces import ScoredGroups
-from cotjax.stages.policy_loss import logprobs, make_loss, open_objective, resolved
+from cotjax.stages.policy_loss import (
+    UNUSED,
+    UserTerm,
+    logprobs,
+    make_loss,
+    open_objective,
+    preset_notes,
+    resolved,
+)  # fmt: skip
 from tests.tiny import make_policy
 
 # The objective of a config.
@@ -40,6 +50,58 @@ def test_a_resolved_config_leaves_nothing_open_and_means_the_same(preset, object
     rest = {key for key, value in dataclasses.asdict(full).items() if value == "auto"}
     own = {"kl_estimator"} if objective == "bridge_release" else set()
     assert rest <= {"objective", "term"} | own
+
+
+# Settings that change nothing, and conventions that come over others.
+
+OTHER = {"clip_low": 0.01, "clip_high": 0.01, "dual_clip": 1.01, "advantage_scale": "mean",
+         "ddof": 0, "eps": 0.5, "kl_estimator": "k1", "entropy_bonus": 0.7,
+         "kl_coefficient": 0.7}  # fmt: skip
+
+
+def numbers(objective):
+    """Loss and advantages that all of an objective's settings go into."""
+    rng = np.random.default_rng(0)
+    reward = jnp.asarray(rng.normal(size=(2, 3)))
+    advantage = policy_advantage(objective, reward)
+    logp, old, ref = jnp.asarray(rng.normal(-2, 1, (3, 6, 5)))
+    mask = jnp.ones((6, 5), bool)
+    total, count, _ = policy_loss(objective, logp, old, ref, advantage.reshape(6, 1), mask,
+                                  max_length=5, entropy=-logp)  # fmt: skip
+    return float(total / count)
+
+
+@pytest.mark.parametrize("key", OTHER)
+@pytest.mark.parametrize("name", [*OBJECTIVES, "auto"])
+def test_a_setting_either_changes_the_loss_or_is_refused(name, key):
+    policy = PolicyConfig(objective=name, preset="bridge")
+    other = dataclasses.replace(policy, **{key: OTHER[key]})
+    scale = "std" if name == "dr_grpo" and key in ("ddof", "eps") else "auto"
+    policy, other = (dataclasses.replace(one, advantage_scale=scale) if scale != "auto" else one
+                     for one in (policy, other))  # fmt: skip
+    if key in UNUSED.get(name, ()):
+        with pytest.raises(InputError, match=f'policy.{key} = .*policy.objective = "{name}"'):
+            open_objective(other)
+    else:
+        assert numbers(open_objective(policy)) != numbers(open_objective(other))
+
+
+def test_a_term_of_one_s_own_has_no_clip():
+    own = Plugin("policy.term", lambda logp, logp_old, advantage, mask: -logp)
+    with pytest.raises(InputError, match="policy.clip_low = 0.1, policy.term = "):
+        open_objective(PolicyConfig(clip_low=0.1), UserTerm(own, {}))
+    assert open_objective(PolicyConfig(clip_low=0.2), UserTerm(own, {})).clip_low == 0.2
+
+
+def test_what_an_objective_sets_otherwise_than_a_preset_is_said():
+    (note,) = preset_notes(PolicyConfig(objective="dr_grpo", preset="verl"))
+    assert note == (
+        'policy.objective = "dr_grpo" comes over policy.preset = "verl": reduction = "length" '
+        'instead of "token".'
+    )
+    for quiet in ({"objective": "dapo", "preset": "trl"}, {"objective": "grpo"}, {"preset": "trl"},
+                  {"objective": "bridge_release"}):  # fmt: skip
+        assert preset_notes(PolicyConfig(**quiet)) == ()
 
 
 # The loss of a micro-batch.

@@ -9,7 +9,7 @@ import pytest
 
 from cotjax.parallel.mesh import make_mesh
 from cotjax.student import generate
-from cotjax.student.evaluate import evaluate, with_one_sample
+from cotjax.student.evaluate import evaluate, without_samples
 from cotjax.student.records import load_records
 from cotjax.student.rewards import solve_reward
 from tests.student.test_rewards import make_rollout
@@ -75,7 +75,35 @@ def test_a_row_says_everything_about_a_completion(folder, calls):
     assert right["parts"]["correct"] == 1
 
 
-def test_measuring_a_teacher_samples_as_little_as_there_is(folder):
+def test_without_samples_an_evaluation_is_greedy_alone(folder, calls):
+    config = without_samples(make_config(folder, "--eval.batch-size=8", "--eval.problems=11"))
+    _, held_out = load_records(config, STUDENT.tokenizer, STUDENT.prompts)
+    numbers, _ = evaluate(WRITER, config, make_mesh(1), {}, held_out)
+    assert numbers["accuracy"] == 5 / 11 and "sampled_accuracy" not in numbers
+    assert {settings.group_size for settings, _ in calls} == {1}
+    assert {settings.temperature for settings, _ in calls} == {0.0}
+    assert [size for _, size in calls] == [6, 6], "as few calls as fit, of one size"
+
+
+def test_ctrl_c_keeps_what_is_done_only_where_that_is_asked_for(folder, calls, monkeypatch):
+    config = make_config(folder, "--eval.batch-size=5", "--eval.problems=4")
+    _, held_out = load_records(config, STUDENT.tokenizer, STUDENT.prompts)
+    write = generate.generate
+
+    def stopped_in_the_third(*args, **more):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*args, **more)
+
+    monkeypatch.setattr(generate, "generate", stopped_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(WRITER, config, make_mesh(1), {}, held_out)
+    calls.clear()
+    numbers, rows = evaluate(WRITER, config, make_mesh(1), {}, held_out, keep_partial=True)
+    assert numbers["problems"] == 2 and ids(held_out[:2]) == [row["id"] for row in rows]
+
+
+def test_the_config_without_samples_is_else_the_same(folder):
     config = make_config(folder, "--eval.samples=4")
-    assert with_one_sample(config).eval.samples == 1
-    assert with_one_sample(config).rollout == config.rollout
+    assert without_samples(config).eval.samples == 0
+    assert without_samples(config).rollout == config.rollout

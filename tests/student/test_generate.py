@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cotjax.parallel.mesh import make_mesh
+from cotjax.student import generate
 from cotjax.student.generate import (
     complete,
     evaluation_sampling,
@@ -47,7 +48,45 @@ def test_a_rollout_samples_in_groups_and_slots_or_one_for_each_prompt(folder):
 def test_prompts_at_once_are_whole_groups_that_devices_can_share(
     completions, group, devices, prompts
 ):
-    assert prompts_at_once(completions, group, make_mesh(devices)) == prompts
+    assert prompts_at_once(completions, group, make_mesh(devices), records=320) == prompts
+
+
+@pytest.mark.parametrize(
+    ("records", "devices", "prompts"),
+    [(40, 1, 40), (64, 1, 64), (100, 1, 50), (1319, 1, 63), (1, 1, 1), (40, 8, 40), (3, 8, 8)],
+)
+def test_a_call_has_no_more_prompts_than_there_are_records(records, devices, prompts):
+    assert prompts_at_once(320, 5, make_mesh(devices), records) == prompts
+
+
+def test_the_calls_are_as_few_as_the_limit_allows_and_decode_next_to_nothing_in_vain():
+    for records in range(1, 200):
+        size = prompts_at_once(64, 2, make_mesh(1), records)
+        calls = -(-records // size)
+        assert size <= 32 and calls == -(-records // 32) and calls * size - records < calls
+
+
+def test_without_samples_the_sampler_is_greedy(folder):
+    settings = evaluation_sampling(STUDENT, make_config(folder, "--eval.samples=0"))
+    assert (settings.group_size, settings.temperature, settings.greedy_first) == (1, 0.0, False)
+
+
+def test_a_part_of_the_records_is_decoded_in_the_shape_of_the_whole(folder, monkeypatch):
+    config, mesh = make_config(folder), make_mesh(1)
+    student = load_policy(config, mesh)
+    records = [record for record in load_records(config, student.tokenizer, student.prompts)[0]][:3]
+    settings, seen = rollout_sampling(config.rollout, student), []
+    write = generate.generate
+
+    def counting(policy, params, batch, *args, **more):
+        seen.append(len(batch.tokens))
+        return write(policy, params, batch, *args, **more)
+
+    monkeypatch.setattr(generate, "generate", counting)
+    own = student, config, mesh, student.params
+    for part, of in ((records, 0), (records[:1], 3), (records[:0], 3)):
+        list(complete(*own, part, settings=settings, completions=32, of=of))
+    assert seen == [3, 3]
 
 
 def test_prompts_are_as_wide_as_the_evaluation_says_or_the_rollout(folder):

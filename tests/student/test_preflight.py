@@ -124,7 +124,7 @@ def test_a_nan_stops_the_run_unless_it_is_only_counted(folder):
 
 
 def test_a_run_says_what_its_caches_take(folder):
-    notes = open_stage(folder).notes
+    notes = open_stage(folder, "--eval.batch-size=20").notes
     # 2 layers, keys and values, 2 heads of 8 numbers, 4 bytes; 4 prompts of 32, 16 rows of 8.
     prompts, own = (2 * 2 * 2 * 8 * 4 * tokens for tokens in (4 * 32, 16 * 8))
     assert prompts == own == 32768
@@ -150,7 +150,7 @@ def test_devices_share_a_cache(folder, monkeypatch):
     flags = "--rollout.prompts=8", "--eval.problems=8", "--eval.batch-size=40"
     config, mesh = make_config(folder, *flags), make_mesh(8)
     student = load_policy(config, mesh)
-    use = preflight.evaluation_use(config, student, mesh)
+    use = preflight.evaluation_use(config, student, mesh, 8)
     assert use.prompts == 8
     need = 2 * 2 * 2 * 8 * 4 * (8 * 32 + 40 * 8)
     monkeypatch.setattr(preflight, "free_bytes", lambda mesh: need // 8)

@@ -45,7 +45,7 @@ def test_every_teacher_is_measured_once_and_none_stays_in_memory(asked):
     config, teachers, seen = asked
     (note,) = check_ranking(config, make_mesh(1), teachers, PROBLEMS)
     assert "solves 50.0%" in note and "solves 25.0%" in note
-    assert [rest for _, *rest in seen] == [[1, 3], [1, 3]]
+    assert [rest for _, *rest in seen] == [[0, 3], [0, 3]]
     assert seen[0][0].policy != seen[1][0].policy and teachers.resident == set()
 
 

@@ -3,8 +3,10 @@
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.teachers.vocabulary import common_size, tokenizer_hash
-from tests.tiny import TOKENIZER
+from cotjax.models.formats.load import load_tokenizer, resolve
+from cotjax.teachers.vocabulary import check_same_texts, common_size, tokenizer_hash
+from tests.broken import with_other_cuts
+from tests.tiny import END, TOKENIZER
 
 NAMES = "teacher", "student"
 
@@ -45,3 +47,28 @@ def test_a_hash_is_that_of_ids_and_tokens_and_of_nothing_else():
     assert tokenizer_hash(words) == tokenizer_hash(Words("end", "a", "b", end=2))
     assert len({tokenizer_hash(one) for one in (words, Words("end", "b", "a"), TOKENIZER)}) == 3
     assert len(tokenizer_hash(words)) == 16
+
+
+def same(teacher, student=TOKENIZER, ends=(END,), end=END):
+    check_same_texts(teacher, student, ends=ends, end=end, names=NAMES)
+
+
+def test_a_tokenizer_writes_texts_as_it_does_itself():
+    same(TOKENIZER)
+    same(TOKENIZER, ends=(7, END))
+
+
+def test_the_same_tokens_cut_otherwise_name_the_text_and_both_cuts(tmp_path):
+    other = load_tokenizer(with_other_cuts(resolve("tiny"), tmp_path / "other"))
+    assert common_size(other, TOKENIZER, names=NAMES) == common_size(TOKENIZER, other, names=NAMES)
+    with pytest.raises(InputError, match="write 'Step 1.* different ones: from place 0 on .* and"):
+        same(other)
+
+
+def test_another_end_names_both_tokens():
+    mask = TOKENIZER.convert_tokens_to_ids("<|mask|>")
+    with pytest.raises(InputError) as error:
+        same(TOKENIZER, ends=(mask,))
+    assert f"teacher ends a text with '<|mask|>' ({mask}), and student with '<|end|>' (0)" in str(
+        error.value
+    )

@@ -9,7 +9,7 @@ import pytest
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import replicate
-from cotjax.training.checkpoint import Checkpoints, find_run, restore_params
+from cotjax.training.checkpoint import Checkpoints, restore_params
 from cotjax.training.update import init_state
 
 OPTIMIZER = optax.adamw(0.1)
@@ -127,10 +127,3 @@ def test_a_folder_without_a_checkpoint_names_the_fix(tmp_path):
         assert message == (
             f"--checkpoint {folder}: no checkpoint there. Name a run folder such as runs/NAME."
         )
-
-
-def test_a_run_is_found_by_its_folder_or_by_one_of_its_checkpoints(run, tmp_path):
-    assert find_run(run) == find_run(run / "checkpoints" / "4") == run
-    assert find_run(tmp_path) is None
-    message = refused(find_run, run / "checkpoints" / "5")
-    assert "5: not there" in message and "4, 6" in message

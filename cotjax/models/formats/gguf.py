@@ -118,6 +118,11 @@ class File:
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
 
+    @property
+    def kind(self) -> str:
+        """llama.cpp's name of the model's family."""
+        return self._architecture
+
     @functools.cached_property
     def _tokens(self) -> list[str]:
         """The vocabulary, in the order of its ids."""
@@ -133,7 +138,8 @@ class File:
         if name not in _FAMILIES:
             raise InputError(
                 f'{self.origin}: general.architecture = "{name}" is not a known architecture; '
-                f"use a model of one of these: {', '.join(_FAMILIES)}, or a Hugging Face folder."
+                f"use a model of one of these: {', '.join(_FAMILIES)}, gemma2, gemma3, or a "
+                "Hugging Face folder."
             )
         found = {
             key.removeprefix(f"{name}."): self._option(key)

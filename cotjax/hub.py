@@ -1,0 +1,143 @@
+"""Names on the Hugging Face Hub, `owner/name` or `owner/name@revision`, and the files behind them.
+
+huggingface_hub downloads, shows progress, and keeps its own cache (`HF_HOME`); `HF_TOKEN` opens
+what is private, `HF_ENDPOINT` names another hub, and with `HF_HUB_OFFLINE=1` the cache is all there
+is. A local folder of the same name wins: whoever calls has looked for one.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cotjax.errors import InputError
+
+Kind = Literal["model", "dataset"]
+CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps data sets as Parquet
+_ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def is_id(name: str) -> bool:
+    """Whether a name may be one of the hub's.
+
+    Example:
+      >>> [is_id(name) for name in ("openai/gsm8k", "a/b@v1.0", "gsm8k", "../b", "a/b/c", "/a/b")]
+      [True, True, False, False, False, False]
+    """
+    return _ID.fullmatch(name) is not None
+
+
+def fetch(name: str, kind: Kind, key: str, patterns: Sequence[str], revision: str = "") -> Path:
+    """A local folder with files of a repository, downloaded unless they are there already.
+
+    Args:
+      name: of the repository, see `is_id`.
+      kind: of repository.
+      key: that named it, for errors.
+      patterns: of the files.
+      revision: a branch, instead of the one that the name may say.
+
+    Raises:
+      InputError: there is no such repository or revision, or it cannot be reached.
+    """
+    return Path(_snapshot(name, kind, key, revision, allow_patterns=list(patterns)))
+
+
+def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") -> list[str] | None:
+    """The files of a repository with an ending; of the cache alone where the hub is out of reach.
+
+    Args:
+      name: see `fetch`.
+      kind: of repository.
+      key: that named it, for errors.
+      ending: of the files, `.parquet`.
+      revision: see `fetch`.
+
+    Returns:
+      None if the repository, or the cache, has no such branch.
+
+    Raises:
+      InputError: see `fetch`.
+    """
+    from huggingface_hub.errors import (
+        DryRunError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return sorted(
+            file.filename
+            for file in _download(name, kind, revision, allow_patterns=f"*{ending}", dry_run=True)
+        )
+    except RevisionNotFoundError as error:
+        if revision:
+            return None
+        raise _refused(name, kind, key, error) from error
+    except DryRunError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):
+            raise _refused(name, kind, key, error.__cause__) from error
+    try:
+        folder = Path(_download(name, kind, revision, allow_patterns=[], local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        if revision:  # the other branch may be in the cache
+            return None
+        raise _refused(name, kind, key, error) from error
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob(f"*{ending}"))
+
+
+def _snapshot(name: str, kind: Kind, key: str, revision: str, **more: Any) -> str:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _download(name, kind, revision, **more)
+    except (OSError, HFValidationError) as error:  # the hub's errors are among the former
+        raise _refused(name, kind, key, error) from error
+
+
+def _download(name: str, kind: Kind, revision: str, **more: Any) -> Any:
+    from huggingface_hub import snapshot_download
+
+    repository, _, own = name.partition("@")
+    download: Callable[..., Any] = snapshot_download
+    return download(repository, repo_type=kind, revision=revision or own or None, **more)
+
+
+def _refused(name: str, kind: Kind, key: str, error: BaseException) -> InputError:
+    """One sentence on what the hub, or the way to it, said."""
+    from huggingface_hub import constants, errors
+
+    repository, _, revision = name.partition("@")
+    what, host = {"model": "model", "dataset": "data set"}[kind], constants.ENDPOINT
+    here = f'{key} = "{name}": no such file or folder here'
+    if isinstance(error, errors.GatedRepoError):
+        place = repository if kind == "model" else f"datasets/{repository}"
+        return InputError(
+            f'{key} = "{name}": {host} gives this {what} only to those who accepted its terms. '
+            f"Accept them at {host}/{place}, and set HF_TOKEN."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return InputError(
+            f"{here}, and {host} has no such {what}, or none that HF_TOKEN may see. Correct the "
+            "path or the name, or set HF_TOKEN."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return InputError(
+            f'{key} = "{name}": {host} has no revision "{revision}" of this {what}. Write a '
+            "branch, tag or commit behind @, or leave it out."
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cache = f"it is not in the cache {constants.HF_HUB_CACHE}"
+        if constants.HF_HUB_OFFLINE:
+            return InputError(
+                f"{here}, {cache}, and HF_HUB_OFFLINE keeps this process from {host}. Correct the "
+                "path, download it first, or unset HF_HUB_OFFLINE."
+            )
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        return InputError(
+            f"{here}, {cache}, and {host} cannot be reached ({reason[0]}). Correct the path, or "
+            "connect."
+        )
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return InputError(f"{here}, and the {what} cannot be downloaded from {host} ({reason[0]}).")
