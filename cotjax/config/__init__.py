@@ -32,6 +32,7 @@ from cotjax.config.reference import is_reference as is_reference
 from cotjax.config.reference import name_of as name_of
 from cotjax.config.reference import resolve as resolve
 from cotjax.config.sections import BatchConfig as BatchConfig
+from cotjax.config.sections import BudgetConfig as BudgetConfig
 from cotjax.config.sections import CheckpointConfig as CheckpointConfig
 from cotjax.config.sections import DataConfig as DataConfig
 from cotjax.config.sections import EvalConfig as EvalConfig

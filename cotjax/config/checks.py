@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cotjax.config.ranges import ROW_KEYS, SOURCES, Range
 from cotjax.config.reference import is_reference, name_of
@@ -26,11 +27,17 @@ def validate(config: Config) -> None:
             for limit in getattr(part, "__metadata__", ())
         )
         for limit in limits:
-            if isinstance(limit, Range) and value != "auto" and not limit.holds(value):
-                why = limit.why if value == value else "not a number"
-                raise InputError(f"{key} = {value}: {why}. Set {limit.form.format(key)}.")
+            if isinstance(limit, Range) and value != "auto":
+                _check_range(key, limit, value)
     for message in _disagreements(config):
         raise InputError(message)
+
+
+def _check_range(key: str, limit: Range, value: Any) -> None:
+    for one in value if isinstance(value, tuple) else (value,):
+        if not limit.holds(one):
+            why = limit.why if one == one else "not a number"
+            raise InputError(f"{key} = {one}: {why}. Set {limit.form.format(key)}.")
 
 
 def _disagreements(config: Config) -> Iterator[str]:

@@ -21,6 +21,7 @@ NotNegative = Annotated[float, Range("{} >= 0", lambda value: 0 <= value < math.
 Positive = Annotated[float, Range("{} > 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Range("0 <= {} <= 1", lambda value: 0 <= value <= 1)]
 ShareBelow1 = Annotated[float, Range("0 <= {} < 1", lambda value: 0 <= value < 1)]
+ShareInside = Annotated[float, Range("0 < {} < 1", lambda value: 0 < value < 1)]
 ShareAbove0 = Annotated[float, Range("0 < {} <= 1", lambda value: 0 < value <= 1)]
 GroupSize = Annotated[
     int,

@@ -24,6 +24,7 @@ from cotjax.config.ranges import (
     Share,
     ShareAbove0,
     ShareBelow1,
+    ShareInside,
     SourceName,
     Table,
     TermName,
@@ -217,8 +218,16 @@ class EvalConfig:
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
     verifier: EvalVerifierName = "auto"  # Of what is reported; auto = reward.verifier.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
+    at: tuple[ShareInside, ...] = ()  # Shares of the run at which it is evaluated, such as 0.5.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 320  # Most completions decoded at once, greedy and sampled together.
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a run may use beside its steps, so that runs can be compared."""
+
+    tokens: Natural = 0  # Tokens trained on, sampled and mined that end the run; 0 = no limit.
 
 
 @dataclass(frozen=True)

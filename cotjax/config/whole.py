@@ -9,6 +9,7 @@ from typing import Any
 from cotjax.config.ranges import Count, Natural, StageName
 from cotjax.config.sections import (
     BatchConfig,
+    BudgetConfig,
     CheckpointConfig,
     DataConfig,
     EvalConfig,
@@ -63,6 +64,7 @@ class Config:
     teachers: TeachersConfig = field(default_factory=TeachersConfig)
     rationales: RationalesConfig = field(default_factory=RationalesConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

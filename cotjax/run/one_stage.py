@@ -50,6 +50,8 @@ def _run_stage(
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
         resume=config.resume,
+        eval_at=config.eval.at,
+        budget=config.budget.tokens,
     )
     table = StepTable(stage.columns, config.steps, out)
     with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile

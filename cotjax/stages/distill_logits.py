@@ -238,6 +238,7 @@ class DistillLogitsStage(BaseStage):
         alpha = 0.0 if own else self.alpha(step)
         metrics = {
             "batch_tokens": batch.tokens.size,
+            "sampled_tokens": int((batch.segment > 0).sum()) if own else 0,
             "used": used,
             "examples": len(spans),
             "data_wait_s": ready - waited,

@@ -220,6 +220,7 @@ class PolicyStage(BaseStage):
         if self.teachers is not None:
             micros, told = self.teachers.add_teacher_term(micros, step)
         rows, width = kept.rollout.ended.size, kept.prompts.mask.shape[1]
+        updates = self.config.policy.inner_updates
         metrics: dict[str, Any] = everything.metrics() | told
         metrics |= {
             "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
@@ -227,6 +228,8 @@ class PolicyStage(BaseStage):
             "data_wait_s": began - waited,
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
+            "trained_tokens": updates * kept.tokens,
+            "sampled_tokens": everything.tokens,
         }
         if is_reference(self.config.reward.function):  # its parts are named by the user
             metrics |= part_means(everything.judged)

@@ -85,6 +85,7 @@ class ReplayStage(PolicyStage):
         )
         self._prompt, self._difficulty = prompt, difficulty
         self._failures = self.train = train
+        self._mined_tokens = 0
         self.inner_updates = 1  # of the loop; one step is the config's inner updates and a replay
         if replays:
             check_divides(mesh, config.batch.size, "batch.size")
@@ -128,6 +129,7 @@ class ReplayStage(PolicyStage):
             train = in_order(self.train, setting, "mining.questions = 0")
             found = mine(student, config, self.mesh, train, folder)
             told.append(str(found))
+            self._mined_tokens = found.tokens
             failures = RecordList(found.failures)
 
         def usable(records: list[Record]) -> list[Record]:
@@ -152,11 +154,14 @@ class ReplayStage(PolicyStage):
         rows = self.accepted.draw(
             self.config.batch.size, np.random.default_rng((self.config.seed, step))
         )
-        replay = None
+        replay, replayed = None, 0
         if rows and self.config.rewrite.internalize:
             batch = self._rows(rows)
+            replayed = int((batch.segment > 0).sum())
             replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
         metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
+        metrics["trained_tokens"] += replayed
+        metrics["mined_tokens"] = 0 if step else self._mined_tokens
         return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:

@@ -41,6 +41,12 @@ class RolloutGroups:
         return np.array([[one.reward for one in group] for group in self.judged], np.float32)
 
     @property
+    def tokens(self) -> int:
+        """Of all completions, each with its prompt; padding is none."""
+        group = self.rollout.mask.shape[1]
+        return int(self.rollout.mask.sum()) + group * int(self.prompts.mask.sum())
+
+    @property
     def finite(self) -> np.ndarray:
         """[B, G] False where a NaN or infinite logit ended the completion."""
         return np.asarray(self.rollout.end != End.NONFINITE)

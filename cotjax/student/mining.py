@@ -48,12 +48,14 @@ class Mined:
       outcomes: questions by outcome.
       attempts: attempts at all questions.
       cut: those that the token limit cut off.
+      tokens: of all attempts, each with its prompt.
     """
 
     failures: list[Record]
     outcomes: Counter[Outcome]
     attempts: int
     cut: int
+    tokens: int
 
     def __str__(self) -> str:
         """A sentence for the run's log."""
@@ -85,6 +87,10 @@ def mine(
                 continue
             tried = _try(student, config, mesh, train, numbers, count)
             lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
+            for line in lines:
+                text = student.prompts.solve(train[line["index"]].question)
+                prompt = len(student.tokenizer.encode(text, add_special_tokens=False))
+                line["tokens"] += line["attempts"] * prompt
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             known |= {line["index"]: line for line in lines}
     lines = [known[number] for number in range(count)]
@@ -93,6 +99,7 @@ def mine(
         Counter(line["outcome"] for line in lines),
         sum(line["attempts"] for line in lines),
         sum(line["cut"] for line in lines),
+        sum(line["tokens"] for line in lines),
     )
     if not found.failures:
         raise NothingToDo(
@@ -153,6 +160,7 @@ def _line(number: int, record: Record, attempts: Sequence[JudgedCompletion]) -> 
         "attempts": len(attempts),
         "correct": int(sum(one.parts["correct"] for one in attempts)),
         "cut": sum(not one.ended for one in attempts),
+        "tokens": sum(one.tokens for one in attempts),
     }
 
 

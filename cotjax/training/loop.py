@@ -28,6 +28,8 @@ class LoopSettings:
     Attributes:
       steps: batches to train on.
       eval_every: steps between evaluations; 0 is only before and after.
+      eval_at: shares of the run at which it is evaluated too.
+      budget: tokens that end the run; 0 is no limit.
       checkpoint_every: steps between checkpoints; 0 is only at the end.
       keep: checkpoints kept.
       resume: continue from the newest checkpoint; without one, from the beginning.
@@ -38,6 +40,8 @@ class LoopSettings:
     checkpoint_every: int
     keep: int
     resume: bool
+    eval_at: tuple[float, ...] = ()
+    budget: int = 0
 
 
 def fit(
@@ -61,7 +65,8 @@ def fit(
         checkpoint.
 
     Returns:
-      `before` and `after`: the evaluations; `steps`: how many were taken in all.
+      `before` and `after`: the evaluations; `steps`: how many were taken in all; `used_tokens`:
+      what they were trained on, and what was sampled and mined for it.
 
     Raises:
       InputError: resume beyond the last step, or with a checkpoint of another model; a metric
@@ -115,24 +120,33 @@ class _Run:
     state: TrainState
     saved: Callable[[int], None]
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens: list[float] = dataclasses.field(default_factory=list)  # used up to each step
+
+    def __post_init__(self) -> None:
+        lines = self._lines("train")
+        self.tokens = [
+            0.0,
+            *(line.get("used_tokens", 0) for line in lines if line["step"] <= self.done),
+        ]
 
     def train(self) -> dict[str, Any]:
         """Evaluates, takes the steps that are left, and evaluates again."""
-        settings, every = self.settings, self.settings.checkpoint_every
+        every = self.settings.checkpoint_every
         before = self._evaluation(0, "before")
         if self._is_due() and _evaluation_at(self.done, self.folder) is None:
             self._evaluation(self.done, f"step {self.done}")  # the run had ended in it
-        for step in range(self.done, settings.steps):
-            state, metrics, work = _one_step(self.stage, self.state, step)
-            self._tell(step + 1, metrics, work)
+        while not self._has_ended():
+            state, metrics, work = _one_step(self.stage, self.state, self.done)
+            self.tokens.append(self.tokens[-1] + _used_tokens(metrics))
+            self._tell(self.done + 1, metrics | {"used_tokens": self.tokens[-1]}, work)
             # Read now: the next step may fail when it has moved the data on.
-            self.done, self.state, self.place = step + 1, state, self.stage.data.get_state()
+            self.done, self.state, self.place = self.done + 1, state, self.stage.data.get_state()
             if self._is_due():
                 self._evaluation(self.done, f"step {self.done}")
-            if self.done == settings.steps or (every and self.done % every == 0):
+            if self._has_ended() or (every and self.done % every == 0):
                 self.save_completed()
-        after = self._evaluation(settings.steps, "after")
-        return {"before": before, "after": after, "steps": settings.steps}
+        after = self._evaluation(self.done, "after")
+        return {"before": before, "after": after, "steps": self.done, "used_tokens": self._by_use()}
 
     def save_completed(self) -> None:
         """Saves the last completed step, unless that is done or nothing was trained."""
@@ -143,7 +157,30 @@ class _Run:
     def _is_due(self) -> bool:
         """Whether the last completed step is evaluated, in the middle of the run."""
         every, done = self.settings.eval_every, self.done
-        return bool(every) and 0 < done < self.settings.steps and done % every == 0
+        if not done or self._has_ended():
+            return False
+        now, before = self._share(done), self._share(done - 1)
+        crossed = any(before < share <= now for share in self.settings.eval_at)
+        return crossed or (bool(every) and done % every == 0)
+
+    def _share(self, step: int) -> float:
+        """How much of the run is done after a step, 0–1, by tokens if they end it."""
+        settings = self.settings
+        of_steps = step / settings.steps
+        return max(of_steps, self.tokens[step] / settings.budget) if settings.budget else of_steps
+
+    def _has_ended(self) -> bool:
+        return self._share(self.done) >= 1
+
+    def _by_use(self) -> dict[str, int]:
+        """Tokens of all steps by what they were used for."""
+        lines = [_tokens_by_use(line) for line in self._lines("train")]
+        return {use: round(sum(line[use] for line in lines)) for use in USES}
+
+    def _lines(self, kind: str) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text("utf-8") if path.exists() else ""
+        return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
 
     def _tell(self, done: int, metrics: dict[str, float], work: Step) -> None:
         """Writes down what a step gave.
@@ -185,6 +222,21 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     if "data_wait_s" in metrics:
         metrics["data_wait"] = metrics["data_wait_s"] / metrics["step_s"]
     return state, metrics, work
+
+
+USES = ("trained", "sampled", "mined")
+
+
+def _tokens_by_use(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens of one step: trained on, without padding; sampled for it; and mined."""
+    rows = metrics["batch_tokens"] * metrics.get("used", 1.0)
+    trained = metrics.get("trained_tokens", rows)
+    others = metrics.get("sampled_tokens", 0.0), metrics.get("mined_tokens", 0.0)
+    return dict(zip(USES, (trained, *others), strict=True))
+
+
+def _used_tokens(metrics: Mapping[str, Any]) -> float:
+    return sum(_tokens_by_use(metrics).values())
 
 
 def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> str:

@@ -1,5 +1,6 @@
 """The loop, with a stage whose arithmetic fits in a line: what is written when, and resuming."""
 
+import dataclasses
 import io
 import json
 
@@ -234,3 +235,55 @@ def test_resuming_beyond_the_last_step_names_the_fix(tmp_path):
 def test_a_crash_in_a_stage_reaches_the_caller(tmp_path):
     with pytest.raises(Stop):
         run(tmp_path, Sums(stop_at=0))
+
+
+class Uses(Sums):
+    """The same, of which each step is trained on 10 tokens and samples 5; the first mines 20."""
+
+    def next_step(self, params, step):
+        work = super().next_step(params, step)
+        used = {"sampled_tokens": 5, "mined_tokens": 0 if step else 20, "used": 1.0}
+        return dataclasses.replace(work, metrics=work.metrics | used)
+
+
+def test_tokens_are_counted_by_use_and_up_to_each_step(tmp_path):
+    _, result, _ = run(tmp_path, Uses())
+    assert result["used_tokens"] == {"trained": 50, "sampled": 25, "mined": 20}
+    train = [line for line in lines(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["used_tokens"] for line in train] == [35, 50, 65, 80, 95]
+
+
+def test_padding_and_several_updates_are_what_the_stage_says_they_are(tmp_path):
+    class Says(Sums):
+        def next_step(self, params, step):
+            work = super().next_step(params, step)
+            return dataclasses.replace(work, metrics=work.metrics | {"trained_tokens": 7})
+
+    assert run(tmp_path, Says())[1]["used_tokens"]["trained"] == 35
+
+
+def test_a_budget_ends_the_run_at_the_first_step_that_spends_it(tmp_path):
+    _, result, _ = run(tmp_path, Uses(), budget=60)
+    assert result["steps"] == 3
+    after = [line for line in lines(tmp_path / "metrics.jsonl") if line["kind"] == "eval"][-1]
+    assert after["step"] == 3 and checkpoint(tmp_path, 3)
+
+
+def test_a_run_that_a_budget_ended_goes_on_with_a_larger_one_as_one_run(tmp_path):
+    run(tmp_path / "a", Uses(), budget=60, checkpoint_every=0)
+    run(tmp_path / "a", Uses(), budget=90, resume=True)
+    run(tmp_path / "b", Uses(), budget=90)
+    (a, _), (b, _) = written(tmp_path / "a"), written(tmp_path / "b")
+    train = lambda lines: [line for line in lines if line["kind"] == "train"]  # noqa: E731
+    assert train(a) == train(b) and train(a)[-1]["used_tokens"] == 95
+
+
+def test_shares_of_a_run_are_evaluated_when_they_are_crossed(tmp_path):
+    def evaluated(folder, **settings):
+        run(folder, Uses(), eval_every=0, **settings)
+        return [line["step"] for line in lines(folder / "metrics.jsonl") if line["kind"] == "eval"]
+
+    assert evaluated(tmp_path / "steps", eval_at=(0.4, 0.5, 0.99)) == [0, 2, 3, 5]
+    assert evaluated(tmp_path / "tokens", budget=80, eval_at=(0.25, 0.75)) == [0, 1, 3, 4]
+    run(tmp_path / "again", Uses(stop_at=None), eval_every=0, eval_at=(0.5,), steps=3)
+    assert evaluated(tmp_path / "again", eval_at=(0.5,), steps=3, resume=True) == [0, 2, 3]
