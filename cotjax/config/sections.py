@@ -213,6 +213,7 @@ class EvalConfig:
     """The evaluation before, during and after training: greedy, then sampled."""
 
     problems: Count = 256  # Held-out problems.
+    start: Natural = 0  # Held-out problems before this one are left out, for other evaluations.
     samples: Natural = 4  # Sampled completions per problem; 0 = greedy alone.
     max_new_tokens: Count = 256  # Longest completion, in tokens, end token included.
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.

@@ -22,7 +22,8 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     """Training records and held-out records; never one in both.
 
     Held out are the records of `data.eval_path`; without it the built-in test problems if built-in
-    problems are trained on, else the last `eval.problems` records of the file or the user's source.
+    problems are trained on, else the last `eval.problems` records of the file or the user's source;
+    with `eval.start` those behind that many of the former, or before that many of the last.
 
     Args:
       config: the run's.
@@ -33,7 +34,8 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
       InputError: see `open_source`; too few records to hold any out; a mixture of files without
         `data.eval_path`.
     """
-    data, held_out = config.data, config.eval.problems
+    data, count = config.data, config.eval.problems
+    held_out = config.eval.start + count
     sources = _sources(data)
     key = "data.mixture" if data.mixture else "data.path"
     opened = [open_source(config, reader, keep, one, path, key=key) for one, path, _ in sources]
@@ -51,7 +53,7 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
             f"{held_out} are held out. Set eval.problems < {len(train)} or data.eval_path."
         )
     first = len(train) - held_out
-    return train.part(range(first)), [train[i] for i in range(first, len(train))]
+    return train.part(range(first)), [train[i] for i in range(first, first + count)]
 
 
 def open_held_out(
@@ -73,10 +75,11 @@ def open_held_out(
     apart = _held_out_apart(config, reader, keep, key=key)
     if apart is not None:
         return apart
-    data, count = config.data, config.eval.problems
+    data, problems = config.data, config.eval.problems
+    count = config.eval.start + problems
     own = plugin(config, "data.source") if is_reference(data.source) else None
     if own is not None:
-        return keep(last_user_records(own, data, count), own.shown)
+        return keep(last_user_records(own, data, count), own.shown)[:problems]
     more = 0
     while True:  # one that does not fit the student makes room for one more
         found = open_source(
@@ -85,7 +88,7 @@ def open_held_out(
         records = [found[index] for index in range(len(found))]
         kept = keep(records, data.path)
         if len(kept) >= count or len(records) < count + more:
-            return kept[-count:]
+            return kept[-count:][:problems]
         more += count - len(kept)
 
 
@@ -103,15 +106,21 @@ def _held_out_apart(
     config: Config, reader: RecordReader, keep: Keep, *, key: str = "data.eval_path"
 ) -> list[Record] | None:
     """Held-out records that are no part of the training records; None: they are their last ones."""
-    data, held_out = config.data, config.eval.problems
+    data, start = config.data, config.eval.start
+    held_out = start + config.eval.problems
     if data.eval_path or data.eval_split:
         own = "jsonl" if data.mixture or is_reference(data.source) else data.source
         path = data.eval_path or data.path
         others = open_source(config, reader, keep, own, path, key=key, split=data.eval_split)
-        return [others[i] for i in range(min(held_out, len(others)))]
+        if start and start >= len(others):
+            raise InputError(
+                f"eval.start = {start}: {path} has {len(others)} records to hold out. Set "
+                f"eval.start < {len(others)}."
+            )
+        return [others[i] for i in range(start, min(held_out, len(others)))]
     if any(not is_reference(one) and one == "problems" for one, _, _ in _sources(data)):
         test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
-        return [test[i] for i in range(held_out)]
+        return [test[i] for i in range(start, held_out)]
     if data.mixture:
         raise InputError(
             f'data.mixture = "{data.mixture}": nothing is held out of a mixture of files. '

@@ -101,8 +101,8 @@ def run(folder, stage, more):
 
 
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
-BY_THE_RUN = {"checkpoint.every", "checkpoint.keep", "eval.every", "mesh.data", "mesh.fsdp",
-              "mesh.tensor"}  # fmt: skip
+BY_THE_RUN = {"budget.tokens", "eval.at", "checkpoint.every", "checkpoint.keep", "eval.every",
+              "mesh.data", "mesh.fsdp", "mesh.tensor"}  # fmt: skip
 ELSEWHERE = {
     *("data.split", "data.size", "data.min_steps", "data.max_steps", "data.concise_share"),
     *("lora.alpha", "lora.dropout", "lora.targets", "data.columns", "data.start", "data.stop"),

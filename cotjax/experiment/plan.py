@@ -1,0 +1,315 @@
+"""An experiment's file: its arms, seeds, budget and questions, checked before anything runs.
+
+seeds = [0, 1, 2]
+against = "sft"                       # the arm that others are compared with
+budget = { tokens = 850_000 }         # or steps = 200; what each arm may use
+questions = { test = 512, validation = 128 }
+chosen = "learning rates, on the validation questions, with seed 100"
+validation_seeds = [100]
+
+[settings]                            # of every arm, as in a config
+rollout = { prompts = 8 }
+
+[arms.base]                           # what every arm begins from, only measured
+[arms.sft]
+stage = "sft"
+[[arms.bridge.stages]]                # a list of stages, each from the one before
+stage = "reconstruct"
+budget = { tokens = 100_000 }         # of the whole; the last stage takes what is left
+[[arms.bridge.stages]]
+stage = "grpo"
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tomli_w
+
+from cotjax.config import Config, StageClass, from_table, stage_class, to_toml
+from cotjax.config.reading import keys_of, nearest, overlay, read_toml
+from cotjax.config.stages import defaults_of, read_by
+from cotjax.errors import InputError
+
+KEYS = {
+    "seeds": "a list of whole numbers, such as [0, 1, 2]",
+    "validation_seeds": "a list of whole numbers that seeds has not",
+    "against": "the name of an arm",
+    "budget": "{ tokens = … } or { steps = … }",
+    "questions": "{ test = …, validation = … }",
+    "chosen": "a sentence: which settings were chosen, on what",
+    "settings": "the settings of every arm",
+    "arms": "a table for each arm",
+}
+UNBOUNDED = 10**6  # steps of a run that tokens end
+CURVE = (0.25, 0.5, 0.75)  # shares of the budget at which every arm is evaluated, beside its end
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What is compared with what.
+
+    Attributes:
+      name: of the file.
+      arms: settings by name, as in a config; empty for the base.
+      settings: of every arm.
+      seeds: of the numbers that are reported.
+      validation_seeds: of runs by which settings are chosen.
+      against: the arm that others are compared with.
+      unit: `tokens` or `steps`.
+      budget: how many of them an arm may use.
+      test: questions that are reported.
+      validation: other held-out questions, behind those.
+      chosen: which settings were chosen, on what.
+    """
+
+    name: str
+    arms: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+    validation_seeds: tuple[int, ...]
+    against: str
+    unit: str
+    budget: int
+    test: int
+    validation: int
+    chosen: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One arm with one seed.
+
+    Attributes:
+      arm: its name.
+      seed: of everything random.
+      table: the run's settings, as a config's file has them.
+      trains: whether there is anything to train; the base has nothing.
+    """
+
+    arm: str
+    seed: int
+    table: dict[str, Any]
+    trains: bool
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.arm}-{self.seed}"
+
+    def toml(self) -> str:
+        """The run's config."""
+        return tomli_w.dumps(self.table)
+
+    def fingerprint(self) -> str:
+        """Changes with any setting of the run."""
+        text = json.dumps(self.table, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_experiment(path: str) -> Experiment:
+    """An experiment's file.
+
+    Raises:
+      InputError: it cannot be read, a wrong key or value, no arm, an arm that does not exist.
+    """
+    table = read_toml(path)
+    for key in table:
+        if key not in KEYS:
+            raise InputError(
+                f'{path}: unknown key "{key}". Did you mean "{nearest(key, KEYS)}"? An experiment '
+                f"has {', '.join(KEYS)}."
+            )
+    arms = table.get("arms", {})
+    if (
+        not isinstance(arms, dict)
+        or not arms
+        or not all(isinstance(a, dict) for a in arms.values())
+    ):
+        raise InputError(f"{path}: arms: nothing is compared. Write [arms.NAME] for each arm.")
+    seeds = _seeds(path, table, "seeds", (0, 1, 2))
+    apart = _seeds(path, table, "validation_seeds", ())
+    if both := sorted({*seeds} & {*apart}):
+        raise InputError(
+            f"{path}: validation_seeds: {both[0]} is one of seeds too, and what settings were "
+            "chosen by is not reported. Choose another."
+        )
+    against = table.get("against", next(iter(arms)))
+    if against not in arms:
+        raise InputError(
+            f'{path}: against = "{against}": there is no such arm. Did you mean '
+            f'"{nearest(str(against), arms)}"? There are {", ".join(arms)}.'
+        )
+    budget, questions = table.get("budget", {}), table.get("questions", {})
+    if not isinstance(budget, dict) or len(budget) != 1 or {*budget} - {"tokens", "steps"}:
+        raise InputError(f"{path}: budget: needs {KEYS['budget']}, one of both.")
+    ((unit, amount),) = budget.items()
+    counts = {"budget." + unit: amount, "questions.test": questions.get("test", 512)}
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{path}: {key} = {value}: needs a whole number >= 1.")
+    experiment = Experiment(
+        name=pathlib.Path(path).stem,
+        arms=arms,
+        settings=table.get("settings", {}),
+        seeds=seeds,
+        validation_seeds=apart,
+        against=against,
+        unit=unit,
+        budget=amount,
+        test=counts["questions.test"],
+        validation=questions.get("validation", 128),
+        chosen=str(table.get("chosen", "")),
+    )
+    stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
+    for key in keys_of(experiment.settings):
+        if not any(stage.reads_key(key) for stage in stages):
+            raise InputError(f"{path}: settings.{key}: no arm reads it. Leave it out.")
+    for cell in cells(experiment):
+        config_of(cell, path)
+    return experiment
+
+
+def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    found = table.get(key, default)
+    if not isinstance(found, list | tuple) or not all(
+        type(one) is int and one >= 0 for one in found
+    ):
+        raise InputError(f"{path}: {key} = {found}: needs {KEYS[key]}.")
+    if len({*found}) < len(found):
+        raise InputError(f"{path}: {key} = {list(found)}: one seed stands there twice.")
+    return tuple(found)
+
+
+def cells(experiment: Experiment, *, validation: bool = False) -> Iterator[Cell]:
+    """Every arm with every seed; seeds one after the other, so that what is stopped is balanced.
+
+    Args:
+      experiment: from its file.
+      validation: of the validation questions and seeds instead of those reported.
+    """
+    seeds = experiment.validation_seeds if validation else experiment.seeds
+    start = experiment.test if validation else 0
+    count = experiment.validation if validation else experiment.test
+    questions = {"eval": {"problems": count, "start": start, "every": 0}}
+    for seed in seeds:
+        for arm, own in experiment.arms.items():
+            trains = bool(own)
+            if not trains and seed != seeds[0]:
+                continue  # the base has no seed
+            table = _table(experiment, arm, own)
+            table = overlay(table, {"seed": seed, **questions})
+            yield Cell(arm, seed, table, trains)
+
+
+def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, Any]:
+    """An arm's config: its settings over those of all arms, and its budget."""
+    if "stages" in own:
+        return _list(experiment, arm, own)
+    stage = own.get("stage", "grpo")
+    shared = read_by(stage_class(stage, f"arms.{arm}: stage"), experiment.settings)
+    table = overlay(shared, {"stage": stage, **own})
+    if experiment.unit == "steps":
+        _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
+        return table | {"steps": experiment.budget}
+    limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*CURVE]}}
+    return overlay(_with_steps(f"arms.{arm}", table), limits)
+
+
+def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, Any]:
+    """The same of a list of stages, whose budgets add up to the whole."""
+    entries = [dict(entry) for entry in own["stages"]]
+    given = [_given(experiment.unit, entry) for entry in entries]
+    left = experiment.budget - sum(one or 0 for one in given)
+    open_ = [number for number, one in enumerate(given) if one is None]
+    if len(open_) > 1 or (not open_ and left) or (open_ and left <= 0):
+        shown = ", ".join("?" if one is None else str(one) for one in given)
+        raise InputError(
+            f"arms.{arm}: the budgets of its stages ({shown} {experiment.unit}) are not the common "
+            f"{experiment.budget}. Give all stages but one a budget, of less than that together."
+        )
+    done = 0
+    for entry, one in zip(entries, given, strict=True):
+        amount = left if one is None else one
+        if experiment.unit == "steps":
+            entry["steps"] = amount
+        else:
+            shares = [(share * experiment.budget - done) / amount for share in CURVE]
+            inside = [round(share, 6) for share in shares if 0 < share < 1]
+            limits = {"budget": {"tokens": amount}, "eval": {"at": inside}}
+            entry.update(overlay(_with_steps(f"arms.{arm}", entry), limits))
+        done += amount
+    shared: dict[str, Any] = {}
+    for stage in _stages(arm, own):
+        shared = overlay(shared, read_by(stage, experiment.settings))
+    rest = {name: value for name, value in own.items() if name != "stages"}
+    return overlay(shared, rest) | {"stages": entries}
+
+
+def _stages(arm: str, own: dict[str, Any]) -> list[StageClass]:
+    """The classes of an arm's stages."""
+    entries = own.get("stages", [own])
+    return [stage_class(entry.get("stage", "grpo"), f"arms.{arm}: stage") for entry in entries]
+
+
+def _with_steps(where: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run that tokens end: steps are for its learning rate's schedule.
+
+    Raises:
+      InputError: the schedule has an end, and no steps say where.
+    """
+    schedule = table.get("optimizer", {}).get("schedule")
+    schedule = schedule or defaults_of(table["stage"]).optimizer.schedule
+    if "steps" in table:
+        return table
+    if schedule != "constant":
+        raise InputError(
+            f'{where}: optimizer.schedule = "{schedule}" needs to know how many steps the budget '
+            'is. Set steps to about that many, or optimizer.schedule = "constant".'
+        )
+    return table | {"steps": UNBOUNDED}
+
+
+def _given(unit: str, entry: dict[str, Any]) -> int | None:
+    return entry.get("steps") if unit == "steps" else entry.get("budget", {}).get("tokens")
+
+
+def _refuse_other(arm: str, unit: str, given: Any, budget: int) -> None:
+    if given is not None and given != budget:
+        raise InputError(
+            f"arms.{arm}: {unit} = {given}: the arms have a common budget of {budget} {unit}. "
+            "Leave it out."
+        )
+
+
+def config_of(cell: Cell, path: str) -> Config:
+    """A cell's checked config.
+
+    Raises:
+      InputError: see `cotjax.config.load`; names the arm.
+    """
+    try:
+        config = from_table(cell.table, f"arms.{cell.arm}")
+        to_toml(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
+
+
+def part_of(found: list[Cell], part: str) -> list[Cell]:
+    """The cells of one machine of several.
+
+    Args:
+      found: all of them.
+      part: `i/n`, the i-th of n machines.
+
+    Raises:
+      InputError: not such a pair with 1 <= i <= n.
+    """
+    first, slash, last = part.partition("/")
+    if not (slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise InputError(f"--part {part}: needs i/n with 1 <= i <= n, such as 2/3. Write such.")
+    return found[int(first) - 1 :: int(last)]

@@ -1,0 +1,143 @@
+"""What a run of an experiment gave, as one line of results.jsonl."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from cotjax.errors import InputError
+from cotjax.experiment.plan import Cell, Experiment
+from cotjax.report.run_folder import read_run
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A student and what it did with the held-out questions.
+
+    Attributes:
+      arm: its name.
+      seed: of its run.
+      fingerprint: of its settings.
+      status: `done`, or `failed`; a run that failed has no numbers.
+      commit: of the code.
+      seconds: that it took.
+      steps: that it took.
+      used_tokens: trained on, sampled and mined.
+      numbers: of the last evaluation, by name.
+      curve: (share of the budget, numbers) of each evaluation, the first before training.
+      right: a 0 or 1 for each question, answered greedily.
+      lengths: tokens of these answers.
+      questions: a hash of the questions' ids, in order.
+      error: the last line of what a failed run said.
+    """
+
+    arm: str
+    seed: int
+    fingerprint: str
+    status: str
+    commit: str
+    seconds: float = 0.0
+    steps: int = 0
+    used_tokens: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    curve: list[tuple[float, dict[str, float]]] = dataclasses.field(default_factory=list)
+    right: str = ""
+    lengths: list[int] = dataclasses.field(default_factory=list[int])
+    questions: str = ""
+    error: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """All that were used."""
+        return sum(self.used_tokens.values())
+
+
+def collect(
+    experiment: Experiment, cell: Cell, folder: pathlib.Path, commit: str
+) -> tuple[Row, Row]:
+    """(what a run began from, what it became), from its folder.
+
+    Args:
+      experiment: whose budget the curve is a share of.
+      cell: the arm and seed.
+      folder: of the run, whole.
+      commit: of the code.
+    """
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    names = [row["name"] for row in result.get("stages", [])[1:]]
+    parts = [folder / name for name in names] or [folder]
+    curve: list[tuple[float, dict[str, float]]] = []
+    used: dict[str, int] = {}
+    done = 0.0
+    for number, part in enumerate(parts):
+        run = read_run(part)
+        at = {0: done}
+        own = json.loads((part / "result.json").read_text("utf-8"))
+        for line in run.metrics:
+            if line["kind"] == "train":
+                now = line["used_tokens"] if experiment.unit == "tokens" else line["step"]
+                at[line["step"]] = done + now
+        for line in run.metrics:
+            if line["kind"] == "eval" and (number == 0 or line["step"]):
+                curve.append((at[line["step"]] / experiment.budget, _numbers(line)))
+        done = at[max(at)]
+        for use, count in own["used_tokens"].items():
+            used[use] = used.get(use, 0) + count
+    first, last = read_run(parts[0]), read_run(parts[-1])
+    common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done", "commit": commit}
+    base = Row(BASE, cell.seed, **common, **_sheet(first, "before"), numbers=curve[0][1])
+    row = Row(
+        *(cell.arm, cell.seed),
+        **common,
+        seconds=result["seconds"],
+        steps=result["steps"],
+        used_tokens=used,
+        numbers=curve[-1][1],
+        curve=curve,
+        **_sheet(last, "after"),
+    )
+    return base, row
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name not in ("step", "kind")}
+
+
+def _sheet(run: Any, when: str) -> dict[str, Any]:
+    """The answers to the held-out questions, in their order."""
+    rows = [row for row in run.completions if row["kind"] == when]
+    ids = "\n".join(row["id"] for row in rows)
+    return {
+        "right": "".join(str(int(row["parts"]["correct"])) for row in rows),
+        "lengths": [row["tokens"] for row in rows],
+        "questions": hashlib.sha256(ids.encode()).hexdigest()[:12],
+    }
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """The lines of a results.jsonl; of one arm and seed the last one counts.
+
+    Raises:
+      InputError: a line is not of an experiment.
+    """
+    found: dict[tuple[str, int], Row] = {}
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = Row(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}:{number}: not a line of an experiment ({error}). Remove it."
+            ) from error
+        found[row.arm, row.seed] = row
+    return list(found.values())
+
+
+def append(path: pathlib.Path, *rows: Row) -> None:
+    """Writes lines at the end, each whole."""
+    text = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+    with path.open("ab", buffering=0) as file:
+        file.write(text.encode())

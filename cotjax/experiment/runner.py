@@ -1,0 +1,102 @@
+"""Runs what an experiment lacks: each arm and seed a process, resumed where it was stopped."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from cotjax import __version__
+from cotjax.errors import InputError
+from cotjax.experiment.plan import Cell, Experiment
+from cotjax.experiment.results import BASE, Row, append, collect, read_rows
+
+
+def run_cells(
+    experiment: Experiment,
+    found: Sequence[Cell],
+    out: pathlib.Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Runs the cells that have no line yet; a run that fails is a line too, and is tried again.
+
+    Args:
+      experiment: from its file.
+      found: its cells, or some of them.
+      out: folder of the runs, their logs, and results.jsonl.
+      tell: is given a sentence for each run.
+
+    Raises:
+      InputError: a run folder was begun with other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    results, commit = out / "results.jsonl", commit_of(pathlib.Path(__file__).parent)
+    trained = [cell for cell in found if cell.trains]
+    for number, cell in enumerate(trained, 1):
+        label = f"[{number}/{len(trained)}] {cell.arm}, seed {cell.seed}"
+        known = {(row.arm, row.seed): row for row in read_rows(results)}
+        row = known.get((cell.arm, cell.seed))
+        if row and row.status == "done" and row.fingerprint == cell.fingerprint():
+            tell(f"{label}: is there, {said(row)}")
+            continue
+        error = _train(cell, out)
+        if error:
+            row = Row(cell.arm, cell.seed, cell.fingerprint(), "failed", commit, error=error)
+            append(results, row)
+            tell(f"{label}: failed: {error}")
+            continue
+        base, row = collect(experiment, cell, out / "runs" / cell.name, commit)
+        append(results, *([] if any(arm == BASE for arm, _ in known) else [base]), row)
+        tell(f"{label}: {said(row)}")
+
+
+def said(row: Row) -> str:
+    """The numbers of a row in a few words."""
+    numbers = row.numbers
+    return (
+        f"{numbers['accuracy']:.1%}, {numbers['tokens']:.1f} tokens, after {row.tokens:,} tokens "
+        f"in {row.steps} steps and {row.seconds:.0f} s"
+    )
+
+
+def _train(cell: Cell, out: pathlib.Path) -> str:
+    """Trains a cell, or what is left of it; what went wrong, empty if nothing did."""
+    folder, settings = out / "runs" / cell.name, out / "configs" / f"{cell.name}.toml"
+    begun = (folder / "config.toml").is_file()
+    if begun and settings.is_file() and settings.read_text("utf-8") != cell.toml():
+        raise InputError(
+            f"{folder}: was begun with other settings than {cell.arm} now has ({settings}). "
+            "Remove the folder, or choose another --out."
+        )
+    if (folder / "result.json").is_file():
+        return ""
+    for path in (settings, out / "logs" / f"{cell.name}.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(cell.toml(), encoding="utf-8")
+    words = ["--config", str(settings), "--output", str(out / "runs"), "--name", cell.name]
+    words += ["--resume"] * begun
+    with (out / "logs" / f"{cell.name}.txt").open("a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "cotjax.train", *words], stdout=log, stderr=log, env=os.environ
+        )
+    if done.returncode == 0:
+        return ""
+    last = (out / "logs" / f"{cell.name}.txt").read_text("utf-8").strip().splitlines()[-1:]
+    return f"status {done.returncode}: {''.join(last)}"
+
+
+def commit_of(folder: pathlib.Path) -> str:
+    """The commit of a checkout, with `+` if its files differ; else the version."""
+    git = ["git", "-C", str(folder)]
+    try:
+        found = subprocess.run(
+            [*git, "rev-parse", "--short=9", "HEAD"], capture_output=True, text=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True
+        )
+    except OSError:
+        return __version__
+    if found.returncode:
+        return __version__
+    return found.stdout.strip() + "+" * bool(changed.stdout.strip())

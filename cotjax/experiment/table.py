@@ -1,0 +1,178 @@
+"""Tables of an experiment: what each arm reached, and what differs by more than chance."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from cotjax.experiment.plan import Experiment
+from cotjax.experiment.results import BASE, Row
+from cotjax.report.statistics import (
+    Interval,
+    area_under,
+    bootstrap_interval,
+    mcnemar,
+    t_interval,
+)
+
+OFF = 0.05  # share of the budget by which an arm may miss it without a note
+
+
+def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The runs that ended, by arm in the order in which they came, each by seed."""
+    arms: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.arm != BASE):
+        if row.status == "done":
+            arms.setdefault(row.arm, []).append(row)
+    return {arm: sorted(found, key=lambda row: row.seed) for arm, found in arms.items()}
+
+
+def tables(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """Both tables as Markdown, with notes on whatever a reader must know.
+
+    Args:
+      experiment: whose arms these are.
+      rows: of its results.jsonl.
+    """
+    arms = by_arm(rows)
+    parts = [_reached(arms), _differences(experiment, arms), *_notes(experiment, rows, arms)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _reached(arms: dict[str, list[Row]]) -> str:
+    lines = [
+        "| arm | seeds | greedy | sampled | tokens | area under the curve | tokens used | steps |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm, rows in arms.items():
+        cells = [
+            arm,
+            str(len(rows)) if arm != BASE else "",
+            _percent(_numbers(rows, "accuracy")),
+            _percent(_numbers(rows, "sampled_accuracy")),
+            _plain(_numbers(rows, "tokens")),
+            _percent([_area(row) for row in rows]) if arm != BASE else "",
+            f"{np.mean([row.tokens for row in rows]) / 1e6:.2f} M" if arm != BASE else "",
+            f"{np.mean([row.steps for row in rows]):.0f}" if arm != BASE else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _area(row: Row) -> float:
+    shares = [share for share, _ in row.curve]
+    return area_under(shares, [numbers["accuracy"] for _, numbers in row.curve])
+
+
+def _differences(experiment: Experiment, arms: dict[str, list[Row]]) -> str:
+    against = arms.get(experiment.against)
+    if not against:
+        return (
+            f"No run of {experiment.against}, against which the arms are to be compared, has ended."
+        )
+    lines = [
+        f"Against **{experiment.against}**, points of greedy accuracy and tokens of an answer:",
+        "",
+        "| arm | points, by seed | by question | exact McNemar | tokens, by seed | by question |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, rows in arms.items():
+        if arm == experiment.against:
+            continue
+        pairs = list(_pairs(rows, against))
+        if not pairs:
+            lines.append(f"| {arm} | no seed of both on the same questions | | | | |")
+            continue
+        right = np.mean([_right(one) - _right(other) for one, other in pairs], axis=0)
+        length = np.mean([np.subtract(one.lengths, other.lengths) for one, other in pairs], axis=0)
+        sheets = [
+            np.concatenate([_right(row) for row in side]) for side in zip(*pairs, strict=True)
+        ]
+        cells = [
+            arm,
+            _interval(t_interval(_by_seed(pairs, "accuracy", 100))),
+            _interval(bootstrap_interval((100 * right).tolist())),
+            _p_value(mcnemar(*(sheet.astype(bool).tolist() for sheet in sheets))),
+            _interval(t_interval(_by_seed(pairs, "tokens", 1))),
+            _interval(bootstrap_interval(length.tolist())),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _pairs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Runs of one seed on the same questions; the base stands for every seed."""
+    for one in rows:
+        for other in others:
+            same = one.seed == other.seed or BASE in (one.arm, other.arm)
+            if same and one.questions == other.questions:
+                yield one, other
+
+
+def _by_seed(pairs: Sequence[tuple[Row, Row]], name: str, scale: float) -> list[float]:
+    return [scale * (one.numbers[name] - other.numbers[name]) for one, other in pairs]
+
+
+def _right(row: Row) -> np.ndarray:
+    return np.array([int(mark) for mark in row.right], float)
+
+
+def _notes(
+    experiment: Experiment, rows: Sequence[Row], arms: dict[str, list[Row]]
+) -> Iterator[str]:
+    if experiment.chosen:
+        yield f"Chosen: {experiment.chosen}."
+    missing = [
+        f"{arm} with seed {seed}"
+        for arm, own in experiment.arms.items()
+        for seed in experiment.seeds
+        if own and not any((row.arm, row.seed) == (arm, seed) for row in rows)
+    ]
+    if missing:
+        yield f"Not run yet: {', '.join(missing)}."
+    for row in rows:
+        if row.status != "done":
+            yield f"{row.arm} with seed {row.seed} failed, and is not in the tables: {row.error}"
+    commits = sorted({row.commit for row in rows})
+    if len(commits) > 1:
+        told = ", ".join(f"{row.arm} {row.seed}: {row.commit}" for row in rows)
+        yield f"Runs of {len(commits)} commits are mixed: {told}."
+    if len({row.questions for found in arms.values() for row in found}) > 1:
+        yield "Not all runs answered the same questions; only those that did are paired."
+    for arm, found in arms.items():
+        used = [row.tokens if experiment.unit == "tokens" else row.steps for row in found]
+        off = float(np.mean(used)) / experiment.budget - 1
+        if arm != BASE and abs(off) > OFF:
+            yield (
+                f"{arm} used {np.mean(used):,.0f} {experiment.unit}, {off:+.0%} of the budget of "
+                f"{experiment.budget:,}."
+            )
+
+
+def _numbers(rows: Sequence[Row], name: str) -> list[float]:
+    return [row.numbers[name] for row in rows if name in row.numbers]
+
+
+def _percent(values: Sequence[float]) -> str:
+    return _mean(values, lambda value: f"{100 * value:.1f}") + " %" if values else ""
+
+
+def _plain(values: Sequence[float]) -> str:
+    return _mean(values, lambda value: f"{value:.1f}")
+
+
+def _mean(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """The mean, and half of its 95 % interval if there are several values."""
+    found = t_interval(values)
+    reach = "" if np.isnan(found.low) else f" ± {form(found.high - found.mean)}"
+    return form(found.mean) + reach
+
+
+def _interval(found: Interval) -> str:
+    if np.isnan(found.low):
+        return f"{found.mean:+.1f}"
+    shown = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    return f"**{shown}**" if found.excludes_zero else shown
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
