@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import Experiment
+from cotjax.experiment.plan import CURVE, Experiment
 from cotjax.experiment.results import BASE, Row
 from cotjax.experiment.table import by_arm
 from cotjax.report.statistics import t_interval
@@ -46,7 +46,8 @@ def draw(experiment: Experiment, rows: Sequence[Row], path: pathlib.Path) -> Non
         reached.annotate(arm, (x[0], y[0]), xytext=(6, 5), textcoords="offset points", color=color)
         if arm != BASE:
             _curve(curves, found, color, arm)
-    reached.set(xlabel="tokens of an answer", ylabel="held-out accuracy, greedy, %")
+    reached.set(xlabel="tokens of an answer", ylabel="held-out accuracy, greedy, %", ylim=(0, 100))
+    reached.set_xlim(left=0)
     unit = f"{experiment.budget:,} {experiment.unit}"
     curves.set(xlabel=f"share of the budget of {unit}")
     curves.legend(frameon=False, fontsize="small")
@@ -63,14 +64,14 @@ def _interval(rows: Sequence[Row], name: str, scale: float) -> tuple[float, floa
 
 
 def _curve(axes: Any, rows: Sequence[Row], color: Any, arm: str) -> None:
-    """Each seed thin; the mean over the points that all have, thick."""
+    """Each seed thin; their mean at the quarters of the budget, thick."""
     for row in rows:
         shares = [share for share, _ in row.curve]
         axes.plot(shares, _accuracy(row), color=color, alpha=0.25, linewidth=1)
-    if len({len(row.curve) for row in rows}) == 1:
-        shares = np.mean([[share for share, _ in row.curve] for row in rows], axis=0)
-        mean = np.mean([_accuracy(row) for row in rows], axis=0)
-        axes.plot(shares, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
+    points = np.array([0.0, *CURVE, 1.0])  # each run was evaluated a step after these, at most
+    curves = [np.interp(points, [share for share, _ in row.curve], _accuracy(row)) for row in rows]
+    mean = np.mean(curves, axis=0)
+    axes.plot(points, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
 
 
 def _accuracy(row: Row) -> list[float]:

@@ -216,7 +216,7 @@ def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, A
         _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
         return table | {"steps": experiment.budget}
     limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*CURVE]}}
-    return overlay(_with_steps(f"arms.{arm}", table), limits)
+    return overlay(table, {"steps": _steps(f"arms.{arm}", table), **limits})
 
 
 def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +240,8 @@ def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, An
             shares = [(share * experiment.budget - done) / amount for share in CURVE]
             inside = [round(share, 6) for share in shares if 0 < share < 1]
             limits = {"budget": {"tokens": amount}, "eval": {"at": inside}}
-            entry.update(overlay(_with_steps(f"arms.{arm}", entry), limits))
+            whole = overlay(overlay(experiment.settings, own), entry)
+            entry.update(overlay({"steps": _steps(f"arms.{arm}", whole)}, limits))
         done += amount
     shared: dict[str, Any] = {}
     for stage in _stages(arm, own):
@@ -255,22 +256,20 @@ def _stages(arm: str, own: dict[str, Any]) -> list[StageClass]:
     return [stage_class(entry.get("stage", "grpo"), f"arms.{arm}: stage") for entry in entries]
 
 
-def _with_steps(where: str, table: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run that tokens end: steps are for its learning rate's schedule.
+def _steps(where: str, table: dict[str, Any]) -> int:
+    """Steps of a run that tokens end: its learning rate's schedule needs them, if it has an end.
 
     Raises:
-      InputError: the schedule has an end, and no steps say where.
+      InputError: it has, and no steps say where.
     """
     schedule = table.get("optimizer", {}).get("schedule")
-    schedule = schedule or defaults_of(table["stage"]).optimizer.schedule
-    if "steps" in table:
-        return table
-    if schedule != "constant":
+    schedule = schedule or defaults_of(table.get("stage", "grpo")).optimizer.schedule
+    if "steps" not in table and schedule != "constant":
         raise InputError(
             f'{where}: optimizer.schedule = "{schedule}" needs to know how many steps the budget '
             'is. Set steps to about that many, or optimizer.schedule = "constant".'
         )
-    return table | {"steps": UNBOUNDED}
+    return table.get("steps", UNBOUNDED)
 
 
 def _given(unit: str, entry: dict[str, Any]) -> int | None:

@@ -1,0 +1,27 @@
+"""The figure: written, of every arm, and a sentence where matplotlib is not there."""
+
+import importlib
+
+import pytest
+
+from cotjax.errors import InputError
+from cotjax.experiment.figure import draw
+from cotjax.experiment.plan import read_experiment
+
+
+def test_every_arm_is_drawn(write, row, tmp_path):
+    rows = [row("base"), row("sft", 0), row("sft", 1), row("list", 0, curve=(0.1, 0.9))]
+    draw(read_experiment(write()), rows, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert text.count("<!-- list -->") == 2 and text.count("<!-- sft -->") == 2
+    assert text.count("<!-- base -->") == 1
+
+
+def test_without_matplotlib_it_says_what_to_install(write, row, tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name=name)
+
+    experiment = read_experiment(write())
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"pip install 'cotjax\[plot\]'"):
+        draw(experiment, [row("sft")], tmp_path / "a.png")

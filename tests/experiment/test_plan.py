@@ -1,0 +1,95 @@
+"""An experiment's file: what it makes of each arm, and every way to be wrong."""
+
+import pytest
+
+from cotjax.errors import InputError
+from cotjax.experiment.plan import CURVE, UNBOUNDED, cells, config_of, part_of, read_experiment
+
+
+def test_every_arm_has_the_budget_the_questions_and_the_seed(write):
+    found = list(cells(read_experiment(write())))
+    assert [cell.name for cell in found] == ["base-0", "sft-0", "list-0", "sft-1", "list-1"]
+    config = config_of(found[3], "x")
+    assert (config.seed, config.budget.tokens, config.steps) == (1, 1000, UNBOUNDED)
+    assert (config.eval.problems, config.eval.start, config.eval.at) == (8, 0, CURVE)
+    assert config.batch.size == 4, "settings of all arms that this one reads"
+
+
+def test_a_list_shares_the_budget_and_its_stages_are_evaluated_at_shares_of_the_whole(write):
+    (_, _, cell, *_) = cells(read_experiment(write()))
+    first, second = cell.table["stages"]
+    assert (first["budget"]["tokens"], second["budget"]["tokens"]) == (400, 600)
+    assert first["eval"]["at"] == [0.625]  # 250 of 400
+    assert second["eval"]["at"] == pytest.approx([1 / 6, 350 / 600], abs=1e-6)
+
+
+def test_validation_has_other_questions_and_seeds(write):
+    found = list(cells(read_experiment(write()), validation=True))
+    assert {cell.seed for cell in found} == {100}
+    evaluation = config_of(found[1], "x").eval
+    assert (evaluation.start, evaluation.problems) == (8, 4)
+
+
+def test_a_budget_of_steps_is_every_arms_steps(write):
+    text = 'budget = { steps = 10 }\n[arms.a]\nstage = "sft"\n'
+    text += '[[arms.b.stages]]\nstage = "sft"\nsteps = 4\n[[arms.b.stages]]\nstage = "grpo"\n'
+    a, b, *_ = cells(read_experiment(write(text)))
+    assert a.table["steps"] == 10 and [one["steps"] for one in b.table["stages"]] == [4, 6]
+
+
+def test_the_fingerprint_changes_with_any_setting(write):
+    first = [cell.fingerprint() for cell in cells(read_experiment(write()))]
+    again = [cell.fingerprint() for cell in cells(read_experiment(write()))]
+    other = read_experiment(write(a=("prompts = 4", "prompts = 8")))
+    assert first == again and len({*first}) == 5
+    assert [cell.fingerprint() for cell in cells(other)][2] != first[2]
+
+
+def test_parts_are_all_of_it_once(write):
+    found = list(cells(read_experiment(write())))
+    parts = [part_of(found, f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(cell.name for part in parts for cell in part) == sorted(c.name for c in found)
+
+
+@pytest.mark.parametrize("part", ["5/4", "0/2", "1", "a/b", "1/0", "-1/2", ""])
+def test_a_part_that_is_none_is_refused(part):
+    with pytest.raises(InputError, match="needs i/n with 1 <= i <= n"):
+        part_of([], part)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds = [0, 1]", "seds = [0, 1]", 'unknown key "seds". Did you mean "seeds"'),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "one seed stands there twice"),
+        ("seeds = [0, 1]", 'seeds = "0"', "needs a list of whole numbers"),
+        ("seeds = [100]", "seeds = [1]", "validation_seeds: 1 is one of seeds too"),
+        ('against = "sft"', 'against = "sfd"', 'there is no such arm. Did you mean "sft"'),
+        ("{ tokens = 1000 }", "{ tokens = 0 }", "budget.tokens = 0: needs a whole number >= 1"),
+        ("{ tokens = 1000 }", "{ tokens = 9, steps = 9 }", "budget: needs"),
+        ("{ tokens = 1000 }", "{ hours = 9 }", "budget: needs"),
+        ("test = 8", "test = 0", "questions.test = 0"),
+        ("tokens = 400", "tokens = 1000", "are not the common 1000"),
+        ("budget = { tokens = 400 }", "", "are not the common 1000"),
+        ('stage = "grpo"', 'stage = "grop"', 'Did you mean "grpo"'),
+        ("prompts = 4", "promts = 4", 'unknown key "rollout.promts". Did you mean "rollout.prompts"'),
+        ("[settings]", "[settings]\nmining = { attempts = 2 }", "settings.mining.attempts: no arm"),
+        ('stage = "sft"\noptimizer = { schedule = "constant" }', 'stage = "sft"',
+         'arms.sft: optimizer.schedule = "cosine" needs to know how many steps'),
+        ('stage = "sft"', 'stage = "sft"\nsteps = 0', "steps = 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_sentence(write, old, new, words):
+    with pytest.raises(InputError) as error:
+        read_experiment(write(a=(old, new)))
+    assert words in str(error.value)
+
+
+def test_an_experiment_without_arms_compares_nothing(write):
+    with pytest.raises(InputError, match="arms: nothing is compared"):
+        read_experiment(write("budget = { tokens = 5 }\n"))
+
+
+def test_steps_beside_a_budget_of_steps_are_refused(write):
+    with pytest.raises(InputError, match="steps = 3: the arms have a common budget of 10 steps"):
+        read_experiment(write('budget = { steps = 10 }\n[arms.a]\nstage = "sft"\nsteps = 3\n'))

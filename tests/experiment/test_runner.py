@@ -1,0 +1,131 @@
+"""Running an experiment: whole, stopped and given again, with a run that fails, and by parts."""
+
+import subprocess
+
+import pytest
+
+from cotjax.experiment.__main__ import main
+from cotjax.experiment.results import read_rows
+from cotjax.experiment.runner import commit_of
+from tests.tiny import write_sevens, write_student
+
+TEXT = """
+seeds = [0]
+validation_seeds = [9]
+against = "sft"
+budget = {{ tokens = 400 }}
+questions = {{ test = 4, validation = 2 }}
+[settings]
+data = {{ source = "jsonl", path = "{folder}/sevens.jsonl", eval_path = "{folder}/sevens.jsonl" }}
+model = {{ path = "{folder}/student" }}
+mesh = {{ data = 1 }}
+rollout = {{ prompts = 2, group_size = 2, max_prompt_tokens = 32, max_new_tokens = 8 }}
+batch = {{ size = 2, sequence_length = 64 }}
+eval = {{ samples = 1, max_new_tokens = 8, batch_size = 8 }}
+optimizer = {{ schedule = "constant", warmup_steps = 0 }}
+[arms.base]
+[arms.sft]
+stage = "sft"
+model = {{ init = "pretrained" }}
+[[arms.list.stages]]
+stage = "sft"
+model = {{ init = "pretrained" }}
+budget = {{ tokens = 150 }}
+[[arms.list.stages]]
+stage = "grpo"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    write_student(tmp_path / "student")
+    write_sevens(tmp_path / "sevens.jsonl")
+    path = tmp_path / "compare.toml"
+    path.write_text(TEXT.format(folder=tmp_path), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Runs are processes of their own, which start slowly; here they run in this one."""
+    calls = []
+
+    def run(words, **settings):
+        if words[0] == "git":
+            return real(words, **settings)
+        from cotjax.train import main as train
+
+        calls.append(words)
+        return subprocess.CompletedProcess(words, train(words[3:]))
+
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_what_ended_is_not_run_again_and_rows_hold_the_numbers(
+    file, tmp_path, capsys, in_this_process
+):
+    argv = [str(file), f"--out={tmp_path / 'out'}"]
+    assert main(argv) == 0
+    rows = {row.arm: row for row in read_rows(tmp_path / "out" / "results.jsonl")}
+    assert set(rows) == {"base", "sft", "list"} and len(in_this_process) == 2
+    assert all(len(row.right) == len(row.lengths) == 4 for row in rows.values())
+    assert len({row.questions for row in rows.values()}) == 1
+    for arm in ("sft", "list"):
+        row = rows[arm]
+        assert row.tokens >= 400 and row.curve[0][0] == 0 and row.curve[-1][0] >= 1
+        assert row.numbers == row.curve[-1][1] and row.used_tokens["trained"] > 0
+        assert row.numbers["accuracy"] == row.right.count("1") / 4
+    assert rows["list"].used_tokens["sampled"] > 0
+    shown = capsys.readouterr().out
+    assert "| list | 1 |" in shown and (tmp_path / "out" / "results.png").is_file()
+    assert main(argv) == 0 and len(in_this_process) == 2
+    assert "is there" in capsys.readouterr().out
+    assert main([*argv, f"--table={tmp_path / 'out' / 'results.jsonl'}", "--no-figure"]) == 0
+
+
+def test_a_run_that_fails_is_told_and_tried_again(file, tmp_path, capsys, in_this_process):
+    argv = [str(file), f"--out={tmp_path / 'out'}", "--no-figure", "--arm=sft"]
+    data = tmp_path / "sevens.jsonl"
+    text = data.read_text()
+    data.write_text("{")
+    assert main(argv) == 1
+    shown = capsys.readouterr().out
+    assert "sft, seed 0: failed: status 2" in shown
+    assert "sft with seed 0 failed, and is not in the tables" in shown
+    data.write_text(text)
+    assert main(argv) == 0 and len(in_this_process) == 2
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_one(file, tmp_path, capsys):
+    argv = [str(file), f"--out={tmp_path / 'out'}", "--no-figure", "--arm=sft"]
+    assert main(argv) == 0
+    file.write_text(file.read_text().replace("{ size = 2,", "{ size = 1,"))
+    assert main(argv) == 2
+    assert "was begun with other settings than sft now has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--part=5/4"], "--part 5/4: needs i/n"),
+        (["--arm=nothing"], '--arm "nothing": '),
+        (["--table=nowhere.jsonl"], "nowhere.jsonl: holds no results"),
+    ],
+)
+def test_flags_that_are_wrong(file, tmp_path, capsys, flags, words):
+    assert main([str(file), f"--out={tmp_path / 'out'}", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_validation_needs_seeds(file, capsys):
+    file.write_text(file.read_text().replace("validation_seeds = [9]\n", ""))
+    assert main([str(file), "--validation"]) == 2
+    assert "--validation needs validation_seeds" in capsys.readouterr().err
+
+
+def test_the_commit_is_that_of_the_checkout_or_the_version(tmp_path):
+    from cotjax import __version__
+
+    assert commit_of(tmp_path) == __version__

@@ -1,0 +1,73 @@
+"""The tables: means, paired differences, and a note for whatever a reader must know."""
+
+import pytest
+
+from cotjax.experiment.plan import read_experiment
+from cotjax.experiment.table import by_arm, tables
+
+
+@pytest.fixture
+def told(write):
+    def told(*rows):
+        return tables(read_experiment(write()), rows)
+
+    return told
+
+
+def test_arms_are_means_over_seeds_with_the_base_first(told, row):
+    text = told(row("sft", 0, "11110000"), row("sft", 1, "11000000"), row("base", 0, "10000000"))
+    lines = text.splitlines()
+    assert lines[2].startswith("| base |  | 12.5 % | 6.2 %")
+    assert (
+        lines[3].startswith("| sft | 2 | 37.5 ± 158.8 % |")
+        and "| 37.5 ± 0.0 % | 0.00 M | 5 |" in lines[3]
+    )
+
+
+def test_differences_are_paired_by_seed_and_by_question(told, row):
+    text = told(
+        *(row("sft", seed, "00000000", 20) for seed in (0, 1)),
+        *(row("list", seed, "11111111", 15) for seed in (0, 1)),
+    )
+    line = next(line for line in text.splitlines() if line.startswith("| list | **"))
+    assert "**+100.0 (+100.0 to +100.0)** | **+100.0 (+100.0 to +100.0)** | < 0.001" in line
+    assert line.endswith("**-5.0 (-5.0 to -5.0)** | **-5.0 (-5.0 to -5.0)** |")
+
+
+def test_the_base_is_paired_with_every_seed(told, row):
+    text = told(row("base"), row("sft", 0), row("sft", 1))
+    assert "| base | +0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) | 1.000 |" in text
+
+
+def test_runs_on_other_questions_are_not_paired(told, row):
+    text = told(row("sft", 0), row("list", 0, questions="other"))
+    assert "| list | no seed of both on the same questions |" in text
+    assert "Not all runs answered the same questions" in text
+
+
+def test_what_failed_is_missing_or_mixed_is_said(told, row):
+    text = told(
+        row("sft", 0), row("sft", 1, commit="d"), row("list", 0, status="failed", error="x")
+    )
+    assert "list with seed 0 failed, and is not in the tables: x" in text
+    assert "Not run yet: list with seed 1." in text
+    assert "Runs of 2 commits are mixed: sft 0: c, sft 1: d, list 0: c." in text
+    assert "Chosen: nothing." in text
+
+
+def test_an_arm_off_the_budget_is_said(told, row):
+    text = told(row("sft", 0, used_tokens={"trained": 600, "sampled": 500}))
+    assert "sft used 1,100 tokens, +10% of the budget of 1,000." in text
+    assert "of the budget" not in told(row("sft", 0, used_tokens={"trained": 1040}))
+
+
+def test_without_the_arm_that_is_compared_with_it_says_so(told, row):
+    assert "No run of sft, against which the arms are to be compared" in told(row("list", 0))
+
+
+def test_only_what_ended_counts(row):
+    rows = [row("a", 1), row("a", 0), row("b", 0, status="failed"), row("base")]
+    assert {arm: [one.seed for one in found] for arm, found in by_arm(rows).items()} == {
+        "base": [0],
+        "a": [0, 1],
+    }
