@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a run's student as a Hugging Face folder",
     "doctor": "check settings, files and models, and train nothing",
     "report": "write the page of a run folder again",
+    "experiment": "run arms × seeds from a file, and compare them",
     "rationales": "let a teacher write solutions, and keep the right ones",
     "cache-logits": "write teachers' top-K logits to disk, to distil from them later",
 }

@@ -23,7 +23,6 @@ from cotjax.interfaces import PromptBatch, Record, TokenBatch
 
 EXAMPLES_PACKED = 512  # together; more fill rows better and take longer to begin
 ALL = slice(None)
-BATCHES_SORTED = 8  # whose prompts are dealt out by length, where there are several widths
 
 
 def _stream(source: Records, seed: int) -> grain.MapDataset:
@@ -157,8 +156,10 @@ def prompt_batches(
 ) -> Batches:
     """Prompts with their records, for ever.
 
-    With several widths, the prompts of some batches are dealt out by length, and each batch is as
-    wide as its longest prompt needs; what compiles for a width does so `widths` times at most.
+    The prompts of a batch are a random draw, whatever their lengths: a batch of like lengths would
+    be of like difficulty. With several widths a batch is as wide as its longest prompt needs, and
+    so are the micro-batches of its groups; what compiles for a width does so `widths` times at
+    most.
 
     Args:
       source: records, or a mixture of them.
@@ -174,7 +175,7 @@ def prompt_batches(
     Returns:
       an iterator of (PromptBatch [B, P], list of B records).
     """
-    pad = _Pad(tokenizer, batch_size, prompt_widths(max_length, widths))
+    pad = _Pad(tokenizer, prompt_widths(max_length, widths))
 
     def draw(record: Record, rng: np.random.Generator) -> tuple[Record, str]:
         return record, prompt(record, rng)
@@ -182,14 +183,13 @@ def prompt_batches(
     def blocks(part: Records) -> grain.MapDataset:
         records = _stream(part, seed).map(part.__getitem__)
         stream = records.random_map(draw).map_with_index(lambda i, x: (i, *x))
-        size = batch_size * (1 if widths == 1 else BATCHES_SORTED)
-        return stream.batch(size, drop_remainder=True, batch_fn=list).random_map(pad)
+        return stream.batch(batch_size, drop_remainder=True, batch_fn=list).map(pad)
 
     cutting = Cutting(
         1,
-        rows=len,
-        cut=lambda block, start, stop: block[start:stop],
-        join=lambda parts: parts[0][0],
+        rows=lambda block: 1,
+        cut=lambda block, start, stop: block,
+        join=lambda parts: parts[0],
     )
     return Batches(source, blocks, cutting, workers=workers)
 
@@ -214,29 +214,18 @@ def prompt_widths(max_length: int, count: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Pad:
-    """Texts to padded batches, like lengths together."""
+    """Texts to a padded batch."""
 
     tokenizer: Tokenizer
-    batch_size: int
     widths: tuple[int, ...]
 
     def __call__(
-        self, drawn: Sequence[tuple[int, Record, str]], rng: np.random.Generator
-    ) -> list[tuple[PromptBatch, list[Record]]]:
+        self, drawn: Sequence[tuple[int, Record, str]]
+    ) -> tuple[PromptBatch, list[Record]]:
         rows = [self.tokenizer.encode(text, add_special_tokens=False) for _, _, text in drawn]
-        order = np.arange(len(rows))
-        if len(self.widths) > 1:
-            order = np.argsort([len(row) for row in rows], kind="stable")
-        groups = order.reshape(-1, self.batch_size)
-        if len(groups) > 1:
-            groups = groups[rng.permutation(len(groups))]
-        return [self._batch([(*drawn[i], rows[i]) for i in group]) for group in groups.tolist()]
-
-    def _batch(self, group: Sequence[Any]) -> tuple[PromptBatch, list[Record]]:
-        ids, records, _, rows = zip(*group, strict=True)
         longest = max(len(row) for row in rows)
         width = next((w for w in self.widths if w >= longest), self.widths[-1])
+        ids, records = [one[0] for one in drawn], [one[1] for one in drawn]
         names = [record.id for record in records]
         pad_id = self.tokenizer.pad_token_id
-        batch = pad_prompts(rows, ids, width=width, pad_id=pad_id, names=names)
-        return batch, list(records)
+        return pad_prompts(rows, ids, width=width, pad_id=pad_id, names=names), records

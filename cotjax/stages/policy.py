@@ -39,6 +39,7 @@ from cotjax.stages.policy_programs import (
     rollout_programs,
     score_programs,
     scored_shapes,
+    widths_of,
 )
 from cotjax.student import guards, preflight
 from cotjax.student.generate import rollout_params, rollout_sampling
@@ -315,6 +316,7 @@ class PolicyStage(BaseStage):
             prompts=self.micro_batch,
             longest=self.sampling.max_new_tokens,
             pad_id=self.student.pad_id,
+            widths=widths_of(self.config),
         ):
             yield parallel.shard(self.mesh, micro)
 

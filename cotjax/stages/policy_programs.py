@@ -22,7 +22,7 @@ def group_shapes(config: Config, mesh: Mesh, prompts: int) -> list[ScoredGroups]
     size, longest = config.rollout.group_size, config.rollout.max_new_tokens
     return [
         micro
-        for width in _widths(config)
+        for width in widths_of(config)
         for micro in micro_shapes(mesh, prompts, size, width=width, longest=longest)
     ]
 
@@ -41,7 +41,7 @@ def rollout_programs(
     student: LoadedPolicy, config: Config, mesh: Mesh, settings: Sampling
 ) -> Iterator[Program]:
     """Sampling a batch of prompts, at every width that they may have."""
-    widths = _widths(config)
+    widths = widths_of(config)
     for width in widths:
         yield from sampling_programs(
             *("rollout", student, config, mesh),
@@ -90,5 +90,6 @@ def score_programs(
             yield Program("the reference's log-probabilities", score, args, always=likely)
 
 
-def _widths(config: Config) -> tuple[int, ...]:
+def widths_of(config: Config) -> tuple[int, ...]:
+    """The lengths that prompts are padded to, from the least on, in tokens."""
     return prompt_widths(config.rollout.max_prompt_tokens, config.data.prompt_widths)

@@ -69,11 +69,12 @@ class RolloutGroups:
         )
 
     def join(self, other: "RolloutGroups") -> "RolloutGroups":
-        """These groups, then the other's."""
+        """These groups, then the other's; prompts as wide as the wider ones."""
+        width = max(one.prompts.mask.shape[1] for one in (self, other))
         prompts, rollout = jax.tree.map(
             lambda *leaves: np.concatenate(leaves),
-            (self.prompts, self.rollout),
-            (other.prompts, other.rollout),
+            (_widened(self.prompts, width), self.rollout),
+            (_widened(other.prompts, width), other.rollout),
         )
         return RolloutGroups(
             prompts, rollout, self.records + other.records, self.judged + other.judged
@@ -100,6 +101,7 @@ class RolloutGroups:
         prompts: int,
         longest: int,
         pad_id: int,
+        widths: Sequence[int] = (),
     ) -> Iterator[ScoredGroups]:
         """Groups of like length together, so that no micro-batch is padded to another's longest.
 
@@ -110,6 +112,7 @@ class RolloutGroups:
           longest: T of the longest micro-batch, in tokens.
           pad_id: stands for what made a logit NaN: it would make one in the trainer too, and
             0 · NaN is NaN.
+          widths: P that a micro-batch may have, from the least on; none: that of all prompts.
         """
         rollout = self.rollout
         finite: Any = self.finite
@@ -120,14 +123,24 @@ class RolloutGroups:
         lengths = np.array(rollout.mask, int).sum(axis=-1).max(axis=-1)
         for rows in np.argsort(lengths, kind="stable").reshape(-1, prompts):
             size = padded_length(int(lengths[rows].max()), longest)
+            used = int(self.prompts.mask[rows].sum(axis=1).max())
+            left = -next((width for width in widths if width >= used), prompt.shape[1])
             yield ScoredGroups(
-                prompt=prompt[rows],
-                prompt_mask=self.prompts.mask[rows],
+                prompt=prompt[rows, left:],
+                prompt_mask=self.prompts.mask[rows, left:],
                 completion=completion[rows, :, :size],
                 completion_mask=mask[rows, :, :size],
                 advantage=own[rows],
                 logp_sampler=rollout.logp[rows, :, :size],
             )
+
+
+def _widened(prompts: PromptBatch, width: int) -> PromptBatch:
+    """The same prompts with more padding on the left."""
+    more = ((0, 0), (width - prompts.mask.shape[1], 0))
+    tokens: Any = np.pad(prompts.tokens, more)
+    mask: Any = np.pad(prompts.mask, more)
+    return PromptBatch(tokens=tokens, mask=mask, ids=prompts.ids)
 
 
 def informative_program(prompts: int, group_size: int, *, always: bool) -> Program:

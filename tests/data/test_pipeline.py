@@ -302,6 +302,11 @@ def test_several_widths_fit_each_batch_and_are_few():
     assert asked == sorted(list(range(200)) * 4)  # each record still comes once an epoch
 
 
+def test_widths_do_not_choose_whose_prompts_are_a_batch():
+    ids = lambda batches: [[record.id for record in records] for _, records in batches]  # noqa: E731
+    assert ids(widths_of(3)) == ids(widths_of(1))
+
+
 def test_more_widths_than_tokens():
     with pytest.raises(InputError, match="data.prompt_widths = 5: more than .* = 4"):
         widths_of(5)

@@ -72,7 +72,7 @@ def test_a_part_that_is_none_is_refused(part):
         ("tokens = 400", "tokens = 1000", "are not the common 1000"),
         ("budget = { tokens = 400 }", "", "are not the common 1000"),
         ('stage = "grpo"', 'stage = "grop"', 'Did you mean "grpo"'),
-        ("prompts = 4", "promts = 4", 'unknown key "rollout.promts". Did you mean "rollout.prompts"'),
+        ("prompts = 4", "promts = 4", 'unknown key "rollout.promts". Did you mean "rollout'),
         ("[settings]", "[settings]\nmining = { attempts = 2 }", "settings.mining.attempts: no arm"),
         ('stage = "sft"\noptimizer = { schedule = "constant" }', 'stage = "sft"',
          'arms.sft: optimizer.schedule = "cosine" needs to know how many steps'),

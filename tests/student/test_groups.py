@@ -1,5 +1,7 @@
 """Groups on the host: what they say, how they are joined, and micro-batches of like length."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,38 @@ def test_a_group_of_nans_hides_its_prompt_too():
     made = make([[3, 4]], [[1, 1]], [[3, 3]])
     (one,) = micros(made, made.finite, prompts=1)
     assert (np.asarray(one.prompt) == 99).all() and not np.asarray(one.completion_mask).any()
+
+
+def test_a_micro_batch_is_as_wide_as_its_longest_prompt_needs():
+    prompts = np.zeros((3, 6), np.int32)
+    mask = np.zeros((3, 6), bool)
+    for row, size in enumerate((1, 6, 2)):  # left-padded
+        prompts[row, 6 - size :], mask[row, 6 - size :] = row + 1, True
+    made = make([[3, 4], [200, 9], [5, 6]], [[1, 0]] * 3)
+    made = dataclasses.replace(made, prompts=PromptBatch(prompts, mask, np.arange(3)))  # pyright: ignore
+    counts, advantage = np.ones((3, 2), bool), np.zeros((3, 2), np.float32)
+    cut = lambda widths: [  # noqa: E731
+        (one.prompt.shape[1], np.asarray(one.prompt)[np.asarray(one.prompt_mask)].tolist())
+        for one in made.micro_batches(
+            advantage, counts, prompts=1, longest=WIDTH, pad_id=0, widths=widths
+        )
+    ]
+    assert cut((2, 4, 6)) == [(2, [1]), (2, [3, 3]), (6, [2] * 6)]
+    assert [width for width, _ in cut(())] == [6, 6, 6]
+
+
+def test_groups_of_narrow_and_wide_prompts_are_joined():
+    narrow = dataclasses.replace(
+        GROUPS,
+        prompts=PromptBatch(
+            *(leaf[:, -1:] for leaf in (GROUPS.prompts.tokens, GROUPS.prompts.mask)),
+            GROUPS.prompts.ids,
+        ),
+    )
+    for both in (GROUPS.join(narrow), narrow.join(GROUPS)):
+        assert both.prompts.tokens.shape == both.prompts.mask.shape
+        assert both.prompts.mask.sum() == GROUPS.prompts.mask.sum() + narrow.prompts.mask.sum()
+        assert (both.prompts.tokens[:, -1:] == np.concatenate([narrow.prompts.tokens] * 2)).all()
 
 
 @pytest.mark.parametrize(
