@@ -51,7 +51,9 @@ class DataConfig:
     eval_path: str = ""  # Held-out records; empty = the last eval.problems records of data.path.
     min_steps: Count = 2  # Easiest built-in problem, in reasoning steps.
     max_steps: Count = 6  # Hardest built-in problem, in reasoning steps.
-    concise_share: Share = 0.3  # Share of supervised targets in the concise style.
+    style: Literal["house", "concise", "deliberate"] = "house"  # Built-in rationales; house mixes.
+    concise_share: Share = 0.3  # Share of concise rationales in the house style.
+    new_share: Share = 0.0  # Share of built-in steps told in words that the student never read.
     on_bad_record: Literal["error", "skip"] = "error"  # What to do with an unusable record.
     on_duplicate: Literal["note", "drop", "error"] = "note"  # Of a question that is held out too.
     prompt: Literal["auto", "plain", "chat"] = "auto"  # Layout; auto = the chat template if any.
@@ -61,6 +63,18 @@ class DataConfig:
     templates: str = "english"  # Wording: "english", "bridge" (as released), or a TOML file.
     start: Natural = 0  # Training records before this one are left to other stages.
     stop: Natural = 0  # So are those from this one on; 0 = the end.
+
+
+@dataclass(frozen=True)
+class DeliberateConfig:
+    """How often the built-in deliberate teacher digresses; the defaults are R1's manner."""
+
+    wrong_try: Share = 0.4  # Before a step, up to two times: a wrong equation, taken back.
+    what_if: Share = 0.35  # Behind a step: with another number.
+    check: Share = 0.5  # Behind a step: by the inverse operation.
+    recap: Share = 0.25  # Before a step: what there is so far.
+    restate: Share = 0.15  # Before a step: what the question is.
+    final: Share = 0.5  # Behind the last step: all equations again.
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ PIPELINE = ("data.workers", "data.prompt_widths")  # of stages with a Grain pipe
 EVERYWHERE = (
     *("stage", "name", "seed", "steps", "output", "resume", "stages"),
     *(key for key in KEYS if key.startswith("data.") and key not in PIPELINE),
-    *("model", "lora", "optimizer", "eval", "budget", "checkpoint", "mesh", "reward"),
+    *("deliberate", "model", "lora", "optimizer", "eval", "budget", "checkpoint", "mesh", "reward"),
     *("rollout.max_prompt_tokens", "rollout.stop", "rollout.cache_dtype"),
 )
 

@@ -66,7 +66,18 @@ COMMON = (
     ),
     Switch(
         *("data.source", '= "problems"', _draws_from("problems")),
-        ("data.min_steps", "data.max_steps", "data.concise_share"),
+        (
+            *("data.min_steps", "data.max_steps", "data.style", "data.new_share", "deliberate"),
+            "data.concise_share",
+        ),
+    ),
+    Switch(
+        *("data.style", '= "house"', lambda config: config.data.style == "house"),
+        ("data.concise_share",),
+    ),
+    Switch(
+        *("data.style", '= "deliberate"', lambda config: config.data.style == "deliberate"),
+        ("deliberate",),
     ),
     Switch(
         *("data.source", '= "hub" or "tfds"', _draws_from("hub", "tfds")),

@@ -12,6 +12,7 @@ from cotjax.config.sections import (
     BudgetConfig,
     CheckpointConfig,
     DataConfig,
+    DeliberateConfig,
     EvalConfig,
     LoraConfig,
     MaskConfig,
@@ -42,12 +43,13 @@ class Config:
 
     stage: StageName = "grpo"  # How to train: built in, or your own class.
     name: str = ""  # Run folder; empty = stage and time. Name it when several hosts share a run.
-    seed: Natural = 0  # Fixes data order, sampling and random weights.
+    seed: Natural = 0  # Of data order, sampling, weights.
     steps: Count = 60  # Batches to train on.
     output: str = "runs"  # Folder of the run folders.
     resume: bool = False  # Continue the named run from its newest checkpoint.
     stages: Entries = ()  # [[stages]] of a file: each begins from the one before.
     data: DataConfig = field(default_factory=DataConfig)
+    deliberate: DeliberateConfig = field(default_factory=DeliberateConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

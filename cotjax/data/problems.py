@@ -8,6 +8,9 @@ A problem starts with a number of things and changes it once per step:
     concise   Step 1: 7+5=12
               Step 2: 12-3=9
 
+A third style thinks aloud, see `deliberate`. **New operations** are told in words that the built-in
+student has never read (`Ana picks up 5`), so that only a teacher's text tells what they mean.
+
 **Splits are disjoint by construction**, twice over. A chain of numbers (start, then operation and
 operand of each step) belongs to the split that its checksum names, and a pair (person, thing)
 belongs to the split that the sum of its two positions names. So no validation or test problem
@@ -20,6 +23,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Literal
 
+from cotjax.data.deliberate import Rates, Told, deliberate_steps
 from cotjax.data.sources import OneSource
 from cotjax.interfaces import Record
 
@@ -43,18 +47,32 @@ MAX_VALUE, MAX_OPERAND = 99, 9
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One kind of step: its sign, how it is told, and the sign that undoes it."""
+    """One kind of step.
+
+    Attributes:
+      sign: of the operation.
+      inverse: the sign that undoes it.
+      tellings: how it is told.
+      new: how it is told to a student that has never read it so.
+    """
 
     sign: str
     inverse: str
     tellings: tuple[str, ...]
+    new: str
+
+    def told(self, words: int, operand: int) -> str:
+        """A telling by its number; the one behind the last is the new one."""
+        return (*self.tellings, self.new)[words].format(k=operand)
 
 
 OPERATIONS = (
-    Operation("+", "-", ("buys {k} more", "finds {k} more", "wins {k} more")),
-    Operation("-", "+", ("loses {k}", "sells {k}", "gives away {k}")),
-    Operation("*", "/", ("gets {k} times as many", "swaps each for {k}")),
-    Operation("/", "*", ("keeps one of {k} equal parts", "keeps one in every {k}")),
+    Operation("+", "-", ("buys {k} more", "finds {k} more", "wins {k} more"), "picks up {k}"),
+    Operation("-", "+", ("loses {k}", "sells {k}", "gives away {k}"), "drops {k}"),
+    Operation("*", "/", ("gets {k} times as many", "swaps each for {k}"), "grows them {k} fold"),
+    Operation(
+        "/", "*", ("keeps one of {k} equal parts", "keeps one in every {k}"), "splits by {k}"
+    ),
 )
 
 
@@ -86,10 +104,7 @@ class Problem:
     def question(self) -> str:
         """The problem in words."""
         (name, pronoun), things = PEOPLE[self.person], THINGS[self.thing]
-        told = [
-            f"{pronoun} {OPERATIONS[op].tellings[words].format(k=k)}."
-            for op, k, words in self.chain
-        ]
+        told = [f"{pronoun} {OPERATIONS[op].told(words, k)}." for op, k, words in self.chain]
         ask = f"How many {things} does {name} have now?"
         return " ".join([f"{name} has {self.start} {things}.", *told, ask])
 
@@ -102,8 +117,31 @@ class Problem:
             values.append(value)
         return values
 
+    def with_new(self, share: float, rng: random.Random) -> "Problem":
+        """The same problem with a share of its steps told in new words."""
+        chain = tuple(
+            (op, k, len(OPERATIONS[op].tellings) if rng.random() < share else words)
+            for op, k, words in self.chain
+        )
+        return dataclasses.replace(self, chain=chain)
+
+    def deliberate(self, rates: Rates, rng: random.Random) -> tuple[str, ...]:
+        """The solution by a teacher that thinks aloud, one string per step."""
+        values = self.values()
+        name, things = PEOPLE[self.person][0], THINGS[self.thing]
+        told = tuple(
+            Told(
+                *(name, things, before, after, OPERATIONS[op].sign, OPERATIONS[op].inverse, k),
+                words=OPERATIONS[op].told(words, k),
+            )
+            for (op, k, words), before, after in zip(
+                self.chain, values[:-1], values[1:], strict=True
+            )
+        )
+        return deliberate_steps(told, rates, rng, apply)
+
     def steps(self, style: Style) -> tuple[str, ...]:
-        """The solution, one string per step, in either style."""
+        """The solution, one string per step, verbose or concise."""
         values = self.values()
         return tuple(
             self._step(style, op, k, words, before, after)
@@ -118,7 +156,7 @@ class Problem:
         if style == "concise":
             return equation
         return (
-            f"{name} has {before} {things} and {operation.tellings[words].format(k=k)}. "
+            f"{name} has {before} {things} and {operation.told(words, k)}. "
             f"{equation}. Check: {after}{operation.inverse}{k}={before}."
         )
 
@@ -169,6 +207,8 @@ class ProblemSource(OneSource):
       max_steps: most steps.
       concise_share: share of records whose steps are in the concise style, 0 to 1.
       size: records in an epoch.
+      new_share: share of steps that are told in new words, 0 to 1.
+      rates: of a teacher that thinks aloud, and writes the steps of all records; None: nobody does.
     """
 
     split: Split
@@ -177,6 +217,8 @@ class ProblemSource(OneSource):
     max_steps: int
     concise_share: float = 0.0
     size: int = 1_000_000
+    new_share: float = 0.0
+    rates: Rates | None = None
 
     def __len__(self) -> int:
         """Records in an epoch."""
@@ -185,12 +227,19 @@ class ProblemSource(OneSource):
     def __getitem__(self, index: int) -> Record:
         """Record `index`; the same one each time."""
         problem = make_problem(self.seed, self.split, index, self.min_steps, self.max_steps)
-        # The style is drawn apart from the problem, so that changing the share changes no problem.
+        # What is drawn apart from the problem changes no other part of it.
+        if self.new_share:
+            drawn = random.Random(f"new/{self.split}/{self.seed}/{index}")
+            problem = problem.with_new(self.new_share, drawn)
         concise = random.Random(f"style/{self.seed}/{index}").random() < self.concise_share
+        steps = problem.steps("concise" if concise else "verbose")
+        if self.rates is not None:
+            drawn = random.Random(f"deliberate/{self.split}/{self.seed}/{index}")
+            steps = problem.deliberate(self.rates, drawn)
         return Record(
             id=f"problems/{self.split}/{self.seed}/{index}",
             question=problem.question(),
             answer=str(problem.values()[-1]),
-            steps=problem.steps("concise" if concise else "verbose"),
+            steps=steps,
             difficulty=len(problem.chain),
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cotjax.config import SOURCES, Config, DataConfig, is_reference, name_of, plugin
+from cotjax.data.deliberate import Rates
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
 from cotjax.data.sources import Mixture, RecordList, Records, parse_mixture, read_records
@@ -119,7 +120,8 @@ def _held_out_apart(
             )
         return [others[i] for i in range(start, min(held_out, len(others)))]
     if any(not is_reference(one) and one == "problems" for one, _, _ in _sources(data)):
-        test = ProblemSource("test", HELD_OUT_SEED, data.min_steps, data.max_steps)
+        limits = data.min_steps, data.max_steps
+        test = ProblemSource("test", HELD_OUT_SEED, *limits, new_share=data.new_share)
         return [test[i] for i in range(start, held_out)]
     if data.mixture:
         raise InputError(
@@ -163,7 +165,13 @@ def open_source(
         return records.checked(lambda found: keep(found, own.shown))
     if source == "problems":
         shape = (data.min_steps, data.max_steps)
-        return ProblemSource("train", config.seed, *shape, concise_share=data.concise_share)
+        aloud = data.style == "deliberate"
+        return ProblemSource(
+            *("train", config.seed, *shape),
+            concise_share=1.0 if data.style == "concise" else data.concise_share,
+            new_share=data.new_share,
+            rates=Rates(**dataclasses.asdict(config.deliberate)) if aloud else None,
+        )
     if source not in SOURCES:
         raise InputError(f'{key}: source "{source}" is unknown. Use one of {", ".join(SOURCES)}.')
     known: Any = source

@@ -9,14 +9,14 @@ import numpy as np
 
 from cotjax.errors import InputError
 from cotjax.experiment.plan import CURVE, Experiment
-from cotjax.experiment.results import BASE, Row
+from cotjax.experiment.results import BASE, ArmResult
 from cotjax.experiment.table import by_arm
 from cotjax.report.statistics import t_interval
 
 GREY = "#8a8f98"
 
 
-def draw(experiment: Experiment, rows: Sequence[Row], path: pathlib.Path) -> None:
+def draw(experiment: Experiment, rows: Sequence[ArmResult], path: pathlib.Path) -> None:
     """Draws and saves.
 
     Args:
@@ -57,13 +57,13 @@ def draw(experiment: Experiment, rows: Sequence[Row], path: pathlib.Path) -> Non
     figure.savefig(path, dpi=150)
 
 
-def _interval(rows: Sequence[Row], name: str, scale: float) -> tuple[float, float]:
+def _interval(rows: Sequence[ArmResult], name: str, scale: float) -> tuple[float, float]:
     """(mean, half of the 95 % interval over seeds)."""
     found = t_interval([scale * row.numbers[name] for row in rows])
     return found.mean, 0.0 if np.isnan(found.low) else found.high - found.mean
 
 
-def _curve(axes: Any, rows: Sequence[Row], color: Any, arm: str) -> None:
+def _curve(axes: Any, rows: Sequence[ArmResult], color: Any, arm: str) -> None:
     """Each seed thin; their mean at the quarters of the budget, thick."""
     for row in rows:
         shares = [share for share, _ in row.curve]
@@ -74,5 +74,5 @@ def _curve(axes: Any, rows: Sequence[Row], color: Any, arm: str) -> None:
     axes.plot(points, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
 
 
-def _accuracy(row: Row) -> list[float]:
+def _accuracy(row: ArmResult) -> list[float]:
     return [100 * numbers["accuracy"] for _, numbers in row.curve]

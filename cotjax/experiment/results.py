@@ -14,7 +14,7 @@ BASE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ArmResult:
     """A student and what it did with the held-out questions.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
 
 def collect(
     experiment: Experiment, cell: Cell, folder: pathlib.Path, commit: str
-) -> tuple[Row, Row]:
+) -> tuple[ArmResult, ArmResult]:
     """(what a run began from, what it became), from its folder.
 
     Args:
@@ -88,8 +88,8 @@ def collect(
             used[use] = used.get(use, 0) + count
     first, last = read_run(parts[0]), read_run(parts[-1])
     common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done", "commit": commit}
-    base = Row(BASE, cell.seed, **common, **_sheet(first, "before"), numbers=curve[0][1])
-    row = Row(
+    base = ArmResult(BASE, cell.seed, **common, **_sheet(first, "before"), numbers=curve[0][1])
+    row = ArmResult(
         *(cell.arm, cell.seed),
         **common,
         seconds=result["seconds"],
@@ -117,17 +117,17 @@ def _sheet(run: Any, when: str) -> dict[str, Any]:
     }
 
 
-def read_rows(path: pathlib.Path) -> list[Row]:
+def read_rows(path: pathlib.Path) -> list[ArmResult]:
     """The lines of a results.jsonl; of one arm and seed the last one counts.
 
     Raises:
       InputError: a line is not of an experiment.
     """
-    found: dict[tuple[str, int], Row] = {}
+    found: dict[tuple[str, int], ArmResult] = {}
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = Row(**json.loads(line))
+            row = ArmResult(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{path}:{number}: not a line of an experiment ({error}). Remove it."
@@ -136,7 +136,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
     return list(found.values())
 
 
-def append(path: pathlib.Path, *rows: Row) -> None:
+def append(path: pathlib.Path, *rows: ArmResult) -> None:
     """Writes lines at the end, each whole."""
     text = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
     with path.open("ab", buffering=0) as file:

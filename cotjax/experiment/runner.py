@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cotjax import __version__
 from cotjax.errors import InputError
 from cotjax.experiment.plan import Cell, Experiment
-from cotjax.experiment.results import BASE, Row, append, collect, read_rows
+from cotjax.experiment.results import BASE, ArmResult, append, collect, read_rows
 
 
 def run_cells(
@@ -41,7 +41,7 @@ def run_cells(
             continue
         error = _train(cell, out)
         if error:
-            row = Row(cell.arm, cell.seed, cell.fingerprint(), "failed", commit, error=error)
+            row = ArmResult(cell.arm, cell.seed, cell.fingerprint(), "failed", commit, error=error)
             append(results, row)
             tell(f"{label}: failed: {error}")
             continue
@@ -50,7 +50,7 @@ def run_cells(
         tell(f"{label}: {said(row)}")
 
 
-def said(row: Row) -> str:
+def said(row: ArmResult) -> str:
     """The numbers of a row in a few words."""
     numbers = row.numbers
     return (

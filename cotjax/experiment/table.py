@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from cotjax.experiment.plan import Experiment
-from cotjax.experiment.results import BASE, Row
+from cotjax.experiment.results import BASE, ArmResult
 from cotjax.report.statistics import (
     Interval,
     area_under,
@@ -17,16 +17,16 @@ from cotjax.report.statistics import (
 OFF = 0.05  # share of the budget by which an arm may miss it without a note
 
 
-def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_arm(rows: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
     """The runs that ended, by arm in the order in which they came, each by seed."""
-    arms: dict[str, list[Row]] = {}
+    arms: dict[str, list[ArmResult]] = {}
     for row in sorted(rows, key=lambda row: row.arm != BASE):
         if row.status == "done":
             arms.setdefault(row.arm, []).append(row)
     return {arm: sorted(found, key=lambda row: row.seed) for arm, found in arms.items()}
 
 
-def tables(experiment: Experiment, rows: Sequence[Row]) -> str:
+def tables(experiment: Experiment, rows: Sequence[ArmResult]) -> str:
     """Both tables as Markdown, with notes on whatever a reader must know.
 
     Args:
@@ -38,7 +38,7 @@ def tables(experiment: Experiment, rows: Sequence[Row]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _reached(arms: dict[str, list[Row]]) -> str:
+def _reached(arms: dict[str, list[ArmResult]]) -> str:
     lines = [
         "| arm | seeds | greedy | sampled | tokens | area under the curve | tokens used | steps |",
         "|---|---|---|---|---|---|---|---|",
@@ -58,12 +58,12 @@ def _reached(arms: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def _area(row: Row) -> float:
+def _area(row: ArmResult) -> float:
     shares = [share for share, _ in row.curve]
     return area_under(shares, [numbers["accuracy"] for _, numbers in row.curve])
 
 
-def _differences(experiment: Experiment, arms: dict[str, list[Row]]) -> str:
+def _differences(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> str:
     against = arms.get(experiment.against)
     if not against:
         return (
@@ -99,7 +99,9 @@ def _differences(experiment: Experiment, arms: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def _pairs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+def _pairs(
+    rows: Sequence[ArmResult], others: Sequence[ArmResult]
+) -> Iterator[tuple[ArmResult, ArmResult]]:
     """Runs of one seed on the same questions; the base stands for every seed."""
     for one in rows:
         for other in others:
@@ -108,16 +110,16 @@ def _pairs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[Row, Ro
                 yield one, other
 
 
-def _by_seed(pairs: Sequence[tuple[Row, Row]], name: str, scale: float) -> list[float]:
+def _by_seed(pairs: Sequence[tuple[ArmResult, ArmResult]], name: str, scale: float) -> list[float]:
     return [scale * (one.numbers[name] - other.numbers[name]) for one, other in pairs]
 
 
-def _right(row: Row) -> np.ndarray:
+def _right(row: ArmResult) -> np.ndarray:
     return np.array([int(mark) for mark in row.right], float)
 
 
 def _notes(
-    experiment: Experiment, rows: Sequence[Row], arms: dict[str, list[Row]]
+    experiment: Experiment, rows: Sequence[ArmResult], arms: dict[str, list[ArmResult]]
 ) -> Iterator[str]:
     if experiment.chosen:
         yield f"Chosen: {experiment.chosen}."
@@ -148,7 +150,7 @@ def _notes(
             )
 
 
-def _numbers(rows: Sequence[Row], name: str) -> list[float]:
+def _numbers(rows: Sequence[ArmResult], name: str) -> list[float]:
     return [row.numbers[name] for row in rows if name in row.numbers]
 
 

@@ -14,6 +14,8 @@ CASES = [
     ("grpo", "data.split", "test", ["--data.source=tfds", "--data.path=x"]),
     ("grpo", "data.size", "7", ["--data.source=reasoning_gym", "--data.path=x"]),
     ("grpo", "reward.tolerance", "0.5", []),
+    ("sft", "data.concise_share", "0.5", []),
+    ("sft", "deliberate.check", "0.25", ["--data.style=deliberate"]),
     ("grpo", "curriculum.pacing", "contiguous", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.examples", "64", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.difficulty", "cot_tokens", ["--curriculum.buckets=2"]),
@@ -50,6 +52,7 @@ CASES = [
 # Switches that are on by default, and how to switch them off.
 OFF = {
     "reward.tolerance": ["--reward.verifier=exact"],
+    "data.concise_share": ["--data.style=concise"],
     "reconstruct": ["--reconstruct.mask-probability=0"],
     "batch.size": ["--rewrite.no-internalize"],
     "policy.kl_estimator": ["--policy.kl-coefficient=0"],

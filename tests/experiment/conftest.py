@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotjax.experiment.results import Row
+from cotjax.experiment.results import ArmResult
 
 TEXT = """
 seeds = [0, 1]
@@ -49,6 +49,6 @@ def row():
         common = {"numbers": numbers, "curve": points, "right": right, "questions": "q"}
         common |= {"lengths": [int(length)] * len(right), "used_tokens": {"trained": 1000}}
         common |= {"fingerprint": "f", "status": "done", "commit": "c", "steps": 5, "seconds": 1.0}
-        return Row(arm, seed, **common | changes)
+        return ArmResult(arm, seed, **common | changes)
 
     return row

@@ -105,6 +105,8 @@ BY_THE_RUN = {"budget.tokens", "eval.at", "checkpoint.every", "checkpoint.keep",
               "mesh.data", "mesh.fsdp", "mesh.tensor"}  # fmt: skip
 ELSEWHERE = {
     *("data.split", "data.size", "data.min_steps", "data.max_steps", "data.concise_share"),
+    *("data.style", "data.new_share", "deliberate.wrong_try", "deliberate.what_if"),
+    *("deliberate.check", "deliberate.recap", "deliberate.restate", "deliberate.final"),
     *("lora.alpha", "lora.dropout", "lora.targets", "data.columns", "data.start", "data.stop"),
     "policy.term_settings",  # of a user's own term
     # No store is written here, and these belong to one.
