@@ -24,6 +24,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,7 +99,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its run folder."""
-        return f"{self.arm}-{self.seed}"
+        return f"{re.sub('[^a-zA-Z0-9]+', '_', self.arm)}-{self.seed}"
 
     def toml(self) -> str:
         """The run's config."""

@@ -1,5 +1,7 @@
 """An experiment's file: what it makes of each arm, and every way to be wrong."""
 
+import pathlib
+
 import pytest
 
 from cotjax.errors import InputError
@@ -93,3 +95,15 @@ def test_an_experiment_without_arms_compares_nothing(write):
 def test_steps_beside_a_budget_of_steps_are_refused(write):
     with pytest.raises(InputError, match="steps = 3: the arms have a common budget of 10 steps"):
         read_experiment(write('budget = { steps = 10 }\n[arms.a]\nstage = "sft"\nsteps = 3\n'))
+
+
+FILES = sorted(pathlib.Path(__file__).parents[2].glob("configs/experiments/*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_experiment_of_the_repository_is_taken(path):
+    text = path.read_text("utf-8")
+    assert text.startswith("#") and len(text.splitlines()) <= 40
+    experiment = read_experiment(str(path))
+    names = [cell.name for cell in cells(experiment)]
+    assert len({*names}) == len(names) and experiment.chosen and experiment.validation_seeds
