@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from cotjax.cache_logits import main as cache_logits
 from cotjax.train import main as train
 from tests.test_train import assert_same_run, lines
-from tests.tiny import TOKENIZER, flags, write_sevens, write_student, write_teachers
+from tests.tiny import TOKENIZER, flags, without_notes, write_sevens, write_student, write_teachers
 
 # Measured at steps 2, 4, …: the best is set, then nothing is progress enough. The hand-over lasts
 # from step 4 to step 10.
@@ -91,7 +91,7 @@ def test_a_process_killed_in_mid_hand_over_resumes_to_the_same_run(world):
 def refused(world, capsys, argv, *words):
     """A run that must stop before it has computed anything, with one message."""
     assert world.train(argv)[0] == 2
-    said = capsys.readouterr().err
+    said = without_notes(capsys.readouterr().err)
     assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
     for word in words:
         assert word in said

@@ -23,7 +23,7 @@ from cotjax.stages.supervised import SupervisedStage
 from cotjax.student import generate as student_generate
 from cotjax.train import main as train
 from cotjax.training.checkpoint import Checkpoints
-from tests.tiny import SHAPE, flags, write_sevens, write_student
+from tests.tiny import SHAPE, flags, without_notes, write_sevens, write_student
 
 STEPS = 4
 STAGES = {
@@ -295,7 +295,7 @@ def refused(world, argv, capsys, monkeypatch):
 
     monkeypatch.setattr(student_generate, "generate", generate)
     assert world.train(argv)[0] == 2
-    said = capsys.readouterr().err
+    said = without_notes(capsys.readouterr().err)
     assert said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
     return said
 

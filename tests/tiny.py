@@ -101,6 +101,11 @@ def with_section(config, name, **changes):
     return dataclasses.replace(config, **{name: section})
 
 
+def without_notes(said):
+    """What was said on the standard error, but for notes: the questions of `write_sevens` are alike."""
+    return "".join(line for line in said.splitlines(True) if not line.startswith("note: "))
+
+
 def write_sevens(path, count=24):
     """A file of questions of several lengths whose answer is 7; returns its name."""
     texts = [f"Mia has 7 pens. {'She buys 2 more. ' * (i % 3)}Tom has {i}." for i in range(count)]

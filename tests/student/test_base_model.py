@@ -136,7 +136,7 @@ def test_a_base_that_has_changed_since_is_refused_everywhere(world, tmp_path):
     config = load(["--config", str(here / "config.toml")])
     for use in (
         lambda: opened(here).model,
-        lambda: open_model(str(here), config),
+        lambda: open_model(str(here), config).params,
         lambda: plan_teacher(str(here), config, make_mesh(1)).student.params,
         lambda: export(str(here), str(tmp_path / "out")),
         lambda: note_base(here, "other", base("other", world)),
