@@ -102,7 +102,7 @@ def with_section(config, name, **changes):
 
 
 def without_notes(said):
-    """What was said on the standard error, but for notes: the questions of `write_sevens` are alike."""
+    """What was said on the standard error, but for notes, as the sevens are alike."""
     return "".join(line for line in said.splitlines(True) if not line.startswith("note: "))
 
 

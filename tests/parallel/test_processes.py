@@ -120,7 +120,9 @@ def assert_same_run(world, one, other, *, stopped=None):
                     assert row[name] == value, (name, row, expected)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [s if s == "grpo" else pytest.param(s, marks=pytest.mark.slow) for s in STAGES]
+)
 def test_two_processes_train_as_one_and_one_goes_on_where_they_stopped(world, stage):
     world.alone(stage, f"{stage}-alone", 4)
     first, second = world.together(stage, f"{stage}-together", 2)

@@ -60,6 +60,7 @@ def test_every_mesh_takes_the_steps_of_one_device(alone, kind, shape):
     assert_same_steps(sharded.three_steps(make_mesh(*shape), kind), alone(kind))
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_take_the_steps_of_one_device(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

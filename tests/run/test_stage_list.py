@@ -88,7 +88,9 @@ main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [p if "two" in p else pytest.param(p, marks=pytest.mark.slow) for p in PLACES]
+)
 def test_killed_anywhere_its_name_alone_resumes_it(world, listed, place):
     name = f"killed-{place.replace(' ', '-')}"
     folder = world.folder / "runs" / name
