@@ -123,11 +123,11 @@ class _Run:
     tokens: list[float] = dataclasses.field(default_factory=list)  # used up to each step
 
     def __post_init__(self) -> None:
-        lines = self._lines("train")
-        self.tokens = [
-            0.0,
-            *(line.get("used_tokens", 0) for line in lines if line["step"] <= self.done),
-        ]
+        self.tokens = [0.0] * (self.done + 1)
+        for line in self._lines("train"):
+            if line["step"] <= self.done:  # a line that is missing leaves what was used before it
+                later = len(self.tokens) - line["step"]
+                self.tokens[line["step"] :] = [line.get("used_tokens", 0.0)] * later
 
     def train(self) -> dict[str, Any]:
         """Evaluates, takes the steps that are left, and evaluates again."""

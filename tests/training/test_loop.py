@@ -287,3 +287,12 @@ def test_shares_of_a_run_are_evaluated_when_they_are_crossed(tmp_path):
     assert evaluated(tmp_path / "tokens", budget=80, eval_at=(0.25, 0.75)) == [0, 1, 3, 4]
     run(tmp_path / "again", Uses(stop_at=None), eval_every=0, eval_at=(0.5,), steps=3)
     assert evaluated(tmp_path / "again", eval_at=(0.5,), steps=3, resume=True) == [0, 2, 3]
+
+
+def test_a_line_that_is_lost_loses_no_count_of_the_others(tmp_path):
+    run(tmp_path, Uses(), steps=3)
+    path = tmp_path / "metrics.jsonl"
+    kept = [line for line in path.read_text().splitlines(True) if '"step": 2' not in line]
+    path.write_text("".join(kept))
+    run(tmp_path, Uses(), steps=4, resume=True)
+    assert lines(path)[-2]["used_tokens"] == 80
