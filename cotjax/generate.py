@@ -81,7 +81,7 @@ def _prompt(args: Namespace) -> str:
     if args.prompt is not None and args.file:
         raise InputError(f"--file {args.file}: a prompt is given too. Give one of them.")
     text = args.prompt
-    if text is not None and (text.endswith(".gguf") or pathlib.Path(text).is_dir()):
+    if text and (text.endswith(".gguf") or pathlib.Path(text).is_dir()):
         raise InputError(
             f'"{text}" stands where the prompt does, and is a folder or a model. Write '
             f"--checkpoint {text} and then the prompt."

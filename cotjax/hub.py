@@ -61,6 +61,7 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
     """
     from huggingface_hub.errors import (
         DryRunError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -78,6 +79,8 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
     except DryRunError as error:
         if isinstance(error.__cause__, RepositoryNotFoundError):
             raise _refused(name, kind, key, error.__cause__) from error
+    except (OSError, HFValidationError) as error:
+        raise _refused(name, kind, key, error) from error
     try:
         folder = Path(_download(name, kind, revision, allow_patterns=[], local_files_only=True))
     except LocalEntryNotFoundError as error:

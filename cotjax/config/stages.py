@@ -180,6 +180,11 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
                 f'{where}: model.path = "{entry["model"]["path"]}": a stage of a list begins from '
                 "the one before, with its tokenizer. Leave model.path out."
             )
+        if found and "init" in entry.get("model", {}):
+            raise InputError(
+                f"{where}: model.init: a stage of a list begins from the weights of the one "
+                "before. Leave model.init out."
+            )
         if whole := [key for key in OF_THE_LIST if key in entry]:
             raise InputError(
                 f"{where}: {whole[0]}: is the whole list's. Set it above the first [[stages]]."

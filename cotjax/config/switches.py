@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from cotjax.config.mixture import parse_mixture
 from cotjax.config.reference import is_reference, name_of
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
@@ -39,9 +40,9 @@ def _draws_from(*sources: str) -> Callable[[Config], bool]:
 
     def on(config: Config) -> bool:
         data = config.data
-        named = [one.partition("=")[0].partition(":")[0] for one in data.mixture.split(",")]
-        own = is_reference(data.source)
-        return own or data.source in sources or any(one.strip() in sources for one in named)
+        if data.mixture:
+            return any(name in sources for name, _, _ in parse_mixture(data.mixture))
+        return is_reference(data.source) or data.source in sources
 
     return on
 

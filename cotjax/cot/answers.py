@@ -123,7 +123,7 @@ def gold_answer(text: str) -> str | None:
       (None, None)
     """
     place = gold_place(text)
-    place = text.strip() if place is None else place
+    place = (spoken(text) or "").strip() if place is None else place
     whole = len(place) <= WINDOW and "\n" not in place
     value = read_number(place, evaluate=True) if whole else None
     return None if value is None else canonical_number(value)
@@ -141,6 +141,7 @@ def gold_place(text: str, *, boxed: bool = False, window: int = WINDOW) -> str |
       >>> gold_place("so 4\n#### 5:30\n"), gold_place("so 4")
       ('5:30', None)
     """
+    text = spoken(text) or ""
     pattern = _GOLD_OR_BOXED if boxed else _GOLD
     marker = next(iter(deque(pattern.finditer(text), maxlen=1)), None)
     if marker is None:

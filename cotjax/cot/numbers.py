@@ -98,6 +98,19 @@ _GOES_ON = re.compile(
 )
 # What stands before a number that is a part of something else: an operation, a command.
 _COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥√]=?\s?$")
+# What is computed with a number, in words: before it, and behind it.
+_OF = re.compile(
+    r"(?i)\b(?:sqrt|log|ln|exp|sin|cos|tan|(?:root|half|third|quarter|twice|double|triple)"
+    r"(?:\s{1,3}of)?)\s?[({]?\s?$"
+)
+_WITH = re.compile(
+    r"(?i)\s{1,3}(?:plus|minus|times(?!\s+(?:as|more|a)\b)|divided|multiplied|squared|cubed"
+    r"|k|bn|mn)\b(?!\s?=)"
+)
+# What takes an answer back behind it.
+_TAKEN_BACK = re.compile(
+    r"(?i)\s?[-,.…]{0,3}\s{1,3}(?:is\s{1,3}(?:not\b|wrong|incorrect)|isn['’]t|no,?\s|actually|wait)"
+)
 _UNSOLVED = re.compile(r"[0-9]\s?\*?\s?[xyz]\s*=\s*\Z")
 _ASIDE = re.compile(r"(?<![-+*/×÷=(])\s\(|;|\.\s")
 _SCALES = {
@@ -110,7 +123,8 @@ _SCALES = {
 }
 _NEGATED = re.compile(
     r"(?i)(?:\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b"
-    r"|\b(?:maybe|perhaps|possibly|either|between|might|could)\b"
+    r"|\b(?:maybe|perhaps|possibly|probably|unlikely|either|between|might|could|wrong)\b"
+    r"|\bat\s{1,3}(?:least|most)\b"
     r"|\b(?:more|less|fewer|greater|other)\s{1,3}than\b)[^=]*$"
 )
 # What names a second number behind the first: `or 25`, `and 50 cents`, `or x = 3`.
@@ -177,7 +191,11 @@ def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | Non
         ):
             return HEDGED
         written = text[start : match.start()] + match[0][:1].strip("$£€¥₹.0123456789")
+        if _TAKEN_BACK.match(text, match.end()):
+            return HEDGED
         if _GOES_ON.match(text, match.end()) or _COMES_FROM.search(written):
+            return None
+        if _WITH.match(text, match.end()) or _OF.search(before):
             return None
         if _UNSOLVED.search(text, 0, start):
             return None

@@ -27,6 +27,7 @@ from cotjax.cot.answers import (
 from cotjax.cot.choices import read_choice
 from cotjax.cot.math_process import PROCESS
 from cotjax.cot.numbers import HEDGED, Hedged, is_negated, read_number
+from cotjax.cot.thinking import spoken
 
 # Where a reference text has its answer: it is one, or ends in one; its answer line alone may state
 # it; or its last \boxed{} may too.
@@ -171,6 +172,7 @@ def gold_of(verifier: Verifier, text: str, place: Place = "answer") -> str | Non
       >>> gold_of(Math(), r"so $x = \boxed{\frac{1}{2}}$.", "solution")
       '\\frac{1}{2}'
     """
+    text = spoken(text) or ""
     one_line = text.strip() if place == "answer" and "\n" not in text.strip() else None
     if not isinstance(verifier, BuiltIn):
         if "####" in text:

@@ -54,6 +54,8 @@ def _options(choices: Any, name: str) -> tuple[list[str], list[str]]:
     labels: list[Any] = list(LETTERS)
     if isinstance(choices, Mapping) and isinstance(choices.get("text"), list):
         labels, choices = choices.get("label") or labels, choices["text"]
+        if not isinstance(labels, list) or len(labels) < len(choices):
+            raise InputError(f'{name}: "choices.label" needs a list with a label for each option.')
     elif isinstance(choices, Mapping):
         kept = {label: text for label, text in choices.items() if text is not None}
         labels, choices = list(kept), list(kept.values())

@@ -115,18 +115,18 @@ def _step(
 def _wrong(steps: tuple[Told, ...], place: int, rng: random.Random, apply: Apply) -> str:
     """An equation that is not the step's: of another operation, with a slip, or another number."""
     step = steps[place]
-    kind, others = _below(rng, 3), [one for one in "+-*/" if one != step.sign]
+    kind, others = below(rng, 3), [one for one in "+-*/" if one != step.sign]
     if kind == 0:
-        sign = others[_below(rng, 3)]
+        sign = others[below(rng, 3)]
         result = apply(sign, step.before, step.operand)
         if result is not None:
             return f"{step.before}{sign}{step.operand}={result}"
     if kind == 1:
-        operand = steps[_below(rng, len(steps))].operand
+        operand = steps[below(rng, len(steps))].operand
         result = apply(step.sign, step.before, operand)
         if result is not None and operand != step.operand:
             return f"{step.before}{step.sign}{operand}={result}"
-    slip = step.after + (1 + _below(rng, 3)) * (1 if rng.random() < 0.5 else -1)
+    slip = step.after + (1 + below(rng, 3)) * (1 if rng.random() < 0.5 else -1)
     slip = slip if slip > 0 else step.after + 1
     return f"{step.before}{step.sign}{step.operand}={slip}"
 
@@ -140,6 +140,6 @@ def _what_if(step: Told, rng: random.Random, apply: Apply) -> list[str]:
     return [f"What if it were {other}? Then {equation}. But it is {step.operand}."]
 
 
-def _below(rng: random.Random, size: int) -> int:
+def below(rng: random.Random, size: int) -> int:
     """A number below `size`; `random()` is the one method whose stream Python guarantees."""
     return int(rng.random() * size)

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from cotjax.interfaces import Record
 
 _WHITE = re.compile(r"\s+")
-_MARKS = re.compile(r"[!?;:'\"’‘“”()\[\]{}…*_`]|(?<![0-9])[.,]|[.,](?![0-9])")
+# What formats a text and computes nothing: no brackets, no sign between numbers, no factorial.
+_MARKS = re.compile(
+    r"[?;'\"’‘“”…`]|(?<=[^\W\d])!|(?<![0-9])[.,:]|[.,:](?![0-9])"
+    r"|(?<![\w)\]}])[*_]{1,3}(?=[^\W\d])|(?<=[^\W\d])[*_]{1,3}(?![\w(\[{])"
+)
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 NAMED = 3  # pairs that a sentence names
 
@@ -80,7 +84,7 @@ def normal_text(text: str) -> str:
       >>> normal_text("What is  3.5 - 2?\n"), normal_text("WHAT is 3.5 - 2")
       ('what is 3.5 - 2', 'what is 3.5 - 2')
     """
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFC", text).casefold()
     return _WHITE.sub(" ", _MARKS.sub("", text)).strip()
 
 

@@ -98,7 +98,10 @@ class RecordReader:
         for key, kinds in sorted(keys.items(), reverse=True):
             if not isinstance(row.get(key), kinds) or isinstance(row.get(key), bool):
                 raise InputError(f'{name}: needs a {_KIND_NAMES[kinds]} under "{key}".')
-        return make(self, row, name)
+        made = make(self, row, name)
+        if not made.question.strip():
+            raise InputError(f"{name}: the question is empty. Give a text.")
+        return made
 
     def refuse_gold(self, name: str, key: str, text: Any) -> InputError:
         """The error about a text that should be an answer and is none."""

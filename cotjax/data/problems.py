@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Literal
 
-from cotjax.data.deliberate import Rates, Told, deliberate_steps
+from cotjax.data.deliberate import Rates, Told, below, deliberate_steps
 from cotjax.data.sources import OneSource
 from cotjax.interfaces import Record
 
@@ -161,19 +161,14 @@ class Problem:
         )
 
 
-def _pick(rng: random.Random, size: int) -> int:
-    """A number below `size`; `random()` is the one method whose stream Python guarantees."""
-    return int(rng.random() * size)
-
-
 def _draw_chain(rng: random.Random, num_steps: int) -> tuple[int, tuple[tuple[int, int, int], ...]]:
-    start = value = 2 + _pick(rng, 48)
+    start = value = 2 + below(rng, 48)
     chain: list[tuple[int, int, int]] = []
     while len(chain) < num_steps:
-        op, k = _pick(rng, len(OPERATIONS)), 2 + _pick(rng, MAX_OPERAND - 1)
+        op, k = below(rng, len(OPERATIONS)), 2 + below(rng, MAX_OPERAND - 1)
         after = apply(OPERATIONS[op].sign, value, k)
         if after is not None and after != value:
-            chain.append((op, k, _pick(rng, len(OPERATIONS[op].tellings))))
+            chain.append((op, k, below(rng, len(OPERATIONS[op].tellings))))
             value = after
     return start, tuple(chain)
 
@@ -187,12 +182,12 @@ def chain_class(start: int, chain: Sequence[tuple[int, int, int]]) -> int:
 def make_problem(seed: int, split: Split, index: int, min_steps: int, max_steps: int) -> Problem:
     """Problem number `index` of a split; the same one on every machine and Python version."""
     rng = random.Random(f"{seed}/{split}/{index}")
-    num_steps = min_steps + _pick(rng, max_steps - min_steps + 1)
+    num_steps = min_steps + below(rng, max_steps - min_steps + 1)
     start, chain = _draw_chain(rng, num_steps)
     while chain_class(start, chain) not in CLASSES[split]:
         start, chain = _draw_chain(rng, num_steps)
-    person = _pick(rng, len(PEOPLE))
-    pair_class = CLASSES[split][_pick(rng, len(CLASSES[split]))]
+    person = below(rng, len(PEOPLE))
+    pair_class = CLASSES[split][below(rng, len(CLASSES[split]))]
     return Problem(person, (pair_class - person) % len(THINGS), start, chain)
 
 
@@ -232,8 +227,9 @@ class ProblemSource(OneSource):
             drawn = random.Random(f"new/{self.split}/{self.seed}/{index}")
             problem = problem.with_new(self.new_share, drawn)
         concise = random.Random(f"style/{self.seed}/{index}").random() < self.concise_share
-        steps = problem.steps("concise" if concise else "verbose")
-        if self.rates is not None:
+        if self.rates is None:
+            steps = problem.steps("concise" if concise else "verbose")
+        else:
             drawn = random.Random(f"deliberate/{self.split}/{self.seed}/{index}")
             steps = problem.deliberate(self.rates, drawn)
         return Record(

@@ -76,11 +76,12 @@ def open_held_out(
     apart = _held_out_apart(config, reader, keep, key=key)
     if apart is not None:
         return apart
-    data, problems = config.data, config.eval.problems
-    count = config.eval.start + problems
+    data, problems, start = config.data, config.eval.problems, config.eval.start
+    count = start + problems
     own = plugin(config, "data.source") if is_reference(data.source) else None
     if own is not None:
-        return keep(last_user_records(own, data, count), own.shown)[:problems]
+        kept = keep(last_user_records(own, data, count), own.shown)
+        return _before_last(kept, start, problems, own.shown)
     more = 0
     while True:  # one that does not fit the student makes room for one more
         found = open_source(
@@ -89,8 +90,22 @@ def open_held_out(
         records = [found[index] for index in range(len(found))]
         kept = keep(records, data.path)
         if len(kept) >= count or len(records) < count + more:
-            return kept[-count:][:problems]
+            return _before_last(kept, start, problems, data.path)
         more += count - len(kept)
+
+
+def _before_last(records: list[Record], start: int, problems: int, name: str) -> list[Record]:
+    """The last records but for `start` of them.
+
+    Raises:
+      InputError: none is left.
+    """
+    if start and start >= len(records):
+        raise InputError(
+            f"eval.start = {start}: {name} has {len(records)} records to hold out. Set eval.start "
+            f"< {len(records)}."
+        )
+    return records[: len(records) - start][-problems:]
 
 
 def _all_of(records: list[Record], path: str) -> list[Record]:

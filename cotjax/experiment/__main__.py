@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{args.file}: --validation needs validation_seeds. Set some.")
         out = out.with_name(f"{out.name}-validation")
     results = pathlib.Path(args.table) if args.table else out / "results.jsonl"
+    if args.table and (args.arm or args.part != "1/1"):
+        raise InputError("--table: runs nothing, so there is no --arm or --part. Leave them out.")
     if args.table is None:
         found = list(cells(experiment, validation=args.validation))
         if args.arm:
@@ -41,8 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_cells(experiment, part_of(found, args.part), out, lambda text: print(text, flush=True))
     rows = read_rows(results)
     if not rows:
-        raise InputError(f"{results}: holds no results. Run the experiment, or name its file.")
-    print("\n" + tables(experiment, rows))
+        raise InputError(
+            f"{results}: holds no results. Run an arm that trains (the base is what it begins "
+            "from), or name the file of results."
+        )
+    seeds = experiment.validation_seeds if args.validation else experiment.seeds
+    print("\n" + tables(experiment, rows, seeds=seeds))
     if not args.no_figure:
         path = results.with_suffix(".png")
         draw(experiment, rows, path)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import CURVE, Experiment
-from cotjax.experiment.results import BASE, ArmResult
+from cotjax.experiment.plan import BASE, Experiment
+from cotjax.experiment.results import ArmResult
 from cotjax.experiment.table import by_arm
 from cotjax.report.statistics import t_interval
 
@@ -64,14 +64,15 @@ def _interval(rows: Sequence[ArmResult], name: str, scale: float) -> tuple[float
 
 
 def _curve(axes: Any, rows: Sequence[ArmResult], color: Any, arm: str) -> None:
-    """Each seed thin; their mean at the quarters of the budget, thick."""
+    """Each seed thin; their mean where they were evaluated, thick."""
     for row in rows:
         shares = [share for share, _ in row.curve]
         axes.plot(shares, _accuracy(row), color=color, alpha=0.25, linewidth=1)
-    points = np.array([0.0, *CURVE, 1.0])  # each run was evaluated a step after these, at most
-    curves = [np.interp(points, [share for share, _ in row.curve], _accuracy(row)) for row in rows]
-    mean = np.mean(curves, axis=0)
-    axes.plot(points, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
+    most = min(len(row.curve) for row in rows)
+    kept = [row for row in rows if len(row.curve) == most]  # measured at the same quarters
+    shares = np.mean([[share for share, _ in row.curve] for row in kept], axis=0)
+    mean = np.mean([_accuracy(row) for row in kept], axis=0)
+    axes.plot(shares, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
 
 
 def _accuracy(row: ArmResult) -> list[float]:

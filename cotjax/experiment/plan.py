@@ -131,6 +131,7 @@ def read_experiment(path: str) -> Experiment:
         or not all(isinstance(a, dict) for a in arms.values())
     ):
         raise InputError(f"{path}: arms: nothing is compared. Write [arms.NAME] for each arm.")
+    _check_arms(path, arms, table.get("settings", {}))
     seeds = _seeds(path, table, "seeds", (0, 1, 2))
     apart = _seeds(path, table, "validation_seeds", ())
     if both := sorted({*seeds} & {*apart}):
@@ -148,9 +149,12 @@ def read_experiment(path: str) -> Experiment:
     if not isinstance(budget, dict) or len(budget) != 1 or {*budget} - {"tokens", "steps"}:
         raise InputError(f"{path}: budget: needs {KEYS['budget']}, one of both.")
     ((unit, amount),) = budget.items()
+    if not isinstance(questions, dict) or {*questions} - {"test", "validation"}:
+        raise InputError(f"{path}: questions = {questions}: needs {KEYS['questions']}.")
     counts = {"budget." + unit: amount, "questions.test": questions.get("test", 512)}
+    counts["questions.validation"] = questions.get("validation", 128)
     for key, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise InputError(f"{path}: {key} = {value}: needs a whole number >= 1.")
     experiment = Experiment(
         name=pathlib.Path(path).stem,
@@ -162,16 +166,62 @@ def read_experiment(path: str) -> Experiment:
         unit=unit,
         budget=amount,
         test=counts["questions.test"],
-        validation=questions.get("validation", 128),
+        validation=counts["questions.validation"],
         chosen=str(table.get("chosen", "")),
     )
     stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
     for key in keys_of(experiment.settings):
         if not any(stage.reads_key(key) for stage in stages):
             raise InputError(f"{path}: settings.{key}: no arm reads it. Leave it out.")
-    for cell in cells(experiment):
-        config_of(cell, path)
+    for validation in (False, True):
+        for cell in cells(experiment, validation=validation):
+            config_of(cell, path)
     return experiment
+
+
+OWN = ("seed", "name", "output", "resume", "eval.every", "eval.at", "eval.problems", "eval.start")
+BASE = "base"  # the arm that is what the others begin from
+
+
+def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Refuses what the experiment itself sets, and arms that cannot be told apart.
+
+    Raises:
+      InputError: names the arm and the key.
+    """
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: settings = {settings}: needs a table [settings].")
+    names: dict[str, str] = {}
+    for arm, own in arms.items():
+        name = Cell(arm, 0, {}, trains=True).name
+        if name in names:
+            raise InputError(
+                f'{path}: arms "{names[name]}" and "{arm}" have one folder. Rename one.'
+            )
+        names[name] = arm
+        if bool(own) == (arm == BASE):
+            raise InputError(
+                f"{path}: arms.{arm}: "
+                + ("is what every arm begins from, and takes no settings." if own else "is empty.")
+                + f" Only arms.{BASE} is empty."
+            )
+        entries = own.get("stages", [])
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise InputError(f"{path}: arms.{arm}.stages: needs [[arms.{arm}.stages]] entries.")
+        for table in (own, *entries):
+            for section in ("budget", "optimizer", "distill", "eval"):
+                if not isinstance(table.get(section, {}), dict):
+                    raise InputError(f"{path}: arms.{arm}: {section}: needs a table.")
+            given = table.get("budget", {}).get("tokens", 1)
+            if type(given) is not int or given < 1:
+                raise InputError(
+                    f"{path}: arms.{arm}: budget.tokens = {given}: needs a number >= 1."
+                )
+    for where, table in (("settings", settings), *((f"arms.{a}", own) for a, own in arms.items())):
+        entries = table.get("stages", []) if where != "settings" else []
+        for key in (key for one in (table, *entries) for key in keys_of(one)):
+            if key in OWN or (where == "settings" and key.startswith("budget")):
+                raise InputError(f"{path}: {where}: {key} is the experiment's own. Leave it out.")
 
 
 def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,12 +260,13 @@ def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, A
     """An arm's config: its settings over those of all arms, and its budget."""
     if "stages" in own:
         return _list(experiment, arm, own)
-    stage = own.get("stage", "grpo")
+    stage = own.get("stage", Config.stage)
     shared = read_by(stage_class(stage, f"arms.{arm}: stage"), experiment.settings)
     table = overlay(shared, {"stage": stage, **own})
     if experiment.unit == "steps":
         _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
-        return table | {"steps": experiment.budget}
+        return overlay(table, {"steps": experiment.budget, "eval": {"at": [*CURVE]}})
+    _refuse_other(arm, "budget.tokens", own.get("budget", {}).get("tokens"), experiment.budget)
     limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*CURVE]}}
     return overlay(table, {"steps": _steps(f"arms.{arm}", table), **limits})
 
@@ -235,12 +286,12 @@ def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, An
     done = 0
     for entry, one in zip(entries, given, strict=True):
         amount = left if one is None else one
+        shares = [(share * experiment.budget - done) / amount for share in CURVE]
+        inside = {"at": [round(share, 6) for share in shares if 0 < share < 1]}
         if experiment.unit == "steps":
-            entry["steps"] = amount
+            entry.update(overlay(entry, {"steps": amount, "eval": inside}))
         else:
-            shares = [(share * experiment.budget - done) / amount for share in CURVE]
-            inside = [round(share, 6) for share in shares if 0 < share < 1]
-            limits = {"budget": {"tokens": amount}, "eval": {"at": inside}}
+            limits = {"budget": {"tokens": amount}, "eval": inside}
             whole = overlay(overlay(experiment.settings, own), entry)
             entry.update(overlay({"steps": _steps(f"arms.{arm}", whole)}, limits))
         done += amount
@@ -254,23 +305,32 @@ def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, An
 def _stages(arm: str, own: dict[str, Any]) -> list[StageClass]:
     """The classes of an arm's stages."""
     entries = own.get("stages", [own])
-    return [stage_class(entry.get("stage", "grpo"), f"arms.{arm}: stage") for entry in entries]
+    return [
+        stage_class(entry.get("stage", Config.stage), f"arms.{arm}: stage") for entry in entries
+    ]
 
 
 def _steps(where: str, table: dict[str, Any]) -> int:
-    """Steps of a run that tokens end: its learning rate's schedule needs them, if it has an end.
+    """Steps of a run that tokens end: schedules of the learning rate and of teachers need them.
 
     Raises:
-      InputError: it has, and no steps say where.
+      InputError: it has one, and no steps say where it ends.
     """
+    if "steps" in table:
+        return table["steps"]
     schedule = table.get("optimizer", {}).get("schedule")
-    schedule = schedule or defaults_of(table.get("stage", "grpo")).optimizer.schedule
-    if "steps" not in table and schedule != "constant":
+    schedule = schedule or defaults_of(table.get("stage", Config.stage)).optimizer.schedule
+    if schedule != "constant":
         raise InputError(
             f'{where}: optimizer.schedule = "{schedule}" needs to know how many steps the budget '
             'is. Set steps to about that many, or optimizer.schedule = "constant".'
         )
-    return table.get("steps", UNBOUNDED)
+    if table.get("stage") == "distill" or table.get("distill", {}).get("coefficient"):
+        raise InputError(
+            f"{where}: the weights of teachers follow the steps of the run. Set steps to about as "
+            "many as the budget is."
+        )
+    return UNBOUNDED
 
 
 def _given(unit: str, entry: dict[str, Any]) -> int | None:

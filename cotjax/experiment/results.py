@@ -7,10 +7,8 @@ import pathlib
 from typing import Any
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import Cell, Experiment
+from cotjax.experiment.plan import BASE, Cell, Experiment
 from cotjax.report.run_folder import read_run
-
-BASE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +29,7 @@ class ArmResult:
       right: a 0 or 1 for each question, answered greedily.
       lengths: tokens of these answers.
       questions: a hash of the questions' ids, in order.
+      began: a hash of the answers of what it began from.
       error: the last line of what a failed run said.
     """
 
@@ -47,6 +46,7 @@ class ArmResult:
     right: str = ""
     lengths: list[int] = dataclasses.field(default_factory=list[int])
     questions: str = ""
+    began: str = ""
     error: str = ""
 
     @property
@@ -88,7 +88,9 @@ def collect(
             used[use] = used.get(use, 0) + count
     first, last = read_run(parts[0]), read_run(parts[-1])
     common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done", "commit": commit}
-    base = ArmResult(BASE, cell.seed, **common, **_sheet(first, "before"), numbers=curve[0][1])
+    sheet = _sheet(first, "before")
+    common["began"] = _hash(sheet["right"], *map(str, sheet["lengths"]))
+    base = ArmResult(BASE, 0, **common, **sheet, numbers=curve[0][1])
     row = ArmResult(
         *(cell.arm, cell.seed),
         **common,
@@ -109,12 +111,15 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 def _sheet(run: Any, when: str) -> dict[str, Any]:
     """The answers to the held-out questions, in their order."""
     rows = [row for row in run.completions if row["kind"] == when]
-    ids = "\n".join(row["id"] for row in rows)
     return {
         "right": "".join(str(int(row["parts"]["correct"])) for row in rows),
         "lengths": [row["tokens"] for row in rows],
-        "questions": hashlib.sha256(ids.encode()).hexdigest()[:12],
+        "questions": _hash(*(row["id"] for row in rows)),
     }
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def read_rows(path: pathlib.Path) -> list[ArmResult]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from cotjax import __version__
 from cotjax.errors import InputError
-from cotjax.experiment.plan import Cell, Experiment
-from cotjax.experiment.results import BASE, ArmResult, append, collect, read_rows
+from cotjax.experiment.plan import BASE, Cell, Experiment
+from cotjax.experiment.results import ArmResult, append, collect, read_rows
 
 
 def run_cells(
@@ -63,7 +63,7 @@ def _train(cell: Cell, out: pathlib.Path) -> str:
     """Trains a cell, or what is left of it; what went wrong, empty if nothing did."""
     folder, settings = out / "runs" / cell.name, out / "configs" / f"{cell.name}.toml"
     begun = (folder / "config.toml").is_file()
-    if begun and settings.is_file() and settings.read_text("utf-8") != cell.toml():
+    if begun and not (settings.is_file() and settings.read_text("utf-8") == cell.toml()):
         raise InputError(
             f"{folder}: was begun with other settings than {cell.arm} now has ({settings}). "
             "Remove the folder, or choose another --out."

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cotjax.experiment.plan import Experiment
-from cotjax.experiment.results import BASE, ArmResult
+from cotjax.experiment.plan import BASE, Experiment
+from cotjax.experiment.results import ArmResult
 from cotjax.report.statistics import (
     Interval,
     area_under,
@@ -26,15 +26,18 @@ def by_arm(rows: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
     return {arm: sorted(found, key=lambda row: row.seed) for arm, found in arms.items()}
 
 
-def tables(experiment: Experiment, rows: Sequence[ArmResult]) -> str:
+def tables(
+    experiment: Experiment, rows: Sequence[ArmResult], *, seeds: Sequence[int] | None = None
+) -> str:
     """Both tables as Markdown, with notes on whatever a reader must know.
 
     Args:
       experiment: whose arms these are.
       rows: of its results.jsonl.
+      seeds: that were to be run; None: those that are reported.
     """
     arms = by_arm(rows)
-    parts = [_reached(arms), _differences(experiment, arms), *_notes(experiment, rows, arms)]
+    parts = [_reached(arms), _differences(experiment, arms), *_notes(experiment, rows, arms, seeds)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -72,7 +75,7 @@ def _differences(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> st
     lines = [
         f"Against **{experiment.against}**, points of greedy accuracy and tokens of an answer:",
         "",
-        "| arm | points, by seed | by question | exact McNemar | tokens, by seed | by question |",
+        "| arm | points, by seed | by question | McNemar by seed | tokens, by seed | by question |",
         "|---|---|---|---|---|---|",
     ]
     for arm, rows in arms.items():
@@ -84,14 +87,11 @@ def _differences(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> st
             continue
         right = np.mean([_right(one) - _right(other) for one, other in pairs], axis=0)
         length = np.mean([np.subtract(one.lengths, other.lengths) for one, other in pairs], axis=0)
-        sheets = [
-            np.concatenate([_right(row) for row in side]) for side in zip(*pairs, strict=True)
-        ]
         cells = [
             arm,
             _interval(t_interval(_by_seed(pairs, "accuracy", 100))),
             _interval(bootstrap_interval((100 * right).tolist())),
-            _p_value(mcnemar(*(sheet.astype(bool).tolist() for sheet in sheets))),
+            ", ".join(_p_value(_mcnemar(one, other)) for one, other in pairs),
             _interval(t_interval(_by_seed(pairs, "tokens", 1))),
             _interval(bootstrap_interval(length.tolist())),
         ]
@@ -110,6 +110,11 @@ def _pairs(
                 yield one, other
 
 
+def _mcnemar(one: ArmResult, other: ArmResult) -> float:
+    """Of one seed: seeds answer the same questions, so their sheets are no further evidence."""
+    return mcnemar(*(_right(row).astype(bool).tolist() for row in (one, other)))
+
+
 def _by_seed(pairs: Sequence[tuple[ArmResult, ArmResult]], name: str, scale: float) -> list[float]:
     return [scale * (one.numbers[name] - other.numbers[name]) for one, other in pairs]
 
@@ -119,14 +124,17 @@ def _right(row: ArmResult) -> np.ndarray:
 
 
 def _notes(
-    experiment: Experiment, rows: Sequence[ArmResult], arms: dict[str, list[ArmResult]]
+    experiment: Experiment,
+    rows: Sequence[ArmResult],
+    arms: dict[str, list[ArmResult]],
+    seeds: Sequence[int] | None,
 ) -> Iterator[str]:
     if experiment.chosen:
         yield f"Chosen: {experiment.chosen}."
     missing = [
         f"{arm} with seed {seed}"
         for arm, own in experiment.arms.items()
-        for seed in experiment.seeds
+        for seed in (experiment.seeds if seeds is None else seeds)
         if own and not any((row.arm, row.seed) == (arm, seed) for row in rows)
     ]
     if missing:
@@ -138,6 +146,9 @@ def _notes(
     if len(commits) > 1:
         told = ", ".join(f"{row.arm} {row.seed}: {row.commit}" for row in rows)
         yield f"Runs of {len(commits)} commits are mixed: {told}."
+    for row in rows:
+        if any(base.began != row.began for base in arms.get(BASE, []) if row.status == "done"):
+            yield f"{row.arm} with seed {row.seed} began from another student than the base."
     if len({row.questions for found in arms.values() for row in found}) > 1:
         yield "Not all runs answered the same questions; only those that did are paired."
     for arm, found in arms.items():

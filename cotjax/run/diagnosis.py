@@ -23,7 +23,6 @@ from cotjax.startup import check_platforms
 from cotjax.student import guards, health
 from cotjax.student.load import LoadedPolicy, load_policy, model_bytes
 from cotjax.student.records import load_records, solution
-from cotjax.student.verify import open_verifier
 
 LEAST_MASS = {"bucket": 0.5, "renormalise": 0.9, "drop": 0.9}  # of a teacher's probability
 NUM_TEXTS = 64  # solutions of so many records are scored, at most
@@ -54,7 +53,8 @@ def examine(config: Config) -> Iterator[Finding]:
     mesh = make_mesh(first.mesh.data, first.mesh.fsdp, first.mesh.tensor)
     for own in stages:
         label = f"{own.name}: " if config.stages else ""
-        model = dataclasses.replace(own.model, path=first.model.path, init=first.model.init)
+        init = own.model.init if own is first else "pretrained"  # it begins from the one before
+        model = dataclasses.replace(own.model, path=first.model.path, init=init)
         whole = dataclasses.replace(own, model=model, resume=False)
         yield from _examine_stage(whole, mesh, label, numbers=own is first)
 
@@ -111,7 +111,11 @@ def _examine_stage(config: Config, mesh: Any, label: str, *, numbers: bool) -> I
     train, held_out = found
     told = f"{len(train):,} records to train on, {len(held_out):,} held out"
     yield Finding("OK", f"{label}data", told)
-    yield from look.notes(f"{label}golds", guards.gold_check(held_out, open_verifier(config)))
+    yield from look.check(f"{label}golds", guards.gold_checks, config, held_out)
+    if look.failed:
+        return
+    golds: Any = look.got
+    yield from look.notes(f"{label}golds", golds)
     yield from look.check(f"{label}stage", open_stage, config, mesh)
     if look.failed:
         return

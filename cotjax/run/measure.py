@@ -78,8 +78,9 @@ def _of_file(config: Config, name: str, problems: int) -> Config:
     """The config whose held-out records are those of a file."""
     source = _SOURCES.get(pathlib.Path(name).suffix, "jsonl")
     data = dataclasses.replace(config.data, source=source, path="", mixture="", eval_path=name)
+    data = dataclasses.replace(data, eval_split="")
     most = problems if problems else 2**62
-    own = dataclasses.replace(config.eval, problems=most)
+    own = dataclasses.replace(config.eval, problems=most, start=0)
     return dataclasses.replace(config, data=data, eval=own)
 
 

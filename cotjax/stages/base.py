@@ -18,7 +18,6 @@ from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import open_reward
-from cotjax.student.verify import open_verifier
 from cotjax.training.optimizer import make_optimizer
 from cotjax.training.update import Frozen, LossFn, Update, init_program, init_state, make_update
 
@@ -128,11 +127,7 @@ class BaseStage:
         """
         if self.student.base:
             note_base(folder, self.config.model.path, self.student.base)
-        found = guards.gold_check(self.held_out, open_verifier(self.config))
-        if self.config.eval.verifier == "auto":
-            return found
-        own = guards.gold_check(self.held_out, open_verifier(self.config, "eval.verifier"))
-        return *found, *(f"eval.verifier: {sentence}" for sentence in own)
+        return guards.gold_checks(self.config, self.held_out)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""

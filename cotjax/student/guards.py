@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cotjax.config import Config
 from cotjax.cot import NUMERIC, Numeric, Verifier, is_correct
 from cotjax.errors import PluginError
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.student.records import solution
+from cotjax.student.verify import open_verifier
 from cotjax.training.evaluation import JudgedCompletion
 
 SHARE = 0.5  # of a batch's groups, from which on something is wrong with the batch
@@ -87,6 +89,15 @@ def no_signal(judged: Sequence[Sequence[JudgedCompletion]]) -> tuple[str, ...]:
             "advantage. Raise rollout.group_size or rollout.temperature, or take harder problems."
         )
     return tuple(found)
+
+
+def gold_checks(config: Config, records: Sequence[Record]) -> tuple[str, ...]:
+    """What is wrong with held-out golds, to the reward's verifier and to the evaluation's."""
+    found = gold_check(records, open_verifier(config))
+    if config.eval.verifier == "auto":
+        return found
+    own = gold_check(records, open_verifier(config, "eval.verifier"))
+    return *found, *(f"eval.verifier: {sentence}" for sentence in own)
 
 
 def gold_check(records: Sequence[Record], verifier: Verifier = NUMERIC) -> tuple[str, ...]:

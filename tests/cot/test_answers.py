@@ -192,6 +192,21 @@ def test_the_last_64_markers_are_tried():
         ("Answer: 24 hundred", "2400"),
         ("Answer: 2 dozen eggs", "24"),
         ("Answer: √16", None),
+        ("Answer: sqrt(16)", None),
+        ("Answer: square root of 16", None),
+        ("Answer: half of 24", None),
+        ("Answer: twice 24", None),
+        ("Answer: 24 plus 25", None),
+        ("Answer: 24 squared", None),
+        ("Answer: 24 k", None),
+        ("Answer: 24 is wrong", None),
+        ("Answer: 24 is not correct", None),
+        ("Answer: 24 - no, 25", None),
+        ("Answer: 24, no wait, 25", None),
+        ("Answer: at least 24", None),
+        ("The answer is probably 5", None),
+        ("Answer: 24 is the number of apples", "24"),
+        ("Answer: she runs 3 times a week", "3"),
         ("Answer: 5 hours 30 minutes", None),
         ("Answer: 5h30", None),
         ("Answer: 6 feet, 3 inches", None),
@@ -412,3 +427,17 @@ def test_published_failures_against_the_problems_own_golds():
         right += answers_equal(extract_answer(sample["response"]), gold)
     assert wrong_golds == [("27", "27200"), ("00", "7")]
     assert right == 12
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>maybe #### 4</think>\nfive it is",
+        "<think>#### 4</think>",
+        "<think>#### 4",
+        "4</think>",
+    ],
+)
+def test_no_gold_is_read_in_the_thinking(text):
+    assert gold_answer(text) is None
+    assert gold_answer("<think>#### 4</think>\n#### 5") == "5"

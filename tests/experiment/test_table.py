@@ -30,13 +30,13 @@ def test_differences_are_paired_by_seed_and_by_question(told, row):
         *(row("list", seed, "11111111", 15) for seed in (0, 1)),
     )
     line = next(line for line in text.splitlines() if line.startswith("| list | **"))
-    assert "**+100.0 (+100.0 to +100.0)** | **+100.0 (+100.0 to +100.0)** | < 0.001" in line
+    assert "**+100.0 (+100.0 to +100.0)** | **+100.0 (+100.0 to +100.0)** | 0.008, 0.008" in line
     assert line.endswith("**-5.0 (-5.0 to -5.0)** | **-5.0 (-5.0 to -5.0)** |")
 
 
 def test_the_base_is_paired_with_every_seed(told, row):
     text = told(row("base"), row("sft", 0), row("sft", 1))
-    assert "| base | +0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) | 1.000 |" in text
+    assert "| base | +0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) | 1.000, 1.000 |" in text
 
 
 def test_runs_on_other_questions_are_not_paired(told, row):
@@ -71,3 +71,21 @@ def test_only_what_ended_counts(row):
         "base": [0],
         "a": [0, 1],
     }
+
+
+def test_seeds_answer_the_same_questions_and_are_no_further_evidence_for_mcnemar(told, row):
+    right, wrong = "1111100000000000", "0000000000000000"
+    text = told(row("base", 0, right), *(row("sft", seed, wrong) for seed in (0, 1)))
+    line = next(line for line in text.splitlines() if line.startswith("| base | **"))
+    assert "| 0.062, 0.062 |" in line
+
+
+def test_a_run_that_began_from_another_student_is_said(told, row):
+    text = told(row("base", 0, began="a"), row("sft", 0, began="a"), row("sft", 1, began="b"))
+    assert "sft with seed 1 began from another student than the base." in text
+    assert "seed 0 began" not in text
+
+
+def test_the_seeds_that_were_asked_for_are_missed(write, row):
+    text = tables(read_experiment(write()), [row("sft", 100)], seeds=[100])
+    assert "Not run yet: list with seed 100." in text
