@@ -47,6 +47,15 @@ def _draws_from(*sources: str) -> Callable[[Config], bool]:
     return on
 
 
+def _reads_rows(config: Config) -> bool:
+    """Whether training or held-out records come from anything but the built-in problems."""
+    data = config.data
+    if data.mixture or data.eval_path:
+        parts = parse_mixture(data.mixture) if data.mixture else []
+        return bool(data.eval_path) or any(name != "problems" for name, _, _ in parts)
+    return is_reference(data.source) or data.source != "problems"
+
+
 def _verifiers(config: Config) -> tuple[str, str]:
     return name_of(config.reward.verifier), name_of(config.eval.verifier)
 
@@ -64,6 +73,13 @@ COMMON = (
     Switch(
         *("data.prompt", '= "chat"', lambda config: config.data.prompt != "plain"),
         ("data.chat_kwargs",),
+    ),
+    Switch(
+        *("data.source", '= "jsonl" or another of rows', _reads_rows),
+        (
+            *("data.layout", "data.keep_calculator", "data.filter_teacher", "data.on_bad_record"),
+            "data.on_duplicate",
+        ),
     ),
     Switch(
         *("data.source", '= "problems"', _draws_from("problems")),

@@ -11,6 +11,8 @@ from cotjax.errors import InputError
 CASES = [
     ("grpo", "lora.alpha", "4", ["--lora.rank=2"]),
     ("sft", "lora.dropout", "0.5", ["--lora.rank=2"]),
+    ("grpo", "data.filter_teacher", "false", ["--data.source=jsonl", "--data.path=x"]),
+    ("sft", "data.on_duplicate", "drop", ["--data.source=jsonl", "--data.path=x"]),
     ("grpo", "data.split", "test", ["--data.source=tfds", "--data.path=x"]),
     ("grpo", "data.size", "7", ["--data.source=reasoning_gym", "--data.path=x"]),
     ("grpo", "reward.tolerance", "0.5", []),
