@@ -74,7 +74,7 @@ class BenchmarkStage(PolicyStage):
     def __init__(self, config: configs.Config, shape: Shape) -> None:
         mesh = make_mesh(config.mesh.data)
         student = random_policy(config, mesh, shape)
-        super().__init__(config, mesh, student, [], data=lambda: RandomPrompts(shape))
+        super().__init__(config, mesh, student, [], data=lambda folder: RandomPrompts(shape))
         self.sampling = dataclasses.replace(self.sampling, eos_id=-1)
 
 

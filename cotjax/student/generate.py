@@ -133,6 +133,7 @@ def prompts_at_once(completions: int, group_size: int, mesh: Mesh, records: int)
     """
     parts = batch_devices(mesh)
     most = _up_to(max(completions // group_size, 1), parts)
+    records = max(records, 1)  # a stage that holds nothing out can be opened too
     calls = -(-records // most)
     return min(_up_to(-(-records // calls), parts), most)
 

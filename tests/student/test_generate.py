@@ -53,7 +53,16 @@ def test_prompts_at_once_are_whole_groups_that_devices_can_share(
 
 @pytest.mark.parametrize(
     ("records", "devices", "prompts"),
-    [(40, 1, 40), (64, 1, 64), (100, 1, 50), (1319, 1, 63), (1, 1, 1), (40, 8, 40), (3, 8, 8)],
+    [
+        (40, 1, 40),
+        (64, 1, 64),
+        (100, 1, 50),
+        (1319, 1, 63),
+        (1, 1, 1),
+        (40, 8, 40),
+        (3, 8, 8),
+        (0, 1, 1),
+    ],
 )
 def test_a_call_has_no_more_prompts_than_there_are_records(records, devices, prompts):
     assert prompts_at_once(320, 5, make_mesh(devices), records) == prompts
