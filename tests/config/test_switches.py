@@ -164,6 +164,11 @@ class SwitchedStage:
         raise NotImplementedError
 
 
+def test_a_mixture_that_cannot_be_read_is_refused_with_the_config():
+    with pytest.raises(InputError, match='data.mixture = "problems": "problems" needs a source'):
+        load(["--data.mixture=problems"])
+
+
 def test_a_stage_of_ones_own_has_switches_too():
     with pytest.raises(InputError, match=r"batch\.size = 3: does nothing while steps = 9\. Set st"):
         Config.for_stage(SwitchedStage, batch={"size": 3}, steps=9)

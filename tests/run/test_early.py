@@ -33,7 +33,6 @@ def test_the_defaults_are_ready(tmp_path):
         (["--data.source=jsonl", "--data.path=no.jsonl"], 'data.path = "no.jsonl": no such file'),
         (["--data.source=parquet", "--data.path=no"], "Set data.path to a .parquet file"),
         (["--data.mixture=problems=1, jsonl:no.jsonl=2"], 'data.mixture = "no.jsonl": no such'),
-        (["--data.mixture=problems"], 'data.mixture = "problems": "problems" needs a source'),
         (["--data.mixture=problems=1", "--data.eval-path=no"], 'data.eval_path = "no": no such'),
         (["--stage=distill", "--teachers.paths", "no"], 'teachers.paths = "no": not a folder'),
         (["--stage=distill", "--teachers.paths", "no.jsonl", "--distill.target=text"],
