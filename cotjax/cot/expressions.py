@@ -13,6 +13,13 @@ from typing import Any, TextIO
 MEMORY = 4 * 2**30  # bytes; an expression may ask for more than a machine has
 
 
+# What sympy raises on expressions that it cannot read or compare.
+_SYMPY_RAISES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError),
+    *(RecursionError, TypeError, ValueError),
+)
+
+
 def same_expression(answer: str, gold: str) -> bool:
     r"""Whether two expressions, LaTeX or plain, are equal: numbers, formulas, sets, intervals.
 
@@ -26,9 +33,7 @@ def same_expression(answer: str, gold: str) -> bool:
     try:
         sides = [library.parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
         return all(sides) and bool(library.verify(*sides, timeout_seconds=None))
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError) as error:
-        logging.getLogger(__name__).debug("no comparison of %r and %r: %r", answer, gold, error)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except _SYMPY_RAISES as error:
         logging.getLogger(__name__).debug("no comparison of %r and %r: %r", answer, gold, error)
     return False
 

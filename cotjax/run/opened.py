@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cotjax.student.load import LoadedPolicy
 
 
-BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.load.resolve`
+BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.locate.resolve`
 
 
 @dataclasses.dataclass(frozen=True)
