@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from cotjax.models.architecture import Architecture
-from cotjax.models.block import Block, Formats, RMSNorm, gated, turned_product
+from cotjax.models.block import Block, Formats, RMSNorm, gated, narrow_product, turned_product
 
 SHAPE = Architecture("llama", 64, 12, 1, 2, 1, 4, 20)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 12)), jnp.float32)
@@ -88,3 +89,41 @@ def test_norms_are_there_where_the_family_has_them(changes, names):
 def test_formats_are_numpy_s_whatever_they_were_given_as():
     assert Formats("bfloat16", jnp.float32, "float32") == Formats(jnp.bfloat16)
     assert Formats("bfloat16").param == jnp.dtype("bfloat16")
+
+
+def _products(of):
+    """The formats of both factors of every matrix product in a jaxpr."""
+    found = []
+    for line in of.eqns:
+        if line.primitive.name == "dot_general":
+            left, right = (str(one.aval.dtype) for one in line.invars)
+            found.append((left, right))
+        for inner in jaxprs_in_params(line.params):
+            found += _products(inner)
+    return found
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_narrow_factors_stay_narrow_in_the_backward_pass(frozen):
+    """The gradient is JAX's own, but for the order of summation."""
+    wide, by_last = jnp.float32, (((1,), (0,)), ((), ()))
+    key, other, third = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(key, (6, 40), jnp.bfloat16)
+    kernel = jax.random.normal(other, (40, 24), jnp.bfloat16)
+    by_out = jax.random.normal(third, (6, 24), jnp.bfloat16)
+    chosen = (0,) if frozen else (0, 1)
+
+    def pull(product):
+        def total(x, kernel):
+            y = product(x, kernel, by_last, None, preferred_element_type=wide)
+            return jnp.sum(y.astype(jnp.bfloat16) * by_out)
+
+        return jax.grad(total, chosen)
+
+    ours, theirs = pull(narrow_product), pull(jax.lax.dot_general)
+    factors = _products(jax.make_jaxpr(ours)(x, kernel).jaxpr)
+    assert len(factors) == (2 if frozen else 3)
+    assert {*factors} == {("bfloat16", "bfloat16")}
+    for mine, other in zip(ours(x, kernel), theirs(x, kernel), strict=True):
+        assert mine.dtype == other.dtype
+        np.testing.assert_allclose(mine.astype(wide), other.astype(wide), rtol=2**-7, atol=2**-7)
