@@ -3,6 +3,7 @@
 seeds = [0, 1, 2]
 against = "sft"                       # the arm that others are compared with
 budget = { tokens = 850_000 }         # or steps = 200; what each arm may use
+curve = [0.25, 0.5, 0.75]             # shares of it at which every arm is evaluated, beside its end
 questions = { test = 512, validation = 128 }
 chosen = "learning rates, on the validation questions, with seed 100"
 validation_seeds = [100]
@@ -40,13 +41,14 @@ KEYS = {
     "validation_seeds": "a list of whole numbers that seeds has not",
     "against": "the name of an arm",
     "budget": "{ tokens = … } or { steps = … }",
+    "curve": "a list of shares that rise, between 0 and 1",
     "questions": "{ test = …, validation = … }",
     "chosen": "a sentence: which settings were chosen, on what",
     "settings": "the settings of every arm",
     "arms": "a table for each arm",
 }
 UNBOUNDED = 10**6  # steps of a run that tokens end
-CURVE = (0.25, 0.5, 0.75)  # shares of the budget at which every arm is evaluated, beside its end
+CURVE = (0.25, 0.5, 0.75)  # where an experiment does not say it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Experiment:
       against: the arm that others are compared with.
       unit: `tokens` or `steps`.
       budget: how many of them an arm may use.
+      curve: shares of it at which every arm is evaluated, beside its start and end.
       test: questions that are reported.
       validation: other held-out questions, behind those.
       chosen: which settings were chosen, on what.
@@ -75,6 +78,7 @@ class Experiment:
     against: str
     unit: str
     budget: int
+    curve: tuple[float, ...]
     test: int
     validation: int
     chosen: str
@@ -165,6 +169,7 @@ def read_experiment(path: str) -> Experiment:
         against=against,
         unit=unit,
         budget=amount,
+        curve=_curve(path, table.get("curve", [*CURVE])),
         test=counts["questions.test"],
         validation=counts["questions.validation"],
         chosen=str(table.get("chosen", "")),
@@ -235,6 +240,13 @@ def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...])
     return tuple(found)
 
 
+def _curve(path: str, shares: Any) -> tuple[float, ...]:
+    found = shares if isinstance(shares, list | tuple) else [None]
+    if not all(type(one) is float and 0 < one < 1 for one in found) or found != sorted({*found}):
+        raise InputError(f"{path}: curve = {shares}: needs {KEYS['curve']}, such as {[*CURVE]}.")
+    return tuple(found)
+
+
 def cells(experiment: Experiment, *, validation: bool = False) -> Iterator[Cell]:
     """Every arm with every seed; seeds one after the other, so that what is stopped is balanced.
 
@@ -265,9 +277,9 @@ def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, A
     table = overlay(shared, {"stage": stage, **own})
     if experiment.unit == "steps":
         _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
-        return overlay(table, {"steps": experiment.budget, "eval": {"at": [*CURVE]}})
+        return overlay(table, {"steps": experiment.budget, "eval": {"at": [*experiment.curve]}})
     _refuse_other(arm, "budget.tokens", own.get("budget", {}).get("tokens"), experiment.budget)
-    limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*CURVE]}}
+    limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*experiment.curve]}}
     return overlay(table, {"steps": _steps(f"arms.{arm}", table), **limits})
 
 
@@ -286,7 +298,7 @@ def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, An
     done = 0
     for entry, one in zip(entries, given, strict=True):
         amount = left if one is None else one
-        shares = [(share * experiment.budget - done) / amount for share in CURVE]
+        shares = [(share * experiment.budget - done) / amount for share in experiment.curve]
         inside = {"at": [round(share, 6) for share in shares if 0 < share < 1]}
         if experiment.unit == "steps":
             entry.update(overlay(entry, {"steps": amount, "eval": inside}))
