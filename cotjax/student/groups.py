@@ -42,9 +42,8 @@ class RolloutGroups:
 
     @property
     def tokens(self) -> int:
-        """Of all completions, each with its prompt; padding is none."""
-        group = self.rollout.mask.shape[1]
-        return int(self.rollout.mask.sum()) + group * int(self.prompts.mask.sum())
+        """Of all completions and prompts; each prompt is computed once, padding is none."""
+        return int(self.rollout.mask.sum()) + int(self.prompts.mask.sum())
 
     @property
     def finite(self) -> np.ndarray:
