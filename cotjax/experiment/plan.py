@@ -224,7 +224,8 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
                 )
     for where, table in (("settings", settings), *((f"arms.{a}", own) for a, own in arms.items())):
         entries = table.get("stages", []) if where != "settings" else []
-        for key in (key for one in (table, *entries) for key in keys_of(one)):
+        named = [{k: one for k, one in entry.items() if k != "name"} for entry in entries]
+        for key in (key for one in (table, *named) for key in keys_of(one)):
             if key in OWN or (where == "settings" and key.startswith("budget")):
                 raise InputError(f"{path}: {where}: {key} is the experiment's own. Leave it out.")
 

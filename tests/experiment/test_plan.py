@@ -121,3 +121,13 @@ def test_every_experiment_of_the_repository_is_taken(path):
     experiment = read_experiment(str(path))
     names = [cell.name for cell in cells(experiment)]
     assert len({*names}) == len(names) and experiment.chosen and experiment.validation_seeds
+
+
+def test_two_stages_of_one_kind_have_names_of_their_own(write):
+    stages = "".join(
+        f'[[arms.a.stages]]\nstage = "grpo"\nname = "{name}"\nsteps = {steps}\n'
+        for name, steps in (("easy", 4), ("hard", 6))
+    )
+    experiment = read_experiment(write("seeds = [0]\nbudget = { steps = 10 }\n" + stages))
+    (cell,) = cells(experiment)
+    assert [entry["name"] for entry in cell.table["stages"]] == ["easy", "hard"]
