@@ -11,6 +11,7 @@ from cotjax.config.ranges import (
     AxisSize,
     Count,
     Dtype,
+    Equations,
     EvalVerifierName,
     GroupSize,
     LayoutName,
@@ -196,6 +197,8 @@ class RewriteConfig:
     """Shorter solutions to the problems that the student fails."""
 
     internalize: bool = True  # Replay accepted rewrites, batch.size after each step, as targets.
+    equations: Equations = "check"  # Of an accepted rewrite: check = all true; require = and some.
+    min_right: Count = 1  # Completions of a question that must be right to accept one of them.
 
 
 @dataclass(frozen=True)

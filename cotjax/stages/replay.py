@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,9 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, RewriteConfig
 from cotjax.cot import (
     Verdict,
+    equations,
     normalize_rationale,
     parse_rationale,
     render_rationale,
@@ -32,6 +34,7 @@ from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution, with_steps
 from cotjax.student.rewards import written_tokens
+from cotjax.training.evaluation import JudgedCompletion
 from cotjax.training.update import Frozen
 
 
@@ -118,7 +121,7 @@ class ReplayStage(PolicyStage):
         """
         told = self._mine(folder)
         told = (*super().prepare(folder), *told)  # opens the stream of what is left
-        self.data = self.accepted = Accepted(self.stream)
+        self.data = self.accepted = Accepted(self.stream, self.config.rewrite)
         return told
 
     def _mine(self, folder: pathlib.Path) -> list[str]:
@@ -149,7 +152,7 @@ class ReplayStage(PolicyStage):
     def next_step(self, params: Any, step: int) -> Step:
         """The groups of a step, and the rewrites to replay after it."""
         work, groups = self.sample_step(params, step)
-        self.accepted.take(groups)
+        told = self.accepted.take(groups)
         key = jax.random.fold_in(self.root, step)
         rows = self.accepted.draw(
             self.config.batch.size, np.random.default_rng((self.config.seed, step))
@@ -159,7 +162,7 @@ class ReplayStage(PolicyStage):
             batch = self._rows(rows)
             replayed = int((batch.segment > 0).sum())
             replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
-        metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
+        metrics = work.metrics | told | {"accepted": len(self.accepted.rewrites)}
         metrics["trained_tokens"] += replayed
         metrics["mined_tokens"] = 0 if step else self._mined_tokens
         return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
@@ -224,39 +227,61 @@ class ReplayStage(PolicyStage):
 class Accepted:
     """The accepted rewrites, beside the stream of failures; both are the checkpoint's.
 
-    A rewrite is accepted if it is correct and well-formed, and the shortest of its group; of a
-    question seen again the shorter one stays.
+    A rewrite is accepted if it is right and well-formed, its equations are true, enough of its
+    group are right, and no shorter one of its group is accepted; of a question seen again the
+    shorter one stays.
 
     Args:
       stream: of the failures.
+      settings: what is asked of equations and groups.
     """
 
-    def __init__(self, stream: BucketStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: BucketStream, settings: RewriteConfig) -> None:
+        self._stream, self._settings = stream, settings
         self.rewrites: dict[str, dict[str, Any]] = {}
 
-    def take(self, groups: RolloutGroups) -> None:
-        """Keeps the accepted rewrites of a step."""
+    def take(self, groups: RolloutGroups) -> dict[str, float]:
+        """Keeps the accepted rewrites of a step.
+
+        Returns:
+          how many right and well-formed completions each rule refused: `refused_min_right`, of
+          groups with too few right ones, and `refused_equations` of the others.
+        """
+        refused: Counter[str] = Counter(refused_min_right=0, refused_equations=0)
         for record, group in zip(groups.records, groups.judged, strict=True):
-            good = [
-                one
-                for one in group
-                if one.ended and one.parts["correct"] and one.parts["well_formed"]
-            ]
-            if not good:
+            right = [one for one in group if one.ended and one.parts["correct"]]
+            good = [one for one in right if one.parts["well_formed"]]
+            if len(right) < self._settings.min_right:
+                refused["refused_min_right"] += len(good)
                 continue
-            best = min(good, key=lambda one: one.tokens)
-            known = self.rewrites.get(record.id)
-            if known is None or best.tokens < known["tokens"]:
-                text = render_rationale(
-                    normalize_rationale(parse_rationale(best.text, kind="numbered"))
-                )
-                self.rewrites[record.id] = {
-                    "id": record.id,
-                    "question": record.question,
-                    "text": text,
-                    "tokens": best.tokens,
-                }
+            rewrites = [(one, self._text(one.text)) for one in good]
+            kept = [(one, text) for one, text in rewrites if self._is_sound(text)]
+            refused["refused_equations"] += len(good) - len(kept)
+            if kept:
+                self._keep(record, *min(kept, key=lambda pair: pair[0].tokens))
+        return dict(refused)
+
+    def _text(self, completion: str) -> str:
+        """A completion in cotjax's own layout."""
+        return render_rationale(normalize_rationale(parse_rationale(completion, kind="numbered")))
+
+    def _is_sound(self, text: str) -> bool:
+        if self._settings.equations == "ignore":
+            return True
+        found = equations(text)
+        return all(one.holds for one in found) and (
+            bool(found) or self._settings.equations == "check"
+        )
+
+    def _keep(self, record: Record, best: JudgedCompletion, text: str) -> None:
+        known = self.rewrites.get(record.id)
+        if known is None or best.tokens < known["tokens"]:
+            self.rewrites[record.id] = {
+                "id": record.id,
+                "question": record.question,
+                "text": text,
+                "tokens": best.tokens,
+            }
 
     def draw(self, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         """Some of them, without replacement; all if there are fewer."""

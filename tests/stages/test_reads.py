@@ -112,7 +112,7 @@ ELSEWHERE = {
     # No store is written here, and these belong to one.
     *("teachers.top_k", "teachers.cache_dtype"),
     # This student writes no steps, so nothing is accepted for a replay.
-    "rewrite/batch.sequence_length",
+    *("rewrite/batch.sequence_length", "rewrite/rewrite.equations"),
 }
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from cotjax.config import RewriteConfig
 from cotjax.cot import read_completion, rewrite_reward
 from cotjax.errors import InputError
 from cotjax.interfaces import Completion, End, Record
@@ -90,13 +91,17 @@ RECORD = Record("r/1", "How many?", "7", ("7*1=7",), 1)
 GOOD = "Step 1: 7*1=7\nAnswer: 7"
 
 
+def accepting(**settings):
+    return Accepted(Nowhere(), RewriteConfig(**settings))  # pyright: ignore[reportArgumentType]
+
+
 def take(accepted, *group, record=RECORD):
     nothing = None
-    accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
+    return accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
 
 
 def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():
-    accepted = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    accepted = accepting()
     take(accepted, attempt(0.0, tokens=2), attempt(1.0, ended=False, tokens=3),
          attempt(1.0, tokens=3, well_formed=0.0))  # fmt: skip
     assert accepted.rewrites == {}
@@ -106,11 +111,52 @@ def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():
     assert accepted.rewrites["r/1"]["text"] == GOOD
     take(accepted, attempt(1.0, tokens=5, text="1. 7\nAnswer: 7\nbye"))
     assert accepted.rewrites["r/1"]["text"] == "Step 1: 7\nAnswer: 7"
-    again = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    again = accepting()
     again.set_state(json.loads(json.dumps(accepted.get_state())))
     assert again.rewrites == accepted.rewrites
     draws = [one.draw(3, np.random.default_rng(0)) for one in (again, accepted)]
     assert draws[0] == draws[1] and len(draws[0]) == 1
+
+
+FALSE, WORDS = "Step 1: 7*1=8\nStep 2: 8-1=7\nAnswer: 7", "Step 1: it is seven\nAnswer: 7"
+NONE = {"refused_min_right": 0, "refused_equations": 0}
+
+
+@pytest.mark.parametrize(
+    ("equations", "accepted"),
+    [("ignore", [FALSE, WORDS, GOOD]), ("check", [WORDS, GOOD]), ("require", [GOOD])],
+)
+def test_each_equation_of_an_accepted_rewrite_is_true(equations, accepted):
+    texts = [FALSE, WORDS, GOOD]
+    for text in texts:
+        alone = accepting(equations=equations)
+        told = take(alone, attempt(1.0, text=text))
+        kept = [rewrite["text"] for rewrite in alone.rewrites.values()]
+        assert kept == [text] * (text in accepted)
+        assert told == NONE | {"refused_equations": int(text not in accepted)}
+    together = accepting(equations=equations)
+    told = take(together, *(attempt(1.0, tokens=5 + n, text=text) for n, text in enumerate(texts)))
+    assert together.rewrites["r/1"]["text"] == accepted[0]  # the shortest that is accepted
+    assert told["refused_equations"] == 3 - len(accepted)
+
+
+def test_of_a_group_enough_completions_are_right():
+    accepted = accepting(min_right=2)
+    wrong, cut = attempt(0.0, text=GOOD), attempt(1.0, ended=False, text=GOOD)
+    assert take(accepted, attempt(1.0, text=GOOD), wrong, cut) == NONE | {"refused_min_right": 1}
+    assert accepted.rewrites == {}
+    # Right is right: it need not be in form, nor be accepted itself.
+    unformed = attempt(1.0, text="7", well_formed=0.0)
+    assert take(accepted, attempt(1.0, text=FALSE), unformed) == NONE | {"refused_equations": 1}
+    assert take(accepted, attempt(1.0, text=GOOD), attempt(1.0, text=FALSE), wrong) == (
+        NONE | {"refused_equations": 1}
+    )
+    assert accepted.rewrites["r/1"]["text"] == GOOD
+
+
+def test_more_right_completions_than_a_group_has_are_refused_at_once(folder):
+    with pytest.raises(InputError, match="rewrite.min_right = 5, rollout.group_size = 4"):
+        open_stage(folder, "--mining.questions=0", "--rewrite.min-right=5")
 
 
 def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(folder, tmp_path):
@@ -120,6 +166,7 @@ def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(fol
     work = stage.next_step(stage.state.params, 0)
     _, (rows, key) = work.batch
     assert key is None and work.metrics["accepted"] == 1
+    assert work.metrics["refused_equations"] == work.metrics["refused_min_right"] == 0
     tokens, counted = np.asarray(rows.tokens), np.asarray(rows.weight) > 0
     decode = STUDENT.tokenizer.decode
     assert decode(tokens[0][~counted[0] & (np.asarray(rows.segment)[0] > 0)]).startswith(
