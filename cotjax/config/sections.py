@@ -182,6 +182,14 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
+class SupervisedConfig:
+    """What keeps supervised updates near the start of the run, and what ends them."""
+
+    kl_coefficient: NotNegative = 0.0  # Weight of the KL to the start, on target tokens; 0 = off.
+    patience: Natural = 0  # Evaluations without a lower solve_loss that end the run; 0 = off.
+
+
+@dataclass(frozen=True)
 class ReconstructConfig:
     """Supervised prompts of shuffled, masked steps; the defaults are BRIDGE's."""
 
@@ -198,6 +206,7 @@ class RewriteConfig:
 
     internalize: bool = True  # Replay accepted rewrites, batch.size after each step, as targets.
     equations: Equations = "check"  # Of an accepted rewrite: check = all true; require = and some.
+    updates: Count = 1  # Of a replay, each on batch.size accepted rewrites.
     min_right: Count = 1  # Completions of a question that must be right to accept one of them.
 
 

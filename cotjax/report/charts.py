@@ -30,6 +30,7 @@ class Chart:
 
 CHARTS = (
     Chart("loss", "Loss", "nats/token", "{:.3f}"),
+    Chart("solve_loss", "Loss of held-out solutions", "nats/token", "{:.3f}"),
     Chart("divergence", "Distance from the teachers", "nats/token", "{:.3f}"),
     Chart("accuracy", "Accuracy", "", "{:.1%}"),
     Chart("sampled_accuracy", "Accuracy, sampled", "", "{:.1%}"),

@@ -71,7 +71,8 @@ class ReplayStage(PolicyStage):
         held_out: list[Record],
         prompt: RecordPrompt,
     ) -> None:
-        replays = int(config.rewrite.internalize)
+        rewrite, self._kl = config.rewrite, config.supervised.kl_coefficient
+        replays = rewrite.updates if rewrite.internalize else 0
         difficulty = Difficulty(config, mesh, student)
         super().__init__(
             config,
@@ -89,10 +90,12 @@ class ReplayStage(PolicyStage):
         self._prompt, self._difficulty = prompt, difficulty
         self._failures = self.train = train
         self._mined_tokens = 0
-        self.inner_updates = 1  # of the loop; one step is the config's inner updates and a replay
+        self.inner_updates = (
+            1  # of the loop; one step is the config's inner updates and the replay's
+        )
         if replays:
             check_divides(mesh, config.batch.size, "batch.size")
-        self._update_replayed = self.updating(make_loss(student.policy))
+        self._update_replayed = self.updating(make_loss(student.policy, kl_coefficient=self._kl))
 
     def _open(self, folder: pathlib.Path | None) -> BucketStream:
         measure = functools.partial(self._difficulty, self.student.params, kept_in=folder)
@@ -108,10 +111,18 @@ class ReplayStage(PolicyStage):
             "update on the replay",
             self.state_shapes,
             [micro_shape(config, mesh)],
-            frozen=Frozen(self.student.base_shapes),
+            frozen=self._frozen_for_replay(shapes=True),
             always=False,
         )
         return (*mined, *super().programs(), *(replayed if config.rewrite.internalize else ()))
+
+    def _frozen_for_replay(self, *, shapes: bool = False) -> Frozen:
+        """What a replay reads and does not change, or its shapes."""
+        student = self.student
+        base, start = student.base_shapes, student.reference_shapes
+        if not shapes:
+            base, start = student.base, student.reference
+        return Frozen(base, start if self._kl else None)
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Mines the failures, or takes every record; returns what it found as sentences.
@@ -153,29 +164,35 @@ class ReplayStage(PolicyStage):
         """The groups of a step, and the rewrites to replay after it."""
         work, groups = self.sample_step(params, step)
         told = self.accepted.take(groups)
-        key = jax.random.fold_in(self.root, step)
-        rows = self.accepted.draw(
-            self.config.batch.size, np.random.default_rng((self.config.seed, step))
-        )
-        replay, replayed = None, 0
-        if rows and self.config.rewrite.internalize:
-            batch = self._rows(rows)
-            replayed = int((batch.segment > 0).sum())
-            replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
+        replays, replayed = self._replays(step)
         metrics = work.metrics | told | {"accepted": len(self.accepted.rewrites)}
         metrics["trained_tokens"] += replayed
         metrics["mined_tokens"] = 0 if step else self._mined_tokens
-        return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
+        return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics)
+
+    def _replays(self, step: int) -> tuple[list[Any], int]:
+        """The batches of a step's replay, none if nothing is accepted; and their tokens."""
+        config, key = self.config, jax.random.fold_in(self.root, step)
+        rng, replays, tokens = np.random.default_rng((config.seed, step)), list[Any](), 0
+        if not (self.accepted.rewrites and config.rewrite.internalize):
+            return replays, tokens
+        for turn in range(config.rewrite.updates):
+            batch = self._rows(self.accepted.draw(config.batch.size, rng))
+            tokens += int((batch.segment > 0).sum())
+            own = jax.random.fold_in(key, turn) if turn else key
+            replays.append((parallel.shard(self.mesh, batch), dropout_key(config, self.mesh, own)))
+        return replays, tokens
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
-        """The policy's inner updates, then one on the replayed rewrites."""
-        micros, replay = batch
+        """The policy's inner updates, then those on the replayed rewrites."""
+        micros, replays = batch
         for _ in range(self.config.policy.inner_updates - 1):
             state, _ = super().update(state, micros)
         state, metrics = super().update(state, micros)
-        if replay is not None:
-            state, replayed = self._update_replayed(state, [replay], Frozen(self.student.base))
-            metrics = metrics | {"replay_loss": replayed["loss"]}
+        for replay in replays:
+            state, replayed = self._update_replayed(state, [replay], self._frozen_for_replay())
+            shown = [name for name in ("loss", "kl") if name in replayed]
+            metrics = metrics | {f"replay_{name}": replayed[name] for name in shown}
         return state, metrics
 
     def _reward(

@@ -36,13 +36,13 @@ class Rewrite:
         "optimizer": {"learning_rate": 3e-5},
         "checkpoint": {"every": 2},
     }
-    reads = (*PIPELINE, *settings.POLICY, "batch", "rewrite", "mining")
+    reads = (*PIPELINE, *settings.POLICY, "batch", "supervised.kl_coefficient", "rewrite", "mining")
     facts = settings.POLICY_FACTS
     switches = (
         *settings.POLICY_SWITCHES,
         Switch(
             *("rewrite.internalize", "= true", lambda config: config.rewrite.internalize),
-            ("batch", "rewrite"),
+            ("batch", "rewrite", "supervised"),
         ),
         Switch(
             *("mining.questions", "> 0", lambda config: config.mining.questions > 0), ("mining",)

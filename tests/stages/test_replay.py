@@ -15,6 +15,7 @@ from cotjax.stages.replay import Accepted
 from cotjax.stages.rewrite import Rewrite
 from cotjax.student.groups import RolloutGroups
 from cotjax.training.evaluation import JudgedCompletion
+from tests.stages.test_supervised import kl_to_start
 from tests.tiny import STUDENT, make_config
 
 
@@ -164,7 +165,7 @@ def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(fol
     stage.prepare(tmp_path)
     take(stage.data, attempt(1.0, tokens=8, text=GOOD))
     work = stage.next_step(stage.state.params, 0)
-    _, (rows, key) = work.batch
+    _, [(rows, key)] = work.batch
     assert key is None and work.metrics["accepted"] == 1
     assert work.metrics["refused_equations"] == work.metrics["refused_min_right"] == 0
     tokens, counted = np.asarray(rows.tokens), np.asarray(rows.weight) > 0
@@ -183,11 +184,49 @@ def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(fol
     assert losses[-1] < losses[0]
 
 
+def replayed(folder, tmp_path, *more):
+    """A stage with one accepted rewrite, its first step's work, and the state after it."""
+    stage = open_stage(folder, "--mining.questions=0", *more)
+    stage.prepare(tmp_path)
+    take(stage.data, attempt(1.0, tokens=8, text=GOOD))
+    work = stage.next_step(stage.state.params, 0)
+    return stage, work, *stage.update(stage.state, work.batch)
+
+
+def test_a_replay_may_take_several_updates(folder, tmp_path):
+    stage, work, state, _ = replayed(folder, tmp_path, "--rewrite.updates=3")
+    _, replays = work.batch
+    assert len(replays) == 3 and int(state.step) == 4  # one is the policy's
+    tokens = [int((rows.segment > 0).sum()) for rows, _ in replays]
+    alone = replayed(folder, tmp_path)[1]
+    more = work.metrics["trained_tokens"] - alone.metrics["trained_tokens"]
+    assert more == sum(tokens[1:]) > 0
+    again = stage.next_step(stage.student.params, 0).batch[1]
+    jax.tree.map(np.testing.assert_array_equal, replays, again)
+
+
+def test_a_replay_may_stay_near_the_start_of_the_run(folder, tmp_path):
+    flags = "--optimizer.learning-rate=0.03", "--rewrite.updates=4"
+    _, _, _, free = replayed(folder, tmp_path, *flags)
+    stage, work, state, held = replayed(folder, tmp_path, *flags, "--supervised.kl-coefficient=9")
+    assert "replay_kl" not in free
+    # The KL is that of all tokens' distributions, to the weights that the run began with.
+    rows, _ = work.batch[1][-1]
+    again, count = kl_to_start(stage.student, state.params, rows)
+    _, told = stage._update_replayed(state, [(rows, None)], stage._frozen_for_replay())
+    np.testing.assert_allclose(told["kl"][0], again, rtol=1e-4)
+    assert told["kl"][1] == count and again > 0
+    loose = float(free["replay_loss"][0] / free["replay_loss"][1])
+    kl, tokens = held["replay_kl"]
+    near = float((held["replay_loss"][0] - 9 * kl) / tokens)
+    assert near > loose  # it has moved less
+
+
 def test_internalisation_may_be_left_out(folder, tmp_path):
     stage = open_stage(folder, "--mining.questions=0", "--rewrite.no-internalize")
     stage.prepare(tmp_path)
     take(stage.data, attempt(1.0, tokens=8, text=GOOD))
-    assert stage.next_step(stage.state.params, 0).batch[1] is None
+    assert stage.next_step(stage.state.params, 0).batch[1] == []
 
 
 def test_several_inner_updates_are_one_step(folder, tmp_path):
@@ -195,6 +234,6 @@ def test_several_inner_updates_are_one_step(folder, tmp_path):
     stage.prepare(tmp_path)
     before = int(stage.state.step)
     work = stage.next_step(stage.state.params, 0)
-    state, _ = stage.update(stage.state, [work.batch[0], None])
+    state, _ = stage.update(stage.state, [work.batch[0], []])
     assert int(state.step) == before + 2
     assert jax.tree.leaves(state.params)
