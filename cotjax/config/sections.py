@@ -205,7 +205,7 @@ class RewriteConfig:
     """Shorter solutions to the problems that the student fails."""
 
     internalize: bool = True  # Replay accepted rewrites, batch.size after each step, as targets.
-    equations: Equations = "check"  # Of an accepted rewrite: check = all true; require = and some.
+    equations: Equations = "check"  # check = all true; require = and some; match = the teacher's.
     updates: Count = 1  # Of a replay, each on batch.size accepted rewrites.
     min_right: Count = 1  # Completions of a question that must be right to accept one of them.
 

@@ -64,10 +64,12 @@ class Equation:
       text: with one spelling of every operation, `3*4=12`.
       holds: whether all of its sides are equal. One that is a number with decimals, or follows
         `≈`, may be rounded, or cut off behind its last digit.
+      value: of its last side.
     """
 
     text: str
     holds: bool
+    value: Fraction
 
 
 def equations(text: str) -> tuple[Equation, ...]:
@@ -104,12 +106,12 @@ def _equations(text: str) -> Iterator[Equation]:
             bound = not alone and _BOUND_BEFORE.search(before)
             bound = bound or (mark is None and _BOUND_BEHIND.match(text, stop))
             start, alone = mark.end() if mark else stop, bool(_EQUAL.search(piece))
-            if alone and not bound and (holds := _holds(piece)) is not None:
-                yield Equation(re.sub(r"\s+", "", piece), holds)
+            if alone and not bound and (one := _judged(piece)) is not None:
+                yield one
 
 
-def _holds(equation: str) -> bool | None:
-    """Whether all sides are equal; None if one cannot be read, or if nothing is computed."""
+def _judged(equation: str) -> Equation | None:
+    """The equation; None if a side of it cannot be read, or if nothing is computed."""
     parts = _EQUAL.split(equation)
     # A bracket may be around the whole equation.
     parts[0] = parts[0].strip()
@@ -125,7 +127,8 @@ def _holds(equation: str) -> bool | None:
     if all(side.lone for side in sides):
         return None
     pairs = zip(sides, sides[1:], parts[1::2], strict=False)
-    return all(one.equals(other, about=sign == "≈") for one, other, sign in pairs)
+    holds = all(one.equals(other, about=sign == "≈") for one, other, sign in pairs)
+    return Equation(re.sub(r"\s+", "", equation), holds, sides[-1].value)
 
 
 class _Unreadable(Exception):

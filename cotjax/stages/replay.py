@@ -244,9 +244,10 @@ class ReplayStage(PolicyStage):
 class Accepted:
     """The accepted rewrites, beside the stream of failures; both are the checkpoint's.
 
-    A rewrite is accepted if it is right and well-formed, its equations are true, enough of its
-    group are right, and no shorter one of its group is accepted; of a question seen again the
-    shorter one stays.
+    A rewrite is accepted if it is right and well-formed, its equations are true (and, as the
+    settings ask for, some are there, or each has a result of the teacher's), enough of its group
+    are right, and no shorter one of its group is accepted; of a question seen again the shorter
+    one stays.
 
     Args:
       stream: of the failures.
@@ -272,7 +273,7 @@ class Accepted:
                 refused["refused_min_right"] += len(good)
                 continue
             rewrites = [(one, self._text(one.text)) for one in good]
-            kept = [(one, text) for one, text in rewrites if self._is_sound(text)]
+            kept = [(one, text) for one, text in rewrites if self._is_sound(record, text)]
             refused["refused_equations"] += len(good) - len(kept)
             if kept:
                 self._keep(record, *min(kept, key=lambda pair: pair[0].tokens))
@@ -282,13 +283,16 @@ class Accepted:
         """A completion in cotjax's own layout."""
         return render_rationale(normalize_rationale(parse_rationale(completion, kind="numbered")))
 
-    def _is_sound(self, text: str) -> bool:
-        if self._settings.equations == "ignore":
+    def _is_sound(self, record: Record, text: str) -> bool:
+        """Whether the equations of a rewrite are as the settings ask for."""
+        rule, found = self._settings.equations, equations(text)
+        if rule == "ignore":
             return True
-        found = equations(text)
-        return all(one.holds for one in found) and (
-            bool(found) or self._settings.equations == "check"
-        )
+        if not (found or rule == "check") or not all(one.holds for one in found):
+            return False
+        if rule != "match":
+            return True
+        return {one.value for one in found} <= {one.value for one in equations(solution(record))}
 
     def _keep(self, record: Record, best: JudgedCompletion, text: str) -> None:
         known = self.rewrites.get(record.id)

@@ -80,7 +80,8 @@ def test_a_number_with_decimals_may_be_rounded_or_cut_off(text, holds):
 def test_all_equations_of_a_text_are_found_in_order():
     text = "Mia has 7 pens and buys 5 more. 7+5=12. Check: 12-5=6.\nWhat if? Then 12-4=8. No."
     assert equations(text) == (
-        Equation("7+5=12", True), Equation("12-5=6", False), Equation("12-4=8", True)
+        Equation("7+5=12", True, Fraction(12)), Equation("12-5=6", False, Fraction(6)),
+        Equation("12-4=8", True, Fraction(8)),
     )  # fmt: skip
     assert judged("7+5=13, 13+5=18 18-5=13; 13+7=20.") == [False, True, True, True]
     assert judged("16 - 3 - 4 = <<16-3-4=8>>9 ducks") == [False, True]

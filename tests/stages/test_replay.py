@@ -141,6 +141,18 @@ def test_each_equation_of_an_accepted_rewrite_is_true(equations, accepted):
     assert told["refused_equations"] == 3 - len(accepted)
 
 
+def test_a_chain_of_true_equations_that_only_ends_right_has_not_the_teachers_results():
+    lucky = "Step 1: 7+6=13\nStep 2: 13-6=7\nStep 3: 7+0=7\nAnswer: 7"
+    for rule, kept in (("require", [lucky]), ("match", [])):
+        accepted = accepting(equations=rule)
+        told = take(accepted, attempt(1.0, text=lucky))
+        assert [rewrite["text"] for rewrite in accepted.rewrites.values()] == kept
+        assert told["refused_equations"] == 1 - len(kept)
+    accepted = accepting(equations="match")
+    take(accepted, attempt(1.0, tokens=3, text=WORDS), attempt(1.0, text=GOOD))
+    assert accepted.rewrites["r/1"]["text"] == GOOD
+
+
 def test_of_a_group_enough_completions_are_right():
     accepted = accepting(min_right=2)
     wrong, cut = attempt(0.0, text=GOOD), attempt(1.0, ended=False, text=GOOD)
