@@ -116,6 +116,24 @@ def test_the_kl_is_of_whole_distributions_to_the_start_of_the_run(folder, adapte
         assert step == 0 or metrics["kl"][0] > 0.01
 
 
+def kls(folder, mesh, *more):
+    """The KL of two steps."""
+    flags = "--stage=sft", "--steps=12", "--batch.size=4", "--optimizer.warmup-steps=0"
+    flags += "--optimizer.learning-rate=0.03", "--supervised.kl-coefficient=0.5", *more
+    stage = Sft.from_config(make_config(folder, *flags), mesh)
+    state, found = stage.state, []
+    for step in range(2):
+        state, metrics = stage.update(state, stage.next_step(None, step).batch)
+        found.append(float(metrics["kl"][0]))
+    return found
+
+
+def test_the_kl_is_the_same_on_several_devices(folder):
+    whole = kls(folder, make_mesh(1))
+    for mesh in (make_mesh(2, 2), make_mesh(2, 1, 2)):
+        np.testing.assert_allclose(kls(folder, mesh), whole, rtol=1e-3, atol=1e-3)
+
+
 def test_a_kl_holds_the_student_near_its_start(folder):
     flags = "--stage=sft", "--steps=12", "--optimizer.warmup-steps=0"
     flags += ("--optimizer.learning-rate=0.03",)
