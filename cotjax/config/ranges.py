@@ -60,6 +60,7 @@ class Named:
 Table = dict[str, Any]
 TextTable = dict[str, str]
 Auto = Literal["auto"]  # As policy.objective and policy.preset have it.
+Equations = Literal["ignore", "check", "require", "match"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
 LayoutName = Literal["auto", "gsm8k", "bridge", "failures", "gym", "math", "choice", "messages"]

@@ -11,6 +11,7 @@ from cotjax.config.ranges import (
     AxisSize,
     Count,
     Dtype,
+    Equations,
     EvalVerifierName,
     GroupSize,
     LayoutName,
@@ -181,6 +182,14 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
+class SupervisedConfig:
+    """What keeps supervised updates near the start of the run, and what ends them."""
+
+    kl_coefficient: NotNegative = 0.0  # Weight of the KL to the start, on target tokens; 0 = off.
+    patience: Natural = 0  # Evaluations without a lower solve_loss that end the run; 0 = off.
+
+
+@dataclass(frozen=True)
 class ReconstructConfig:
     """Supervised prompts of shuffled, masked steps; the defaults are BRIDGE's."""
 
@@ -196,6 +205,9 @@ class RewriteConfig:
     """Shorter solutions to the problems that the student fails."""
 
     internalize: bool = True  # Replay accepted rewrites, batch.size after each step, as targets.
+    equations: Equations = "check"  # check = all true; require = and some; match = the teacher's.
+    updates: Count = 1  # Of a replay, each on batch.size accepted rewrites.
+    min_right: Count = 1  # Completions of a question that must be right to accept one of them.
 
 
 @dataclass(frozen=True)

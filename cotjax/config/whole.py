@@ -25,6 +25,7 @@ from cotjax.config.sections import (
     RewardConfig,
     RewriteConfig,
     RolloutConfig,
+    SupervisedConfig,
 )  # fmt: skip
 from cotjax.config.teaching import (
     CurriculumConfig,
@@ -53,6 +54,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -2,6 +2,7 @@
 
 from cotjax.cot.answers import answers_equal, extract_answer, gold_answer
 from cotjax.cot.difficulty import cot_difficulty
+from cotjax.cot.equations import Equation, equations
 from cotjax.cot.masking import completion_mask_count, mask_steps, shuffle_steps
 from cotjax.cot.rewards import (
     Verdict,
@@ -28,6 +29,7 @@ from cotjax.cot.verifiers import (
 __all__ = [
     "NUMERIC",
     "VERIFIERS",
+    "Equation",
     "Numeric",
     "Rationale",
     "Verdict",
@@ -38,6 +40,7 @@ __all__ = [
     "completion_reward",
     "cot_difficulty",
     "count_steps",
+    "equations",
     "extract_answer",
     "gold_answer",
     "gold_of",

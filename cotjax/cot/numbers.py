@@ -176,7 +176,7 @@ def read_phrase(text: str, *, evaluate: bool = False) -> Fraction | Hedged | Non
     """As `read_number`, but tells a phrase that commits to no number from one that has none."""
     if len(text) < 16 and _INTEGER.fullmatch(text):  # as canonical numbers are, so often
         return Fraction(text)
-    text = _plain(text[:WINDOW])
+    text = plain(text[:WINDOW])
     aside = _ASIDE.search(text)
     phrase = text[: aside.start()] if aside else text
     for start in (phrase.rfind("=") + 1, 0):
@@ -209,7 +209,7 @@ def read_last_number(text: str) -> Fraction | None:
     if backwards is None:
         return None
     last = len(text) - backwards.start()
-    matches = _NUMBER.finditer(_plain(text[max(0, last - WINDOW) : last + 1]))
+    matches = _NUMBER.finditer(plain(text[max(0, last - WINDOW) : last + 1]))
     values = [value for match in matches if (value := _value(match)) is not None]
     return values[-1] if values else None
 
@@ -237,7 +237,7 @@ def canonical_number(value: Fraction) -> str:
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Undoes LaTeX, bold and typographic characters, so that one pattern reads every number."""
     text = text.translate(_CHARACTERS)
     for pattern, replacement in _REWRITES:

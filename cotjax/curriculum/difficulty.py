@@ -7,25 +7,20 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config, Plugin, plugin, required_arguments
 from cotjax.core.curriculum import rank_fusion
 from cotjax.cot import Rationale, cot_difficulty
-from cotjax.data.encode import encode_supervised
-from cotjax.data.packing import pack_in_order
-from cotjax.interfaces import Program, Record, TokenBatch
-from cotjax.parallel import processes, shapes
-from cotjax.parallel import sharding as parallel
+from cotjax.interfaces import Program, Record
+from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import read_lines
-from cotjax.student.records import solution
+from cotjax.student.solution_loss import BLOCK, SolutionLoss
 
-BLOCK = 64  # tokens; rows are a multiple as long, so that few lengths are compiled
 ROWS = 16  # scored at once where a stage has no packed rows of its own
 
 
@@ -56,8 +51,8 @@ class Difficulty:
         length: int = 0,
     ) -> None:
         self._config, self._mesh, self._student = config, mesh, student
-        self._rows, self._length = rows, length
-        self._score = jax.jit(self._logprobs)
+        self._length = length
+        self._solutions = SolutionLoss(mesh, student, rows=rows, length=length)
         self._sampling = Sampling(
             group_size=config.curriculum.samples,
             max_new_tokens=config.rollout.max_new_tokens,
@@ -102,12 +97,11 @@ class Difficulty:
         """
         signals, student = self._signals(), self._student
         if "student_loss" in signals:
-            lengths = [self._row_length([self._encode(record) for record in records])]
+            solutions = self._solutions
+            lengths = [solutions.row_length([solutions.encode(record) for record in records])]
             if some and not self._length:
                 lengths = list(range(BLOCK, lengths[0] + 1, BLOCK))
-            for length in lengths:
-                args = student.all_shapes, shapes.token_batch(self._mesh, self._rows, length)
-                yield Program("the student's loss", self._score, args, always=len(lengths) == 1)
+            yield from solutions.programs("the student's loss", lengths)
         if "pass_rate" in signals:
             yield from completing_programs(
                 *("the student's pass rate", student, self._config, self._mesh),
@@ -154,39 +148,9 @@ class Difficulty:
 
     def student_loss(self, params: Any, records: Sequence[Record]) -> np.ndarray:
         """Mean −log q of each example's target tokens, nats."""
-        left = [(place, self._encode(record)) for place, record in enumerate(records)]
-        length = self._row_length([example for _, example in left])
-        loss, everything = np.zeros(len(records)), self._student.all_params(params)
-        while left:
-            batch, spans = pack_in_order(left, self._rows, length)
-            logp = np.asarray(self._score(everything, parallel.shard(self._mesh, batch)))
-            for span in spans:
-                inside = span.row, slice(span.start, span.stop)
-                loss[span.example] = -logp[inside].sum() / max(batch.weight[inside].sum(), 1)
-            done = {span.example for span in spans}
-            left = [(place, example) for place, example in left if place not in done]
-        return loss
-
-    def _row_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
-        if self._length:
-            return self._length
-        longest = max((len(example["tokens"]) for example in examples), default=1)
-        return -(-longest // BLOCK) * BLOCK
-
-    def _encode(self, record: Record) -> dict[str, np.ndarray]:
-        return encode_supervised(
-            self._student.tokenizer,
-            self._student.prompts.solve(record.question),
-            solution(record),
-            eos_id=self._student.eos_id,
-            max_length=self._length if self._length else 2**31,
-            name=record.id,
-        )
-
-    def _logprobs(self, params: Any, batch: TokenBatch) -> Any:
-        policy = self._student.policy
-        hidden = policy.rows(params, batch)
-        return policy.head_logprobs(params, hidden, batch.targets, batch.weight > 0)[0]
+        examples = [self._solutions.encode(record) for record in records]
+        nll, tokens = self._solutions(params, examples)
+        return (nll / np.maximum(tokens, 1)).astype(float)
 
     @property
     def _most_records(self) -> int:

@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from cotjax.student.records import in_order
 
 # A record to its prompt's text; holds no model, as it travels to workers.
 PromptFn = Callable[[Record, np.random.Generator], str]
+# A bucket's progress to metrics of its steps.
+BucketMetrics = Callable[[float], Mapping[str, float]]
 # Records to how hard each is, [n].
 Measure = Callable[[Sequence[Record]], np.ndarray]
 
@@ -37,6 +39,7 @@ class BucketStream:
         bucket.
       advance_window: reports in that mean; a bucket lasts at least as many.
       advance_after: reports after which the next bucket opens anyway; 0 = never.
+      metrics: of each bucket's steps; none without.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class BucketStream:
         advance_accuracy: float,
         advance_window: int,
         advance_after: int,
+        metrics: Sequence[Mapping[str, float]] = (),
     ) -> None:
         self._buckets, self.bucket = buckets, 0
+        self._metrics = metrics
         self._accuracy, self._after = advance_accuracy, advance_after
         self._seen: deque[float] = deque(maxlen=advance_window)
         self._reports = 0
@@ -57,6 +62,11 @@ class BucketStream:
     def num_buckets(self) -> int:
         """How many there are."""
         return len(self._buckets)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the current bucket's steps."""
+        return dict(self._metrics[self.bucket]) if self._metrics else {}
 
     def __iter__(self) -> "BucketStream":
         """Itself."""
@@ -111,6 +121,8 @@ def prompt_stream(
     train: Records,
     prompt: Callable[[float], PromptFn],
     measure: Measure,
+    *,
+    metrics: BucketMetrics = lambda _: {},
 ) -> BucketStream:
     """The prompts of a run, bucket by bucket.
 
@@ -120,6 +132,7 @@ def prompt_stream(
       train: records.
       prompt: a bucket's progress (0 for the first of several, 1 for the last) to its prompts.
       measure: how hard records are; called only if there are several buckets.
+      metrics: of the steps of a bucket, by its progress.
 
     Raises:
       InputError: fewer records than buckets, or buckets of a mixture.
@@ -127,11 +140,13 @@ def prompt_stream(
     curriculum, rollout = config.curriculum, config.rollout
     sources = in_buckets(config, train, measure) if curriculum.buckets > 1 else [train]
     tokens = TokenCache(tokenizer)
+    several = len(sources) > 1
+    progress = [turn / (len(sources) - 1) if several else 1.0 for turn in range(len(sources))]
 
     def stream(bucket: int) -> Any:
         return prompt_batches(
             sources[bucket],
-            prompt(bucket / (len(sources) - 1) if len(sources) > 1 else 1.0),
+            prompt(progress[bucket]),
             tokens,
             seed=config.seed + bucket * 2**20,  # every bucket in an order of its own
             batch_size=rollout.prompts,
@@ -145,6 +160,7 @@ def prompt_stream(
         advance_accuracy=curriculum.advance_accuracy,
         advance_window=curriculum.advance_window,
         advance_after=curriculum.advance_after,
+        metrics=[metrics(one) for one in progress],
     )
 
 

@@ -30,6 +30,7 @@ class Chart:
 
 CHARTS = (
     Chart("loss", "Loss", "nats/token", "{:.3f}"),
+    Chart("solve_loss", "Loss of held-out solutions", "nats/token", "{:.3f}"),
     Chart("divergence", "Distance from the teachers", "nats/token", "{:.3f}"),
     Chart("accuracy", "Accuracy", "", "{:.1%}"),
     Chart("sampled_accuracy", "Accuracy, sampled", "", "{:.1%}"),
@@ -37,6 +38,7 @@ CHARTS = (
     Chart("completion_tokens", "Completion length", "tokens", "{:.0f}"),
     Chart("tokens", "Greedy length", "tokens", "{:.0f}"),
     Chart("kl", "KL to reference", "nats/token", "{:.4f}"),
+    Chart("masked_share", "Masked share of the steps", "", "{:.0%}"),
     Chart("entropy", "Entropy", "nats/token", "{:.2f}"),
     Chart("no_signal", "Groups without signal", "", "{:.0%}"),
     Chart("rollout_tok_s", "Rollout speed", "tokens/s", "{:,.0f}"),

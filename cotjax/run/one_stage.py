@@ -52,6 +52,7 @@ def _run_stage(
         resume=config.resume,
         eval_at=config.eval.at,
         budget=config.budget.tokens,
+        patience=config.supervised.patience,
     )
     table = StepTable(stage.columns, config.steps, out)
     with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile

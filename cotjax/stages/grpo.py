@@ -1,7 +1,7 @@
 """GRPO: complete a masked rationale, or solve the question alone, and learn from differences.
 
     rule "bridge"   m = min(max(3, ⌊n/2⌋), n − 1) of n steps are masked
-    rule "share"    a share of the steps, growing bucket by bucket
+    rule "share"    a share of the steps, growing bucket by bucket; one at least
     rule "question" no steps are shown
 
 Where nothing would be left to write (n = 1) or nothing is shown (all masked), the prompt is the
@@ -119,7 +119,8 @@ class Grpo:
 
         def data(folder: pathlib.Path | None) -> BucketStream:
             measure = functools.partial(difficulty, student.params, kept_in=folder)
-            return prompt_stream(config, student.tokenizer, train, prompt, measure)
+            told = lambda progress: prompt(progress).metrics()  # noqa: E731
+            return prompt_stream(config, student.tokenizer, train, prompt, measure, metrics=told)
 
         order = functools.partial(order_programs, config, train, difficulty)
         teachers = None
@@ -142,13 +143,21 @@ class MaskedPrompt:
 
     def count(self, num_steps: int) -> int:
         """How many of n steps are masked."""
-        mask = self.mask
-        share = mask.share_start + (mask.share_end - mask.share_start) * self.progress
         return {
             "question": num_steps,
             "bridge": completion_mask_count(num_steps),
-            "share": round(share * num_steps),
-        }[mask.rule]
+            # Without a mask there would be nothing to show either: the question would stand alone.
+            "share": max(round(self._share * num_steps), 1),
+        }[self.mask.rule]
+
+    @property
+    def _share(self) -> float:
+        mask = self.mask
+        return mask.share_start + (mask.share_end - mask.share_start) * self.progress
+
+    def metrics(self) -> dict[str, float]:
+        """What tells these prompts from those at another progress."""
+        return {"masked_share": self._share} if self.mask.rule == "share" else {}
 
     def __call__(self, record: Record, rng: np.random.Generator) -> str:
         """The prompt's text."""

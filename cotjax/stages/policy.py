@@ -237,6 +237,7 @@ class PolicyStage(BaseStage):
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
+        metrics |= self.stream.metrics
         if self.stream.num_buckets > 1:
             metrics["bucket"] = self.stream.bucket + 1
             self.stream.report(metrics["accuracy"])

@@ -35,8 +35,8 @@ class Reconstruct:
         "checkpoint": {"every": 50},
     }
     reads = (
-        *("batch", "data.workers", "reconstruct", "mask.token", "mask.mode", "mask.granularity"),
-        *("mask.keep_first", "mask.keep_last"),
+        *("batch", "data.workers", "supervised", "reconstruct"),
+        *("mask.token", "mask.mode", "mask.granularity", "mask.keep_first", "mask.keep_last"),
     )
     facts = (
         settings.ROWS_FACT,
@@ -48,6 +48,7 @@ class Reconstruct:
     )
 
     switches = (
+        *settings.SUPERVISED_SWITCHES,
         Switch(
             "reconstruct.mask_probability",
             "> 0",

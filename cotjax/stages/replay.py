@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,9 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, RewriteConfig
 from cotjax.cot import (
     Verdict,
+    equations,
     normalize_rationale,
     parse_rationale,
     render_rationale,
@@ -32,6 +34,7 @@ from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution, with_steps
 from cotjax.student.rewards import written_tokens
+from cotjax.training.evaluation import JudgedCompletion
 from cotjax.training.update import Frozen
 
 
@@ -68,7 +71,8 @@ class ReplayStage(PolicyStage):
         held_out: list[Record],
         prompt: RecordPrompt,
     ) -> None:
-        replays = int(config.rewrite.internalize)
+        rewrite, self._kl = config.rewrite, config.supervised.kl_coefficient
+        replays = rewrite.updates if rewrite.internalize else 0
         difficulty = Difficulty(config, mesh, student)
         super().__init__(
             config,
@@ -86,10 +90,12 @@ class ReplayStage(PolicyStage):
         self._prompt, self._difficulty = prompt, difficulty
         self._failures = self.train = train
         self._mined_tokens = 0
-        self.inner_updates = 1  # of the loop; one step is the config's inner updates and a replay
+        self.inner_updates = (
+            1  # of the loop; one step is the config's inner updates and the replay's
+        )
         if replays:
             check_divides(mesh, config.batch.size, "batch.size")
-        self._update_replayed = self.updating(make_loss(student.policy))
+        self._update_replayed = self.updating(make_loss(student.policy, kl_coefficient=self._kl))
 
     def _open(self, folder: pathlib.Path | None) -> BucketStream:
         measure = functools.partial(self._difficulty, self.student.params, kept_in=folder)
@@ -105,10 +111,18 @@ class ReplayStage(PolicyStage):
             "update on the replay",
             self.state_shapes,
             [micro_shape(config, mesh)],
-            frozen=Frozen(self.student.base_shapes),
+            frozen=self._frozen_for_replay(shapes=True),
             always=False,
         )
         return (*mined, *super().programs(), *(replayed if config.rewrite.internalize else ()))
+
+    def _frozen_for_replay(self, *, shapes: bool = False) -> Frozen:
+        """What a replay reads and does not change, or its shapes."""
+        student = self.student
+        base, start = student.base_shapes, student.reference_shapes
+        if not shapes:
+            base, start = student.base, student.reference
+        return Frozen(base, start if self._kl else None)
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Mines the failures, or takes every record; returns what it found as sentences.
@@ -118,7 +132,7 @@ class ReplayStage(PolicyStage):
         """
         told = self._mine(folder)
         told = (*super().prepare(folder), *told)  # opens the stream of what is left
-        self.data = self.accepted = Accepted(self.stream)
+        self.data = self.accepted = Accepted(self.stream, self.config.rewrite)
         return told
 
     def _mine(self, folder: pathlib.Path) -> list[str]:
@@ -149,30 +163,36 @@ class ReplayStage(PolicyStage):
     def next_step(self, params: Any, step: int) -> Step:
         """The groups of a step, and the rewrites to replay after it."""
         work, groups = self.sample_step(params, step)
-        self.accepted.take(groups)
-        key = jax.random.fold_in(self.root, step)
-        rows = self.accepted.draw(
-            self.config.batch.size, np.random.default_rng((self.config.seed, step))
-        )
-        replay, replayed = None, 0
-        if rows and self.config.rewrite.internalize:
-            batch = self._rows(rows)
-            replayed = int((batch.segment > 0).sum())
-            replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
-        metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
+        told = self.accepted.take(groups)
+        replays, replayed = self._replays(step)
+        metrics = work.metrics | told | {"accepted": len(self.accepted.rewrites)}
         metrics["trained_tokens"] += replayed
         metrics["mined_tokens"] = 0 if step else self._mined_tokens
-        return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
+        return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics)
+
+    def _replays(self, step: int) -> tuple[list[Any], int]:
+        """The batches of a step's replay, none if nothing is accepted; and their tokens."""
+        config, key = self.config, jax.random.fold_in(self.root, step)
+        rng, replays, tokens = np.random.default_rng((config.seed, step)), list[Any](), 0
+        if not (self.accepted.rewrites and config.rewrite.internalize):
+            return replays, tokens
+        for turn in range(config.rewrite.updates):
+            batch = self._rows(self.accepted.draw(config.batch.size, rng))
+            tokens += int((batch.segment > 0).sum())
+            own = jax.random.fold_in(key, turn) if turn else key
+            replays.append((parallel.shard(self.mesh, batch), dropout_key(config, self.mesh, own)))
+        return replays, tokens
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
-        """The policy's inner updates, then one on the replayed rewrites."""
-        micros, replay = batch
+        """The policy's inner updates, then those on the replayed rewrites."""
+        micros, replays = batch
         for _ in range(self.config.policy.inner_updates - 1):
             state, _ = super().update(state, micros)
         state, metrics = super().update(state, micros)
-        if replay is not None:
-            state, replayed = self._update_replayed(state, [replay], Frozen(self.student.base))
-            metrics = metrics | {"replay_loss": replayed["loss"]}
+        for replay in replays:
+            state, replayed = self._update_replayed(state, [replay], self._frozen_for_replay())
+            shown = [name for name in ("loss", "kl") if name in replayed]
+            metrics = metrics | {f"replay_{name}": replayed[name] for name in shown}
         return state, metrics
 
     def _reward(
@@ -224,39 +244,65 @@ class ReplayStage(PolicyStage):
 class Accepted:
     """The accepted rewrites, beside the stream of failures; both are the checkpoint's.
 
-    A rewrite is accepted if it is correct and well-formed, and the shortest of its group; of a
-    question seen again the shorter one stays.
+    A rewrite is accepted if it is right and well-formed, its equations are true (and, as the
+    settings ask for, some are there, or each has a result of the teacher's), enough of its group
+    are right, and no shorter one of its group is accepted; of a question seen again the shorter
+    one stays.
 
     Args:
       stream: of the failures.
+      settings: what is asked of equations and groups.
     """
 
-    def __init__(self, stream: BucketStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: BucketStream, settings: RewriteConfig) -> None:
+        self._stream, self._settings = stream, settings
         self.rewrites: dict[str, dict[str, Any]] = {}
 
-    def take(self, groups: RolloutGroups) -> None:
-        """Keeps the accepted rewrites of a step."""
+    def take(self, groups: RolloutGroups) -> dict[str, float]:
+        """Keeps the accepted rewrites of a step.
+
+        Returns:
+          how many right and well-formed completions each rule refused: `refused_min_right`, of
+          groups with too few right ones, and `refused_equations` of the others.
+        """
+        refused: Counter[str] = Counter(refused_min_right=0, refused_equations=0)
         for record, group in zip(groups.records, groups.judged, strict=True):
-            good = [
-                one
-                for one in group
-                if one.ended and one.parts["correct"] and one.parts["well_formed"]
-            ]
-            if not good:
+            right = [one for one in group if one.ended and one.parts["correct"]]
+            good = [one for one in right if one.parts["well_formed"]]
+            if len(right) < self._settings.min_right:
+                refused["refused_min_right"] += len(good)
                 continue
-            best = min(good, key=lambda one: one.tokens)
-            known = self.rewrites.get(record.id)
-            if known is None or best.tokens < known["tokens"]:
-                text = render_rationale(
-                    normalize_rationale(parse_rationale(best.text, kind="numbered"))
-                )
-                self.rewrites[record.id] = {
-                    "id": record.id,
-                    "question": record.question,
-                    "text": text,
-                    "tokens": best.tokens,
-                }
+            rewrites = [(one, self._text(one.text)) for one in good]
+            kept = [(one, text) for one, text in rewrites if self._is_sound(record, text)]
+            refused["refused_equations"] += len(good) - len(kept)
+            if kept:
+                self._keep(record, *min(kept, key=lambda pair: pair[0].tokens))
+        return dict(refused)
+
+    def _text(self, completion: str) -> str:
+        """A completion in cotjax's own layout."""
+        return render_rationale(normalize_rationale(parse_rationale(completion, kind="numbered")))
+
+    def _is_sound(self, record: Record, text: str) -> bool:
+        """Whether the equations of a rewrite are as the settings ask for."""
+        rule, found = self._settings.equations, equations(text)
+        if rule == "ignore":
+            return True
+        if not (found or rule == "check") or not all(one.holds for one in found):
+            return False
+        if rule != "match":
+            return True
+        return {one.value for one in found} <= {one.value for one in equations(solution(record))}
+
+    def _keep(self, record: Record, best: JudgedCompletion, text: str) -> None:
+        known = self.rewrites.get(record.id)
+        if known is None or best.tokens < known["tokens"]:
+            self.rewrites[record.id] = {
+                "id": record.id,
+                "question": record.question,
+                "text": text,
+                "tokens": best.tokens,
+            }
 
     def draw(self, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         """Some of them, without replacement; all if there are fewer."""

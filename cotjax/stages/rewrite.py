@@ -9,6 +9,7 @@ The replay keeps what was learned where no teacher's text is shown.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cotjax.config import PIPELINE, Switch
@@ -35,18 +36,28 @@ class Rewrite:
         "optimizer": {"learning_rate": 3e-5},
         "checkpoint": {"every": 2},
     }
-    reads = (*PIPELINE, *settings.POLICY, "batch", "rewrite", "mining")
+    reads = (*PIPELINE, *settings.POLICY, "batch", "supervised.kl_coefficient", "rewrite", "mining")
     facts = settings.POLICY_FACTS
     switches = (
         *settings.POLICY_SWITCHES,
         Switch(
             *("rewrite.internalize", "= true", lambda config: config.rewrite.internalize),
-            ("batch",),
+            ("batch", "rewrite", "supervised"),
         ),
         Switch(
             *("mining.questions", "> 0", lambda config: config.mining.questions > 0), ("mining",)
         ),
     )
+
+    @staticmethod
+    def check(config: Config) -> Iterator[str]:
+        """What nobody could meet."""
+        needed, group = config.rewrite.min_right, config.rollout.group_size
+        if needed > group:
+            yield (
+                f"rewrite.min_right = {needed}, rollout.group_size = {group}: no question has so "
+                f"many completions. Set rewrite.min_right <= {group}."
+            )
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> ReplayStage:

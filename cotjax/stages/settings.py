@@ -77,6 +77,13 @@ def in_buckets(*keys: str) -> Switch:
     return Switch("curriculum.buckets", "> 1", lambda config: config.curriculum.buckets > 1, keys)
 
 
+SUPERVISED_SWITCHES = (
+    Switch(
+        *("eval.every", "> 0, or eval.at to shares of the run"),
+        lambda config: bool(config.eval.every or config.eval.at),
+        ("supervised.patience",),
+    ),
+)
 POLICY_SWITCHES = (
     in_buckets("curriculum.examples", *BUCKETS),
     *MEASURED,

@@ -22,8 +22,9 @@ class Sft:
         "optimizer": {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 50},
         "checkpoint": {"every": 500},
     }
-    reads = ("batch", "data.workers")
+    reads = ("batch", "data.workers", "supervised")
     facts = (settings.ROWS_FACT,)
+    switches = settings.SUPERVISED_SWITCHES
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:

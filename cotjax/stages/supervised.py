@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config
+from cotjax.core.chunked.losses import chunked_divergence
 from cotjax.core.reconstruction import weighted_nll
 from cotjax.cot import Rationale, render_rationale
 from cotjax.data.draws import Draws
@@ -29,6 +30,7 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.stages.base import BaseStage
 from cotjax.student import guards, preflight
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.solution_loss import SolutionLoss
 from cotjax.training.metrics import SPEED, Column
 from cotjax.training.update import LossFn, SumCount
 
@@ -72,13 +74,20 @@ def solution_encoder(student: LoadedPolicy, config: Config) -> Solution:
     return Solution(tokens, student.prompts, student.eos_id, length)
 
 
-def make_loss(policy: Policy) -> LossFn:
-    """Cross-entropy of targets times their weight, over the number of targets that count."""
+def make_loss(policy: Policy, *, kl_coefficient: float = 0.0) -> LossFn:
+    """Cross-entropy of targets times their weight, over the number of targets that count.
+
+    With a coefficient the KL of the policy from the start, `KL(start ‖ policy)` in the mean over
+    the same tokens, is added so many times: what the start knew, the policy goes on to expect.
+
+    Args:
+      policy: the decoder.
+      kl_coefficient: needs the parameters of the start as the loss's reference, if it is not 0.
+    """
 
     def loss(
         params: Any, reference: Any, micro: tuple[TokenBatch, Any]
     ) -> tuple[Array, Array, dict[str, SumCount]]:
-        del reference
         batch, dropout_key = micro
         mask = batch.weight > 0
         hidden = policy.rows(params, batch, dropout_key=dropout_key)
@@ -86,9 +95,34 @@ def make_loss(policy: Policy) -> LossFn:
         count = mask.sum()
         used = (batch.segment > 0).sum(), jnp.float32(batch.segment.size)
         metrics = {"entropy": (entropy.sum(), count), "used": used}
-        return weighted_nll(logp, batch.weight).sum(), count, metrics
+        total = weighted_nll(logp, batch.weight).sum()
+        if kl_coefficient:
+            kl = _kl_to_start(policy, params, hidden, reference, batch)
+            total += kl_coefficient * kl
+            metrics["kl"] = kl, count
+        return total, count, metrics
 
     return loss
+
+
+def _kl_to_start(
+    policy: Policy, params: Any, hidden: Array, reference: Any, batch: TokenBatch
+) -> Array:
+    """Σ KL(start ‖ policy) over the target tokens, nats, between whole distributions."""
+    start = policy.without_adapter
+    head, theirs = policy.head(params, whole=True), start.head(reference, whole=True)
+    return chunked_divergence(
+        "forward_kl",
+        start.rows(reference, batch),
+        theirs.matrix,
+        hidden,
+        head.matrix,
+        chunk_size=policy.tokens_at_once(head.size),
+        mask=batch.weight > 0,
+        softcap=head.softcap,
+        teacher_softcap=[theirs.softcap],
+        parts=policy.parts_of_a_sum(head.size),
+    ).sum()
 
 
 COLUMNS = (
@@ -112,7 +146,6 @@ class SupervisedStage(BaseStage):
     """
 
     columns = COLUMNS
-    keeps_start = False
 
     def __init__(
         self,
@@ -129,7 +162,21 @@ class SupervisedStage(BaseStage):
         super().__init__(config, mesh, student, held_out)
         use = preflight.evaluation_use(config, student, mesh, len(held_out))
         self.notes += (*notes, *preflight.check_fits(student, mesh, use))
-        self.learn_from(make_loss(student.policy), config.steps)
+        kl = config.supervised.kl_coefficient
+        self.keeps_start = bool(kl) and not config.lora.rank
+        if self.keeps_start:
+            self.notes += (preflight.start_kept("supervised.kl_coefficient", kl, student),)
+        loss = make_loss(student.policy, kl_coefficient=kl)
+        self.learn_from(loss, config.steps, scores_reference=bool(kl))
+        rows, length = config.batch.size, config.batch.sequence_length
+        self._solutions = SolutionLoss(mesh, student, rows=rows, length=length)
+        found = [self._solutions.encode(record) for record in held_out]
+        self._fitting = [one for one in found if len(one["tokens"]) <= length]
+        if without := len(found) - len(self._fitting):
+            self.notes += (
+                f"solve_loss leaves {without} of {len(found)} held-out solutions out, longer than "
+                f"batch.sequence_length = {length}.",
+            )
         self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
@@ -149,8 +196,23 @@ class SupervisedStage(BaseStage):
         return processes.assemble(self.mesh, batch, self.config.batch.size), found
 
     def programs(self) -> Sequence[Program]:
-        """Those of every stage, and the update."""
-        return (*super().programs(), *self.update_programs([micro_shape(self.config, self.mesh)]))
+        """Those of every stage, the loss of held-out solutions, and the update."""
+        lengths = [self.config.batch.sequence_length] if self._fitting else []
+        scored = self._solutions.programs("loss of held-out solutions", lengths)
+        update = self.update_programs([micro_shape(self.config, self.mesh)])
+        return (*super().programs(), *scored, *update)
+
+    def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Accuracy on the held-out problems, and `solve_loss`.
+
+        That is the mean −log q of the tokens of the held-out solutions, each behind its bare
+        question, in nats.
+        """
+        numbers, rows = super().evaluate(params)
+        if self._fitting:
+            nll, tokens = self._solutions(params, self._fitting)
+            numbers = numbers | {"solve_loss": float(nll.sum() / tokens.sum())}
+        return numbers, rows
 
     def next_step(self, params: Any, step: int) -> Step:
         """A packed batch and the key of its dropout; `params` do not matter."""

@@ -1,8 +1,10 @@
 """What stops a run that samples: too little memory at first, or numbers that go wrong later."""
 
 import dataclasses
+import math
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from cotjax.config import Config
@@ -146,6 +148,18 @@ def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> st
             f"{settings}: {shown}, which has {_shown(free)} left. Lower one of them{use.otherwise}."
         )
     return f"{use.name}: {shown}, which has {_shown(free)} left."
+
+
+def start_kept(key: str, value: float, student: LoadedPolicy) -> str:
+    """One sentence on the memory of a second copy of the parameters, which a setting asks for."""
+    leaves = jax.tree.leaves(student.shapes)
+    size = sum(
+        math.prod(one.sharding.shard_shape(one.shape)) * one.dtype.itemsize for one in leaves
+    )
+    return (
+        f"{key} = {value:g}: the parameters of the start stay beside those that are trained, "
+        f"{_shown(size)} on each device; with lora.rank > 0 they would take no more."
+    )
 
 
 def _parts(size: CacheBytes, devices: int) -> str:

@@ -19,8 +19,6 @@ from cotjax.errors import InputError
 from cotjax.models.head import Head
 from cotjax.student.load import LoadedPolicy
 
-ONE_WALK_TOKENS = 512  # of a chunk: 2 products saved, at 200 Tflop/s, for 8 bytes, at 800 GB/s
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +54,7 @@ def make_distill_loss(config: Config, student: LoadedPolicy, vocab_size: int) ->
     """
     policy = student.policy
     rows = student.architecture.vocab_size
-    at_once = policy.tokens_at_once(rows)
-    # One walk reads and writes a gradient [V, D] for every chunk; it pays for large chunks only.
-    large = policy.on_cpu or at_once // policy.batch_devices >= ONE_WALK_TOKENS
-    parts = policy.batch_parts if large else None
+    at_once, parts = policy.tokens_at_once(rows), policy.parts_of_a_sum(rows)
     return DistillLoss(
         config.distill, config.curriculum, config.teachers.tail, vocab_size, at_once, parts
     )

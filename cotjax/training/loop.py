@@ -7,6 +7,7 @@ checkpoint, and every random key is folded from the seed and the step.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ class LoopSettings:
       eval_every: steps between evaluations; 0 is only before and after.
       eval_at: shares of the run at which it is evaluated too.
       budget: tokens that end the run; 0 is no limit.
+      patience: evaluations without a lower `solve_loss` that end the run; 0 is no such end.
       checkpoint_every: steps between checkpoints; 0 is only at the end.
       keep: checkpoints kept.
       resume: continue from the newest checkpoint; without one, from the beginning.
@@ -42,6 +44,7 @@ class LoopSettings:
     resume: bool
     eval_at: tuple[float, ...] = ()
     budget: int = 0
+    patience: int = 0
 
 
 def fit(
@@ -121,6 +124,7 @@ class _Run:
     saved: Callable[[int], None]
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokens: list[float] = dataclasses.field(default_factory=list)  # used up to each step
+    evaluations: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by step
 
     def __post_init__(self) -> None:
         self.tokens = [0.0] * (self.done + 1)
@@ -128,12 +132,16 @@ class _Run:
             if line["step"] <= self.done:  # a line that is missing leaves what was used before it
                 later = len(self.tokens) - line["step"]
                 self.tokens[line["step"] :] = [line.get("used_tokens", 0.0)] * later
+        for line in self._lines("eval"):
+            if line["step"] <= self.done:
+                numbers = {name: one for name, one in line.items() if name not in ("step", "kind")}
+                self.evaluations.setdefault(line["step"], numbers)
 
     def train(self) -> dict[str, Any]:
         """Evaluates, takes the steps that are left, and evaluates again."""
         every = self.settings.checkpoint_every
         before = self._evaluation(0, "before")
-        if self._is_due() and _evaluation_at(self.done, self.folder) is None:
+        if self._is_due() and self.done not in self.evaluations:
             self._evaluation(self.done, f"step {self.done}")  # the run had ended in it
         while not self._has_ended():
             state, metrics, work = _one_step(self.stage, self.state, self.done)
@@ -145,6 +153,10 @@ class _Run:
                 self._evaluation(self.done, f"step {self.done}")
             if self._has_ended() or (every and self.done % every == 0):
                 self.save_completed()
+        if patience := self._is_stalled() and self.settings.patience:
+            self.console.print(
+                f"step {self.done}: ended, as {patience} evaluations had no lower solve_loss"
+            )
         after = self._evaluation(self.done, "after")
         return {"before": before, "after": after, "steps": self.done, "used_tokens": self._by_use()}
 
@@ -170,7 +182,15 @@ class _Run:
         return max(of_steps, self.tokens[step] / settings.budget) if settings.budget else of_steps
 
     def _has_ended(self) -> bool:
-        return self._share(self.done) >= 1
+        return self._share(self.done) >= 1 or self._is_stalled()
+
+    def _is_stalled(self) -> bool:
+        """Whether the last evaluations, as many as the patience, had no lower `solve_loss`."""
+        patience = self.settings.patience
+        if not patience:
+            return False
+        losses = [_loss(numbers) for _, numbers in sorted(self.evaluations.items())]
+        return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
     def _by_use(self) -> dict[str, int]:
         """Tokens of all steps by what they were used for."""
@@ -197,15 +217,33 @@ class _Run:
             raise InputError(f"step {done}: {wrong}")
 
     def _evaluation(self, step: int, when: str) -> dict[str, Any]:
-        """The evaluation at a step, unless an earlier part of this run has made it."""
-        numbers = _evaluation_at(step, self.folder)
+        """The evaluation at a step, unless it is made already, perhaps by an earlier part.
+
+        Raises:
+          InputError: it lacks what the patience looks at.
+        """
+        numbers = self.evaluations.get(step)
         if numbers is None:
             numbers, rows = self.stage.evaluate(self.state.params)
+            if self.settings.patience and "solve_loss" not in numbers:
+                raise InputError(
+                    f"supervised.patience = {self.settings.patience}: the evaluation has no "
+                    "solve_loss, for its stage measures none or no held-out solution fits a row. "
+                    "Raise batch.sequence_length, or set supervised.patience = 0."
+                )
             self.writer.write(step, "eval", numbers)
+            self.evaluations[step] = numbers
+            when = "after" if self._is_stalled() else when  # nothing follows it
             if when in ("before", "after"):
                 self.writer.write_completions(step, when, rows)
         self.console.print(_sentence(when, numbers))
         return numbers
+
+
+def _loss(numbers: Mapping[str, Any]) -> float:
+    """An evaluation's `solve_loss`; what is not finite, which a file holds as null, is no lower."""
+    loss = numbers.get("solve_loss")
+    return math.inf if loss is None or not math.isfinite(loss) else loss
 
 
 def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float], Step]:
@@ -248,15 +286,6 @@ def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> st
     )
 
 
-def _evaluation_at(step: int, folder: pathlib.Path) -> dict[str, Any] | None:
-    """The evaluation at a step, if an earlier part of this run has made it."""
-    path = folder / "metrics.jsonl"
-    for line in map(json.loads, path.read_bytes().splitlines() if path.exists() else []):
-        if line["step"] == step and line["kind"] == "eval":
-            return {name: value for name, value in line.items() if name not in ("step", "kind")}
-    return None
-
-
 def _sentence(when: str, numbers: dict[str, Any]) -> str:
     words = (
         f"{when}: accuracy {numbers['accuracy']:.1%} "
@@ -264,4 +293,6 @@ def _sentence(when: str, numbers: dict[str, Any]) -> str:
     )
     if "sampled_accuracy" in numbers:
         words += f", sampled {numbers['sampled_accuracy']:.1%}"
+    if "solve_loss" in numbers:
+        words += f", loss {numbers['solve_loss']:.3f}"
     return words + f", {numbers['tokens']:.1f} tokens, on {numbers['problems']} held-out problems"

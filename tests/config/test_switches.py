@@ -49,6 +49,12 @@ CASES = [
     ("distill", "rollout.temperature", "0.5", ["--curriculum.difficulty=pass_rate"]),
     ("distill", "curriculum.patience", "2", ["--curriculum.schedule=adaptive"]),
     ("rewrite", "batch.size", "4", []),
+    ("rewrite", "rewrite.equations", "require", []),
+    ("rewrite", "rewrite.min_right", "2", []),
+    ("rewrite", "rewrite.updates", "2", []),
+    ("rewrite", "supervised.kl_coefficient", "0.5", []),
+    ("sft", "supervised.patience", "2", ["--eval.every=5"]),
+    ("reconstruct", "supervised.patience", "2", ["--eval.at", "0.5"]),
     ("rewrite", "mining.attempts", "2", []),
 ]  # fmt: skip
 # Switches that are on by default, and how to switch them off.
@@ -57,6 +63,10 @@ OFF = {
     "data.concise_share": ["--data.style=concise"],
     "reconstruct": ["--reconstruct.mask-probability=0"],
     "batch.size": ["--rewrite.no-internalize"],
+    "rewrite.equations": ["--rewrite.no-internalize"],
+    "rewrite.min_right": ["--rewrite.no-internalize"],
+    "rewrite.updates": ["--rewrite.no-internalize"],
+    "supervised.kl_coefficient": ["--rewrite.no-internalize"],
     "policy.kl_estimator": ["--policy.kl-coefficient=0"],
     "mining.attempts": ["--mining.questions=0"],
 }

@@ -46,7 +46,7 @@ def dense_loss(opened, record):
     """The mean −log q of the target's tokens, from all logits of one example alone."""
     config, student = opened
     measure = Difficulty(config, make_mesh(1), student)
-    example = measure._encode(record)  # pyright: ignore[reportPrivateUsage]
+    example = measure._solutions.encode(record)  # pyright: ignore[reportPrivateUsage]
     batch, _ = pack_in_order([(0, example)], 1, len(example["tokens"]))
     hidden = student.policy.rows(student.params, batch)
     logp = jax.nn.log_softmax(student.policy.head(student.params)(hidden))

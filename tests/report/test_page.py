@@ -318,3 +318,12 @@ def test_the_command_prints_where_the_page_is(folder, capsys):
 def test_the_command_refuses_with_a_message(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "Name the folder of a run" in capsys.readouterr().err
+
+
+def test_a_run_in_buckets_has_their_table_between_comparison_and_curves(folder):
+    more = {"bucket": 1, "accuracy": 0.25, "no_signal": 0.0, "masked_share": 0.5}
+    lines = [json.loads(one) for one in (folder / "metrics.jsonl").read_text().splitlines()]
+    json_lines(folder / "metrics.jsonl", [one | more for one in lines])
+    page, text, _ = read(folder)
+    assert page.index("Before and after") < page.index("<h2>Buckets") < page.index("<h2>Curves")
+    assert "1–20" in text and "25.0% → 25.0%" in text

@@ -58,7 +58,28 @@ def test_the_masked_share_grows_with_progress_up_to_the_question_alone():
     counts = [MaskedPrompt(config.mask, STUDENT.prompts, x).count(6) for x in (0, 0.5, 1)]
     assert counts == [2, 4, 6]
     assert prompt(config, progress=0).count("[MASK]") == 2
+    shares = [MaskedPrompt(config.mask, STUDENT.prompts, x).metrics() for x in (0, 0.5, 1)]
+    assert shares == [{"masked_share": share} for share in (0.25, 0.625, 1)]
+    assert MaskedPrompt(make("--mask.rule=bridge").mask, STUDENT.prompts, 0).metrics() == {}
     assert prompt(config, progress=1) == SOLVE
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.3])
+def test_levels_may_start_from_one_mask_which_is_never_none(share):
+    config = make("--mask.rule=share", f"--mask.share-start={share}")
+    masked = [prompt(config, shorter(size), progress=0).count("[MASK]") for size in range(7)]
+    assert masked == [0, 0, 1, 1, 1, max(round(5 * share), 1), max(round(6 * share), 1)]
+    assert prompt(config, shorter(1), progress=0) == SOLVE  # nothing else is there to show
+
+
+def test_each_step_tells_its_bucket_and_its_masked_share(folder, tmp_path):
+    flags = "--stage=grpo", "--mask.rule=share", "--curriculum.buckets=2", "--mask.share-end=0.8"
+    flags += "--curriculum.advance-after=1", "--rollout.max-prompt-tokens=96"
+    stage = Grpo.from_config(make_config(folder, *flags), make_mesh(1))
+    stage.prepare(tmp_path)
+    told = [stage.next_step(stage.state.params, step).metrics for step in range(2)]
+    assert [(one["bucket"], one["masked_share"]) for one in told] == [(1, 0.5), (2, 0.8)]
+    assert all("accuracy" in one for one in told)
 
 
 def test_equal_draws_mask_equal_steps_and_others_others():

@@ -25,7 +25,9 @@ CASES = {
     "sft, an adapter on a mesh": [
         *("--stage=sft", "--lora.rank=2", "--mesh.fsdp=2", "--mesh.data=2", "--batch.size=4"),
     ],
-    "reconstruct": ["--stage=reconstruct", *LONG],
+    "reconstruct near its start": [
+        *("--stage=reconstruct", "--supervised.kl-coefficient=0.1", *LONG),
+    ],
     "grpo": ["--stage=grpo"],
     "grpo, several updates and a reference": [
         *("--stage=grpo", "--policy.inner-updates=2", "--policy.kl-coefficient=0.1"),
@@ -50,7 +52,13 @@ CASES = {
         *("--policy.micro-batch=2", *TAUGHT),
     ],
     "rewrite": [
-        *("--stage=rewrite", "--mining.questions=8", "--mining.max-new-tokens=8", *LONG),
+        *(
+            "--stage=rewrite",
+            "--supervised.kl-coefficient=0.1",
+            "--mining.questions=8",
+            "--mining.max-new-tokens=8",
+            *LONG,
+        ),
         "--rollout.max-prompt-tokens=96",
     ],
     "distill": ["--stage=distill", "--curriculum.schedule=linear", *ORDERED],

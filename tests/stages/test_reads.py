@@ -101,7 +101,8 @@ def run(folder, stage, more):
 
 
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
-BY_THE_RUN = {"budget.tokens", "eval.at", "checkpoint.every", "checkpoint.keep", "eval.every",
+BY_THE_RUN = {"budget.tokens", "supervised.patience",
+              "eval.at", "checkpoint.every", "checkpoint.keep", "eval.every",
               "mesh.data", "mesh.fsdp", "mesh.tensor"}  # fmt: skip
 ELSEWHERE = {
     *("data.split", "data.size", "data.min_steps", "data.max_steps", "data.concise_share"),
@@ -112,7 +113,7 @@ ELSEWHERE = {
     # No store is written here, and these belong to one.
     *("teachers.top_k", "teachers.cache_dtype"),
     # This student writes no steps, so nothing is accepted for a replay.
-    "rewrite/batch.sequence_length",
+    *("rewrite/batch.sequence_length", "rewrite/rewrite.equations", "rewrite/rewrite.updates"),
 }
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from cotjax.config import RewriteConfig
 from cotjax.cot import read_completion, rewrite_reward
 from cotjax.errors import InputError
 from cotjax.interfaces import Completion, End, Record
@@ -14,6 +15,7 @@ from cotjax.stages.replay import Accepted
 from cotjax.stages.rewrite import Rewrite
 from cotjax.student.groups import RolloutGroups
 from cotjax.training.evaluation import JudgedCompletion
+from tests.stages.test_supervised import kl_to_start
 from tests.tiny import STUDENT, make_config
 
 
@@ -90,13 +92,17 @@ RECORD = Record("r/1", "How many?", "7", ("7*1=7",), 1)
 GOOD = "Step 1: 7*1=7\nAnswer: 7"
 
 
+def accepting(**settings):
+    return Accepted(Nowhere(), RewriteConfig(**settings))  # pyright: ignore[reportArgumentType]
+
+
 def take(accepted, *group, record=RECORD):
     nothing = None
-    accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
+    return accepted.take(RolloutGroups(nothing, nothing, [record], [list(group)]))  # pyright: ignore
 
 
 def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():
-    accepted = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    accepted = accepting()
     take(accepted, attempt(0.0, tokens=2), attempt(1.0, ended=False, tokens=3),
          attempt(1.0, tokens=3, well_formed=0.0))  # fmt: skip
     assert accepted.rewrites == {}
@@ -106,11 +112,64 @@ def test_the_shortest_right_well_formed_whole_rewrite_is_accepted():
     assert accepted.rewrites["r/1"]["text"] == GOOD
     take(accepted, attempt(1.0, tokens=5, text="1. 7\nAnswer: 7\nbye"))
     assert accepted.rewrites["r/1"]["text"] == "Step 1: 7\nAnswer: 7"
-    again = Accepted(Nowhere())  # pyright: ignore[reportArgumentType]
+    again = accepting()
     again.set_state(json.loads(json.dumps(accepted.get_state())))
     assert again.rewrites == accepted.rewrites
     draws = [one.draw(3, np.random.default_rng(0)) for one in (again, accepted)]
     assert draws[0] == draws[1] and len(draws[0]) == 1
+
+
+FALSE, WORDS = "Step 1: 7*1=8\nStep 2: 8-1=7\nAnswer: 7", "Step 1: it is seven\nAnswer: 7"
+NONE = {"refused_min_right": 0, "refused_equations": 0}
+
+
+@pytest.mark.parametrize(
+    ("equations", "accepted"),
+    [("ignore", [FALSE, WORDS, GOOD]), ("check", [WORDS, GOOD]), ("require", [GOOD])],
+)
+def test_each_equation_of_an_accepted_rewrite_is_true(equations, accepted):
+    texts = [FALSE, WORDS, GOOD]
+    for text in texts:
+        alone = accepting(equations=equations)
+        told = take(alone, attempt(1.0, text=text))
+        kept = [rewrite["text"] for rewrite in alone.rewrites.values()]
+        assert kept == [text] * (text in accepted)
+        assert told == NONE | {"refused_equations": int(text not in accepted)}
+    together = accepting(equations=equations)
+    told = take(together, *(attempt(1.0, tokens=5 + n, text=text) for n, text in enumerate(texts)))
+    assert together.rewrites["r/1"]["text"] == accepted[0]  # the shortest that is accepted
+    assert told["refused_equations"] == 3 - len(accepted)
+
+
+def test_a_chain_of_true_equations_that_only_ends_right_has_not_the_teachers_results():
+    lucky = "Step 1: 7+6=13\nStep 2: 13-6=7\nStep 3: 7+0=7\nAnswer: 7"
+    for rule, kept in (("require", [lucky]), ("match", [])):
+        accepted = accepting(equations=rule)
+        told = take(accepted, attempt(1.0, text=lucky))
+        assert [rewrite["text"] for rewrite in accepted.rewrites.values()] == kept
+        assert told["refused_equations"] == 1 - len(kept)
+    accepted = accepting(equations="match")
+    take(accepted, attempt(1.0, tokens=3, text=WORDS), attempt(1.0, text=GOOD))
+    assert accepted.rewrites["r/1"]["text"] == GOOD
+
+
+def test_of_a_group_enough_completions_are_right():
+    accepted = accepting(min_right=2)
+    wrong, cut = attempt(0.0, text=GOOD), attempt(1.0, ended=False, text=GOOD)
+    assert take(accepted, attempt(1.0, text=GOOD), wrong, cut) == NONE | {"refused_min_right": 1}
+    assert accepted.rewrites == {}
+    # Right is right: it need not be in form, nor be accepted itself.
+    unformed = attempt(1.0, text="7", well_formed=0.0)
+    assert take(accepted, attempt(1.0, text=FALSE), unformed) == NONE | {"refused_equations": 1}
+    assert take(accepted, attempt(1.0, text=GOOD), attempt(1.0, text=FALSE), wrong) == (
+        NONE | {"refused_equations": 1}
+    )
+    assert accepted.rewrites["r/1"]["text"] == GOOD
+
+
+def test_more_right_completions_than_a_group_has_are_refused_at_once(folder):
+    with pytest.raises(InputError, match="rewrite.min_right = 5, rollout.group_size = 4"):
+        open_stage(folder, "--mining.questions=0", "--rewrite.min-right=5")
 
 
 def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(folder, tmp_path):
@@ -118,8 +177,9 @@ def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(fol
     stage.prepare(tmp_path)
     take(stage.data, attempt(1.0, tokens=8, text=GOOD))
     work = stage.next_step(stage.state.params, 0)
-    _, (rows, key) = work.batch
+    _, [(rows, key)] = work.batch
     assert key is None and work.metrics["accepted"] == 1
+    assert work.metrics["refused_equations"] == work.metrics["refused_min_right"] == 0
     tokens, counted = np.asarray(rows.tokens), np.asarray(rows.weight) > 0
     decode = STUDENT.tokenizer.decode
     assert decode(tokens[0][~counted[0] & (np.asarray(rows.segment)[0] > 0)]).startswith(
@@ -136,11 +196,49 @@ def test_the_replay_is_the_question_alone_and_raises_the_rewrites_likelihood(fol
     assert losses[-1] < losses[0]
 
 
+def replayed(folder, tmp_path, *more):
+    """A stage with one accepted rewrite, its first step's work, and the state after it."""
+    stage = open_stage(folder, "--mining.questions=0", *more)
+    stage.prepare(tmp_path)
+    take(stage.data, attempt(1.0, tokens=8, text=GOOD))
+    work = stage.next_step(stage.state.params, 0)
+    return stage, work, *stage.update(stage.state, work.batch)
+
+
+def test_a_replay_may_take_several_updates(folder, tmp_path):
+    stage, work, state, _ = replayed(folder, tmp_path, "--rewrite.updates=3")
+    _, replays = work.batch
+    assert len(replays) == 3 and int(state.step) == 4  # one is the policy's
+    tokens = [int((rows.segment > 0).sum()) for rows, _ in replays]
+    alone = replayed(folder, tmp_path)[1]
+    more = work.metrics["trained_tokens"] - alone.metrics["trained_tokens"]
+    assert more == sum(tokens[1:]) > 0
+    again = stage.next_step(stage.student.params, 0).batch[1]
+    jax.tree.map(np.testing.assert_array_equal, replays, again)
+
+
+def test_a_replay_may_stay_near_the_start_of_the_run(folder, tmp_path):
+    flags = "--optimizer.learning-rate=0.03", "--rewrite.updates=4"
+    _, _, _, free = replayed(folder, tmp_path, *flags)
+    stage, work, state, held = replayed(folder, tmp_path, *flags, "--supervised.kl-coefficient=9")
+    assert "replay_kl" not in free
+    # The KL is that of all tokens' distributions, to the weights that the run began with.
+    rows, _ = work.batch[1][-1]
+    again, count = kl_to_start(stage.student, state.params, rows)
+    _, told = stage._update_replayed(state, [(rows, None)], stage._frozen_for_replay())
+    np.testing.assert_allclose(told["kl"][0], again, rtol=1e-4)
+    assert told["kl"][1] == count and again > 0
+    loose = float(free["replay_loss"][0] / free["replay_loss"][1])
+    kl, tokens = held["replay_kl"]
+    near = float((held["replay_loss"][0] - 9 * kl) / tokens)
+    assert near > loose  # it has moved less
+
+
 def test_internalisation_may_be_left_out(folder, tmp_path):
     stage = open_stage(folder, "--mining.questions=0", "--rewrite.no-internalize")
     stage.prepare(tmp_path)
     take(stage.data, attempt(1.0, tokens=8, text=GOOD))
-    assert stage.next_step(stage.state.params, 0).batch[1] is None
+    assert stage.next_step(stage.state.params, 0).batch[1] == []
 
 
 def test_several_inner_updates_are_one_step(folder, tmp_path):
@@ -148,6 +246,6 @@ def test_several_inner_updates_are_one_step(folder, tmp_path):
     stage.prepare(tmp_path)
     before = int(stage.state.step)
     work = stage.next_step(stage.state.params, 0)
-    state, _ = stage.update(stage.state, [work.batch[0], None])
+    state, _ = stage.update(stage.state, [work.batch[0], []])
     assert int(state.step) == before + 2
     assert jax.tree.leaves(state.params)

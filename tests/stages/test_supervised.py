@@ -9,7 +9,7 @@ import pytest
 
 from cotjax.core.logprobs import token_logprobs
 from cotjax.errors import InputError
-from cotjax.interfaces import Record
+from cotjax.interfaces import Record, TokenBatch
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.sft import Sft
 from cotjax.stages.supervised import dropout_key, solution_encoder
@@ -51,6 +51,110 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_targets(stage):
     assert work.metrics["batch_tokens"] == batch.tokens.size
     used, places = metrics["used"]
     assert used / places == pytest.approx((np.asarray(batch.segment) > 0).mean())
+
+
+def test_the_held_out_loss_is_that_of_whole_solutions_behind_their_questions(folder):
+    flags = "--stage=sft", "--eval.problems=5", "--batch.sequence-length=48"
+    stage = Sft.from_config(make_config(folder, *flags), make_mesh(1))
+    policy, params = stage.student.policy, stage.student.params
+    nll, tokens = 0.0, 0
+    for record in stage.held_out:
+        prompt = TOKENIZER.encode(STUDENT.prompts.solve(record.question))
+        target = TOKENIZER.encode(f"Step 1: {record.steps[0]}\nAnswer: {record.answer}")
+        ids = np.array([[*prompt, *target, END]])
+        place = np.arange(ids.shape[1])[None]
+        alone = TokenBatch(ids[:, :-1], ids[:, 1:], None, np.ones_like(place[:, 1:]), place[:, :-1])
+        logp = token_logprobs(policy.rows(params, alone) @ policy.unembed(params).T, alone.targets)
+        nll -= np.asarray(logp)[0, -len(target) - 1 :].sum()
+        tokens += len(target) + 1
+    numbers, rows = stage.evaluate(params)
+    np.testing.assert_allclose(numbers["solve_loss"], nll / tokens, rtol=1e-5)
+    assert len(rows) == 5 and numbers["problems"] == 5
+
+
+def test_held_out_solutions_longer_than_a_row_are_left_out_and_counted(folder):
+    lengths = []
+    for size in (48, 32, 24):
+        flags = "--stage=sft", "--eval.problems=6", f"--batch.sequence-length={size}"
+        stage = Sft.from_config(make_config(folder, *flags), make_mesh(1))
+        told = [note for note in stage.notes if note.startswith("solve_loss leaves")]
+        lengths.append(len(stage._fitting))
+        assert bool(told) == (lengths[-1] < 6)
+        assert len([one for one in stage.programs() if "held-out" in one.name]) == bool(lengths[-1])
+    assert lengths[0] == 6 > lengths[-1]
+    assert ("solve_loss" in stage.evaluate(stage.student.params)[0]) == bool(lengths[-1])
+
+
+def kl_to_start(student, params, batch):
+    """Σ KL(start ‖ policy) over the target tokens from whole logits, and how many these are."""
+    policy, start = student.policy, jax.tree.map(np.asarray, student.reference)
+    both = (start, policy.without_adapter), (student.all_params(params), policy)
+    logits = [own.rows(all_, batch) @ own.unembed(all_).T for all_, own in both]
+    first, now = (np.asarray(jax.nn.log_softmax(one), np.float64) for one in logits)
+    counted = np.asarray(batch.weight) > 0
+    return (np.exp(first) * (first - now)).sum(axis=-1)[counted].sum(), counted.sum()
+
+
+@pytest.mark.parametrize("adapter", [(), ("--lora.rank=2", "--lora.dropout=0")], ids=str)
+def test_the_kl_is_of_whole_distributions_to_the_start_of_the_run(folder, adapter):
+    flags = "--stage=sft", "--steps=12", *adapter, "--optimizer.warmup-steps=0"
+    flags += "--optimizer.learning-rate=0.03", "--supervised.kl-coefficient=0.5"
+    stage = Sft.from_config(make_config(folder, *flags), make_mesh(1))
+    state = stage.state
+    for step in range(3):
+        work = stage.next_step(None, step)
+        ((batch, _),) = work.batch
+        expected = kl_to_start(stage.student, state.params, batch)
+        policy, params = stage.student.policy, stage.student.all_params(state.params)
+        logits = policy.rows(params, batch) @ policy.unembed(params).T
+        logp = np.asarray(token_logprobs(logits, batch.targets))[np.asarray(batch.weight) > 0]
+        state, metrics = stage.update(state, work.batch)
+        np.testing.assert_allclose(metrics["kl"][0], expected[0], rtol=1e-3, atol=1e-4)
+        assert metrics["kl"][1] == metrics["loss"][1] == expected[1]
+        loss = 0.5 * expected[0] - logp.sum()
+        np.testing.assert_allclose(metrics["loss"][0], loss, rtol=1e-4)
+        assert step == 0 or metrics["kl"][0] > 0.01
+
+
+def kls(folder, mesh, *more):
+    """The KL of two steps."""
+    flags = "--stage=sft", "--steps=12", "--batch.size=4", "--optimizer.warmup-steps=0"
+    flags += "--optimizer.learning-rate=0.03", "--supervised.kl-coefficient=0.5", *more
+    stage = Sft.from_config(make_config(folder, *flags), mesh)
+    state, found = stage.state, []
+    for step in range(2):
+        state, metrics = stage.update(state, stage.next_step(None, step).batch)
+        found.append(float(metrics["kl"][0]))
+    return found
+
+
+def test_the_kl_is_the_same_on_several_devices(folder):
+    whole = kls(folder, make_mesh(1))
+    for mesh in (make_mesh(2, 2), make_mesh(2, 1, 2)):
+        np.testing.assert_allclose(kls(folder, mesh), whole, rtol=1e-3, atol=1e-3)
+
+
+def test_a_kl_holds_the_student_near_its_start(folder):
+    flags = "--stage=sft", "--steps=12", "--optimizer.warmup-steps=0"
+    flags += ("--optimizer.learning-rate=0.03",)
+    moved = []
+    for more in ((), ("--supervised.kl-coefficient=20",)):
+        stage = Sft.from_config(make_config(folder, *flags, *more), make_mesh(1))
+        start = jax.tree.map(np.array, stage.student.params)
+        state = stage.state
+        for step in range(6):
+            state, _ = stage.update(state, stage.next_step(None, step).batch)
+        student = dataclasses.replace(stage.student, read=lambda start=start: (start, {}))
+        moved.append(kl_to_start(student, state.params, stage.next_step(None, 6).batch[0][0])[0])
+        told = [note for note in stage.notes if "parameters of the start" in note]
+        assert bool(told) == bool(more)
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_with_an_adapter_the_start_takes_no_more_memory(folder):
+    flags = "--stage=sft", "--lora.rank=2", "--supervised.kl-coefficient=1"
+    stage = Sft.from_config(make_config(folder, *flags), make_mesh(1))
+    assert not stage.keeps_start and stage.frozen.reference is stage.student.base
 
 
 def test_rows_that_devices_cannot_share(folder):

@@ -296,3 +296,57 @@ def test_a_line_that_is_lost_loses_no_count_of_the_others(tmp_path):
     path.write_text("".join(kept))
     run(tmp_path, Uses(), steps=4, resume=True)
     assert lines(path)[-2]["used_tokens"] == 80
+
+
+class Falling(Sums):
+    """Its held-out loss falls until its parameter is 12, after two steps, and then no more."""
+
+    def evaluate(self, params):
+        numbers, rows = super().evaluate(params)
+        return numbers | {"solve_loss": max(2.0 - float(params["w"]) / 12, 1.0)}, rows
+
+
+ENDS = {"steps": 9, "eval_every": 1, "patience": 2}
+
+
+def test_a_run_ends_when_the_held_out_loss_has_not_fallen_for_some_evaluations(tmp_path):
+    _, whole, _ = run(tmp_path / "whole", Falling(), steps=9, eval_every=1)
+    stage, result, said = run(tmp_path / "ended", Falling(), **ENDS)
+    # Of the evaluations behind steps 0 to 4, that behind step 3 has the lowest loss.
+    losses = [line.get("solve_loss") for line in lines(tmp_path / "ended" / "metrics.jsonl")]
+    losses = [loss for loss in losses if loss is not None]
+    assert whole["steps"] == 9 and result["steps"] == len(losses) - 1 == 2 + losses.index(1.0)
+    assert "ended, as 2 evaluations had no lower solve_loss" in said
+    assert result["after"]["solve_loss"] == 1.0 and stage.evaluations == len(losses)
+    kinds = [line["kind"] for line in lines(tmp_path / "ended" / "completions.jsonl")]
+    assert kinds[0] == "before" and kinds[-1] == "after"
+    restored, _ = checkpoint(tmp_path / "ended", result["steps"])
+    assert int(restored.step) == 2 * result["steps"]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_that_ends_by_its_loss_ends_there_too_when_it_is_resumed(
+    tmp_path, stop, wait_for_checkpoints
+):
+    _, expected, _ = run(tmp_path / "whole", Falling(), **ENDS)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", Falling(stop_at=stop), **ENDS)
+    for _ in range(2):  # the second time, it is at its end already
+        _, result, _ = run(tmp_path / "cut", Falling(), **ENDS, resume=True)
+        assert result == expected
+    assert written(tmp_path / "cut") == written(tmp_path / "whole")
+
+
+def test_a_loss_that_is_no_number_is_no_lower(tmp_path):
+    class Broken(Falling):
+        def evaluate(self, params):
+            numbers, rows = super().evaluate(params)
+            return numbers | {"solve_loss": float("nan")}, rows
+
+    _, result, _ = run(tmp_path / "a", Broken(), **ENDS)
+    assert result["steps"] == 2
+
+
+def test_patience_without_a_held_out_loss_is_refused(tmp_path):
+    with pytest.raises(InputError, match="supervised.patience = 2: the evaluation has no solve_lo"):
+        run(tmp_path / "a", Sums(), **ENDS)
