@@ -214,7 +214,7 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
         if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
             raise InputError(f"{path}: arms.{arm}.stages: needs [[arms.{arm}.stages]] entries.")
         for table in (own, *entries):
-            for section in ("budget", "optimizer", "distill", "eval"):
+            for section in ("budget", "optimizer", "distill", "eval", "reward"):
                 if not isinstance(table.get(section, {}), dict):
                     raise InputError(f"{path}: arms.{arm}: {section}: needs a table.")
             given = table.get("budget", {}).get("tokens", 1)
@@ -341,6 +341,12 @@ def _steps(where: str, table: dict[str, Any]) -> int:
         raise InputError(
             f"{where}: the weights of teachers follow the steps of the run. Set steps to about as "
             "many as the budget is."
+        )
+    reward = table.get("reward", {})
+    if reward.get("length") == "budget" and not reward.get("limit_steps"):
+        raise InputError(
+            f"{where}: reward.limit_steps = 0: the limit falls over the steps of the run, of which "
+            "there are as many as the budget is. Set reward.limit_steps to some of them, or steps."
         )
     return UNBOUNDED
 

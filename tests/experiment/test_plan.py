@@ -92,6 +92,8 @@ def test_a_part_that_is_none_is_refused(part):
         ("[arms.base]", "[arms.start]", "arms.start: is empty. Only arms.base is empty."),
         ("[arms.base]", '[arms."s ft"]\nstage = "sft"\n[arms."s-ft"]\nstage = "sft"\n[arms.base]',
          'arms "s ft" and "s-ft" have one folder'),
+        ('stage = "grpo"', 'stage = "grpo"\nreward = { length = "budget" }',
+         "arms.list: reward.limit_steps = 0: the limit falls over the steps of the run"),
         ('stage = "sft"', 'stage = "distill"', "the weights of teachers follow the steps"),
     ],
 )  # fmt: skip
