@@ -26,9 +26,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "reconstruct": ("question", "steps"),
     "complete": ("question", "steps"),
     "rewrite": ("question", "rationale"),
+    "exactly": ("question", "target"),
+    "at_most": ("question", "target"),
 }
-# The same of texts that a file may lack, until they are asked for.
-OPTIONAL = {"exactly": ("question", "target"), "at_most": ("question", "target")}
+OPTIONAL = ("exactly", "at_most")  # which a file may leave out, as long as nobody asks for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Prompts:
     """Question to prompt text, one method per task.
 
     Attributes:
-      texts: the template of each key of `PLACES`, and of `OPTIONAL` where the file has it.
+      texts: the template of each key of `PLACES`; those of `OPTIONAL` may be missing.
       wrap: what the tokenizer's chat template puts around a message, or the tokenizer before plain
         text.
       notes: what a reader of the run should know, one sentence each.
@@ -182,15 +183,15 @@ def _read_texts(templates: str, style: str) -> dict[str, str]:
         ) from error
     own = table.get(style, {})
     table |= own if isinstance(own, dict) else {}
-    optional = {key: places for key, places in OPTIONAL.items() if key in table}
-    for key, places in (PLACES | optional).items():
+    there = {key: places for key, places in PLACES.items() if key in table or key not in OPTIONAL}
+    for key, places in there.items():
         for place in places:
             if not isinstance(table.get(key), str) or table[key].count(f"{{{place}}}") != 1:
                 raise InputError(
                     f'{path}: "{key}" needs a text with {{{place}}} in it once, for {style} '
                     f"prompts. Write it there or in [{style}], as {FOLDER / 'english.toml'} does."
                 )
-    return {key: table[key] for key in PLACES | optional}
+    return {key: table[key] for key in there}
 
 
 _PLACE = re.compile(r"\{(question|steps|rationale|target)\}")

@@ -53,7 +53,7 @@ def _run_stage(
         eval_at=config.eval.at,
         budget=config.budget.tokens,
     )
-    table = StepTable(stage.columns, config.steps, out)
+    table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
     with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
         try:
             notes = (*stage.notes, *stage.prepare(folder))

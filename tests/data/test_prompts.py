@@ -148,7 +148,8 @@ def test_a_file_may_lack_what_is_not_asked_for_and_is_told_what_it_lacks(plain, 
         ("[plain]", '"step" needs a text with {step} in it once, for plain prompts'),
         ("plain = 3", '"step" needs a text with {step} in it once'),
         *(
-            ("\n".join(f'{k} = "{{step}}{{question}}{{steps}}{{rationale}}"' for k in PLACES)
+            ("\n".join(f'{k} = "{{step}}{{question}}{{steps}}{{rationale}}{{target}}"'
+                       for k in PLACES)
              .replace(f"{{{place}}}", times * f"{{{place}}}"), f"with {{{place}}} in it once")
             for place in ("step", "question", "steps", "rationale") for times in (0, 2)
         ),
