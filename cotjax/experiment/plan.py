@@ -121,7 +121,7 @@ def read_experiment(path: str) -> Experiment:
     Raises:
       InputError: it cannot be read, a wrong key or value, no arm, an arm that does not exist.
     """
-    table = read_toml(path)
+    table = read_toml(path, flag="")
     for key in table:
         if key not in KEYS:
             raise InputError(
@@ -174,13 +174,16 @@ def read_experiment(path: str) -> Experiment:
         validation=counts["questions.validation"],
         chosen=str(table.get("chosen", "")),
     )
-    stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
-    for key in keys_of(experiment.settings):
-        if not any(stage.reads_key(key) for stage in stages):
-            raise InputError(f"{path}: settings.{key}: no arm reads it. Leave it out.")
-    for validation in (False, True):
-        for cell in cells(experiment, validation=validation):
-            config_of(cell, path)
+    try:
+        stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
+        for key in keys_of(experiment.settings):
+            if not any(stage.reads_key(key) for stage in stages):
+                raise InputError(f"settings.{key}: no arm reads it. Leave it out.")
+        for validation in (False, True):
+            for cell in cells(experiment, validation=validation):
+                config_of(cell)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return experiment
 
 
@@ -241,7 +244,7 @@ def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...])
 
 
 def _curve(path: str, shares: Any) -> tuple[float, ...]:
-    found = shares if isinstance(shares, list | tuple) else [None]
+    found: list[Any] = [*shares] if isinstance(shares, list | tuple) else [None]
     if not all(type(one) is float and 0 < one < 1 for one in found) or found != sorted({*found}):
         raise InputError(f"{path}: curve = {shares}: needs {KEYS['curve']}, such as {[*CURVE]}.")
     return tuple(found)
@@ -363,17 +366,19 @@ def _refuse_other(arm: str, unit: str, given: Any, budget: int) -> None:
         )
 
 
-def config_of(cell: Cell, path: str) -> Config:
+def config_of(cell: Cell) -> Config:
     """A cell's checked config.
 
     Raises:
       InputError: see `cotjax.config.load`; names the arm.
     """
+    arm = f"arms.{cell.arm}"
     try:
-        config = from_table(cell.table, f"arms.{cell.arm}")
+        config = from_table(cell.table, arm)
         to_toml(config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        told = str(error)
+        raise InputError(told if told.startswith(f"{arm}:") else f"{arm}: {told}") from error
     return config
 
 

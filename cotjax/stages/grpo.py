@@ -139,6 +139,7 @@ class Grpo:
             data=data,
             data_programs=order,
             teachers=teachers,
+            mined=difficulty.take_tokens,
             length=None if config.reward.length == "bridge" else LengthControl(config),
         )
 

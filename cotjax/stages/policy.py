@@ -93,6 +93,7 @@ class PolicyStage(BaseStage):
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
       teachers: opens the teachers that are added to the loss; None without.
       length: rewards lengths in another way than `reward`, and makes it of outcome and form alone.
+      mined: tokens that were sampled before the first step, to choose or order its prompts.
     """
 
     columns = COLUMNS
@@ -112,6 +113,7 @@ class PolicyStage(BaseStage):
         updates: int = 0,
         teachers: OpenTeachers | None = None,
         length: LengthControl | None = None,
+        mined: Callable[[], int] = lambda: 0,
     ) -> None:
         rollout, policy = config.rollout, config.policy
         check_divides(mesh, rollout.prompts, "rollout.prompts")
@@ -120,7 +122,7 @@ class PolicyStage(BaseStage):
         self.resolved = {"policy": resolved(self.objective)}
         self._open_data, self._data_programs = data, data_programs
         self.reward = open_reward(config, reward or (length.reward if length else solve_reward))
-        self.length = length
+        self.length, self._mined = length, mined
         self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
@@ -236,6 +238,8 @@ class PolicyStage(BaseStage):
             "trained_tokens": updates * kept.tokens,
             "sampled_tokens": everything.tokens,
         }
+        if not step and (mined := self._mined()):
+            metrics["mined_tokens"] = mined
         if self.length is not None:
             metrics |= self.length.metrics(everything.judged, step)
         if is_reference(self.config.reward.function):  # its parts are named by the user

@@ -161,7 +161,7 @@ class ReplayStage(PolicyStage):
             replay = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
         metrics = work.metrics | {"accepted": len(self.accepted.rewrites)}
         metrics["trained_tokens"] += replayed
-        metrics["mined_tokens"] = 0 if step else self._mined_tokens
+        metrics["mined_tokens"] = 0 if step else self._mined_tokens + self._difficulty.take_tokens()
         return dataclasses.replace(work, batch=[work.batch, replay], metrics=metrics)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:

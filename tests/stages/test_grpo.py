@@ -167,3 +167,20 @@ def test_a_step_with_another_length_is_a_function_of_its_number_and_says_what_it
     assert ("reward_brevity" in metrics) == (kind in ("target", "group_relative"))
     numbers, rows = stages[0].evaluate(stages[0].state.params)
     assert rows[0]["reward"] in (-2, -1) and numbers["accuracy"] >= 0
+
+
+def test_samples_that_order_the_prompts_are_counted_in_the_first_step(folder, tmp_path):
+    flags = "--curriculum.buckets=2", "--curriculum.difficulty=pass_rate", "--curriculum.samples=2"
+    config = make_config(folder, "--steps=3", *flags, "--curriculum.examples=6")
+    counts = []
+    for _ in range(2):  # the second goes on with the rates that the first has kept
+        stage = Grpo.from_config(config, make_mesh(1))
+        stage.prepare(tmp_path)
+        counts.append([
+            stage.next_step(stage.state.params, step).metrics.get("mined_tokens", 0)
+            for step in range(2)
+        ])  # fmt: skip
+    assert counts[0] == counts[1] and counts[0][0] > 2 * 6 and counts[0][1] == 0
+    stage = Grpo.from_config(config, make_mesh(1))
+    stage.prepare(tmp_path)
+    assert "mined_tokens" not in stage.next_step(stage.state.params, 1).metrics, "a resumed run"
