@@ -129,11 +129,8 @@ def read_experiment(path: str) -> Experiment:
                 f"has {', '.join(KEYS)}."
             )
     arms = table.get("arms", {})
-    if (
-        not isinstance(arms, dict)
-        or not arms
-        or not all(isinstance(a, dict) for a in arms.values())
-    ):
+    tables = isinstance(arms, dict) and all(isinstance(own, dict) for own in arms.values())
+    if not (arms and tables):
         raise InputError(f"{path}: arms: nothing is compared. Write [arms.NAME] for each arm.")
     _check_arms(path, arms, table.get("settings", {}))
     seeds = _seeds(path, table, "seeds", (0, 1, 2))
@@ -199,6 +196,7 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
     """
     if not isinstance(settings, dict):
         raise InputError(f"{path}: settings = {settings}: needs a table [settings].")
+    _check_sections(f"{path}: settings", settings)
     names: dict[str, str] = {}
     for arm, own in arms.items():
         name = Cell(arm, 0, {}, trains=True).name
@@ -217,9 +215,7 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
         if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
             raise InputError(f"{path}: arms.{arm}.stages: needs [[arms.{arm}.stages]] entries.")
         for table in (own, *entries):
-            for section in ("budget", "optimizer", "distill", "eval", "reward"):
-                if not isinstance(table.get(section, {}), dict):
-                    raise InputError(f"{path}: arms.{arm}: {section}: needs a table.")
+            _check_sections(f"{path}: arms.{arm}", table)
             given = table.get("budget", {}).get("tokens", 1)
             if type(given) is not int or given < 1:
                 raise InputError(
@@ -230,6 +226,12 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
         for key in (key for one in (table, *entries) for key in keys_of(one)):
             if key in OWN or (where == "settings" and key.startswith("budget")):
                 raise InputError(f"{path}: {where}: {key} is the experiment's own. Leave it out.")
+
+
+def _check_sections(where: str, table: dict[str, Any]) -> None:
+    for section in ("budget", "optimizer", "distill", "eval", "reward"):  # looked into early
+        if not isinstance(table.get(section, {}), dict):
+            raise InputError(f"{where}: {section}: needs a table.")
 
 
 def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -348,8 +350,8 @@ def _steps(where: str, table: dict[str, Any]) -> int:
     reward = table.get("reward", {})
     if reward.get("length") == "budget" and not reward.get("limit_steps"):
         raise InputError(
-            f"{where}: reward.limit_steps = 0: the limit falls over the steps of the run, of which "
-            "there are as many as the budget is. Set reward.limit_steps to some of them, or steps."
+            f"{where}: reward.limit_steps = 0: the limit falls over the steps of the run. Set "
+            "reward.limit_steps, or steps to about as many as the budget is."
         )
     return UNBOUNDED
 
@@ -377,8 +379,8 @@ def config_of(cell: Cell) -> Config:
         config = from_table(cell.table, arm)
         to_toml(config)
     except InputError as error:
-        told = str(error)
-        raise InputError(told if told.startswith(f"{arm}:") else f"{arm}: {told}") from error
+        told = str(error).removeprefix(f"{arm}: ")
+        raise InputError(f"{arm}: {told}") from error
     return config
 
 

@@ -88,6 +88,7 @@ def test_a_part_that_is_none_is_refused(part):
         ('stage = "sft"', 'stage = "sft"\nseed = 7', "arms.sft: seed is the experiment's own"),
         ('stage = "sft"', 'stage = "sft"\nbudget = { tokens = 9 }', "a common budget of 1000"),
         ('stage = "sft"', 'stage = "sft"\ndistill = 5', "arms.sft: distill: needs a table"),
+        ("[settings]", "[settings]\nreward = 5", "settings: reward: needs a table"),
         ("[arms.base]", '[arms.base]\nstage = "sft"', "takes no settings. Only arms.base"),
         ("[arms.base]", "[arms.start]", "arms.start: is empty. Only arms.base is empty."),
         ("[arms.base]", '[arms."s ft"]\nstage = "sft"\n[arms."s-ft"]\nstage = "sft"\n[arms.base]',
