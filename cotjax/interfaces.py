@@ -26,6 +26,7 @@ class Record:
       difficulty: number of steps of the solution.
       thinking: what the teacher wrote before the steps; empty if nothing.
       teacher: name of the writer of the rationale; empty if it is the data's own.
+      target: tokens that the question asks a solution to have; 0 if it asks for none.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Record:
     difficulty: int
     thinking: str = ""
     teacher: str = ""
+    target: int = 0
 
 
 class Source(Protocol):

@@ -31,6 +31,7 @@ GroupSize = Annotated[
         "a group baseline needs at least 2 completions per prompt",
     ),
 ]
+Rounds = Annotated[int, Range("{} >= 2", lambda value: value >= 2, "one limit never falls")]
 RowLength = Annotated[
     int, Range("{} >= 2", lambda value: value >= 2, "a row's first token has no target")
 ]
@@ -64,6 +65,7 @@ Equations = Literal["ignore", "check", "require", "match"]
 Dtype = Literal["float32", "bfloat16"]
 Objective = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "bridge_release"]
 LayoutName = Literal["auto", "gsm8k", "bridge", "failures", "gym", "math", "choice", "messages"]
+LengthReward = Literal["none", "bridge", "target", "group_relative", "budget"]
 Preset = Literal["cotjax", "trl", "verl", "tunix", "bridge"]
 Divergence = Literal[
     "forward_kl",

@@ -15,8 +15,12 @@ from cotjax.config.whole import KEYS, SECTIONS
 from cotjax.errors import InputError
 
 
-def read_toml(path: str) -> dict[str, Any]:
+def read_toml(path: str, *, flag: str = "--config ") -> dict[str, Any]:
     """A file as nested tables.
+
+    Args:
+      path: of the file.
+      flag: that named it, for the error.
 
     Raises:
       InputError: it cannot be read, or is not TOML.
@@ -25,7 +29,7 @@ def read_toml(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"--config {path}: {error.strerror}. Name a TOML file that can be read."
+            f"{flag}{path}: {error.strerror}. Name a TOML file that can be read."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}. Fix it there.") from error

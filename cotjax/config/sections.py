@@ -15,12 +15,14 @@ from cotjax.config.ranges import (
     EvalVerifierName,
     GroupSize,
     LayoutName,
+    LengthReward,
     Natural,
     NotNegative,
     Objective,
     Positive,
     Preset,
     RewardName,
+    Rounds,
     RowLength,
     Share,
     ShareAbove0,
@@ -132,6 +134,18 @@ class RewardConfig:
     length_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.
     unit: Literal["words", "tokens"] = "tokens"  # What a completion's length counts.
     monotone: bool = True  # No upward jump in the length penalty (BRIDGE as released has one).
+    length: LengthReward = "bridge"  # GRPO's: none, BRIDGE's, L1's, Kimi's or ThinkPrune's.
+    target_min: Count = 32  # Least tokens that a prompt asks for, drawn per question.
+    target_max: Count = 192  # Most tokens that a prompt asks for.
+    target_form: Literal["exact", "max"] = "max"  # As L1-Exact, or L1-Max: shorter is better.
+    target_weight: Positive = 0.0003  # Reward per token away from the target.
+    target_eval: Natural = 0  # Tokens that evaluations ask for; 0 = half-way from min to max.
+    relative_weight: ShareAbove0 = 1.0  # Of the length against the group's right answers.
+    limit_start: Natural = 0  # First token limit of a right answer; 0 = rollout.max_new_tokens.
+    limit_end: Count = 64  # Last token limit.
+    limit_steps: Natural = 0  # Steps over which the limit falls; 0 = the run's.
+    limit_schedule: Literal["rounds", "linear", "cosine"] = "rounds"  # How it falls.
+    limit_rounds: Rounds = 3  # Different limits, one after the other, if it falls in rounds.
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ COMMON = (
     ),
     Switch(
         *("reward.function", '= "bridge"', lambda config: config.reward.function == "bridge"),
-        ("reward.length_per_step", "reward.unit", "reward.monotone"),
+        ("reward.length_per_step", "reward.unit", "reward.monotone", "reward.length"),
     ),
 )
 

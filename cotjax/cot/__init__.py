@@ -3,6 +3,7 @@
 from cotjax.cot.answers import answers_equal, extract_answer, gold_answer
 from cotjax.cot.difficulty import cot_difficulty
 from cotjax.cot.equations import Equation, equations
+from cotjax.cot.length import limit_at, relative_brevity, target_brevity
 from cotjax.cot.masking import completion_mask_count, mask_steps, shuffle_steps
 from cotjax.cot.rewards import (
     Verdict,
@@ -11,6 +12,7 @@ from cotjax.cot.rewards import (
     count_steps,
     is_correct,
     is_well_formed,
+    outcome_reward,
     read_completion,
     rewrite_brevity,
     rewrite_reward,
@@ -47,13 +49,17 @@ __all__ = [
     "is_correct",
     "is_right",
     "is_well_formed",
+    "limit_at",
     "mask_steps",
     "normalize_rationale",
     "open_tag",
+    "outcome_reward",
     "parse_rationale",
     "read_completion",
+    "relative_brevity",
     "render_rationale",
     "rewrite_brevity",
     "rewrite_reward",
     "shuffle_steps",
+    "target_brevity",
 ]

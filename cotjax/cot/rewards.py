@@ -1,6 +1,6 @@
-"""Rewards of the two policy stages: correctness gates format, format gates brevity.
+"""Rewards of the policy stages: correctness gates format, format gates brevity.
 
-A short wrong answer never gains. Both functions are pure, take strings, and return the reward
+A short wrong answer never gains. The functions are pure, take strings, and return the reward
 with its named parts; `outcome + steps + brevity` is the reward. They raise for impossible
 settings but for no completion and no gold, whatever characters these hold.
 
@@ -70,6 +70,30 @@ def is_well_formed(completion: str) -> bool:
     """
     rationale = parse_rationale(completion, kind="numbered")
     return bool(_with_text(rationale) and rationale.answer)
+
+
+def outcome_reward(
+    completion: str, *, gold: str, length: int | None = None, verdict: Verdict | None = None
+) -> tuple[float, dict[str, float]]:
+    r"""Rewards what a completion says, and not how long it is.
+
+        wrong −2;  right, but no step or no answer line −1;  otherwise 1
+
+    Args:
+      completion: the student's text, without the prompt.
+      gold: the right answer. A gold that the verifier cannot read is never met.
+      length: the completion's length, EOS excluded; None counts words. Only told.
+      verdict: what the completion says, if it was read already; None: its number is compared.
+
+    Returns:
+      The reward, and its parts as for `completion_reward` (`steps` and `brevity` are 0).
+
+    Example:
+      >>> outcome_reward("Step 1: 6 * 7\nAnswer: 42", gold="42")[0]
+      1.0
+    """
+    parts = _gate(completion, gold, _length(completion, "words", length), verdict)
+    return _total(parts), parts
 
 
 def completion_reward(

@@ -44,6 +44,7 @@ class Curriculum:
         self.schedule = TeacherSchedule(config)
         self.bucket = np.empty(0, np.int64)
         self._rows: BucketRows | None = None
+        self.measured_at = -1  # the step for which the examples were sorted last, in this process
 
     def prepare(self, params: Any, step: int) -> None:
         """Sorts the examples before the first step, and later ones again with `rescore`.
@@ -54,12 +55,14 @@ class Curriculum:
         """
         curriculum = self._config.curriculum
         if self._rows is None:
+            self.measured_at = step
             difficulty = self._measure(params, self._records)
             self._open(
                 assign_buckets(difficulty, num_buckets=curriculum.buckets, seed=self._config.seed)
             )
         bucket = self.bucket_at(step)
         if curriculum.rescore and bucket and step == self._starts()[bucket]:
+            self.measured_at = step
             self._open(self._sorted_again(params, bucket))
 
     def _sorted_again(self, params: Any, turn: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Program, Record
 from cotjax.student.evaluate import evaluate, evaluation_programs, without_samples
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.records import load_records, solution
+from cotjax.student.records import load_records, prompt_tokens, solution
 from cotjax.teachers.logit_store import Manifest
 from cotjax.teachers.pool import TeacherPool
 from cotjax.teachers.vocabulary import tokenizer_hash
@@ -50,6 +50,7 @@ class DistillDataset:
             config, mesh, student, rows=size.size, length=size.sequence_length
         )
         self.curriculum = Curriculum(config, self.records, self.encode, self.difficulty)
+        self._asked_tokens = 0
 
     def encode(self, index: int) -> Example:
         """An example as arrays."""
@@ -70,7 +71,19 @@ class DistillDataset:
         """The student's share of right answers to the monitored records."""
         config = without_samples(self.config)
         numbers, _ = evaluate(self.student, config, self.mesh, params, self.monitor)
+        student = self.student
+        asked = prompt_tokens(student.tokenizer, student.prompts, self.monitor)
+        self._asked_tokens += asked + round(numbers["tokens"] * len(self.monitor))
         return numbers["accuracy"]
+
+    def mined_tokens(self, step: int) -> int:
+        """Tokens that the student sampled in a step so that the data could be ordered.
+
+        Those that a resumed run sampled for the order of its first step were counted there.
+        """
+        measured, asked = self.difficulty.take_tokens(), self._asked_tokens
+        self._asked_tokens = 0
+        return asked + (measured if self.curriculum.measured_at == step else 0)
 
     def programs(self) -> Iterator[Program]:
         """What the order, the schedule and `pass_rate` compile."""

@@ -19,6 +19,7 @@ from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import read_lines
+from cotjax.student.records import prompt_tokens
 from cotjax.student.solution_loss import BLOCK, SolutionLoss
 
 ROWS = 16  # scored at once where a stage has no packed rows of its own
@@ -53,6 +54,7 @@ class Difficulty:
         self._config, self._mesh, self._student = config, mesh, student
         self._length = length
         self._solutions = SolutionLoss(mesh, student, rows=rows, length=length)
+        self._sampled_tokens = 0
         self._sampling = Sampling(
             group_size=config.curriculum.samples,
             max_new_tokens=config.rollout.max_new_tokens,
@@ -152,6 +154,15 @@ class Difficulty:
         nll, tokens = self._solutions(params, examples)
         return (nll / np.maximum(tokens, 1)).astype(float)
 
+    def take_tokens(self) -> int:
+        """Tokens that were sampled for pass rates, with their prompts, since this was asked last.
+
+        Those that an earlier part of the run sampled, and whose rates are kept, count again: they
+        are what the order of the data has cost.
+        """
+        taken, self._sampled_tokens = self._sampled_tokens, 0
+        return taken
+
     @property
     def _most_records(self) -> int:
         """Of one call of `failure_rate`: later calls may have fewer, and share its program."""
@@ -171,7 +182,9 @@ class Difficulty:
         lines = processes.gather(read_lines(path) if path else [])[0]
         pairs = zip(lines, records, strict=False)
         known = itertools.takewhile(lambda pair: pair[0]["id"] == pair[1].id, pairs)
-        rates = [line["pass_rate"] for line, _ in known]
+        found = [line for line, _ in known]
+        rates = [line["pass_rate"] for line in found]
+        tokens = sum(line.get("tokens", 0) for line in found)
         judged = complete(
             self._student,
             self._config,
@@ -186,5 +199,10 @@ class Difficulty:
         with open(path or os.devnull, "a", encoding="utf-8", buffering=1) as file:
             for record, group in zip(records[len(rates) :], judged, strict=True):
                 rates.append(float(np.mean([one.parts["correct"] for one in group])))
-                file.write(json.dumps({"id": record.id, "pass_rate": rates[-1]}) + "\n")
+                asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
+                used = sum(one.tokens for one in group) + len(group) * asked
+                line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
+                file.write(json.dumps(line) + "\n")
+                tokens += used
+        self._sampled_tokens += tokens
         return 1 - np.array(rates)

@@ -26,7 +26,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "reconstruct": ("question", "steps"),
     "complete": ("question", "steps"),
     "rewrite": ("question", "rationale"),
+    "exactly": ("question", "target"),
+    "at_most": ("question", "target"),
 }
+OPTIONAL = ("exactly", "at_most")  # which a file may leave out, as long as nobody asks for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Prompts:
     """Question to prompt text, one method per task.
 
     Attributes:
-      texts: the template of each key of `PLACES`.
+      texts: the template of each key of `PLACES`; those of `OPTIONAL` may be missing.
       wrap: what the tokenizer's chat template puts around a message, or the tokenizer before plain
         text.
       notes: what a reader of the run should know, one sentence each.
@@ -68,6 +71,20 @@ class Prompts:
         text = _fill(self.texts["rewrite"], question=question, rationale=rationale)
         return self.wrap(text)
 
+    def asking(self, form: Literal["exact", "max"]) -> "AskTarget":
+        """How a question asks for a solution of a certain length.
+
+        Raises:
+          InputError: the template file has no text for it.
+        """
+        key = {"exact": "exactly", "max": "at_most"}[form]
+        if key not in self.texts:
+            raise InputError(
+                f'reward.length = "target": the file of data.templates has no "{key}", which says '
+                f"how long a solution may be. Write it there, as {FOLDER / 'english.toml'} does."
+            )
+        return AskTarget(self.texts[key])
+
     def _with_steps(self, task: str, question: str, steps: Sequence[str]) -> str:
         return self.wrap(_fill(self.texts[task], question=question, steps=self.listed(steps)))
 
@@ -75,6 +92,17 @@ class Prompts:
         """Steps as prompts list them, one `step` a line and none numbered."""
         before, after = self.texts["step"].split("{step}")
         return "\n".join([before + step + after for step in steps])
+
+
+@dataclasses.dataclass(frozen=True)
+class AskTarget:
+    """A question with the length that its solution should have; holds no model."""
+
+    template: str
+
+    def __call__(self, question: str, target: int) -> str:
+        """The question that asks for a number of tokens; every task's prompt may hold it."""
+        return _fill(self.template, question=question, target=str(target))
 
 
 _ANSWERS = {"numeric": "number", "math": "result", "choice": "letter", "exact": "answer"}
@@ -155,17 +183,18 @@ def _read_texts(templates: str, style: str) -> dict[str, str]:
         ) from error
     own = table.get(style, {})
     table |= own if isinstance(own, dict) else {}
-    for key, places in PLACES.items():
+    there = {key: places for key, places in PLACES.items() if key in table or key not in OPTIONAL}
+    for key, places in there.items():
         for place in places:
             if not isinstance(table.get(key), str) or table[key].count(f"{{{place}}}") != 1:
                 raise InputError(
                     f'{path}: "{key}" needs a text with {{{place}}} in it once, for {style} '
                     f"prompts. Write it there or in [{style}], as {FOLDER / 'english.toml'} does."
                 )
-    return {key: table[key] for key in PLACES}
+    return {key: table[key] for key in there}
 
 
-_PLACE = re.compile(r"\{(question|steps|rationale)\}")
+_PLACE = re.compile(r"\{(question|steps|rationale|target)\}")
 
 
 @functools.cache

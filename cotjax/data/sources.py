@@ -39,6 +39,10 @@ class Records(Source, Protocol):
         """What `check` leaves of the records; those that are made one by one pass unseen."""
         ...
 
+    def mapped(self, change: Callable[[Record], Record]) -> "Records":
+        """The records as `change` makes them; it travels to workers, so it holds no model."""
+        ...
+
 
 class OneSource:
     """`Records` of a source that is no mixture and makes its records one by one."""
@@ -58,6 +62,11 @@ class OneSource:
         del check
         return self
 
+    def mapped(self, change: Callable[[Record], Record]) -> Any:
+        """Each record as `change` makes it when it is asked for."""
+        own: Any = self
+        return Mapped(own, change)
+
 
 class RecordList(list[Record], OneSource):
     """The records of a file, in its order."""
@@ -69,6 +78,10 @@ class RecordList(list[Record], OneSource):
     def checked(self, check: Callable[[list[Record]], list[Record]]) -> "RecordList":
         """What `check` leaves of them."""
         return RecordList(check(self))
+
+    def mapped(self, change: Callable[[Record], Record]) -> "RecordList":
+        """All of them as `change` makes them."""
+        return RecordList(map(change, self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +98,22 @@ class Subset(OneSource):
     def __getitem__(self, index: int) -> Record:
         """Record `index` of the subset."""
         return self.source[int(self.indices[index])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped(OneSource):
+    """The records of a source, each as a function makes it."""
+
+    source: Source
+    change: Callable[[Record], Record]
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record `index` of the source, changed."""
+        return self.change(self.source[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +162,11 @@ class Mixture(OneSource):
         """What `check` leaves of the records of each source."""
         sources: tuple[Any, ...] = self.sources
         return Mixture(tuple(source.checked(check) for source in sources), self.weights)
+
+    def mapped(self, change: Callable[[Record], Record]) -> "Mixture":
+        """The records of each source as `change` makes them."""
+        sources: tuple[Any, ...] = self.sources
+        return Mixture(tuple(source.mapped(change) for source in sources), self.weights)
 
     @property
     def parts(self) -> tuple[tuple[Source, float], ...]:

@@ -121,7 +121,7 @@ def read_experiment(path: str) -> Experiment:
     Raises:
       InputError: it cannot be read, a wrong key or value, no arm, an arm that does not exist.
     """
-    table = read_toml(path)
+    table = read_toml(path, flag="")
     for key in table:
         if key not in KEYS:
             raise InputError(
@@ -129,11 +129,8 @@ def read_experiment(path: str) -> Experiment:
                 f"has {', '.join(KEYS)}."
             )
     arms = table.get("arms", {})
-    if (
-        not isinstance(arms, dict)
-        or not arms
-        or not all(isinstance(a, dict) for a in arms.values())
-    ):
+    tables = isinstance(arms, dict) and all(isinstance(own, dict) for own in arms.values())
+    if not (arms and tables):
         raise InputError(f"{path}: arms: nothing is compared. Write [arms.NAME] for each arm.")
     _check_arms(path, arms, table.get("settings", {}))
     seeds = _seeds(path, table, "seeds", (0, 1, 2))
@@ -174,13 +171,16 @@ def read_experiment(path: str) -> Experiment:
         validation=counts["questions.validation"],
         chosen=str(table.get("chosen", "")),
     )
-    stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
-    for key in keys_of(experiment.settings):
-        if not any(stage.reads_key(key) for stage in stages):
-            raise InputError(f"{path}: settings.{key}: no arm reads it. Leave it out.")
-    for validation in (False, True):
-        for cell in cells(experiment, validation=validation):
-            config_of(cell, path)
+    try:
+        stages = [stage for arm, own in arms.items() for stage in _stages(arm, own)]
+        for key in keys_of(experiment.settings):
+            if not any(stage.reads_key(key) for stage in stages):
+                raise InputError(f"settings.{key}: no arm reads it. Leave it out.")
+        for validation in (False, True):
+            for cell in cells(experiment, validation=validation):
+                config_of(cell)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return experiment
 
 
@@ -196,6 +196,7 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
     """
     if not isinstance(settings, dict):
         raise InputError(f"{path}: settings = {settings}: needs a table [settings].")
+    _check_sections(f"{path}: settings", settings)
     names: dict[str, str] = {}
     for arm, own in arms.items():
         name = Cell(arm, 0, {}, trains=True).name
@@ -214,9 +215,7 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
         if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
             raise InputError(f"{path}: arms.{arm}.stages: needs [[arms.{arm}.stages]] entries.")
         for table in (own, *entries):
-            for section in ("budget", "optimizer", "distill", "eval"):
-                if not isinstance(table.get(section, {}), dict):
-                    raise InputError(f"{path}: arms.{arm}: {section}: needs a table.")
+            _check_sections(f"{path}: arms.{arm}", table)
             given = table.get("budget", {}).get("tokens", 1)
             if type(given) is not int or given < 1:
                 raise InputError(
@@ -228,6 +227,12 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
         for key in (key for one in (table, *named) for key in keys_of(one)):
             if key in OWN or (where == "settings" and key.startswith("budget")):
                 raise InputError(f"{path}: {where}: {key} is the experiment's own. Leave it out.")
+
+
+def _check_sections(where: str, table: dict[str, Any]) -> None:
+    for section in ("budget", "optimizer", "distill", "eval", "reward"):  # looked into early
+        if not isinstance(table.get(section, {}), dict):
+            raise InputError(f"{where}: {section}: needs a table.")
 
 
 def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -242,7 +247,7 @@ def _seeds(path: str, table: dict[str, Any], key: str, default: tuple[int, ...])
 
 
 def _curve(path: str, shares: Any) -> tuple[float, ...]:
-    found = shares if isinstance(shares, list | tuple) else [None]
+    found: list[Any] = [*shares] if isinstance(shares, list | tuple) else [None]
     if not all(type(one) is float and 0 < one < 1 for one in found) or found != sorted({*found}):
         raise InputError(f"{path}: curve = {shares}: needs {KEYS['curve']}, such as {[*CURVE]}.")
     return tuple(found)
@@ -343,6 +348,12 @@ def _steps(where: str, table: dict[str, Any]) -> int:
             f"{where}: the weights of teachers follow the steps of the run. Set steps to about as "
             "many as the budget is."
         )
+    reward = table.get("reward", {})
+    if reward.get("length") == "budget" and not reward.get("limit_steps"):
+        raise InputError(
+            f"{where}: reward.limit_steps = 0: the limit falls over the steps of the run. Set "
+            "reward.limit_steps, or steps to about as many as the budget is."
+        )
     return UNBOUNDED
 
 
@@ -358,17 +369,19 @@ def _refuse_other(arm: str, unit: str, given: Any, budget: int) -> None:
         )
 
 
-def config_of(cell: Cell, path: str) -> Config:
+def config_of(cell: Cell) -> Config:
     """A cell's checked config.
 
     Raises:
       InputError: see `cotjax.config.load`; names the arm.
     """
+    arm = f"arms.{cell.arm}"
     try:
-        config = from_table(cell.table, f"arms.{cell.arm}")
+        config = from_table(cell.table, arm)
         to_toml(config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        told = str(error).removeprefix(f"{arm}: ")
+        raise InputError(f"{arm}: {told}") from error
     return config
 
 

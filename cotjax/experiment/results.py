@@ -20,7 +20,7 @@ class ArmResult:
       seed: of its run.
       fingerprint: of its settings.
       status: `done`, or `failed`; a run that failed has no numbers.
-      commit: of the code.
+      commit: of the code that trained, several with commas if it was resumed with other code.
       seconds: that it took.
       steps: that it took.
       used_tokens: trained on, sampled and mined.
@@ -56,7 +56,7 @@ class ArmResult:
 
 
 def collect(
-    experiment: Experiment, cell: Cell, folder: pathlib.Path, commit: str
+    experiment: Experiment, cell: Cell, folder: pathlib.Path
 ) -> tuple[ArmResult, ArmResult]:
     """(what a run began from, what it became), from its folder.
 
@@ -64,7 +64,6 @@ def collect(
       experiment: whose budget the curve is a share of.
       cell: the arm and seed.
       folder: of the run, whole.
-      commit: of the code.
     """
     result = json.loads((folder / "result.json").read_text("utf-8"))
     names = [row["name"] for row in result.get("stages", [])[1:]]
@@ -87,7 +86,8 @@ def collect(
         for use, count in own["used_tokens"].items():
             used[use] = used.get(use, 0) + count
     first, last = read_run(parts[0]), read_run(parts[-1])
-    common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done", "commit": commit}
+    common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done"}
+    common["commit"] = ", ".join(dict.fromkeys(_commit(part) for part in result["parts"]))
     sheet = _sheet(first, "before")
     common["began"] = _hash(sheet["right"], *map(str, sheet["lengths"]))
     base = ArmResult(BASE, 0, **common, **sheet, numbers=curve[0][1])
@@ -102,6 +102,11 @@ def collect(
         **_sheet(last, "after"),
     )
     return base, row
+
+
+def _commit(part: dict[str, Any]) -> str:
+    """Of the code of a part of a run; an earlier version wrote its own number alone."""
+    return part.get("commit", part["version"])
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from cotjax import __version__
 from cotjax.errors import InputError
 from cotjax.experiment.plan import BASE, Cell, Experiment
 from cotjax.experiment.results import ArmResult, append, collect, read_rows
+from cotjax.run.commit import commit_of
 
 
 def run_cells(
@@ -30,7 +30,7 @@ def run_cells(
       InputError: a run folder was begun with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    results, commit = out / "results.jsonl", commit_of(pathlib.Path(__file__).parent)
+    results = out / "results.jsonl"
     trained = [cell for cell in found if cell.trains]
     for number, cell in enumerate(trained, 1):
         label = f"[{number}/{len(trained)}] {cell.arm}, seed {cell.seed}"
@@ -39,13 +39,14 @@ def run_cells(
         if row and row.status == "done" and row.fingerprint == cell.fingerprint():
             tell(f"{label}: is there, {said(row)}")
             continue
-        error = _train(cell, out)
+        error = _train(cell, out, f"{experiment.name}.toml, arms.{cell.arm}")
         if error:
-            row = ArmResult(cell.arm, cell.seed, cell.fingerprint(), "failed", commit, error=error)
+            mark, commit = cell.fingerprint(), commit_of()
+            row = ArmResult(cell.arm, cell.seed, mark, "failed", commit, error=error)
             append(results, row)
             tell(f"{label}: failed: {error}")
             continue
-        base, row = collect(experiment, cell, out / "runs" / cell.name, commit)
+        base, row = collect(experiment, cell, out / "runs" / cell.name)
         append(results, *([] if any(arm == BASE for arm, _ in known) else [base]), row)
         tell(f"{label}: {said(row)}")
 
@@ -59,8 +60,14 @@ def said(row: ArmResult) -> str:
     )
 
 
-def _train(cell: Cell, out: pathlib.Path) -> str:
-    """Trains a cell, or what is left of it; what went wrong, empty if nothing did."""
+def _train(cell: Cell, out: pathlib.Path, where: str) -> str:
+    """Trains a cell, or what is left of it; what went wrong, empty if nothing did.
+
+    Args:
+      cell: the arm and seed.
+      out: see `run_cells`.
+      where: the settings stand that the user wrote, for the error: not the file made of them.
+    """
     folder, settings = out / "runs" / cell.name, out / "configs" / f"{cell.name}.toml"
     begun = (folder / "config.toml").is_file()
     if begun and not (settings.is_file() and settings.read_text("utf-8") == cell.toml()):
@@ -82,21 +89,5 @@ def _train(cell: Cell, out: pathlib.Path) -> str:
     if done.returncode == 0:
         return ""
     last = (out / "logs" / f"{cell.name}.txt").read_text("utf-8").strip().splitlines()[-1:]
-    return f"status {done.returncode}: {''.join(last)}"
-
-
-def commit_of(folder: pathlib.Path) -> str:
-    """The commit of a checkout, with `+` if its files differ; else the version."""
-    git = ["git", "-C", str(folder)]
-    try:
-        found = subprocess.run(
-            [*git, "rev-parse", "--short=9", "HEAD"], capture_output=True, text=True
-        )
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "."], capture_output=True, text=True
-        )
-    except OSError:
-        return __version__
-    if found.returncode:
-        return __version__
-    return found.stdout.strip() + "+" * bool(changed.stdout.strip())
+    told = "".join(last).replace(f"--config {settings}", where).replace(str(settings), where)
+    return f"status {done.returncode}: {told}"

@@ -148,7 +148,10 @@ def _notes(
         yield f"Runs of {len(commits)} commits are mixed: {told}."
     for row in rows:
         if any(base.began != row.began for base in arms.get(BASE, []) if row.status == "done"):
-            yield f"{row.arm} with seed {row.seed} began from another student than the base."
+            yield (
+                f"{row.arm} with seed {row.seed} began from another student than the base, or asks "
+                "it in other words."
+            )
     if len({row.questions for found in arms.values() for row in found}) > 1:
         yield "Not all runs answered the same questions; only those that did are paired."
     for arm, found in arms.items():

@@ -81,10 +81,15 @@ def _source(data: dict[str, Any]) -> str:
 def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
+    budget = config.get("budget", {}).get("tokens")
     if "stages" in run.result:  # a list counts the steps of all its stages
         yield "Steps", f"{run.result['steps']:,}"
-    else:
-        yield "Steps", f"{done:,} of {config['steps']:,}" if "steps" in config else f"{done:,}"
+    elif "steps" in config and not budget:
+        yield "Steps", f"{done:,} of {config['steps']:,}"
+    else:  # tokens end it
+        yield "Steps", f"{done:,}"
+    if budget and "used_tokens" in run.result:
+        yield "Tokens", f"{sum(run.result['used_tokens'].values()):,} of {budget:,}"
     if "seconds" in run.result:
         yield "Time", _duration(run.result["seconds"])
     if "programs" in run.result:

@@ -28,10 +28,7 @@ def measure(opened: OpenedModel) -> Numbers:
       InputError: the records cannot be read, or the caches do not fit into memory.
       KeyboardInterrupt: Ctrl-C before the first batch was done.
     """
-    from cotjax.student.records import load_held_out
-
-    student = opened.student
-    records = load_held_out(opened.config, student.tokenizer, student.prompts)
+    records = _held_out(opened, opened.config)
     return _measured(opened, opened.config, records, "evaluation")
 
 
@@ -52,15 +49,12 @@ def measure_files(
       InputError: a file that cannot be read or is named twice, or see `measure`.
       KeyboardInterrupt: Ctrl-C before the first batch was done.
     """
-    from cotjax.student.records import load_held_out
-
     if len({*files}) < len(files):
         raise InputError(f"{FILES} {' '.join(files)}: names one file twice. Name each once.")
-    student, todo = opened.student, list[tuple[str, Config, list["Record"]]]()
+    todo: list[tuple[str, Config, list[Record]]] = []
     for name in files:
         config = _of_file(opened.config, name, problems)
-        found = load_held_out(config, student.tokenizer, student.prompts, key=FILES)
-        todo.append((name, config, found))
+        todo.append((name, config, _held_out(opened, config, key=FILES)))
     done: dict[str, Numbers] = {}
     for name, config, records in todo:
         try:
@@ -72,6 +66,16 @@ def measure_files(
         if "problems_left" in done[name]:
             break
     return done
+
+
+def _held_out(opened: OpenedModel, config: Config, **of: str) -> "list[Record]":
+    """The held-out records, as the model was asked them while it trained."""
+    from cotjax.student.length_control import ask_target
+    from cotjax.student.records import load_held_out
+
+    student = opened.student
+    records = load_held_out(config, student.tokenizer, student.prompts, **of)
+    return ask_target(config, student, records)
 
 
 def _of_file(config: Config, name: str, problems: int) -> Config:

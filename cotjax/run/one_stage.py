@@ -54,7 +54,7 @@ def _run_stage(
         budget=config.budget.tokens,
         patience=config.supervised.patience,
     )
-    table = StepTable(stage.columns, config.steps, out)
+    table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
     with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
         try:
             notes = (*stage.notes, *stage.prepare(folder))

@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 
 from cotjax import __version__
+from cotjax.run.commit import commit_of
 
 Part = dict[str, Any]
 
@@ -40,6 +41,8 @@ class Parts:
             "jax": jax.__version__,
             "machine": machine(),
         }
+        if not silent:
+            self._own["commit"] = commit_of()
         if not self._earlier:  # else the checkpoint may yet refuse this part
             self.write(0, 0)
 

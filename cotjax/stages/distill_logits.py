@@ -239,6 +239,7 @@ class DistillLogitsStage(BaseStage):
         metrics = {
             "batch_tokens": batch.tokens.size,
             "sampled_tokens": int((batch.segment > 0).sum()) if own else 0,
+            "mined_tokens": self.dataset.mined_tokens(step),
             "used": used,
             "examples": len(spans),
             "data_wait_s": ready - waited,

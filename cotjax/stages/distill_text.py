@@ -98,6 +98,7 @@ class DistillTextStage(BaseStage):
         self.teachers.keep_only(self.data.upcoming_teachers(step, AHEAD))
         metrics = {
             "batch_tokens": batch.tokens.size,
+            "mined_tokens": self.dataset.mined_tokens(step),
             "examples": len(spans),
             "kept_texts": len(spans) / len(records),
             "data_wait_s": time.perf_counter() - began,

@@ -34,10 +34,14 @@ class Grpo:
     """GRPO on the config's prompts; the reference is the student that it begins with."""
 
     defaults: dict[str, Any] = {"distill": {"on_policy_loss": "policy_gradient"}}
-    reads = (*PIPELINE, *settings.POLICY, "mask", "distill.coefficient", *settings.TEACHERS)
+    reads = (
+        *(*PIPELINE, *settings.POLICY, *settings.LENGTH),
+        *("mask", "distill.coefficient", *settings.TEACHERS),
+    )
     facts = settings.POLICY_FACTS
     switches = (
         *settings.POLICY_SWITCHES,
+        *settings.LENGTH_SWITCHES,
         Switch(
             *("mask.rule", '= "share"', lambda config: config.mask.rule == "share"),
             ("mask.share_start", "mask.share_end"),
@@ -61,7 +65,8 @@ class Grpo:
 
     @staticmethod
     def check(config: Config) -> Iterator[str]:
-        """What is wrong with the teachers beside the policy loss, if there are any."""
+        """What is wrong with the length that is rewarded, and with teachers beside the loss."""
+        yield from settings.length_mistakes(config)
         distill, rollout = config.distill, config.rollout
         if not distill.coefficient:
             return
@@ -99,11 +104,13 @@ class Grpo:
             prompt_stream,
         )
         from cotjax.stages.policy import PolicyStage
+        from cotjax.student.length_control import LengthControl, ask_targets
         from cotjax.student.load import load_policy
         from cotjax.student.records import check_prompts, load_records
 
         student = load_policy(config, mesh)
         train, held_out = load_records(config, student.tokenizer, student.prompts)
+        train, held_out = ask_targets(config, student, train, held_out)
         if config.mask.rule != "question":
             # No masked prompt is longer, unless a step is shorter than its mask.
             text = lambda record: student.prompts.complete(record.question, record.steps)  # noqa: E731
@@ -129,7 +136,12 @@ class Grpo:
 
             teachers = functools.partial(PolicyTerm, config, mesh, student, held_out)
         return PolicyStage(
-            *(config, mesh, student, held_out), data=data, data_programs=order, teachers=teachers
+            *(config, mesh, student, held_out),
+            data=data,
+            data_programs=order,
+            teachers=teachers,
+            mined=difficulty.take_tokens,
+            length=None if config.reward.length == "bridge" else LengthControl(config),
         )
 
 

@@ -44,6 +44,7 @@ from cotjax.stages.policy_programs import (
 from cotjax.student import guards, preflight
 from cotjax.student.generate import rollout_params, rollout_sampling
 from cotjax.student.groups import RolloutGroups, micro_batch_prompts
+from cotjax.student.length_control import LengthControl
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import (
     RewardFn,
@@ -91,6 +92,8 @@ class PolicyStage(BaseStage):
       shows_steps: whether prompts show all the teacher's steps by design.
       updates: optimizer updates per step, for the schedule; 0 = the config's inner updates.
       teachers: opens the teachers that are added to the loss; None without.
+      length: rewards lengths in another way than `reward`, and makes it of outcome and form alone.
+      mined: tokens that were sampled before the first step, to choose or order its prompts.
     """
 
     columns = COLUMNS
@@ -109,6 +112,8 @@ class PolicyStage(BaseStage):
         shows_steps: bool = False,
         updates: int = 0,
         teachers: OpenTeachers | None = None,
+        length: LengthControl | None = None,
+        mined: Callable[[], int] = lambda: 0,
     ) -> None:
         rollout, policy = config.rollout, config.policy
         check_divides(mesh, rollout.prompts, "rollout.prompts")
@@ -116,7 +121,8 @@ class PolicyStage(BaseStage):
         super().__init__(config, mesh, student, held_out)
         self.resolved = {"policy": resolved(self.objective)}
         self._open_data, self._data_programs = data, data_programs
-        self.reward = open_reward(config, reward or solve_reward)
+        self.reward = open_reward(config, reward or (length.reward if length else solve_reward))
+        self.length, self._mined = length, mined
         self.shows_steps = shows_steps
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
@@ -214,7 +220,7 @@ class PolicyStage(BaseStage):
         began = time.perf_counter()
         weights = rollout_params(self.student, self.config, self.mesh, params)
         key = jax.random.fold_in(self.root, step)
-        everything, kept, counts = self._collect(batch, weights, key)
+        everything, kept, counts = self._collect(batch, weights, key, step)
         sampled = time.perf_counter()
         micros = [self._score(params, micro) for micro in self._micros(kept, counts)]
         told = {}
@@ -232,6 +238,10 @@ class PolicyStage(BaseStage):
             "trained_tokens": updates * kept.tokens,
             "sampled_tokens": everything.tokens,
         }
+        if not step and (mined := self._mined()):
+            metrics["mined_tokens"] = mined
+        if self.length is not None:
+            metrics |= self.length.metrics(everything.judged, step)
         if is_reference(self.config.reward.function):  # its parts are named by the user
             metrics |= part_means(everything.judged)
         if self.config.policy.refill:
@@ -262,7 +272,7 @@ class PolicyStage(BaseStage):
         return " ".join(found)
 
     def _sample(
-        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any
+        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any, step: int
     ) -> RolloutGroups:
         prompts, records = batch
         placed = parallel.shard(self.mesh, prompts)
@@ -276,10 +286,12 @@ class PolicyStage(BaseStage):
         )
         rollout = processes.fetch(rollout)
         judged = judge_own(self.mesh, self.student, self.config, records, rollout, self.reward)
+        if self.length is not None:
+            judged = self.length.rewarded(records, judged, step)
         return RolloutGroups(prompts, rollout, records, add_overlong(self.config, judged))
 
     def _collect(
-        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any
+        self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any, step: int
     ) -> tuple[RolloutGroups, RolloutGroups, np.ndarray]:
         """Samples until every group of the batch has different rewards, or the budget is spent.
 
@@ -288,11 +300,11 @@ class PolicyStage(BaseStage):
           count: with dynamic sampling, groups of equal rewards that no other replaced do not.
         """
         policy, size = self.config.policy, self.config.rollout.prompts
-        everything = self._sample(batch, weights, key)
+        everything = self._sample(batch, weights, key, step)
         for _ in range(policy.refill):
             if everything.informative.sum() >= size:
                 break
-            everything = everything.join(self._sample(next(self.stream), weights, key))
+            everything = everything.join(self._sample(next(self.stream), weights, key, step))
         kept = everything
         if policy.refill:
             kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])

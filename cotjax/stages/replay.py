@@ -167,7 +167,7 @@ class ReplayStage(PolicyStage):
         replays, replayed = self._replays(step)
         metrics = work.metrics | told | {"accepted": len(self.accepted.rewrites)}
         metrics["trained_tokens"] += replayed
-        metrics["mined_tokens"] = 0 if step else self._mined_tokens
+        metrics["mined_tokens"] = 0 if step else self._mined_tokens + self._difficulty.take_tokens()
         return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics)
 
     def _replays(self, step: int) -> tuple[list[Any], int]:

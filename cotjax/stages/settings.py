@@ -95,6 +95,58 @@ POLICY_SWITCHES = (
     ),
 )
 
+# The settings of a length that is rewarded, see `student.length_control`.
+_TARGET = _keys("reward", "target_min target_max target_form target_weight target_eval")
+_LIMIT = _keys("reward", "limit_start limit_end limit_steps limit_schedule limit_rounds")
+LENGTH = ("reward.length", "reward.relative_weight", *_TARGET, *_LIMIT)
+
+
+def _length(name: str, *keys: str) -> Switch:
+    return Switch("reward.length", f'= "{name}"', _is("reward", "length", name), keys)
+
+
+LENGTH_SWITCHES = (
+    _length("bridge", *_keys("reward", "length_per_step unit monotone")),
+    _length("target", *_TARGET),
+    _length("group_relative", "reward.relative_weight"),
+    _length("budget", *_LIMIT),
+    Switch(
+        "reward.limit_schedule",
+        '= "rounds"',
+        _is("reward", "limit_schedule", "rounds"),
+        ("reward.limit_rounds",),
+    ),
+)
+
+
+def length_mistakes(config: Config) -> Iterator[str]:
+    """What is wrong with a length that is rewarded."""
+    reward, most = config.reward, config.rollout.max_new_tokens
+    if reward.length == "target":
+        if reward.target_min > reward.target_max:
+            yield (
+                f"reward.target_min = {reward.target_min}: above reward.target_max = "
+                f"{reward.target_max}. Set reward.target_min <= {reward.target_max}."
+            )
+        if reward.target_max > most:
+            yield (
+                f"reward.target_max = {reward.target_max}: no completion is longer than "
+                f"rollout.max_new_tokens = {most}. Set reward.target_max <= {most}."
+            )
+    if reward.length == "budget":
+        start = reward.limit_start or most
+        if start > most:
+            yield (
+                f"reward.limit_start = {start}: no completion is longer than "
+                f"rollout.max_new_tokens = {most}. Set reward.limit_start <= {most}."
+            )
+        if reward.limit_end >= start:
+            yield (
+                f"reward.limit_end = {reward.limit_end}: the limit begins at {start} and has to "
+                f"fall. Set reward.limit_end < {start}, or raise reward.limit_start."
+            )
+
+
 # The settings of teachers and of the student's distance from them.
 TEACHERS = (
     *_keys("teachers", "paths dtype"),

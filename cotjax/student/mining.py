@@ -22,6 +22,7 @@ from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs, prompts_at_once
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import prompt_tokens
 from cotjax.training.evaluation import JudgedCompletion
 
 Outcome = Literal["solved", "failed", "truncated"]
@@ -88,9 +89,8 @@ def mine(
             tried = _try(student, config, mesh, train, numbers, count)
             lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
             for line in lines:
-                text = student.prompts.solve(train[line["index"]].question)
-                prompt = len(student.tokenizer.encode(text, add_special_tokens=False))
-                line["tokens"] += line["attempts"] * prompt
+                asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
+                line["tokens"] += line["attempts"] * asked
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             known |= {line["index"]: line for line in lines}
     lines = [known[number] for number in range(count)]

@@ -211,6 +211,12 @@ def with_steps(records: Sequence[Record], refusal: str) -> tuple[list[Record], i
     return usable, len(records) - len(usable)
 
 
+def prompt_tokens(tokenizer: Any, prompts: Prompts, records: Sequence[Record]) -> int:
+    """Tokens of the prompts of some records, each of which is asked alone."""
+    texts = (prompts.solve(record.question) for record in records)
+    return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+
+
 def prompt_batch(
     tokenizer: Any,
     ids: Sequence[int],

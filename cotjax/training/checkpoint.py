@@ -1,9 +1,11 @@
 """Checkpoints: everything a run needs to go on, written atomically in the background by Orbax.
 
-A checkpoint holds the training state (parameters, optimizer, step) and where the data stands.
+A checkpoint holds the training state (parameters, optimizer, step), where the data stands, and the
+tokens that were used.
 Random numbers need no storage: every key is folded from the seed and the step.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -13,6 +15,7 @@ from etils import epath
 
 from cotjax.errors import InputError
 from cotjax.training.update import TrainState
+from cotjax.training.used import UsedTokens
 
 
 class Checkpoints:
@@ -28,22 +31,29 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-            item_names=("state", "data"),
+            item_names=("state", "data", "used"),
         )
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: TrainState, data: dict[str, Any], used: UsedTokens | None = None
+    ) -> None:
         """Starts writing; once this returns, the state may be changed.
 
         Args:
           step: loop steps done.
           state: training state.
           data: what the data iterator's `get_state` gave.
+          used: tokens up to this step; None is none.
         """
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data),
+            used=ocp.args.JsonSave(dataclasses.asdict(used or UsedTokens())),
+        )
         self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -67,6 +77,13 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(_mismatch(self.folder / str(step), error)) from error
         return restored["state"], restored["data"]
+
+    def used(self, step: int) -> UsedTokens | None:
+        """The tokens that were used up to a checkpoint; None if it is older than their count."""
+        if not (self.folder / str(step) / "used").is_dir():
+            return None
+        items = ocp.args.Composite(used=ocp.args.JsonRestore())
+        return UsedTokens(**self._manager.restore(step, args=items)["used"])
 
     def close(self) -> None:
         """Waits until everything is on disk."""

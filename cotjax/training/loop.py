@@ -20,6 +20,7 @@ from cotjax.errors import InputError, PluginError, visible
 from cotjax.interfaces import Limit, Stage, Step, TrainState
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.metrics import MetricsWriter, StepTable
+from cotjax.training.used import UsedTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def fit(
       PluginError: a user's function did something wrong; the last completed step is saved.
     """
     checkpoints = Checkpoints(folder, keep=settings.keep)
-    state, start = stage.state, 0
+    state, start, used = stage.state, 0, None
     latest = checkpoints.latest() if settings.resume else None
     if latest is not None:
         if latest > settings.steps:
@@ -87,11 +88,13 @@ def fit(
             )
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
-        start = latest
+        start, used = latest, checkpoints.used(latest)
     saved(start, start)
     writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
     told = functools.partial(saved, start)
     run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told)
+    if used is not None:
+        run.used = used  # right whatever became of metrics.jsonl
     try:
         result = run.train()
     except PluginError as error:
@@ -123,15 +126,13 @@ class _Run:
     state: TrainState
     saved: Callable[[int], None]
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tokens: list[float] = dataclasses.field(default_factory=list)  # used up to each step
+    used: UsedTokens = UsedTokens()
     evaluations: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by step
 
     def __post_init__(self) -> None:
-        self.tokens = [0.0] * (self.done + 1)
-        for line in self._lines("train"):
-            if line["step"] <= self.done:  # a line that is missing leaves what was used before it
-                later = len(self.tokens) - line["step"]
-                self.tokens[line["step"] :] = [line.get("used_tokens", 0.0)] * later
+        for line in self._lines("train"):  # of a run whose checkpoint is older than the count
+            if line["step"] <= self.done:
+                self.used = self.used.plus(line)
         for line in self._lines("eval"):
             if line["step"] <= self.done:
                 numbers = {name: one for name, one in line.items() if name not in ("step", "kind")}
@@ -145,10 +146,11 @@ class _Run:
             self._evaluation(self.done, f"step {self.done}")  # the run had ended in it
         while not self._has_ended():
             state, metrics, work = _one_step(self.stage, self.state, self.done)
-            self.tokens.append(self.tokens[-1] + _used_tokens(metrics))
-            self._tell(self.done + 1, metrics | {"used_tokens": self.tokens[-1]}, work)
+            used = self.used.plus(metrics)
+            self._tell(self.done + 1, metrics | {"used_tokens": used.total}, work)
             # Read now: the next step may fail when it has moved the data on.
             self.done, self.state, self.place = self.done + 1, state, self.stage.data.get_state()
+            self.used = used
             if self._is_due():
                 self._evaluation(self.done, f"step {self.done}")
             if self._has_ended() or (every and self.done % every == 0):
@@ -158,12 +160,13 @@ class _Run:
                 f"step {self.done}: ended, as {patience} evaluations had no lower solve_loss"
             )
         after = self._evaluation(self.done, "after")
-        return {"before": before, "after": after, "steps": self.done, "used_tokens": self._by_use()}
+        used = self.used.by_use()
+        return {"before": before, "after": after, "steps": self.done, "used_tokens": used}
 
     def save_completed(self) -> None:
         """Saves the last completed step, unless that is done or nothing was trained."""
         if self.done and self.checkpoints.latest() != self.done:
-            self.checkpoints.save(self.done, self.state, self.place)
+            self.checkpoints.save(self.done, self.state, self.place, self.used)
             self.saved(self.done)
 
     def _is_due(self) -> bool:
@@ -171,18 +174,19 @@ class _Run:
         every, done = self.settings.eval_every, self.done
         if not done or self._has_ended():
             return False
-        now, before = self._share(done), self._share(done - 1)
+        used = self.used
+        now, before = self._share(done, used.total), self._share(done - 1, used.before)
         crossed = any(before < share <= now for share in self.settings.eval_at)
         return crossed or (bool(every) and done % every == 0)
 
-    def _share(self, step: int) -> float:
+    def _share(self, step: int, tokens: float) -> float:
         """How much of the run is done after a step, 0–1, by tokens if they end it."""
         settings = self.settings
         of_steps = step / settings.steps
-        return max(of_steps, self.tokens[step] / settings.budget) if settings.budget else of_steps
+        return max(of_steps, tokens / settings.budget) if settings.budget else of_steps
 
     def _has_ended(self) -> bool:
-        return self._share(self.done) >= 1 or self._is_stalled()
+        return self._share(self.done, self.used.total) >= 1 or self._is_stalled()
 
     def _is_stalled(self) -> bool:
         """Whether the last evaluations, as many as the patience, had no lower `solve_loss`."""
@@ -191,11 +195,6 @@ class _Run:
             return False
         losses = [_loss(numbers) for _, numbers in sorted(self.evaluations.items())]
         return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
-
-    def _by_use(self) -> dict[str, int]:
-        """Tokens of all steps by what they were used for."""
-        lines = [_tokens_by_use(line) for line in self._lines("train")]
-        return {use: round(sum(line[use] for line in lines)) for use in USES}
 
     def _lines(self, kind: str) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -260,21 +259,6 @@ def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float
     if "data_wait_s" in metrics:
         metrics["data_wait"] = metrics["data_wait_s"] / metrics["step_s"]
     return state, metrics, work
-
-
-USES = ("trained", "sampled", "mined")
-
-
-def _tokens_by_use(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Tokens of one step: trained on, without padding; sampled for it; and mined."""
-    rows = metrics["batch_tokens"] * metrics.get("used", 1.0)
-    trained = metrics.get("trained_tokens", rows)
-    others = metrics.get("sampled_tokens", 0.0), metrics.get("mined_tokens", 0.0)
-    return dict(zip(USES, (trained, *others), strict=True))
-
-
-def _used_tokens(metrics: Mapping[str, Any]) -> float:
-    return sum(_tokens_by_use(metrics).values())
 
 
 def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> str:

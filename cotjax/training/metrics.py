@@ -129,13 +129,21 @@ class StepTable:
       columns: what to show, from left to right.
       steps: total steps of the run.
       console: where to print.
+      budget: tokens that end the run, of which a line tells the share; 0 = steps end it.
     """
 
     HEADER_EVERY = 40  # lines, so that a header stays on the screen
 
-    def __init__(self, columns: Iterable[Column], steps: int, console: Console | None = None):
+    def __init__(
+        self,
+        columns: Iterable[Column],
+        steps: int,
+        console: Console | None = None,
+        *,
+        budget: int = 0,
+    ):
         self._columns = tuple(columns)
-        self._steps = steps
+        self._steps, self._budget = steps, budget
         self._console = Console(highlight=False) if console is None else console
         self._printed = 0
 
@@ -145,10 +153,17 @@ class StepTable:
             self._line("step", [column.title for column in self._columns], "bold")
             self._line("", [column.unit for column in self._columns], "dim")
         self._printed += 1
-        self._line(f"{step}/{self._steps}", [_cell(column, values) for column in self._columns])
+        self._line(self._place(step, values), [_cell(column, values) for column in self._columns])
+
+    def _place(self, step: int, values: Mapping[str, float]) -> str:
+        """The step, and of how many; or how much of the run's tokens is used up to it."""
+        if not self._budget:
+            return f"{step}/{self._steps}"
+        share = max(step / self._steps, values.get("used_tokens", 0.0) / self._budget)
+        return f"{step}, {share:.0%}"
 
     def _line(self, first: str, cells: list[str], style: str = "") -> None:
-        width = 2 * len(str(self._steps)) + 1
+        width = len("1234, 100%") if self._budget else 2 * len(str(self._steps)) + 1
         padded = [first.rjust(max(width, len("step")))]
         padded += [
             cell.rjust(column.width) for cell, column in zip(cells, self._columns, strict=True)

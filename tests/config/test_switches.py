@@ -55,6 +55,11 @@ CASES = [
     ("rewrite", "supervised.kl_coefficient", "0.5", []),
     ("sft", "supervised.patience", "2", ["--eval.every=5"]),
     ("reconstruct", "supervised.patience", "2", ["--eval.at", "0.5"]),
+    ("grpo", "reward.length_per_step", "20", []),
+    ("grpo", "reward.target_weight", "0.01", ["--reward.length=target"]),
+    ("grpo", "reward.relative_weight", "0.5", ["--reward.length=group_relative"]),
+    ("grpo", "reward.limit_end", "32", ["--reward.length=budget"]),
+    ("grpo", "reward.limit_rounds", "4", ["--reward.length=budget"]),
     ("rewrite", "mining.attempts", "2", []),
 ]  # fmt: skip
 # Switches that are on by default, and how to switch them off.
@@ -69,6 +74,7 @@ OFF = {
     "supervised.kl_coefficient": ["--rewrite.no-internalize"],
     "policy.kl_estimator": ["--policy.kl-coefficient=0"],
     "mining.attempts": ["--mining.questions=0"],
+    "reward.length_per_step": ["--reward.length=none"],
 }
 
 
@@ -183,6 +189,19 @@ def test_a_stage_of_ones_own_has_switches_too():
     with pytest.raises(InputError, match=r"batch\.size = 3: does nothing while steps = 9\. Set st"):
         Config.for_stage(SwitchedStage, batch={"size": 3}, steps=9)
     assert Config.for_stage(SwitchedStage, batch={"size": 3}, steps=10).batch.size == 3
+
+
+def test_a_length_that_is_rewarded_beside_a_reward_of_ones_own_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text("def reward(completion, record):\n    return 1.0\n")
+    flags = [f"--reward.function={tmp_path}/own.py:reward", "--reward.length=none"]
+    with pytest.raises(InputError, match='reward.length = "none": does nothing while reward.funct'):
+        load(["--stage=grpo", *flags])
+
+
+@pytest.mark.parametrize("stage", ["sft", "reconstruct", "rewrite", "distill"])
+def test_only_grpo_takes_another_length(stage):
+    with pytest.raises(InputError, match=f"reward.length: stage {stage} does not read it; --stage"):
+        load([f"--stage={stage}", "--reward.length=none"])
 
 
 def test_no_built_in_default_does_nothing():

@@ -10,6 +10,7 @@ from cotjax.cot import (
     count_steps,
     is_correct,
     is_well_formed,
+    outcome_reward,
     rewrite_brevity,
     rewrite_reward,
 )
@@ -250,3 +251,14 @@ def test_a_line_of_hashes_with_a_number_a_formula_or_a_letter_is_an_answer_line(
 @pytest.mark.parametrize("heading", ["", "A heading", "Because", "Step", "(a) first"])
 def test_a_heading_is_no_answer_line(heading):
     assert not is_well_formed(f"Step 1: 6 * 7\n#### {heading}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [("Step 1: 6 * 7\nAnswer: 42", 1), ("Answer: 42", -1), ("Step 1: a\nAnswer: 41", -2)],
+)
+def test_an_outcome_is_rewarded_whatever_the_length(text, reward):
+    found = [outcome_reward(text, gold="42", length=length) for length in (None, 1, 4000)]
+    assert [one for one, _ in found] == [reward] * 3
+    assert [parts["length"] for _, parts in found] == [len(text.split()), 1, 4000]
+    assert all(parts["steps"] == parts["brevity"] == 0 for _, parts in found)

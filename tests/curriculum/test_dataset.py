@@ -89,3 +89,25 @@ def test_a_manifest_changes_with_whatever_a_cache_depends_on(folder):
     ):
         other = manifest(flag)
         assert {name for name in base if other[name] != base[name]} == changed, flag
+
+
+def test_what_the_student_samples_for_the_order_is_counted_in_the_step_that_asks(folder):
+    more = "--curriculum.difficulty=pass_rate", "--curriculum.samples=2"
+    dataset = opened(config_of(folder, *more, "--batch.sequence-length=64"))
+    params = dataset.student.params
+    dataset.curriculum.prepare(params, 0)
+    state = dataset.curriculum.get_state()
+    tokens = dataset.mined_tokens(0)
+    assert tokens > 2 * len(dataset.records) and dataset.mined_tokens(0) == 0
+    dataset.curriculum.prepare(params, 1)
+    assert dataset.mined_tokens(1) == 0, "nothing is measured again"
+    dataset.pass_rate(params)
+    asked = [TOKENIZER.encode(dataset.student.prompts.solve(r.question)) for r in dataset.monitor]
+    least = sum(map(len, asked)) + len(asked)
+    assert least <= dataset.mined_tokens(1) <= least + 8 * len(asked)
+
+    resumed = opened(config_of(folder, *more, "--batch.sequence-length=64"))
+    resumed.curriculum.prepare(params, 0)  # as a cache of logits asks for before it goes on
+    resumed.curriculum.set_state(state)
+    resumed.curriculum.prepare(params, 2)
+    assert resumed.mined_tokens(2) == 0, "counted in the first part of the run"

@@ -86,3 +86,27 @@ def test_signals_are_fused_by_their_ranks(opened):
     signals = "cot_steps", "student_loss"
     parts = [difficulty(opened, name) for name in signals]
     np.testing.assert_array_equal(difficulty(opened, "rank_fusion", signals), rank_fusion(*parts))
+
+
+def test_the_tokens_of_samples_are_counted_with_their_prompts_and_those_that_are_kept_again(
+    opened, tmp_path
+):
+    config, student = opened
+    config = with_section(config, "curriculum", difficulty="pass_rate", samples=4)
+
+    def measured(records):
+        measure = Difficulty(config, make_mesh(1), student)
+        measure(student.params, records, kept_in=tmp_path)
+        return measure.take_tokens(), measure.take_tokens()
+
+    first = measured(RECORDS)
+    lines = [json.loads(line) for line in (tmp_path / "pass_rate.jsonl").read_text().splitlines()]
+    assert first == (sum(line["tokens"] for line in lines), 0)
+    for line, record in zip(lines, RECORDS, strict=True):
+        asked = len(TOKENIZER.encode(student.prompts.solve(record.question)))
+        assert 4 * (asked + 1) <= line["tokens"] <= 4 * (asked + config.rollout.max_new_tokens)
+    assert measured(RECORDS) == first, "what an earlier part sampled"
+    measure = Difficulty(with_section(config, "curriculum", difficulty="cot_steps"), make_mesh(1),
+                         student)  # fmt: skip
+    measure(student.params, RECORDS)
+    assert measure.take_tokens() == 0

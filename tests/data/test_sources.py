@@ -1,5 +1,6 @@
 """Every source gives the same records, names what it cannot read, and mixes by weight."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import pytest
 from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
-from cotjax.data.sources import Mixture, RecordList, Subset, parse_mixture, read_records
+from cotjax.data.sources import Mapped, Mixture, RecordList, Subset, parse_mixture, read_records
 from cotjax.errors import InputError
 from tests.data.test_layouts import FAILURE, READER, ROWS
 
@@ -240,3 +241,20 @@ def test_what_is_skipped_is_shown_without_its_control_characters(tmp_path, capsy
     write_jsonl(tmp_path / "rows.jsonl", [FAILURE, bad])
     read_records(str(tmp_path / "rows.jsonl"), READER, on_bad_record="skip")
     assert '"gold_answer" = "\\x1b[J\\x00" is no number' in capsys.readouterr().err
+
+
+def longer(record):
+    return dataclasses.replace(record, question=f"{record.question}!")
+
+
+def test_records_are_changed_when_they_are_asked_for_and_a_mixture_stays_one():
+    made = ProblemSource("train", 0, 2, 3)
+    listed = RecordList([ProblemSource("test", 0, 2, 3)[n] for n in range(4)])
+    changed = made.mapped(longer)
+    assert isinstance(changed, Mapped) and len(changed) == len(made)
+    assert changed[5] == longer(made[5]) and changed.part([7])[0] == longer(made[7])
+    assert listed.mapped(longer) == [longer(one) for one in listed]
+    assert listed.mapped(longer).checked(lambda records: records[:1]) == [longer(listed[0])]
+    mixed = Mixture((made, listed), (1.0, 2.0)).mapped(longer)
+    assert len(mixed.parts) == 2 and [weight for _, weight in mixed.parts] == [1.0, 2.0]
+    assert mixed[2] == longer(made[2]) and mixed[len(made) + 1] == longer(listed[1])

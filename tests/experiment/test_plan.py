@@ -11,7 +11,7 @@ from cotjax.experiment.plan import CURVE, UNBOUNDED, cells, config_of, part_of, 
 def test_every_arm_has_the_budget_the_questions_and_the_seed(write):
     found = list(cells(read_experiment(write())))
     assert [cell.name for cell in found] == ["base-0", "sft-0", "list-0", "sft-1", "list-1"]
-    config = config_of(found[3], "x")
+    config = config_of(found[3])
     assert (config.seed, config.budget.tokens, config.steps) == (1, 1000, UNBOUNDED)
     assert (config.eval.problems, config.eval.start, config.eval.at) == (8, 0, CURVE)
     assert config.batch.size == 4, "settings of all arms that this one reads"
@@ -28,7 +28,7 @@ def test_a_list_shares_the_budget_and_its_stages_are_evaluated_at_shares_of_the_
 def test_validation_has_other_questions_and_seeds(write):
     found = list(cells(read_experiment(write()), validation=True))
     assert {cell.seed for cell in found} == {100}
-    evaluation = config_of(found[1], "x").eval
+    evaluation = config_of(found[1]).eval
     assert (evaluation.start, evaluation.problems) == (8, 4)
 
 
@@ -88,17 +88,42 @@ def test_a_part_that_is_none_is_refused(part):
         ('stage = "sft"', 'stage = "sft"\nseed = 7', "arms.sft: seed is the experiment's own"),
         ('stage = "sft"', 'stage = "sft"\nbudget = { tokens = 9 }', "a common budget of 1000"),
         ('stage = "sft"', 'stage = "sft"\ndistill = 5', "arms.sft: distill: needs a table"),
+        ("[settings]", "[settings]\nreward = 5", "settings: reward: needs a table"),
         ("[arms.base]", '[arms.base]\nstage = "sft"', "takes no settings. Only arms.base"),
         ("[arms.base]", "[arms.start]", "arms.start: is empty. Only arms.base is empty."),
         ("[arms.base]", '[arms."s ft"]\nstage = "sft"\n[arms."s-ft"]\nstage = "sft"\n[arms.base]',
          'arms "s ft" and "s-ft" have one folder'),
+        ('stage = "grpo"', 'stage = "grpo"\nreward = { length = "budget" }',
+         "arms.list: reward.limit_steps = 0: the limit falls over the steps of the run"),
         ('stage = "sft"', 'stage = "distill"', "the weights of teachers follow the steps"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(write, old, new, words):
+    path = write(a=(old, new))
     with pytest.raises(InputError) as error:
-        read_experiment(write(a=(old, new)))
-    assert words in str(error.value)
+        read_experiment(path)
+    told = str(error.value)
+    assert words in told and told.startswith(f"{path}: ") and told.count(path) == 1
+    assert "--config" not in told
+
+
+@pytest.mark.parametrize("old, new", [
+    ('stage = "grpo"', 'stage = "grpo"\nrollout = { top_p = 2.0 }'),
+    ('stage = "grpo"', 'stage = "grpo"\npolicy = { dual_clip = 0.5 }'),
+    ('stage = "grpo"', 'stage = "grpo"\nreward = { limit_end = 9 }'),
+    ('stage = "grpo"', 'stage = "grpo"\nteachers = 3'),
+])  # fmt: skip
+def test_a_broken_arm_is_named_behind_its_file(write, old, new):
+    path = write(a=(old, new))
+    with pytest.raises(InputError) as error:
+        read_experiment(path)
+    assert str(error.value).startswith(f"{path}: arms.list: ")
+
+
+def test_a_file_that_is_not_there_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_experiment(str(tmp_path / "none.toml"))
+    assert str(error.value).startswith(f"{tmp_path}/none.toml: No such file")
 
 
 def test_an_experiment_without_arms_compares_nothing(write):

@@ -1,12 +1,16 @@
 """Running an experiment: whole, stopped and given again, with a run that fails, and by parts."""
 
+import dataclasses
+import json
+import signal
 import subprocess
+import sys
 
 import pytest
 
 from cotjax.experiment.__main__ import main
 from cotjax.experiment.results import read_rows
-from cotjax.experiment.runner import commit_of
+from cotjax.run.commit import commit_of
 from tests.tiny import write_sevens, write_student
 
 TEXT = """
@@ -23,6 +27,7 @@ rollout = {{ prompts = 2, group_size = 2, max_prompt_tokens = 32, max_new_tokens
 batch = {{ size = 2, sequence_length = 64 }}
 eval = {{ samples = 1, max_new_tokens = 8, batch_size = 8 }}
 optimizer = {{ schedule = "constant", warmup_steps = 0 }}
+checkpoint = {{ every = 1 }}
 [arms.base]
 [arms.sft]
 stage = "sft"
@@ -43,6 +48,21 @@ def file(tmp_path):
     path = tmp_path / "compare.toml"
     path.write_text(TEXT.format(folder=tmp_path), encoding="utf-8")
     return path
+
+
+KILLED = """
+import os, signal, sys
+from cotjax.train import main as train
+from cotjax.stages.policy import PolicyStage
+original = PolicyStage.next_step
+def next_step(self, params, step):
+    work = original(self, params, step)
+    if step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work
+PolicyStage.next_step = next_step
+train(sys.argv[1:])
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +126,39 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(file, tmp_path, capsy
     assert "was begun with other settings than sft now has" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_goes_on_to_the_same_results(
+    file, tmp_path, monkeypatch, capsys
+):
+    file.write_text(file.read_text().replace("tokens = 400", "tokens = 1000"))
+    argv = [str(file), "--no-figure", "--arm=list"]
+    monkeypatch.setattr("cotjax.run.parts.commit_of", lambda: "second")
+    assert main([*argv, f"--out={tmp_path / 'whole'}"]) == 0
+    here = subprocess.run  # see `in_this_process`
+
+    def killed(words, **settings):
+        if words[0] == "git":
+            return here(words, **settings)
+        with subprocess.Popen([sys.executable, "-c", KILLED, *words[3:]], **settings) as child:
+            return subprocess.CompletedProcess(words, child.wait())
+
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", killed)
+        assert main([*argv, f"--out={out}"]) == 1
+    assert f"list, seed 0: failed: status {-signal.SIGKILL}" in capsys.readouterr().out
+    (first,) = json.loads((out / "runs" / "list-0" / "2-grpo" / "parts.json").read_text())
+    assert first["last_step"] == 2 and not first["ended"]
+    assert main([*argv, f"--out={out}"]) == 0
+    rows = [read_rows(folder / "results.jsonl") for folder in (out, tmp_path / "whole")]
+    rows = [{row.arm: row for row in found} for found in rows]
+    for arm in ("base", "list"):
+        one, other = (dataclasses.replace(found[arm], seconds=0, commit="") for found in rows)
+        assert one == other
+    assert rows[0]["list"].commit == f"{commit_of()}, second"
+    assert rows[1]["list"].commit == "second"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -123,9 +176,3 @@ def test_validation_needs_seeds(file, capsys):
     file.write_text(file.read_text().replace("validation_seeds = [9]\n", ""))
     assert main([str(file), "--validation"]) == 2
     assert "--validation needs validation_seeds" in capsys.readouterr().err
-
-
-def test_the_commit_is_that_of_the_checkout_or_the_version(tmp_path):
-    from cotjax import __version__
-
-    assert commit_of(tmp_path) == __version__

@@ -252,6 +252,14 @@ def test_one_file_is_enough(present, folder):
     read(folder)
 
 
+def test_a_run_that_tokens_end_says_how_many_it_used(folder):
+    write_config(folder, load(["--stage=grpo", "--name=demo", "--budget.tokens=5000"]))
+    result = RESULT | {"used_tokens": {"trained": 3000, "sampled": 2100, "mined": 0}}
+    (folder / "result.json").write_text(json.dumps(result))
+    _, text, _ = read(folder)
+    assert "Steps 20 Tokens 5,100 of 5,000 Time" in text
+
+
 def test_a_run_in_progress(folder):
     (folder / "result.json").unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)

@@ -6,6 +6,7 @@ import os
 import time
 
 import cotjax
+from cotjax.run.commit import commit_of
 from cotjax.run.parts import Parts, earlier_parts
 
 
@@ -24,10 +25,11 @@ def test_a_part_says_when_how_far_and_with_what(tmp_path):
     (part,) = read(tmp_path)
     assert set(part) == {
         *("started", "first_step", "last_step", "seconds", "ended", "version", "jax", "machine"),
+        "commit",
     }
     assert (part["first_step"], part["last_step"], part["ended"]) == (0, 3, True)
     assert 5.0 <= part["seconds"] < 6.0 and parts.seconds == part["seconds"]
-    assert part["version"] == cotjax.__version__
+    assert part["version"] == cotjax.__version__ and part["commit"] == commit_of()
     ago = datetime.datetime.now().astimezone() - datetime.datetime.fromisoformat(part["started"])
     assert 5.0 <= ago.total_seconds() < 6.0
 

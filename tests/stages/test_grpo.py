@@ -152,3 +152,56 @@ def test_teachers_that_cannot_be_added_are_refused_by_their_key(flags, words):
 def test_without_a_coefficient_a_setting_of_the_teachers_is_refused():
     with pytest.raises(InputError, match="does nothing while distill.coefficient = 0.0"):
         make("--distill.temperature=2")
+
+
+LENGTHS = {
+    "none": (),
+    "target": ("--reward.target-min=4", "--reward.target-max=8", "--reward.target-form=exact",
+               "--rollout.max-prompt-tokens=48"),
+    "group_relative": (),
+    "budget": ("--reward.limit-end=4", "--reward.limit-rounds=3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_a_step_with_another_length_is_a_function_of_its_number_and_says_what_it_earned(
+    folder, kind
+):
+    config = make_config(folder, "--steps=3", f"--reward.length={kind}", *LENGTHS[kind])
+    stages = [Grpo.from_config(config, make_mesh(1)) for _ in range(2)]
+    for step in range(3):
+        one = stages[0].next_step(stages[0].state.params, step)
+        if step < 2:
+            stages[1].data.set_state(stages[0].data.get_state())
+    other = stages[1].next_step(stages[1].state.params, 2)
+    np.testing.assert_array_equal(one.batch[0].advantage, other.batch[0].advantage)
+    (row, *_), metrics = one.completions, one.metrics
+    assert {row["parts"]["steps"], row["parts"]["brevity"]} == {0.0}, "it writes no steps"
+    if kind == "budget":
+        assert metrics["limit"] == other.metrics["limit"] == 4
+        assert 0 <= metrics["over_limit"] <= 1
+        assert all(one["parts"]["over_limit"] == (one["tokens"] > 4) for one in other.completions)
+    if kind == "target":
+        assert all(4 <= one["parts"]["target"] <= 8 for one in other.completions)
+        assert f"keep {row['parts']['target']:.0f} equal parts." in row["question"]
+        assert stages[0].held_out[0].question.endswith("keep 6 equal parts.")
+    assert ("reward_brevity" in metrics) == (kind in ("target", "group_relative"))
+    numbers, rows = stages[0].evaluate(stages[0].state.params)
+    assert rows[0]["reward"] in (-2, -1) and numbers["accuracy"] >= 0
+
+
+def test_samples_that_order_the_prompts_are_counted_in_the_first_step(folder, tmp_path):
+    flags = "--curriculum.buckets=2", "--curriculum.difficulty=pass_rate", "--curriculum.samples=2"
+    config = make_config(folder, "--steps=3", *flags, "--curriculum.examples=6")
+    counts = []
+    for _ in range(2):  # the second goes on with the rates that the first has kept
+        stage = Grpo.from_config(config, make_mesh(1))
+        stage.prepare(tmp_path)
+        counts.append([
+            stage.next_step(stage.state.params, step).metrics.get("mined_tokens", 0)
+            for step in range(2)
+        ])  # fmt: skip
+    assert counts[0] == counts[1] and counts[0][0] > 2 * 6 and counts[0][1] == 0
+    stage = Grpo.from_config(config, make_mesh(1))
+    stage.prepare(tmp_path)
+    assert "mined_tokens" not in stage.next_step(stage.state.params, 1).metrics, "a resumed run"

@@ -25,6 +25,10 @@ RUNS = {
          "--rollout.max-prompt-tokens=96"],
         ["--curriculum.buckets=2", "--curriculum.difficulty=rank_fusion",
          "--curriculum.signals", "cot_steps", "pass_rate"],
+        *([f"--reward.length={length}", *more] for length, more in (
+            ("target", ["--reward.target-max=8", "--reward.target-min=4",
+                        "--rollout.max-prompt-tokens=96"]),
+            ("group_relative", []), ("budget", ["--reward.limit-end=4"]))),
         ["--distill.coefficient=0.1", "--teachers.paths", "STUDENT", "STUDENT"],
         ["--distill.coefficient=0.1", "--teachers.paths", "STUDENT", "--distill.on-policy-loss",
          "divergence", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "1.0"],

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from cotjax.config import load
+from cotjax.errors import InputError
 from cotjax.stages import settings
 from cotjax.stages.distill import Distill
 from cotjax.stages.grpo import Grpo
@@ -36,6 +37,27 @@ def test_teachers_weights_are_checked_alike_in_both_stages_that_have_some():
         key for key in settings.TEACHERS if any(key.startswith(one) for one in Distill.reads)
     }
     assert set(settings.TEACHERS) <= set(Grpo.reads)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["target", "--reward.target-min=50", "--reward.target-max=40"],
+         "reward.target_min = 50: above reward.target_max = 40. Set reward.target_min <= 40."),
+        (["target", "--reward.target-max=300"],
+         "reward.target_max = 300: no completion is longer than rollout.max_new_tokens = 256."),
+        (["budget", "--reward.limit-start=300"],
+         "reward.limit_start = 300: no completion is longer than rollout.max_new_tokens = 256."),
+        (["budget", "--reward.limit-end=256"],
+         "reward.limit_end = 256: the limit begins at 256 and has to fall."),
+        (["budget", "--reward.limit-start=50", "--reward.limit-end=60"],
+         "reward.limit_end = 60: the limit begins at 50 and has to fall."),
+    ],
+)  # fmt: skip
+def test_lengths_that_do_not_agree_are_refused(flags, said):
+    with pytest.raises(InputError) as error:
+        load(["--stage=grpo", f"--reward.length={flags[0]}", *flags[1:]])
+    assert str(error.value).startswith(said)
 
 
 def test_a_stages_own_file_imports_no_jax():

@@ -14,6 +14,7 @@ from cotjax.student.records import (
     load_records,
     part_of,
     prompt_batch,
+    prompt_tokens,
     solution,
     with_steps,
 )
@@ -113,6 +114,12 @@ def test_prompts_are_padded_on_the_left_and_keep_their_numbers():
     np.testing.assert_array_equal(batch.ids, [8, 9])
     for tokens, mask, text in zip(batch.tokens, batch.mask, texts, strict=True):
         assert TOKENIZER.decode(tokens[mask]) == text and not mask[0] and mask[-1]
+
+
+def test_the_tokens_of_prompts_are_those_of_each_asked_alone():
+    prompts = STUDENT.prompts
+    sizes = [len(TOKENIZER.encode(prompts.solve(record.question))) for record in RECORDS]
+    assert prompt_tokens(TOKENIZER, prompts, RECORDS) == sum(sizes) > 0
 
 
 def test_records_without_a_rationale_are_counted_and_all_of_them_refused():

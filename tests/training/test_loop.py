@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -350,3 +351,37 @@ def test_a_loss_that_is_no_number_is_no_lower(tmp_path):
 def test_patience_without_a_held_out_loss_is_refused(tmp_path):
     with pytest.raises(InputError, match="supervised.patience = 2: the evaluation has no solve_lo"):
         run(tmp_path / "a", Sums(), **ENDS)
+
+
+@pytest.mark.usefixtures("wait_for_checkpoints")
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_budget_ends_at_the_same_step_whatever_is_left_of_the_metrics(tmp_path, left):
+    settings = {"budget": 75, "eval_every": 0, "eval_at": (0.5, 0.85), "steps": 10**6}
+    _, expected, _ = run(tmp_path / "whole", Uses(), **settings)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", Uses(stop_at=3), **settings)
+    path = tmp_path / "cut" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[:left]))
+    _, result, _ = run(tmp_path / "cut", Uses(), **settings, resume=True)
+    assert (result["steps"], result["used_tokens"]) == (4, expected["used_tokens"])
+    assert lines(path)[-2]["used_tokens"] == 80
+    one, other = (checkpoint(tmp_path / name, 4) for name in ("cut", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_checkpoint_without_a_count_takes_that_of_the_metrics(tmp_path):
+    run(tmp_path, Uses(), steps=3)
+    shutil.rmtree(tmp_path / "checkpoints" / "3" / "used")
+    _, result, _ = run(tmp_path, Uses(), steps=4, resume=True)
+    assert result["used_tokens"] == {"trained": 40, "sampled": 20, "mined": 20}
+
+
+def test_a_budget_is_told_as_a_share(tmp_path):
+    settings = LoopSettings(10**6, 0, 1, 2, resume=False, budget=80)
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    table = StepTable(COLUMNS, settings.steps, console, budget=settings.budget)
+    fit(Uses(), tmp_path, settings, table, console)
+    shown = [line.split("%")[0] for line in out.getvalue().splitlines() if "%  " in line]
+    assert [" ".join(one.split()) for one in shown] == ["1, 44", "2, 62", "3, 81", "4, 100"]
+    assert "1000000" not in out.getvalue()
