@@ -26,7 +26,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "reconstruct": ("question", "steps"),
     "complete": ("question", "steps"),
     "rewrite": ("question", "rationale"),
+    "hint": ("question", "steps"),
 }
+OPTIONAL = ("hint",)  # which a file may leave out, as long as nobody asks for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Prompts:
     """Question to prompt text, one method per task.
 
     Attributes:
-      texts: the template of each key of `PLACES`.
+      texts: the template of each key of `PLACES`; one of `OPTIONAL` may be missing.
       wrap: what the tokenizer's chat template puts around a message, or the tokenizer before plain
         text.
       notes: what a reader of the run should know, one sentence each.
@@ -62,6 +64,26 @@ class Prompts:
     def complete(self, question: str, steps: Sequence[str]) -> str:
         """Asks to write what is missing of ordered steps, of which some are mask texts."""
         return self._with_steps("complete", question, steps)
+
+    def hint(self, question: str, steps: Sequence[str]) -> str:
+        """Asks for a whole solution, of which the first steps are shown; without any, `solve`.
+
+        Args:
+          question: the problem.
+          steps: the first of the reference rationale, without markers.
+
+        Raises:
+          InputError: the run's file of prompts has no such text.
+        """
+        if not steps:
+            return self.solve(question)
+        if "hint" not in self.texts:
+            raise InputError(
+                'teachers.paths: a share behind @ needs a text "hint" in data.templates, with '
+                "{question} and {steps} in it once. Write it there, as "
+                f"{FOLDER / 'english.toml'} does."
+            )
+        return self._with_steps("hint", question, steps)
 
     def rewrite(self, question: str, rationale: str) -> str:
         """Asks for a shorter version of a correct solution."""
@@ -155,14 +177,15 @@ def _read_texts(templates: str, style: str) -> dict[str, str]:
         ) from error
     own = table.get(style, {})
     table |= own if isinstance(own, dict) else {}
-    for key, places in PLACES.items():
+    there = {key: places for key, places in PLACES.items() if key in table or key not in OPTIONAL}
+    for key, places in there.items():
         for place in places:
             if not isinstance(table.get(key), str) or table[key].count(f"{{{place}}}") != 1:
                 raise InputError(
                     f'{path}: "{key}" needs a text with {{{place}}} in it once, for {style} '
                     f"prompts. Write it there or in [{style}], as {FOLDER / 'english.toml'} does."
                 )
-    return {key: table[key] for key in PLACES}
+    return {key: table[key] for key in there}
 
 
 _PLACE = re.compile(r"\{(question|steps|rationale)\}")
