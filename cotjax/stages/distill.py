@@ -172,6 +172,13 @@ def _mistakes(config: Config) -> Iterator[str]:
             f'teachers.paths: "{files[0]}" holds texts, which have no distribution. Set '
             'distill.target = "text", or name the model that wrote it.'
         )
+    own = [name for name, entry in settings.teacher_entries(config).items() if entry.is_self]
+    if own and teachers.cache:
+        yield (
+            f'{cache}, teachers.paths: "{own[0]}": a cache is keyed by the files of a teacher, '
+            "which the student's start need not have. Name the model by its path, or leave "
+            "teachers.cache empty."
+        )
     if teachers.cache and distill.on_policy:
         yield (
             f"{cache}: a cache holds teachers' logits for the data's texts, and the student "
