@@ -166,6 +166,13 @@ def _mistakes(config: Config) -> Iterator[str]:
             "teachers are learned as they stand. Set teachers.cache empty and distill.on_policy = "
             '0, or distill.target = "distribution".'
         )
+    shown = [name for name, entry in settings.teacher_entries(config).items() if entry.share]
+    if shown and distill.target == "text":
+        yield (
+            f'distill.target = "text", teachers.paths: "{shown[0]}": a text is written for the '
+            "question alone, as the student will have to. Leave the share behind @ out, or set "
+            'distill.target = "distribution".'
+        )
     files = [name for name in teachers.paths if name.endswith(".jsonl")]
     if files and distill.target != "text":
         yield (

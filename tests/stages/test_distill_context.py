@@ -11,6 +11,7 @@ from cotjax.curriculum.cache_logits import cache_logits
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.distill_logits import DistillLogitsStage
+from cotjax.stages.distill_text import DistillTextStage
 from tests.stages.test_distill_logits import ADAPTIVE, run
 from tests.tiny import make_config, write_teachers
 
@@ -104,11 +105,20 @@ def test_a_cache_is_keyed_by_what_is_shown(folder, tmp_path):
         losses(open_stage(folder, "weak", "strong@0.5", more=cached))
 
 
+def test_the_students_start_can_write_texts(folder):
+    flags = "--stage=distill", "--distill.target=text", "--distill.no-filter-texts", "--steps=2"
+    config = make_config(folder, *flags, "--curriculum.num-monitor=4", "--teachers.paths", "self@0")
+    stage = DistillTextStage(config, make_mesh(1))
+    step = stage.next_step(stage.state.params, 0)
+    assert stage.teachers.models[0].params is stage.student.params and step.metrics["examples"] > 0
+
+
 @pytest.mark.parametrize(
     ("stage", "names", "more", "words"),
     [
         ("distill", ["a@2"], [], 'teachers.paths: "a@2": .* a number from 0 to 1'),
         ("distill", ["a.jsonl@1"], ["--distill.target=text"], "written already"),
+        ("distill", ["a", "a@0.5"], ["--distill.target=text"], "written for the question alone"),
         ("distill", ["self@1"], ["--teachers.cache=x"], "keyed by the files of a teacher"),
         ("grpo", ["a", "a@0.5"], ["--distill.coefficient=0.1"], "see the prompts of the student"),
         ("grpo", ["self@0"], ["--distill.coefficient=0.1"], "see the prompts of the student"),
