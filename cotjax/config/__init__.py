@@ -52,6 +52,8 @@ from cotjax.config.stages import StageClass as StageClass
 from cotjax.config.stages import stage_class as stage_class
 from cotjax.config.stages import stage_configs as stage_configs
 from cotjax.config.switches import Switch as Switch
+from cotjax.config.teacher_names import TeacherName as TeacherName
+from cotjax.config.teacher_names import parse_teacher as parse_teacher
 from cotjax.config.teaching import CurriculumConfig as CurriculumConfig
 from cotjax.config.teaching import DistillConfig as DistillConfig
 from cotjax.config.teaching import RationalesConfig as RationalesConfig

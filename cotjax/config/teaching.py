@@ -25,7 +25,7 @@ from cotjax.config.ranges import (
 class TeachersConfig:
     """The teachers of distillation, and the cache of their logits."""
 
-    paths: tuple[str, ...] = ()  # Weak to strong: runs, model folders, .gguf; texts: .jsonl.
+    paths: tuple[str, ...] = ()  # Weak to strong: runs, models, .jsonl; @0.5: shown half the steps.
     dtype: Dtype = "float32"  # Number format of the teachers; bfloat16 suits TPUs and GPUs.
     cache: str = ""  # Folder that python -m cotjax.cache_logits wrote; empty = teachers are run.
     top_k: Count = 16  # Logits that a cache keeps per position.

@@ -1,20 +1,13 @@
 """How hard a problem is, read off its rationale: the signals that order a curriculum."""
 
-import re
 from collections.abc import Callable
 from typing import Literal
 
+from cotjax.cot.asides import CALCULATOR, OPERATION, without_asides
 from cotjax.cot.steps import Rationale, parse_rationale
 from cotjax.errors import InputError
 
 Difficulty = Literal["cot_steps", "cot_tokens", "cot_operations"]
-
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
-_OPERATION = re.compile(
-    r"\\(?:times|div|cdot|[dt]?frac|sqrt)(?![A-Za-z])"
-    r"|[×÷]"
-    r"|[0-9)}\]%] ?[-−+*/^](?= ?[$£€(\\{.0-9])"
-)
 
 
 def count_words(text: str) -> int:
@@ -34,10 +27,11 @@ def cot_difficulty(
 
     Args:
       rationale: parsed, or text that `parse_rationale` splits by `kind="auto"`.
-      signal: cot_steps counts steps, cot_tokens sums `count_tokens` over them, cot_operations
-        counts arithmetic operations: `+ - * / ^` between operands, `×`, `÷`, and the LaTeX
-        commands `\times \div \cdot \frac \sqrt`. GSM8K's `<<6*7=42>>` marks are not counted
-        beside the equation that they repeat.
+      signal: cot_steps counts the steps that add something, and not those that only check, restate
+        or are taken back, see `without_asides`; cot_tokens sums `count_tokens` over all steps;
+        cot_operations counts arithmetic operations in what the steps add: `+ - * / ^` between
+        operands, `×`, `÷`, and the LaTeX commands `\times \div \cdot \frac \sqrt`. GSM8K's
+        `<<6*7=42>>` marks are not counted beside the equation that they repeat.
       count_tokens: length of a text; words, unless a tokenizer is given.
 
     Example:
@@ -49,12 +43,13 @@ def cot_difficulty(
       InputError: an unknown signal.
     """
     steps = (parse_rationale(rationale) if isinstance(rationale, str) else rationale).steps
-    if signal == "cot_steps":
-        return float(len(steps))
     if signal == "cot_tokens":
         return float(sum(count_tokens(step) for step in steps))
+    if signal == "cot_steps":
+        return float(len(without_asides(steps)))
     if signal == "cot_operations":
-        return float(sum(len(_OPERATION.findall(_CALCULATOR.sub("", step))) for step in steps))
+        told = (CALCULATOR.sub("", step) for step in without_asides(steps))
+        return float(sum(len(OPERATION.findall(step)) for step in told))
     raise InputError(
         f'signal = "{signal}": unknown. Use "cot_steps", "cot_tokens" or "cot_operations".'
     )

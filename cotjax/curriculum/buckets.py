@@ -112,7 +112,7 @@ class BucketRows:
         while True:
             index = self.example_at(bucket, self._place)
             example = self._encode(index)
-            if not first_fit(free, len(example["tokens"])):
+            if not first_fit([free], [len(example["tokens"])]):
                 return pack_in_order(examples, self._rows, self._length)
             examples.append((index, example))
             self._place += 1

@@ -23,6 +23,7 @@ from cotjax.interfaces import TokenBatch
 from cotjax.models.head import Head
 from cotjax.parallel import sharding as parallel
 from cotjax.student.load import load_policy
+from cotjax.teachers.context import TeacherContext
 from cotjax.teachers.logit_store import (
     StoreWriter,
     TopKLogits,
@@ -30,7 +31,7 @@ from cotjax.teachers.logit_store import (
     encode_logp,
     shard_name,
 )
-from cotjax.teachers.pool import TeacherPool
+from cotjax.teachers.pool import TeacherPool, given_to, read_rows
 
 SHARD_EXAMPLES = 1024
 
@@ -111,6 +112,7 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
     student = load_policy(config, mesh)
     dataset = DistillDataset(config, mesh, student)
     teachers = TeacherPool(config, mesh, student.tokenizer, slots=1, end=student.eos_id)
+    context = dataset.context(teachers)
     curriculum = dataset.curriculum
     curriculum.prepare(student.params, 0)
     writer = StoreWriter(folder, dataset.manifest(teachers))
@@ -126,7 +128,13 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
             teachers.keep_only([teacher])
             numbers = {"kl": 0.0}
             logits = _logits(
-                dataset, teachers, teacher, examples[start : start + SHARD_EXAMPLES], numbers, spent
+                dataset,
+                teachers,
+                context,
+                teacher,
+                examples[start : start + SHARD_EXAMPLES],
+                numbers,
+                spent,
             )
             entries.append(writer.write(name, logits, numbers))
     positions = sum(entry["positions"] for entry in entries)
@@ -143,6 +151,7 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
 def _logits(
     dataset: DistillDataset,
     teachers: TeacherPool,
+    context: TeacherContext,
     teacher: int,
     examples: np.ndarray,
     numbers: dict[str, float],
@@ -153,14 +162,18 @@ def _logits(
     size, k = config.batch, config.teachers.top_k
     chunk = dataset.student.policy.tokens_at_once(head.size)
 
-    def run(batch: TokenBatch) -> tuple[Array, ...]:
+    def run(batch: TokenBatch, spans: list[Span]) -> tuple[Array, ...]:
         columns = counted_columns(np.asarray(batch.weight) > 0)
         placed, columns = parallel.shard(dataset.mesh, (batch, columns))
-        hidden, temperature = teachers.hidden(teacher, placed), config.distill.temperature
+        own = context.placed(dataset.mesh, [teacher], batch, spans, dataset.records)
+        given = given_to(teacher, placed, read_rows, own)
+        hidden, temperature = teachers.hidden(teacher, *given), config.distill.temperature
         return top_logprobs(hidden, columns, head, temperature, k=k, chunk_size=chunk)
 
     batches = packed(dataset, examples, size.size, size.sequence_length)
-    for rows, spans, outputs in _one_ahead((rows, spans, run(rows)) for rows, spans in batches):
+    for rows, spans, outputs in _one_ahead(
+        (rows, spans, run(rows, spans)) for rows, spans in batches
+    ):
         began = time.perf_counter()
         top, ids, log_rest, plogp = (np.asarray(part) for part in outputs)
         spent[0] += time.perf_counter() - began

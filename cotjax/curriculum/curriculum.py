@@ -114,6 +114,10 @@ class Curriculum:
         """Examples of the step's bucket, as indices."""
         return self.rows.take(self.bucket_at(step), count)
 
+    def pool(self, step: int) -> list[int]:
+        """The examples of the step's bucket, as indices; replayed ones are not among them."""
+        return self.rows.pools[self.bucket_at(step)].tolist()
+
     def progress(self, step: int) -> float:
         """The share of the buckets that are done at the end of the step's bucket."""
         return (self.bucket_at(step) + 1) / self._config.curriculum.buckets

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, TeacherName
 from cotjax.curriculum.curriculum import Curriculum
 from cotjax.curriculum.difficulty import Difficulty
 from cotjax.data.encode import encode_supervised
@@ -17,8 +17,10 @@ from cotjax.interfaces import Program, Record
 from cotjax.student.evaluate import evaluate, evaluation_programs, without_samples
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import load_records, prompt_tokens, solution
+from cotjax.teachers.context import TeacherContext
 from cotjax.teachers.logit_store import Manifest
 from cotjax.teachers.pool import TeacherPool
+from cotjax.teachers.teacher_plan import TeacherPlan
 from cotjax.teachers.vocabulary import tokenizer_hash
 
 
@@ -85,6 +87,18 @@ class DistillDataset:
         self._asked_tokens = 0
         return asked + (measured if self.curriculum.measured_at == step else 0)
 
+    def context(self, teachers: TeacherPool) -> TeacherContext:
+        """What the teachers are shown of the examples' rationales.
+
+        Raises:
+          InputError: see `TeacherContext`.
+        """
+        return TeacherContext(
+            *(teachers.entries, teachers.plans, self.student),
+            records=[*self.records, *self.monitor],
+            length=self.config.batch.sequence_length,
+        )
+
     def programs(self) -> Iterator[Program]:
         """What the order, the schedule and `pass_rate` compile."""
         yield from self.difficulty.programs(self.records)
@@ -114,8 +128,15 @@ class DistillDataset:
             top_k=settings.top_k,
             temperature=self.config.distill.temperature,
             dtype=settings.cache_dtype,
-            teachers=tuple(plan.fingerprint() for plan in teachers.plans),
+            teachers=tuple(map(self._keyed, teachers.entries, teachers.plans)),
         )
+
+    def _keyed(self, entry: TeacherName, plan: TeacherPlan) -> str:
+        """A teacher's files, and what it is shown in which words."""
+        if not entry.share:
+            return plan.fingerprint()
+        shown = hashlib.sha256(self.student.prompts.hint("2+2?", ("2+2=4",)).encode())
+        return f"{plan.fingerprint()}@{entry.share:g}:{shown.hexdigest()[:8]}"
 
 
 def split_monitor(source: Records, config: Config) -> tuple[list[Record], list[Record]]:

@@ -85,16 +85,40 @@ class Span:
     stop: int
 
 
-def first_fit(free: list[int], size: int) -> list[int]:
-    """The first row with space, as a list of at most one; it has less space afterwards."""
-    row = [row for row, space in enumerate(free) if space >= size][:1]
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """Other rows that have to hold the same examples, each of a size of its own.
+
+    Attributes:
+      length: tokens of such a row.
+      sizes: tokens of each example there.
+    """
+
+    length: int
+    sizes: Sequence[int]
+
+
+def first_fit(free: Sequence[list[int]], sizes: Sequence[int]) -> list[int]:
+    """The first row with space, as a list of at most one; it has less space afterwards.
+
+    Args:
+      free: space in every row, once for each way in which an example takes some.
+      sizes: of an example in each way.
+    """
+    row = [row for row, space in enumerate(zip(*free, strict=True))
+           if all(one >= size for one, size in zip(space, sizes, strict=True))][:1]  # fmt: skip
     for one in row:
-        free[one] -= size
+        for spaces, size in zip(free, sizes, strict=True):
+            spaces[one] -= size
     return row
 
 
 def pack_in_order(
-    examples: Sequence[tuple[int, Example]], rows: int, length: int
+    examples: Sequence[tuple[int, Example]],
+    rows: int,
+    length: int,
+    *,
+    beside: Sequence[Limit] = (),
 ) -> tuple[TokenBatch, list[Span]]:
     """Puts each example into the first row with space for it; those that fit in none are left out.
 
@@ -102,6 +126,7 @@ def pack_in_order(
       examples: index and arrays of each.
       rows: B.
       length: S.
+      beside: what must have space in the same row too.
 
     Returns:
       the rows on the host, and where each example lies.
@@ -109,9 +134,10 @@ def pack_in_order(
     batch: dict[str, Any] = {key: np.zeros((rows, length), np.int32) for key in _INTEGERS}
     batch["weight"] = np.zeros((rows, length), np.float32)
     free, spans, number = [length] * rows, [], [0] * rows
-    for index, example in examples:
-        size = len(example["tokens"])
-        for row in first_fit(free, size):
+    others = [[limit.length] * rows for limit in beside]
+    for place, (index, example) in enumerate(examples):
+        size, more = len(example["tokens"]), [limit.sizes[place] for limit in beside]
+        for row in first_fit([free, *others], [size, *more]):
             stop = length - free[row]
             span = Span(index, row, stop - size, stop)
             inside = row, slice(span.start, span.stop)

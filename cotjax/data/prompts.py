@@ -28,8 +28,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "rewrite": ("question", "rationale"),
     "exactly": ("question", "target"),
     "at_most": ("question", "target"),
+    "hint": ("question", "steps"),
 }
-OPTIONAL = ("exactly", "at_most")  # which a file may leave out, as long as nobody asks for them
+OPTIONAL = ("exactly", "at_most", "hint")  # a file may leave them out, as long as nobody asks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,26 @@ class Prompts:
     def complete(self, question: str, steps: Sequence[str]) -> str:
         """Asks to write what is missing of ordered steps, of which some are mask texts."""
         return self._with_steps("complete", question, steps)
+
+    def hint(self, question: str, steps: Sequence[str]) -> str:
+        """Asks for a whole solution, of which the first steps are shown; without any, `solve`.
+
+        Args:
+          question: the problem.
+          steps: the first of the reference rationale, without markers.
+
+        Raises:
+          InputError: the run's file of prompts has no such text.
+        """
+        if not steps:
+            return self.solve(question)
+        if "hint" not in self.texts:
+            raise InputError(
+                'teachers.paths: a share behind @ needs a text "hint" in data.templates, with '
+                "{question} and {steps} in it once. Write it there, as "
+                f"{FOLDER / 'english.toml'} does."
+            )
+        return self._with_steps("hint", question, steps)
 
     def rewrite(self, question: str, rationale: str) -> str:
         """Asks for a shorter version of a correct solution."""

@@ -157,9 +157,10 @@ def _examine_teachers(
     distill, teachers = config.distill, config.teachers
     by_logits = not (stage_class(config.stage).reads_key("distill.target")
                      and distill.target == "text")  # fmt: skip
-    for path in early.used_teachers(config):
-        if path.endswith(".jsonl"):
+    for teacher in early.used_teachers(config):
+        if teacher.is_file:
             continue
+        path = teacher.path
         look, name = Examination(), f"teacher {path}"
         where = f"{label}{name}"
         yield from look.check(where, plan_teacher, path, config, mesh)

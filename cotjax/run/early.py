@@ -8,7 +8,15 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from cotjax.config import Config, DataConfig, is_reference, stage_class, stage_configs
+from cotjax.config import (
+    Config,
+    DataConfig,
+    TeacherName,
+    is_reference,
+    parse_teacher,
+    stage_class,
+    stage_configs,
+)
 from cotjax.config.mixture import parse_mixture
 from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
@@ -130,8 +138,9 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
       InputError: names the teacher.
     """
     reads, teachers = stage_class(config.stage).reads_key, config.teachers
-    for path in used_teachers(config):
-        if path.endswith(".jsonl"):
+    for teacher in used_teachers(config):
+        path = teacher.path
+        if teacher.is_file:
             _check_file("jsonl", path, "teachers.paths", config.data)
         elif not (made_here and made_here.absolute() in pathlib.Path(path).absolute().parents):
             check_model(path, "teachers.paths")
@@ -142,10 +151,15 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
         )
 
 
-def used_teachers(config: Config) -> tuple[str, ...]:
-    """The teachers of a stage; none where it reads none."""
-    reads = stage_class(config.stage).reads_key
-    return config.teachers.paths if reads("teachers.paths") else ()
+def used_teachers(config: Config) -> list[TeacherName]:
+    """The models and files that teach a stage, each once, beside the student's own start.
+
+    There are none where a stage reads none.
+    """
+    if not stage_class(config.stage).reads_key("teachers.paths"):
+        return []
+    found = {entry.path: entry for entry in map(parse_teacher, config.teachers.paths)}
+    return [entry for entry in found.values() if not entry.is_self]
 
 
 def check_output(output: str, folder: pathlib.Path, least: int) -> None:

@@ -166,11 +166,25 @@ def _mistakes(config: Config) -> Iterator[str]:
             "teachers are learned as they stand. Set teachers.cache empty and distill.on_policy = "
             '0, or distill.target = "distribution".'
         )
+    shown = [name for name, entry in settings.teacher_entries(config).items() if entry.share]
+    if shown and distill.target == "text":
+        yield (
+            f'distill.target = "text", teachers.paths: "{shown[0]}": a text is written for the '
+            "question alone, as the student will have to. Leave the share behind @ out, or set "
+            'distill.target = "distribution".'
+        )
     files = [name for name in teachers.paths if name.endswith(".jsonl")]
     if files and distill.target != "text":
         yield (
             f'teachers.paths: "{files[0]}" holds texts, which have no distribution. Set '
             'distill.target = "text", or name the model that wrote it.'
+        )
+    own = [name for name, entry in settings.teacher_entries(config).items() if entry.is_self]
+    if own and teachers.cache:
+        yield (
+            f'{cache}, teachers.paths: "{own[0]}": a cache is keyed by the files of a teacher, '
+            "which the student's start need not have. Name the model by its path, or leave "
+            "teachers.cache empty."
         )
     if teachers.cache and distill.on_policy:
         yield (

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.curriculum.curriculum import AHEAD
 from cotjax.curriculum.dataset import DistillDataset
+from cotjax.curriculum.likelihood import Likelihood, packed_records
 from cotjax.data.packing import Example, Span, pack_in_order
-from cotjax.interfaces import Program, Step, TokenBatch
+from cotjax.interfaces import Program, Record, Step, TokenBatch
 from cotjax.models.head import Head
 from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
@@ -34,7 +35,7 @@ from cotjax.student.records import prompt_batch
 from cotjax.teachers.distill_loss import TeacherOutputs, make_distill_loss
 from cotjax.teachers.logit_store import LogitStore
 from cotjax.teachers.pool import TeacherPool
-from cotjax.teachers.ranking import check_ranking, ranking_programs
+from cotjax.teachers.ranking import check_ranking, is_ladder, ranking_programs
 from cotjax.training.metrics import SPEED, Column
 from cotjax.training.optimizer import ramp
 
@@ -88,8 +89,9 @@ class DistillLogitsStage(BaseStage):
         self.data = self.dataset.curriculum
         slots = self.data.schedule.slots()
         self.teachers = TeacherPool(
-            config, mesh, student.tokenizer, slots=slots, end=student.eos_id
+            *(config, mesh, student.tokenizer), slots=slots, end=student.eos_id, student=student
         )
+        self.context = self.dataset.context(self.teachers)
         self.sampling = rollout_sampling(config.rollout, student, in_groups=False)
         uses = [preflight.evaluation_use(config, student, mesh, len(self.held_out))]
         if config.distill.on_policy:
@@ -98,6 +100,10 @@ class DistillLogitsStage(BaseStage):
         self.notes += preflight.check_fits(student, mesh, *uses)
         self._problems = problems
         self.distill_loss = make_distill_loss(config, student, self.teachers.vocab_size)
+        self._likelihood = Likelihood(
+            *(self.dataset, self.teachers, self.context, problems),
+            chunk_size=self.distill_loss.chunk_size,
+        )
         self.store: LogitStore | None = None
         self.learn_from(self._loss, config.steps)
         self.held_out_loss = jax.jit(self._held_out_loss)
@@ -115,7 +121,9 @@ class DistillLogitsStage(BaseStage):
           InputError: a cache that is not there, or of other examples.
         """
         told = super().prepare(folder)
-        told += check_ranking(self.config, self.mesh, self.teachers, self._problems)
+        told += check_ranking(
+            *(self.config, self.mesh, self.teachers, self._problems), self._likelihood
+        )
         if self.config.teachers.cache:
             self._open_data(self.student.params, 0)
         return told
@@ -132,7 +140,9 @@ class DistillLogitsStage(BaseStage):
             first = self.data.schedule.weights(0, 1 / config.curriculum.buckets)
             used = np.flatnonzero(first).tolist()
             found += ranking_programs(config, mesh, self.teachers, self._problems)
-            found += self.teachers.programs(rows, used)
+            found += self.teachers.programs(rows, used, shown=self.context.shapes(mesh, rows))
+            if is_ladder(self.teachers) and len(self.teachers.names) > 1:
+                found += self._likelihood.programs(rows)
         found += [*super().programs(), *self.dataset.programs()]
         if config.distill.on_policy:
             found += sampling_programs(
@@ -162,7 +172,8 @@ class DistillLogitsStage(BaseStage):
     def _output_shapes(self, rows: TokenBatch) -> list[TeacherOutputs]:
         combinations = self.data.schedule.combinations()
         if not self.config.teachers.cache:
-            return self.teachers.output_shapes(rows, combinations)
+            shown = self.context.shapes(self.mesh, rows)
+            return self.teachers.output_shapes(rows, combinations, shown=shown)
         size = (*rows.tokens.shape, self.config.teachers.top_k)
         return [self.teachers.cached_shapes(*size)]
 
@@ -223,16 +234,16 @@ class DistillLogitsStage(BaseStage):
             lambda: self.dataset.pass_rate(params),
         )
         own = _is_turn(step, self.config.distill.on_policy)
-        batch, spans = self._own_rows(params, step) if own else self.data.next_rows(step)
+        weights = self.data.teacher_weights(step)
+        batch, spans = self._own_rows(params, step, weights) if own else self.data.next_rows(step)
         used = float((batch.segment > 0).mean())
         ready = time.perf_counter()
-        weights = self.data.teacher_weights(step)
         placed = parallel.shard(self.mesh, batch)
         if self.config.teachers.cache:
             outputs = self._read(batch, spans, weights)
             ready = time.perf_counter()
         else:
-            outputs = self.teachers.outputs(placed, weights, self.temperature(step))
+            outputs = self._outputs(batch, placed, spans, self.dataset.records, weights, step)
             self.teachers.keep_only(upcoming := self.data.upcoming_teachers(step, AHEAD))
             self.teachers.prefetch(upcoming)
         alpha = 0.0 if own else self.alpha(step)
@@ -272,6 +283,19 @@ class DistillLogitsStage(BaseStage):
         share, flag = (parallel.replicate(self.mesh, np.float32(x)) for x in (alpha, own))
         return Work(batch, outputs, share, flag, dropout_key)
 
+    def _outputs(
+        self,
+        batch: TokenBatch,
+        placed: TokenBatch,
+        spans: list[Span],
+        records: Sequence[Record],
+        weights: Any,
+        step: int,
+    ) -> TeacherOutputs:
+        """The outputs of the teachers in use for a batch, on the host and on the mesh."""
+        shown = self.context.placed(self.mesh, _used(weights), batch, spans, records)
+        return self.teachers.outputs(placed, weights, self.temperature(step), shown=shown)
+
     def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> TeacherOutputs:
         """The cached logits of the teachers in use."""
         assert self.store is not None, "it is opened before the first step"
@@ -292,7 +316,7 @@ class DistillLogitsStage(BaseStage):
             topk_ids=tuple(read[k][1] for k, _ in slots),
         )
 
-    def _own_rows(self, params: Any, step: int) -> tuple[TokenBatch, list[Span]]:
+    def _own_rows(self, params: Any, step: int, weights: Any) -> tuple[TokenBatch, list[Span]]:
         """Rows of what the student now writes for the bucket's questions."""
         rollout = self.config.rollout
         indices = self.data.take(step, rollout.prompts)
@@ -317,20 +341,22 @@ class DistillLogitsStage(BaseStage):
                 indices, prompts.tokens, prompts.mask, tokens, mask, strict=True
             )
         ]
-        return pack_in_order(examples, self.config.batch.size, self.config.batch.sequence_length)
+        size, counts = self.config.batch, [int(row.sum()) for row in mask]
+        beside = self.context.limits(_used(weights), records, counts)
+        return pack_in_order(examples, size.size, size.sequence_length, beside=beside)
 
     def _held_out(self, params: Any, step: int, teacher: int) -> float:
         """The student's divergence from a teacher on the monitored records, nats."""
-        examples = [
-            (i, self.dataset.encode_record(record)) for i, record in enumerate(self.dataset.monitor)
-        ]
-        batch, _ = pack_in_order(
-            examples, self.config.batch.size, self.config.batch.sequence_length
-        )
+        batch, spans = next(packed_records(self.dataset, self.dataset.monitor))
         placed, alone = parallel.shard(self.mesh, batch), np.eye(len(self.teachers.names))[teacher]
-        outputs = self.teachers.outputs(placed, alone, self.temperature(step))
+        outputs = self._outputs(batch, placed, spans, self.dataset.monitor, alone, step)
         work = self._work(placed, outputs, alpha=0.0, own=False, dropout_key=None)
         return float(self.held_out_loss(self.student.all_params(params), work))
+
+
+def _used(weights: Any) -> list[int]:
+    """The teachers that have weight."""
+    return np.flatnonzero(weights).tolist()
 
 
 def _is_turn(step: int, share: float) -> bool:

@@ -3,8 +3,10 @@
 questions of the bucket -> a teacher for each, by weight -> texts -> the student's tokens -> update
 """
 
+import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -34,7 +36,8 @@ class DistillTextStage(BaseStage):
     """See the module docstring; `cotjax.interfaces.Stage` says what the members do.
 
     Of a step's questions a share alpha keeps the data's own solution; the others are dealt out to
-    the teachers by their weights.
+    the teachers by their weights. A place whose teacher has no text for its question goes to
+    further questions of the bucket, until it has one or there are none.
 
     Args:
       config: of the run.
@@ -49,9 +52,10 @@ class DistillTextStage(BaseStage):
         self.dataset = DistillDataset(config, mesh, student)
         super().__init__(config, mesh, student, self.dataset.held_out)
         self.data = self.dataset.curriculum
-        self.teachers = TextTeachers(config, mesh, self.dataset.records)
+        self.teachers = TextTeachers(config, mesh, self.dataset.records, student)
         use = preflight.evaluation_use(config, student, mesh, len(self.held_out))
         self.notes += preflight.check_fits(student, mesh, use)
+        self.notes += tuple(self.teachers.notes(self.dataset.records))
         loss = make_loss(student.policy)
         self.learn_from(loss, config.steps)
         self._loss = jax.jit(loss)
@@ -91,7 +95,7 @@ class DistillTextStage(BaseStage):
             [*range(len(weights)), DATA], size=len(records), p=share / share.sum()
         )
         key = jax.random.fold_in(self.root, step)
-        examples = self._examples(records, writers, key)
+        examples, refilled = self._filled(step, records, writers, key)
         batch, spans = pack_in_order(
             examples, self.config.batch.size, self.config.batch.sequence_length
         )
@@ -101,6 +105,7 @@ class DistillTextStage(BaseStage):
             "mined_tokens": self.dataset.mined_tokens(step),
             "examples": len(spans),
             "kept_texts": len(spans) / len(records),
+            "refilled": refilled / len(records),
             "data_wait_s": time.perf_counter() - began,
             "alpha": alpha,
         }
@@ -108,15 +113,53 @@ class DistillTextStage(BaseStage):
         work = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
         return Step([work], metrics | observed, [], alarm)
 
+    def _filled(
+        self, step: int, records: Sequence[Record], writers: np.ndarray, key: Any
+    ) -> tuple[list[tuple[int, Example]], int]:
+        """A text for every place of a batch, as far as there are any, and how many are of others.
+
+        Further questions are drawn from the bucket's stream, whose place a checkpoint keeps; at
+        most as many as the bucket has. A model that writes nothing for some is asked no more.
+        """
+        found = dict(self._examples(records, writers, key))
+        own, asked = len(found), collections.Counter(writers.tolist())
+        pool = [self.dataset.records[index] for index in self.data.pool(step)]
+        left, everyone = len(pool), {*asked} - {DATA} if own < len(records) else set[int]()
+        dry = {k for k in everyone if self.teachers.lacks(k, pool) == left}
+        while True:
+            places = [k for k in range(len(records)) if k not in found and writers[k] not in dry]
+            places = places[:left]
+            if not places:
+                return sorted(found.items()), len(found) - own
+            left -= len(places)
+            further = [self.dataset.records[i] for i in self.data.take(step, len(places))]
+            whose = writers[places]
+            more = self._examples(further, whose, key, first=asked)
+            found |= {places[place]: example for place, example in more}
+            asked.update(whose.tolist())
+            silent = {*whose.tolist()} - {int(whose[place]) for place, _ in more} - {DATA}
+            dry |= {k for k in silent if self.teachers.is_model(k)}
+
     def _examples(
-        self, records: Sequence[Record], writers: np.ndarray, key: Any
+        self,
+        records: Sequence[Record],
+        writers: np.ndarray,
+        key: Any,
+        first: Mapping[int, int] = MappingProxyType({}),
     ) -> list[tuple[int, Example]]:
-        """(place among the records, arrays) of the texts that there are and that fit a row."""
+        """(place among the records, arrays) of the texts that there are and that fit a row.
+
+        Args:
+          records: the problems.
+          writers: of each.
+          key: of the random numbers.
+          first: how many texts each writer was asked for before, with this key.
+        """
         texts: list[str | None] = [solution(record) for record in records]
         for teacher in sorted(set(writers.tolist()) - {DATA}):
             places = np.flatnonzero(writers == teacher).tolist()
-            chosen = [records[place] for place in places]
-            written = self.teachers.write(teacher, chosen, key=jax.random.fold_in(key, teacher))
+            chosen, own = [records[place] for place in places], jax.random.fold_in(key, teacher)
+            written = self.teachers.write(teacher, chosen, key=own, first=first.get(teacher, 0))
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
         limit = self.config.batch.sequence_length

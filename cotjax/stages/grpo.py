@@ -71,6 +71,14 @@ class Grpo:
         if not distill.coefficient:
             return
         yield from settings.teacher_mistakes(config)
+        entries = settings.teacher_entries(config).items()
+        hinted = [name for name, entry in entries if entry.share or entry.is_self]
+        if hinted:
+            yield (
+                f'teachers.paths: "{hinted[0]}": beside a policy loss teachers see the prompts of '
+                "the student. Leave the share behind @ out, or take --stage=distill with "
+                "distill.on_policy = 1."
+            )
         shown = f"distill.coefficient = {distill.coefficient}"
         if config.curriculum.schedule == "adaptive":
             yield (

@@ -3,10 +3,12 @@
 A stage's file names what it takes of these; it imports no JAX, and nor does this one.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cotjax.config import Config, Switch, name_of
+from cotjax.config import Config, Switch, TeacherName, name_of, parse_teacher
+from cotjax.errors import InputError
 
 ROWS_FACT = ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens")
 POLICY_FACTS = (
@@ -176,8 +178,22 @@ DIVERGENCE_SWITCHES = (
 )
 
 
+def teacher_entries(config: Config) -> dict[str, TeacherName]:
+    """The entries of `teachers.paths`, read; those that `teacher_mistakes` refuses are left out."""
+    found: dict[str, TeacherName] = {}
+    for name in config.teachers.paths:
+        with contextlib.suppress(InputError):
+            found[name] = parse_teacher(name)
+    return found
+
+
 def teacher_mistakes(config: Config) -> Iterator[str]:
-    """What is wrong with the weights of the teachers."""
+    """What is wrong with the names and the weights of the teachers."""
+    for name in config.teachers.paths:
+        try:
+            parse_teacher(name)
+        except InputError as error:
+            yield str(error)
     curriculum, number = config.curriculum, len(config.teachers.paths)
     weights = curriculum.teacher_weights
     if (curriculum.schedule == "fixed") != bool(weights) or (weights and len(weights) != number):

@@ -6,8 +6,9 @@ compiled program per architecture, and only for teachers that are in use.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from cotjax.config import Config
+from cotjax.config import Config, TeacherName, parse_teacher
 from cotjax.errors import InputError
 from cotjax.interfaces import Program, ScoredGroups, TokenBatch
 from cotjax.models.head import Head
@@ -25,8 +26,9 @@ from cotjax.parallel import shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
+from cotjax.teachers.context import ShownRows, read_shown
 from cotjax.teachers.distill_loss import TeacherOutputs
-from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_teacher
+from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_start, plan_teacher
 from cotjax.teachers.vocabulary import check_same_texts, common_size
 
 
@@ -80,6 +82,9 @@ def read_groups(policy: Policy, params: Any, groups: ScoredGroups) -> Array:
     return policy.completions(params, groups.prompt, groups.prompt_mask, groups.completion)
 
 
+NOTHING_SHOWN: Mapping[int, ShownRows] = MappingProxyType({})
+
+
 class TeacherPool:
     """All teachers of a run, weak to strong; only those in use are in memory.
 
@@ -90,10 +95,16 @@ class TeacherPool:
       slots: how many are in use at once.
       compare: their logits are compared with the student's, so that tokenizers must agree.
       end: the token that ends the student's texts; None is its tokenizer's.
+      student: the model that is trained, which `self@C` needs.
 
     Raises:
       InputError: a teacher that is not there, has another tokenizer, is asked without the question,
         or does not fit.
+
+    Attributes:
+      names: the entries of `teachers.paths`.
+      entries: the same, read.
+      plans: of each; entries of one model share one, and its weights in memory.
     """
 
     def __init__(
@@ -105,49 +116,56 @@ class TeacherPool:
         slots: int,
         compare: bool = True,
         end: int | None = None,
+        student: LoadedPolicy | None = None,
     ) -> None:
         self.names = config.teachers.paths
+        self.entries = [parse_teacher(name) for name in self.names]
         if not self.names:
             raise InputError(
                 "teachers.paths = []: there is no teacher. Set teachers.paths to run folders, "
                 "model folders or .gguf files, weak to strong."
             )
-        self.plans = [plan_teacher(name, config, mesh) for name in self.names]
+        models = {
+            path: _plan(entry, config, mesh, student)
+            for path, entry in {entry.path: entry for entry in self.entries}.items()
+        }
+        self.plans = [models[entry.path] for entry in self.entries]
         self._mesh, self._slots = mesh, slots
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
-            sizes = [compared(plan, tokenizer, config.model.path, end) for plan in self.plans]
+            sizes = [compared(one, tokenizer, config.model.path, end) for one in models.values()]
             self.vocab_size = min(sizes)
         else:  # they are asked, in their own words
-            for plan in self.plans:
+            for plan in models.values():
                 own = plan.student
                 check_template(own.tokenizer, own.prompts, f"teacher {plan.name}")
         check_memory(self.plans, slots, mesh)
-        self._loading: dict[int, Future[Teacher]] = {}
+        self._loading: dict[str, Future[Teacher]] = {}  # by the model's path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
         self.calls = [0] * len(self.plans)  # forward passes of each teacher so far
 
     def __getitem__(self, index: int) -> Teacher:
         """A teacher, which is loaded first if it has to be."""
         self.prefetch([index])
-        return self._loading[index].result()
+        return self._loading[self.entries[index].path].result()
 
     def prefetch(self, wanted: Iterable[int]) -> None:
         """Begins to load teachers in the background."""
         for index in wanted:
-            if index not in self._loading:
-                self._loading[index] = self._thread.submit(self._load, self.plans[index])
+            path = self.entries[index].path
+            if path not in self._loading:
+                self._loading[path] = self._thread.submit(self._load, self.plans[index])
 
     def keep_only(self, wanted: Iterable[int]) -> None:
         """Drops the others' parameters."""
-        for index in set(self._loading) - set(wanted):
-            del self._loading[index]
+        for path in set(self._loading) - {self.entries[index].path for index in wanted}:
+            del self._loading[path]
 
     @property
     def resident(self) -> set[int]:
         """The teachers that are in memory or on their way."""
-        return set(self._loading)
+        return {k for k, entry in enumerate(self.entries) if entry.path in self._loading}
 
     def in_slots(self, weights: Any) -> list[tuple[int, float]]:
         """(teacher, weight) for every slot; a slot without use has a used teacher and weight 0."""
@@ -171,7 +189,12 @@ class TeacherPool:
         return reader(read, policy, self.width, place)
 
     def outputs(
-        self, batch: Any, weights: Any, temperature: float, read: Read = read_rows
+        self,
+        batch: Any,
+        weights: Any,
+        temperature: float,
+        read: Read = read_rows,
+        shown: Mapping[int, ShownRows] = NOTHING_SHOWN,
     ) -> TeacherOutputs:
         """The outputs of the teachers in use for a batch; those of weight 0 are not run.
 
@@ -180,9 +203,11 @@ class TeacherPool:
           weights: [N] of the teachers.
           temperature: of teachers and student.
           read: how a teacher runs on the batch.
+          shown: own rows for the same batch, of those teachers that have some.
         """
         slots = self.in_slots(weights)
-        hidden = {k: self.hidden(k, batch, read) for k, weight in slots if weight > 0}
+        used = [k for k, weight in slots if weight > 0]
+        hidden = {k: self.hidden(k, *given_to(k, batch, read, shown)) for k in used}
         return TeacherOutputs(
             *self.numbers(slots, temperature),
             hidden=tuple(hidden[k] for k, _ in slots),
@@ -213,7 +238,11 @@ class TeacherPool:
     # What it compiles.
 
     def output_shapes(
-        self, batch: Any, combinations: Iterable[Sequence[int]], read: Read = read_rows
+        self,
+        batch: Any,
+        combinations: Iterable[Sequence[int]],
+        read: Read = read_rows,
+        shown: Mapping[int, ShownRows] = NOTHING_SHOWN,
     ) -> list[TeacherOutputs]:
         """The shapes that `outputs` may have; the same ones once.
 
@@ -221,12 +250,15 @@ class TeacherPool:
           batch: shapes.
           combinations: the teachers in all slots, as they may stand there together.
           read: how a teacher reads the batch.
+          shown: shapes of own rows; see `outputs`.
         """
         found: list[TeacherOutputs] = []
         for slots in combinations:
             outputs = TeacherOutputs(
                 *self.number_shapes(),
-                hidden=tuple(self._hidden_shape(k, batch, read) for k in slots),
+                hidden=tuple(
+                    self._hidden_shape(k, *given_to(k, batch, read, shown)) for k in slots
+                ),
                 head=tuple(self._head_shape(k) for k in slots),
             )
             if all(jax.tree.flatten(outputs) != jax.tree.flatten(one) for one in found):
@@ -248,7 +280,11 @@ class TeacherPool:
         return shapes.whole(self._mesh, self._slots), shapes.whole(self._mesh)
 
     def programs(
-        self, batch: Any, used: Iterable[int], read: Read = read_rows
+        self,
+        batch: Any,
+        used: Iterable[int],
+        read: Read = read_rows,
+        shown: Mapping[int, ShownRows] = NOTHING_SHOWN,
     ) -> Iterator[Program]:
         """What `hidden` compiles for a batch of these shapes, and what loading does before.
 
@@ -256,13 +292,14 @@ class TeacherPool:
           batch: shapes.
           used: teachers that every run uses.
           read: how a teacher reads the batch.
+          shown: shapes of own rows; see `outputs`.
         """
         sure = set(used)
         for index, plan in enumerate(self.plans):
-            name, params = f"teacher {plan.name}", plan.student.shapes
+            name, params = f"teacher {self.names[index]}", plan.student.shapes
             yield from self.loading_programs(index, always=index in sure)
-            args = params, batch
-            yield Program(name, self._reader(index, read), args, always=index in sure)
+            own, how = given_to(index, batch, read, shown)
+            yield Program(*(name, self._reader(index, how), (params, own)), always=index in sure)
 
     def loading_programs(self, index: int, *, always: bool) -> Iterator[Program]:
         """What a teacher's head compiles when it is loaded."""
@@ -282,6 +319,22 @@ class TeacherPool:
         head = jax.eval_shape(student.policy.head, student.shapes)
         size = self._head_size(head)
         return head.with_matrix(shapes.whole(self._mesh, *size, dtype=head.matrix.dtype))
+
+
+def _plan(
+    entry: TeacherName, config: Config, mesh: Mesh, student: LoadedPolicy | None
+) -> TeacherPlan:
+    if not entry.is_self:
+        return plan_teacher(entry.path, config, mesh)
+    assert student is not None, "whoever may be asked for the student's start gives it"
+    return plan_start(student, config)
+
+
+def given_to(
+    index: int, batch: Any, read: Read, shown: Mapping[int, ShownRows]
+) -> tuple[Any, Read]:
+    """What a teacher reads, and how."""
+    return (shown[index], read_shown) if index in shown else (batch, read)
 
 
 @functools.lru_cache

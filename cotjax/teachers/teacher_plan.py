@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from cotjax import config as configs
 from cotjax.config import Config, LoraConfig
+from cotjax.config.teacher_names import SELF
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve
 from cotjax.parallel.memory import free_bytes
@@ -26,7 +27,7 @@ class TeacherPlan:
     """What is known of a teacher before its weights are read.
 
     Attributes:
-      name: as the config has it.
+      name: of the model, as the config has it without a share.
       run: the run folder that holds its parameters; None for a model.
       student: the same model in the form in which stages hold a student, for sampling; all its
         parameters are in one tree.
@@ -102,6 +103,24 @@ def plan_teacher(name: str, config: Config, mesh: Mesh) -> TeacherPlan:
     return TeacherPlan(name, run, student.joined(), run if run else resolve(path))
 
 
+def plan_start(student: LoadedPolicy, config: Config) -> TeacherPlan:
+    """The student as it was when the run began, without a second copy of its weights.
+
+    Args:
+      student: the model that is trained; without the adapter that it trains.
+      config: of the run.
+    """
+    frozen = dataclasses.replace(
+        student,
+        policy=student.policy.without_adapter,
+        shapes=student.reference_shapes,
+        base_shapes={},
+        read=lambda: (student.reference, {}),
+    )
+    run = find_run(pathlib.Path(config.model.path)) if config.model.path else None
+    return TeacherPlan(SELF, run, frozen, run if run else resolve(config.model.path))
+
+
 def _restored(student: LoadedPolicy, run: pathlib.Path) -> LoadedPolicy:
     """The student with the newest parameters of a run."""
 
@@ -116,7 +135,13 @@ def _restored(student: LoadedPolicy, run: pathlib.Path) -> LoadedPolicy:
 
 
 def check_memory(plans: Sequence[TeacherPlan], slots: int, mesh: Mesh) -> None:
-    """Refuses teachers that are larger than a device, beside the one that is being loaded."""
+    """Refuses teachers that are larger than a device, beside the one that is being loaded.
+
+    One that stands in several entries counts once, and the student's own start is there anyway.
+    """
+    plans = [plan for plan in {id(one): one for one in plans}.values() if plan.name != SELF]
+    if not plans:
+        return
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
     sizes = sorted((plan.size for plan in plans), reverse=True)[: slots + 1]
     free = free_bytes(mesh)

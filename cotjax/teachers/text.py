@@ -32,12 +32,19 @@ class TextTeachers:
       config: of the run.
       mesh: of the run.
       records: the examples; every file must solve some of them.
+      student: the model that is trained, which `self@0` needs.
 
     Raises:
       InputError: no teachers, a model or file that is not there, or a file about other questions.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        records: Sequence[Record],
+        student: LoadedPolicy | None = None,
+    ) -> None:
         self.names = config.teachers.paths
         self._config, self._mesh = config, mesh
         self._files = {k: _read(config, name, records) for k, name in enumerate(self.names)
@@ -49,7 +56,10 @@ class TextTeachers:
             named = tuple(self.names[k] for k in rest)
             teachers = dataclasses.replace(config.teachers, paths=named)
             self.models = TeacherPool(
-                dataclasses.replace(config, teachers=teachers), mesh, None, slots=1, compare=False
+                *(dataclasses.replace(config, teachers=teachers), mesh, None),
+                slots=1,
+                compare=False,
+                student=student,
             )
 
     def keep_only(self, wanted: Iterable[int]) -> None:
@@ -79,6 +89,26 @@ class TextTeachers:
                 self._sampled(teacher, records, key, first), records, strict=True
             )
         ]
+
+    def is_model(self, teacher: int) -> bool:
+        """Whether a teacher writes; a file holds what was written."""
+        return teacher not in self._files
+
+    def lacks(self, teacher: int, records: Sequence[Record]) -> int:
+        """For how many records a file has no text; a model may write one for each, so 0."""
+        if self.is_model(teacher):
+            return 0
+        return sum(record.question not in self._files[teacher] for record in records)
+
+    def notes(self, records: Sequence[Record]) -> Iterator[str]:
+        """A sentence on every teacher that lacks some of the records."""
+        right = "right " if self._config.distill.filter_texts else ""
+        for teacher, name in enumerate(self.names):
+            if count := self.lacks(teacher, records):
+                yield (
+                    f"{name} has no {right}text for {count} of the {len(records)} questions of "
+                    "this run; its places in a batch go to others."
+                )
 
     def _sampling(self, student: LoadedPolicy) -> Sampling:
         return rollout_sampling(self._config.rollout, student, in_groups=False)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from cotjax.config import load
+from cotjax.cot import Rationale, cot_difficulty
 from cotjax.data.deliberate import Rates
 from cotjax.data.problems import OPERATIONS, ProblemSource, apply, make_problem
 from cotjax.data.splits import open_source
@@ -106,3 +107,13 @@ def test_settings_choose_the_style_and_the_words():
     aloud = first("--data.style=deliberate", "--deliberate.restate=1")
     assert aloud.steps[0].startswith("The question is") and aloud.answer == house.answer
     assert first("--data.new-share=1").question != house.question
+
+
+@pytest.mark.parametrize("signal", ["cot_steps", "cot_operations"])
+def test_a_problem_is_as_hard_as_its_chain_however_it_is_told(signal):
+    for problem in problems(100):
+        for steps in (problem.steps("verbose"), problem.steps("concise"), told(problem, FULL)):
+            lines = tuple(line for step in steps for line in re.split(r"(?<=[.?]) ", step))
+            for whole in (tuple(steps), lines) if signal == "cot_operations" else (tuple(steps),):
+                found = cot_difficulty(Rationale(steps=whole), signal=signal)
+                assert found == len(problem.chain), whole

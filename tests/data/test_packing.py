@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.data.packing import first_fit, pack, pack_in_order
+from cotjax.data.packing import Limit, first_fit, pack, pack_in_order
 
 LENGTH = 10
 sizes = st.lists(st.integers(1, LENGTH), min_size=1, max_size=40)
@@ -56,8 +56,8 @@ def test_the_order_of_rows_is_drawn_and_does_not_tell_the_length():
 
 def test_the_first_row_with_room_is_taken_and_has_less_room():
     free = [2, 5, 5]
-    assert first_fit(free, 3) == [1] and free == [2, 2, 5]
-    assert first_fit(free, 6) == [] and free == [2, 2, 5]
+    assert first_fit([free], [3]) == [1] and free == [2, 2, 5]
+    assert first_fit([free], [6]) == [] and free == [2, 2, 5]
 
 
 @given(sizes, st.integers(1, 4))
@@ -93,3 +93,15 @@ def test_formats_are_those_of_a_batch(key):
     packed = pack([example(0, 3)], length=LENGTH, rng=np.random.default_rng(0))
     assert vars(batch)[key].dtype == packed[key].dtype == np.int32
     assert batch.weight.dtype == packed["weight"].dtype == np.float32
+
+
+def test_rows_beside_have_to_have_space_for_the_same_examples():
+    examples = [(i, example(i, 3)) for i in range(4)]
+    alone, _ = pack_in_order(examples, rows=2, length=LENGTH)
+    beside = [Limit(length=10, sizes=[6, 4, 7, 6])]
+    batch, spans = pack_in_order(examples, rows=2, length=LENGTH, beside=beside)
+    assert [(span.example, span.row) for span in spans] == [(0, 0), (1, 0), (2, 1)]
+    assert not (np.asarray(batch.tokens) == np.asarray(alone.tokens)).all()
+    wide = [Limit(length=100, sizes=[6, 4, 7, 6])]
+    same, _ = pack_in_order(examples, rows=2, length=LENGTH, beside=wide)
+    np.testing.assert_array_equal(same.tokens, alone.tokens)

@@ -163,3 +163,29 @@ def test_a_file_that_cannot_serve_is_named_with_the_fix(plain, tmp_path, text, c
         make_prompts(plain, "plain", str(path))
     assert complaint in str(error.value) and str(path) in str(error.value)
     assert "english" in str(error.value)
+
+
+# What a teacher is shown.
+
+
+@pytest.mark.parametrize("style", ["plain", "chat"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hint_shows_the_first_steps_and_without_any_it_is_the_question_alone(chatty, name, style):
+    prompts = make_prompts(chatty, style, name)
+    assert prompts.hint("How many?", ()) == prompts.solve("How many?")
+    shown = prompts.hint("How many?", ("1+1=2", "2*3=6"))
+    places = [shown.index(text) for text in ("How many?", "1+1=2", "2*3=6")]
+    assert places == sorted(places) and prompts.listed(("1+1=2", "2*3=6")) in shown
+
+
+def test_a_file_without_a_hint_serves_until_one_is_asked_for(plain, tmp_path):
+    path = tmp_path / "mine.toml"
+    texts = (FOLDER / "english.toml").read_text()
+    path.write_text(texts.replace("\nhint = ", "\nunused = "))
+    prompts = make_prompts(plain, "plain", str(path))
+    assert prompts.hint("?", ()) == prompts.solve("?")
+    with pytest.raises(InputError, match='behind @ needs a text "hint" in data.templates'):
+        prompts.hint("?", ("1+1=2",))
+    path.write_text(texts.replace("Shuffled:\\n{steps}", "Shuffled:\\n"))
+    with pytest.raises(InputError, match="needs a text with {steps} in it once"):
+        make_prompts(plain, "plain", str(path))

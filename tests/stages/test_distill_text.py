@@ -177,3 +177,73 @@ def test_a_file_has_no_distribution_and_tokenizers_must_agree_for_one(folder):
     with pytest.raises(InputError, match='different tokenizers.*distill.target = "text"') as said:
         open_stage(folder, "--distill.target=distribution", names=("right",))
     assert str(folder / "right") in str(said.value) and str(folder / "student") in str(said.value)
+
+
+# Questions that a teacher lacks.
+
+
+def write_some(folder, name, count):
+    """A file of texts about the first `count` of the questions."""
+    make_config(folder)
+    lines = (folder / "sevens.jsonl").read_text().splitlines(keepends=True)
+    (folder / name).write_text("".join(lines[:count]))
+    return name
+
+
+def test_a_place_whose_teacher_has_no_text_goes_to_another_question(folder):
+    some = write_some(folder, "some.jsonl", 8)
+    stage = open_stage(folder, names=(some,))
+    (note,) = [note for note in stage.notes if "has no right text" in note]
+    assert "some.jsonl has no right text for 8 of the 16 questions of this run" in note
+    seen = [targets(stage, step) for step in range(8)]
+    assert all(texts == [RIGHT + stage.student.tokenizer.eos_token] * 4 for texts, _ in seen)
+    assert all(metrics["kept_texts"] == 1 for _, metrics in seen)
+    shares = [metrics["refilled"] for _, metrics in seen]
+    assert 0.2 < np.mean(shares) < 0.8 and set(shares) <= {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_a_teacher_that_has_all_is_asked_for_the_step_s_questions_alone(folder):
+    stage = open_stage(folder, names=(write_some(folder, "all.jsonl", 24),))
+    assert not any("has no right text" in note for note in stage.notes)
+    assert targets(stage)[1]["refilled"] == 0
+    assert stage.data.get_state()["rows"]["place"] == 4
+
+
+def test_a_batch_stays_short_where_the_bucket_has_no_further_texts(folder):
+    stage = open_stage(folder, names=(write_some(folder, "one.jsonl", 1),))
+    stage.data.prepare(stage.state.params, 0)
+    bucket, texts = int(stage.data.bucket[0]), {}
+    for step in (0, 4):  # the first of each bucket
+        texts[step], metrics = targets(stage, step)
+        assert metrics["kept_texts"] == len(texts[step]) / 4 <= 0.5
+    there, nowhere = (0, 4) if bucket == 0 else (4, 0)
+    assert texts[there] and not texts[nowhere]
+
+
+def test_refilled_batches_resume_where_they_stopped(folder):
+    some = write_some(folder, "some.jsonl", 8)
+
+    def batches(stage, steps):
+        return [np.asarray(stage.next_step(stage.state.params, step).batch[0][0].tokens)
+                for step in steps]  # fmt: skip
+
+    whole = batches(open_stage(folder, names=(some, "right")), range(6))
+    first, again = (open_stage(folder, names=(some, "right")) for _ in range(2))
+    batches(first, range(3))
+    again.data.set_state(json.loads(json.dumps(first.data.get_state())))
+    for one, other in zip(whole[3:], batches(again, range(3, 6)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_never_writes_what_counts_is_not_asked_without_end(folder, monkeypatch):
+    stage = open_stage(folder, names=("wrong",))
+    asked, write = [], stage.teachers.write
+
+    def counted(teacher, records, **more):
+        asked.append((len(records), more["first"]))
+        return write(teacher, records, **more)
+
+    monkeypatch.setattr(stage.teachers, "write", counted)
+    texts, metrics = targets(stage)
+    assert texts == [] and metrics["refilled"] == 0
+    assert asked == [(4, 0), (4, 4)], "its own questions, and others once"

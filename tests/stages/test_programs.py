@@ -66,6 +66,10 @@ CASES = {
         *("--stage=distill", "--distill.on-policy=0.5", "--distill.alpha=0.2", "--mesh.data=2"),
         *("--curriculum.difficulty=student_loss", *ORDERED),
     ],
+    "distill, teachers that are shown steps": [
+        *("--stage=distill", "--distill.on-policy=0.5", "--curriculum.schedule=linear", *ORDERED),
+        *("--curriculum.ranking-problems=4", "shown"),
+    ],
     "distill until teachers hand over": [
         *("--stage=distill", "--curriculum.schedule=adaptive", "--curriculum.check-every=1"),
         *("--curriculum.pass-rate=0.9", *ORDERED),
@@ -88,7 +92,9 @@ def open_stage(folder, case):
     """The stage of a case; nothing that an earlier one compiled is in memory."""
     flags = CASES[case]
     if "distill" in " ".join(flags):
-        flags = [*flags, "--teachers.paths", *(str(folder / name) for name in TEACHERS)]
+        names = ["weak@0", "weak@1", "strong@0.5", "self@1"] if "shown" in flags else TEACHERS
+        paths = [name if name[:4] == "self" else str(folder / name) for name in names]
+        flags = [*(flag for flag in flags if flag != "shown"), "--teachers.paths", *paths]
     config = make_config(folder, "--steps=2", *flags)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     jax.clear_caches()

@@ -63,3 +63,30 @@ def test_nothing_is_measured_without_problems_or_with_one_teacher_or_a_cache(ask
     ):
         assert check_ranking(settings, make_mesh(1), pool, problems) == ()
     assert seen == []
+
+
+# Teachers that are shown rationales.
+
+
+@pytest.mark.parametrize(("logp", "sentences"), [([-0.9, -0.5, -0.1], 1), ([-0.9, -0.1, -0.5], 2)])
+def test_how_likely_rationales_are_is_always_told_and_warned_about_if_it_falls(logp, sentences):
+    told, *warned = ranking.likelihood_notes(["a@0", "a@0.5", "a@1"], logp, 8)
+    assert "of 8 reference rationales: a@0 -0.900, a@0.5" in told
+    assert len(warned) == sentences - 1
+    assert all("not in the order weak to strong" in one and "has to rise" in one for one in warned)
+
+
+def test_a_ladder_is_measured_by_likelihood_and_nobody_solves_anything(asked):
+    config, _, seen = asked
+    weak, strong = config.teachers.paths
+    ladder = with_section(config, "teachers", paths=(weak, f"{strong}@0.5", f"{strong}@1"))
+    pool, measured = TeacherPool(ladder, make_mesh(1), TOKENIZER, slots=1), []
+
+    def likelihood(teacher):
+        assert pool[teacher].params and pool.resident <= {teacher, 1, 2}
+        measured.append(teacher)
+        return -1.0 / (1 + teacher)
+
+    (told,) = check_ranking(ladder, make_mesh(1), pool, PROBLEMS, likelihood)
+    assert measured == [0, 1, 2] and seen == [] and pool.resident == set()
+    assert told.endswith(f"{strong}@1 -0.333.")
