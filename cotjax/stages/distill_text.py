@@ -118,14 +118,16 @@ class DistillTextStage(BaseStage):
     ) -> tuple[list[tuple[int, Example]], int]:
         """A text for every place of a batch, as far as there are any, and how many are of others.
 
-        Further questions are drawn from the bucket's stream, whose place a checkpoint keeps; at
-        most as many as the bucket has. A model that writes nothing for some is asked no more.
+        Further questions are drawn from the bucket's stream, whose place a checkpoint keeps: twice
+        as many as the bucket has, at most, so that each of them is met. A model that writes nothing
+        for some is asked no more.
         """
         found = dict(self._examples(records, writers, key))
         own, asked = len(found), collections.Counter(writers.tolist())
         pool = [self.dataset.records[index] for index in self.data.pool(step)]
-        left, everyone = len(pool), {*asked} - {DATA} if own < len(records) else set[int]()
-        dry = {k for k in everyone if self.teachers.lacks(k, pool) == left}
+        left = 2 * len(pool)
+        everyone = {*asked} - {DATA} if own < len(records) else set[int]()
+        dry = {k for k in everyone if self.teachers.lacks(k, pool) == len(pool)}
         while True:
             places = [k for k in range(len(records)) if k not in found and writers[k] not in dry]
             places = places[:left]
