@@ -86,7 +86,7 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limit:
+class RowLimit:
     """Other rows that have to hold the same examples, each of a size of its own.
 
     Attributes:
@@ -118,7 +118,7 @@ def pack_in_order(
     rows: int,
     length: int,
     *,
-    beside: Sequence[Limit] = (),
+    beside: Sequence[RowLimit] = (),
 ) -> tuple[TokenBatch, list[Span]]:
     """Puts each example into the first row with space for it; those that fit in none are left out.
 

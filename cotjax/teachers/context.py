@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from cotjax.config import TeacherName
 from cotjax.data.encode import encode_supervised
-from cotjax.data.packing import Limit, Span
+from cotjax.data.packing import RowLimit, Span
 from cotjax.errors import InputError
 from cotjax.interfaces import Record, TokenBatch
 from cotjax.models.policy import Policy
@@ -148,7 +148,7 @@ class TeacherContext:
 
     def limits(
         self, teachers: Collection[int], records: Sequence[Record], targets: Sequence[int]
-    ) -> list[Limit]:
+    ) -> list[RowLimit]:
         """What packing has to leave space for beside the student's rows.
 
         Args:
@@ -157,7 +157,7 @@ class TeacherContext:
           targets: tokens that count of each.
         """
         return [
-            Limit(
+            RowLimit(
                 self.length[k],
                 [self._own_length(k, *pair) for pair in zip(records, targets, strict=True)],
             )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotjax.data.packing import Limit, first_fit, pack, pack_in_order
+from cotjax.data.packing import RowLimit, first_fit, pack, pack_in_order
 
 LENGTH = 10
 sizes = st.lists(st.integers(1, LENGTH), min_size=1, max_size=40)
@@ -98,10 +98,10 @@ def test_formats_are_those_of_a_batch(key):
 def test_rows_beside_have_to_have_space_for_the_same_examples():
     examples = [(i, example(i, 3)) for i in range(4)]
     alone, _ = pack_in_order(examples, rows=2, length=LENGTH)
-    beside = [Limit(length=10, sizes=[6, 4, 7, 6])]
+    beside = [RowLimit(length=10, sizes=[6, 4, 7, 6])]
     batch, spans = pack_in_order(examples, rows=2, length=LENGTH, beside=beside)
     assert [(span.example, span.row) for span in spans] == [(0, 0), (1, 0), (2, 1)]
     assert not (np.asarray(batch.tokens) == np.asarray(alone.tokens)).all()
-    wide = [Limit(length=100, sizes=[6, 4, 7, 6])]
+    wide = [RowLimit(length=100, sizes=[6, 4, 7, 6])]
     same, _ = pack_in_order(examples, rows=2, length=LENGTH, beside=wide)
     np.testing.assert_array_equal(same.tokens, alone.tokens)
