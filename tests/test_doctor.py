@@ -33,7 +33,7 @@ def failures(lines):
     return [line for line in lines if line.startswith("FAIL")]
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo", "rewrite", "reconstruct"])
+@pytest.mark.parametrize("stage", ["sft", "grpo", "rft", "rewrite", "reconstruct"])
 def test_a_healthy_run_has_a_line_for_each_check(capsys, world, stage):
     more = {"rewrite": ["--rollout.max-prompt-tokens=64"]}.get(stage, [])
     more += ["--model.init=pretrained", "--batch.sequence-length=96"] if stage != "grpo" else []

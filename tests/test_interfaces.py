@@ -14,6 +14,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import placement
 from cotjax.stages.base import BaseStage
 from cotjax.stages.policy import PolicyStage
+from cotjax.stages.rejection import RejectionStage
 from cotjax.stages.supervised import SupervisedStage
 
 BATCHES = [TokenBatch, interfaces.PromptBatch, Rollout, ScoredGroups, interfaces.TrainState]
@@ -56,7 +57,9 @@ def members(protocol):
     }
 
 
-@pytest.mark.parametrize("stage", [PolicyStage, SupervisedStage], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "stage", [PolicyStage, RejectionStage, SupervisedStage], ids=lambda one: one.__name__
+)
 def test_stages_have_the_methods_of_the_protocol(stage):
     assert issubclass(stage, BaseStage)
     methods = members(interfaces.Stage) - {"update"}  # made when a stage is opened

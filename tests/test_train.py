@@ -18,6 +18,7 @@ from cotjax import export
 from cotjax.errors import InputError
 from cotjax.evaluate import evaluate
 from cotjax.stages.policy import PolicyStage
+from cotjax.stages.rejection import RejectionStage
 from cotjax.stages.replay import ReplayStage
 from cotjax.stages.supervised import SupervisedStage
 from cotjax.student import generate as student_generate
@@ -29,6 +30,7 @@ STEPS = 4
 STAGES = {
     "grpo": (PolicyStage, ["--stage=grpo", "--policy.inner-updates=2", "--policy.micro-batch=2"]),
     "adapter": (PolicyStage, ["--stage=grpo", "--lora.rank=2", "--policy.micro-batch=2"]),
+    "rft": (RejectionStage, ["--stage=rft", "--rewrite.updates=2"]),
     "sft": (SupervisedStage, ["--stage=sft", "--model.init=pretrained"]),
     "reconstruct": (
         SupervisedStage,

@@ -81,7 +81,7 @@ Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "p
 SIGNALS = ("cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate")
 SOURCES = ("problems", "jsonl", "parquet", "array_record", "tfds", "hub", "reasoning_gym")
 VERIFIERS = ("numeric", "math", "choice", "exact")
-STAGES = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge")
+STAGES = ("sft", "grpo", "rft", "reconstruct", "rewrite", "distill", "bridge")
 LIST = "list"  # the stage of a config that lists its own [[stages]]
 
 # The keys of a file's row that its layout reads, as data.columns names them.

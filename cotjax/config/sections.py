@@ -216,11 +216,11 @@ class ReconstructConfig:
 
 @dataclass(frozen=True)
 class RewriteConfig:
-    """Shorter solutions to the problems that the student fails."""
+    """Which own short solutions `rewrite` and `rft` accept and train on."""
 
     internalize: bool = True  # Replay accepted rewrites, batch.size after each step, as targets.
     equations: Equations = "check"  # check = all true; require = and some; match = the teacher's.
-    updates: Count = 1  # Of a replay, each on batch.size accepted rewrites.
+    updates: Count = 1  # Of a step on accepted completions, each on batch.size of them.
     min_right: Count = 1  # Completions of a question that must be right to accept one of them.
 
 

@@ -4,9 +4,7 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 """
 
 import dataclasses
-import functools
 import pathlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,16 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config, is_reference
+from cotjax.config import Config
 from cotjax.core.objectives import Objective, policy_advantage
 from cotjax.curriculum.prompt_stream import BucketStream
-from cotjax.interfaces import DataStream, Program, PromptBatch, Record, ScoredGroups, Step
+from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
 from cotjax.models.policy import Policy
-from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
-from cotjax.parallel.mesh import check_divides
-from cotjax.rollout.engine import generate
-from cotjax.stages.base import BaseStage
 from cotjax.stages.policy_loss import (
     TeacherTerm,
     logprobs,
@@ -36,25 +30,16 @@ from cotjax.stages.policy_loss import (
 from cotjax.stages.policy_programs import (
     advantage_programs,
     group_shapes,
-    rollout_programs,
     score_programs,
     scored_shapes,
     widths_of,
 )
+from cotjax.stages.rollouts import RolloutStage, examples, nothing
 from cotjax.student import guards, preflight
-from cotjax.student.generate import rollout_params, rollout_sampling
 from cotjax.student.groups import RolloutGroups, micro_batch_prompts
 from cotjax.student.length_control import LengthControl
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import (
-    RewardFn,
-    add_overlong,
-    completion_row,
-    judge_own,
-    open_reward,
-    part_means,
-    solve_reward,
-)
+from cotjax.student.rewards import RewardFn, add_overlong
 from cotjax.training.metrics import SPEED, Column
 
 COLUMNS = (
@@ -69,16 +54,11 @@ COLUMNS = (
 )
 
 
-def nothing() -> Iterable[Program]:
-    """Of a stream that asks no model for its order."""
-    return ()
-
-
 # An objective to the teachers that are added to it.
 OpenTeachers = Callable[[Objective], TeacherTerm]
 
 
-class PolicyStage(BaseStage):
+class PolicyStage(RolloutStage):
     """A policy-gradient stage; `cotjax.interfaces.Stage` says what the members do.
 
     Args:
@@ -97,7 +77,6 @@ class PolicyStage(BaseStage):
     """
 
     columns = COLUMNS
-    _folder: pathlib.Path | None = None  # of the run; there after `prepare`
 
     def __init__(
         self,
@@ -116,30 +95,25 @@ class PolicyStage(BaseStage):
         mined: Callable[[], int] = lambda: 0,
     ) -> None:
         rollout, policy = config.rollout, config.policy
-        check_divides(mesh, rollout.prompts, "rollout.prompts")
         self.objective = open_objective(policy, user_term(config))
-        super().__init__(config, mesh, student, held_out)
+        super().__init__(
+            *(config, mesh, student, held_out),
+            data=data,
+            data_programs=data_programs,
+            reward=reward or (length.reward if length else None),
+            shows_steps=shows_steps,
+            mined=mined,
+            notes=(f"the loss is {self.objective}", *preset_notes(policy)),
+        )
         self.resolved = {"policy": resolved(self.objective)}
-        self._open_data, self._data_programs = data, data_programs
-        self.reward = open_reward(config, reward or (length.reward if length else solve_reward))
-        self.length, self._mined = length, mined
-        self.shows_steps = shows_steps
+        self.length = length
         self.micro_batch = micro_batch_prompts(policy.micro_batch, rollout.prompts, mesh)
         self.inner_updates = policy.inner_updates
-        self.sampling = rollout_sampling(rollout, student)
-        memory = preflight.check_fits(
-            student,
-            mesh,
-            preflight.rollout_use(config, self.sampling),
-            preflight.evaluation_use(config, student, mesh, len(held_out)),
-        )
-        told = preset_notes(policy)
-        self.notes = (*student.notes, f"the loss is {self.objective}", *told, *memory)
         self.teachers = teachers(self.objective) if teachers else None
-        self.root = jax.random.key(config.seed)
         temperature = rollout.temperature if self.objective.tempered else 1.0
         comparable = temperature == rollout.temperature
-        self.limits = preflight.sampler_limits(config, comparable=comparable)
+        if comparable:
+            self.limits |= preflight.gap_limit(config)
         loss = make_loss(
             student.policy,
             self.objective,
@@ -167,24 +141,9 @@ class PolicyStage(BaseStage):
         self.advantage = jax.jit(advantage)
         self.score = jax.jit(score, static_argnums=0, out_shardings=place)
 
-    @functools.cached_property
-    def stream(self) -> BucketStream:
-        """The stream of prompts."""
-        return self._open_data(self._folder)
-
-    @functools.cached_property
-    def data(self) -> DataStream:
-        """Where the data stands: with the stream of prompts."""
-        return self.stream
-
-    def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the golds and the teachers, and opens the stream."""
-        told = super().prepare(folder)
-        if self.teachers is not None:
-            told += self.teachers.prepare()
-        self._folder = folder
-        assert self.stream is not None, "it is opened here, where it may measure difficulty"
-        return told
+    def prepare_others(self) -> tuple[str, ...]:
+        """Checks the teachers."""
+        return () if self.teachers is None else self.teachers.prepare()
 
     def programs(self) -> Sequence[Program]:
         """Those of every stage; the rollout, what scores it, and the update."""
@@ -194,14 +153,13 @@ class PolicyStage(BaseStage):
         if config.policy.inner_updates > 1:
             scoring = tuple(score_programs(student, self.score, micros, reference=reference))
             micros = scored_shapes(micros, reference=reference)
-        before, count = [*self._data_programs()], config.rollout.prompts // self.micro_batch
+        taught, count = (), config.rollout.prompts // self.micro_batch
         if self.teachers is not None:
-            before += self.teachers.programs(micros)
+            taught = self.teachers.programs(micros)
             micros = self.teachers.micro_shapes(micros)
         return (
-            *before,
             *super().programs(),
-            *rollout_programs(student, config, self.mesh, self.sampling),
+            *taught,
             *advantage_programs(config, self.advantage),
             *scoring,
             *self.update_programs(micros, count=count),
@@ -215,97 +173,56 @@ class PolicyStage(BaseStage):
 
     def sample_step(self, params: Any, step: int) -> tuple[Step, RolloutGroups]:
         """A step, and everything that was sampled for it."""
-        waited = time.perf_counter()
-        batch = next(self.stream)
-        began = time.perf_counter()
-        weights = rollout_params(self.student, self.config, self.mesh, params)
-        key = jax.random.fold_in(self.root, step)
-        everything, kept, counts = self._collect(batch, weights, key, step)
-        sampled = time.perf_counter()
-        micros = [self._score(params, micro) for micro in self._micros(kept, counts)]
-        told = {}
+        everything, metrics = self.sample(params, step)
+        kept, counts = self._kept(everything)
+        micros, told = [self._score(params, micro) for micro in self._micros(kept, counts)], {}
         if self.teachers is not None:
             micros, told = self.teachers.add_teacher_term(micros, step)
         rows, width = kept.rollout.ended.size, kept.prompts.mask.shape[1]
-        updates = self.config.policy.inner_updates
-        metrics: dict[str, Any] = everything.metrics() | told
-        metrics |= {
-            "rollout_tok_s": everything.rollout.mask.sum() / (sampled - began),
-            "rollout_s": sampled - began,
-            "data_wait_s": began - waited,
+        metrics |= told | {
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
-            "trained_tokens": updates * kept.tokens,
-            "sampled_tokens": everything.tokens,
+            "trained_tokens": self.config.policy.inner_updates * kept.tokens,
         }
-        if not step and (mined := self._mined()):
-            metrics["mined_tokens"] = mined
         if self.length is not None:
             metrics |= self.length.metrics(everything.judged, step)
-        if is_reference(self.config.reward.function):  # its parts are named by the user
-            metrics |= part_means(everything.judged)
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
-        metrics |= self.stream.metrics
-        if self.stream.num_buckets > 1:
-            metrics["bucket"] = self.stream.bucket + 1
-            self.stream.report(metrics["accuracy"])
-        examples = [
-            completion_row(record, one)
-            for record, group in zip(kept.records[:2], kept.judged, strict=False)
-            for one in group[:2]
-        ]
-        alarm = self._alarm(everything)
-        return Step(micros, metrics, examples, alarm, self.limits), everything
+        alarm = " ".join(self.alarms(everything))
+        return Step(micros, metrics, examples(kept), alarm, self.limits), everything
 
-    def _alarm(self, groups: RolloutGroups) -> str:
-        prompts, rollout, student = groups.prompts, groups.rollout, self.student
-        shown = [row[mask] for row, mask in zip(prompts.tokens, prompts.mask, strict=True)]
-        texts = student.tokenizer.batch_decode(shown, skip_special_tokens=False)
-        found = (
-            *guards.leak_guard(texts, groups.records, shows_steps=self.shows_steps),
-            *guards.no_signal(groups.judged),
-            *guards.end_check(rollout, (student.eos_id, *student.stop_ids)),
-            *guards.repeated_seed(prompts, rollout),
-        )
-        return " ".join(found)
+    def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:
+        """Those of sampling, and batches without a gradient."""
+        return (*super().alarms(groups), *guards.no_signal(groups.judged))
 
-    def _sample(
+    def sample_batch(
         self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any, step: int
     ) -> RolloutGroups:
-        prompts, records = batch
-        placed = parallel.shard(self.mesh, prompts)
-        rollout = generate(
-            self.student.policy,
-            weights,
-            placed,
-            key,
-            settings=self.sampling,
-            stop_table=self.student.stop_table,
-        )
-        rollout = processes.fetch(rollout)
-        judged = judge_own(self.mesh, self.student, self.config, records, rollout, self.reward)
+        """A batch of prompts sampled and rewarded, also for its lengths."""
+        groups = super().sample_batch(batch, weights, key, step)
+        judged = groups.judged
         if self.length is not None:
-            judged = self.length.rewarded(records, judged, step)
-        return RolloutGroups(prompts, rollout, records, add_overlong(self.config, judged))
+            judged = self.length.rewarded(groups.records, judged, step)
+        return dataclasses.replace(groups, judged=add_overlong(self.config, judged))
 
-    def _collect(
+    def collect(
         self, batch: tuple[PromptBatch, list[Record]], weights: Any, key: Any, step: int
-    ) -> tuple[RolloutGroups, RolloutGroups, np.ndarray]:
-        """Samples until every group of the batch has different rewards, or the budget is spent.
-
-        Returns:
-          everything sampled, the groups of the update, and which completions [B, G] of these
-          count: with dynamic sampling, groups of equal rewards that no other replaced do not.
-        """
-        policy, size = self.config.policy, self.config.rollout.prompts
-        everything = self._sample(batch, weights, key, step)
-        for _ in range(policy.refill):
-            if everything.informative.sum() >= size:
+    ) -> RolloutGroups:
+        """Samples until every group of the batch has different rewards, or the budget is spent."""
+        everything = self.sample_batch(batch, weights, key, step)
+        for _ in range(self.config.policy.refill):
+            if everything.informative.sum() >= self.config.rollout.prompts:
                 break
-            everything = everything.join(self._sample(next(self.stream), weights, key, step))
-        kept = everything
+            everything = everything.join(self.sample_batch(next(self.stream), weights, key, step))
+        return everything
+
+    def _kept(self, everything: RolloutGroups) -> tuple[RolloutGroups, np.ndarray]:
+        """The groups of the update, and which completions [B, G] of these count.
+
+        With dynamic sampling, groups of equal rewards that no other replaced do not.
+        """
+        policy, size, kept = self.config.policy, self.config.rollout.prompts, everything
         if policy.refill:
             kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
         counts = np.ones(kept.rollout.ended.shape, bool)
@@ -314,7 +231,7 @@ class PolicyStage(BaseStage):
             counts &= kept.informative[:, None]
         if policy.overlong == "mask":
             counts &= kept.rollout.ended
-        return everything, kept, counts
+        return kept, counts
 
     def _micros(self, groups: RolloutGroups, counts: np.ndarray) -> Iterator[ScoredGroups]:
         """Micro-batches on the mesh."""

@@ -1,40 +1,27 @@
-"""A policy stage that replays what it accepts as ordinary supervised targets."""
+"""A policy stage that replays what it accepts, see `accepted`, as supervised targets."""
 
 import dataclasses
 import functools
 import pathlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config, RewriteConfig
-from cotjax.cot import (
-    Verdict,
-    equations,
-    normalize_rationale,
-    parse_rationale,
-    render_rationale,
-    rewrite_reward,
-)
+from cotjax.config import Config
+from cotjax.cot import Verdict, rewrite_reward
 from cotjax.curriculum.difficulty import Difficulty
 from cotjax.curriculum.prompt_stream import BucketStream, order_programs, prompt_stream
-from cotjax.data.encode import encode_supervised
 from cotjax.data.sources import RecordList, Records
-from cotjax.interfaces import Completion, Program, Record, Step, TokenBatch
-from cotjax.parallel import sharding as parallel
-from cotjax.parallel.mesh import check_divides
+from cotjax.interfaces import Completion, Program, Record, Step
+from cotjax.stages.accepted import Accepted, Replay
 from cotjax.stages.policy import PolicyStage
-from cotjax.stages.supervised import dropout_key, make_loss, micro_shape
-from cotjax.student.groups import RolloutGroups
+from cotjax.stages.supervised import make_loss, micro_shape
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution, with_steps
 from cotjax.student.rewards import written_tokens
-from cotjax.training.evaluation import JudgedCompletion
 from cotjax.training.update import Frozen
 
 
@@ -93,8 +80,7 @@ class ReplayStage(PolicyStage):
         self.inner_updates = (
             1  # of the loop; one step is the config's inner updates and the replay's
         )
-        if replays:
-            check_divides(mesh, config.batch.size, "batch.size")
+        self._replay = Replay(config, mesh, student) if replays else None
         self._update_replayed = self.updating(make_loss(student.policy, kl_coefficient=self._kl))
 
     def _open(self, folder: pathlib.Path | None) -> BucketStream:
@@ -163,25 +149,14 @@ class ReplayStage(PolicyStage):
     def next_step(self, params: Any, step: int) -> Step:
         """The groups of a step, and the rewrites to replay after it."""
         work, groups = self.sample_step(params, step)
-        told = self.accepted.take(groups)
-        replays, replayed = self._replays(step)
-        metrics = work.metrics | told | {"accepted": len(self.accepted.rewrites)}
-        metrics["trained_tokens"] += replayed
+        metrics = work.metrics | self.accepted.take(groups)
+        metrics["accepted"] = len(self.accepted.completions)
+        replays, tokens = [], 0
+        if self._replay is not None:
+            replays, tokens = self._replay.batches(self.accepted, step)
+        metrics["trained_tokens"] += tokens
         metrics["mined_tokens"] = 0 if step else self._mined_tokens + self._difficulty.take_tokens()
         return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics)
-
-    def _replays(self, step: int) -> tuple[list[Any], int]:
-        """The batches of a step's replay, none if nothing is accepted; and their tokens."""
-        config, key = self.config, jax.random.fold_in(self.root, step)
-        rng, replays, tokens = np.random.default_rng((config.seed, step)), list[Any](), 0
-        if not (self.accepted.rewrites and config.rewrite.internalize):
-            return replays, tokens
-        for turn in range(config.rewrite.updates):
-            batch = self._rows(self.accepted.draw(config.batch.size, rng))
-            tokens += int((batch.segment > 0).sum())
-            own = jax.random.fold_in(key, turn) if turn else key
-            replays.append((parallel.shard(self.mesh, batch), dropout_key(config, self.mesh, own)))
-        return replays, tokens
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """The policy's inner updates, then those on the replayed rewrites."""
@@ -213,107 +188,3 @@ class ReplayStage(PolicyStage):
             length=written_tokens(completion) if unit == "tokens" else None,
             verdict=verdict,
         )
-
-    def _rows(self, rewrites: list[dict[str, Any]]) -> TokenBatch:
-        """[R, S], one rewrite a row; rows that are missing are padding."""
-        shape = self.config.batch.size, self.config.batch.sequence_length
-        arrays = {
-            "tokens": np.full(shape, self.student.pad_id, np.int32),
-            "targets": np.full(shape, self.student.pad_id, np.int32),
-            "weight": np.zeros(shape, np.float32),
-        }
-        segment = np.zeros(shape, np.int32)
-        for row, rewrite in enumerate(rewrites):
-            encoded = encode_supervised(
-                self.student.tokenizer,
-                self.student.prompts.solve(rewrite["question"]),
-                rewrite["text"],
-                eos_id=self.student.eos_id,
-                max_length=shape[1],
-                name=rewrite["id"],
-            )
-            size = len(encoded["tokens"])
-            segment[row, :size] = 1
-            for name, values in encoded.items():
-                arrays[name][row, :size] = values
-        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-        host: Any = {**arrays, "segment": segment, "positions": positions}
-        return TokenBatch(**host)
-
-
-class Accepted:
-    """The accepted rewrites, beside the stream of failures; both are the checkpoint's.
-
-    A rewrite is accepted if it is right and well-formed, its equations are true (and, as the
-    settings ask for, some are there, or each has a result of the teacher's), enough of its group
-    are right, and no shorter one of its group is accepted; of a question seen again the shorter
-    one stays.
-
-    Args:
-      stream: of the failures.
-      settings: what is asked of equations and groups.
-    """
-
-    def __init__(self, stream: BucketStream, settings: RewriteConfig) -> None:
-        self._stream, self._settings = stream, settings
-        self.rewrites: dict[str, dict[str, Any]] = {}
-
-    def take(self, groups: RolloutGroups) -> dict[str, float]:
-        """Keeps the accepted rewrites of a step.
-
-        Returns:
-          how many right and well-formed completions each rule refused: `refused_min_right`, of
-          groups with too few right ones, and `refused_equations` of the others.
-        """
-        refused: Counter[str] = Counter(refused_min_right=0, refused_equations=0)
-        for record, group in zip(groups.records, groups.judged, strict=True):
-            right = [one for one in group if one.ended and one.parts["correct"]]
-            good = [one for one in right if one.parts["well_formed"]]
-            if len(right) < self._settings.min_right:
-                refused["refused_min_right"] += len(good)
-                continue
-            rewrites = [(one, self._text(one.text)) for one in good]
-            kept = [(one, text) for one, text in rewrites if self._is_sound(record, text)]
-            refused["refused_equations"] += len(good) - len(kept)
-            if kept:
-                self._keep(record, *min(kept, key=lambda pair: pair[0].tokens))
-        return dict(refused)
-
-    def _text(self, completion: str) -> str:
-        """A completion in cotjax's own layout."""
-        return render_rationale(normalize_rationale(parse_rationale(completion, kind="numbered")))
-
-    def _is_sound(self, record: Record, text: str) -> bool:
-        """Whether the equations of a rewrite are as the settings ask for."""
-        rule, found = self._settings.equations, equations(text)
-        if rule == "ignore":
-            return True
-        if not (found or rule == "check") or not all(one.holds for one in found):
-            return False
-        if rule != "match":
-            return True
-        return {one.value for one in found} <= {one.value for one in equations(solution(record))}
-
-    def _keep(self, record: Record, best: JudgedCompletion, text: str) -> None:
-        known = self.rewrites.get(record.id)
-        if known is None or best.tokens < known["tokens"]:
-            self.rewrites[record.id] = {
-                "id": record.id,
-                "question": record.question,
-                "text": text,
-                "tokens": best.tokens,
-            }
-
-    def draw(self, count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """Some of them, without replacement; all if there are fewer."""
-        every = list(self.rewrites.values())
-        return [every[place] for place in rng.permutation(len(every))[:count]]
-
-    def get_state(self) -> dict[str, Any]:
-        """The stream's state and the rewrites, as JSON has them."""
-        return {"stream": self._stream.get_state(), "rewrites": list(self.rewrites.values())}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `get_state` stood."""
-        self._stream.set_state(state["stream"])
-        self.rewrites = {rewrite["id"]: rewrite for rewrite in state["rewrites"]}

@@ -9,7 +9,6 @@ The replay keeps what was learned where no teacher's text is shown.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cotjax.config import PIPELINE, Switch
@@ -49,15 +48,7 @@ class Rewrite:
         ),
     )
 
-    @staticmethod
-    def check(config: Config) -> Iterator[str]:
-        """What nobody could meet."""
-        needed, group = config.rewrite.min_right, config.rollout.group_size
-        if needed > group:
-            yield (
-                f"rewrite.min_right = {needed}, rollout.group_size = {group}: no question has so "
-                f"many completions. Set rewrite.min_right <= {group}."
-            )
+    check = staticmethod(settings.acceptance_mistakes)
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> ReplayStage:

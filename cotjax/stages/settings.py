@@ -11,9 +11,12 @@ from cotjax.config import Config, Switch, TeacherName, name_of, parse_teacher
 from cotjax.errors import InputError
 
 ROWS_FACT = ("Batch", "{batch[size]} rows × {batch[sequence_length]} tokens")
-POLICY_FACTS = (
+ROLLOUT_FACTS = (
     ("Batch", "{rollout[prompts]} prompts × {rollout[group_size]} completions"),
     ("Sampling", "temperature {rollout[temperature]:g}, ≤ {rollout[max_new_tokens]} tokens"),
+)
+POLICY_FACTS = (
+    *ROLLOUT_FACTS,
     (
         "Objective",
         "preset {policy[preset]}, objective {policy[objective]}, "
@@ -35,12 +38,17 @@ def _positive(section: str, name: str) -> Callable[[Config], bool]:
     return lambda config: getattr(getattr(config, section), name) > 0
 
 
-# The settings of a policy stage: its prompts bucket by bucket, rollout and loss.
+# The settings of a stage that samples: its prompts bucket by bucket, and its rollout.
 BUCKETS = _keys(
     "curriculum", "difficulty signals samples direction pacing replay"
     " advance_accuracy advance_window advance_after"
 )  # fmt: skip
-POLICY = ("rollout", "policy", "curriculum.buckets", "curriculum.examples", *BUCKETS)
+ORDER = ("curriculum.buckets", "curriculum.examples", *BUCKETS)
+SAMPLING = _keys(
+    "rollout", "prompts group_size max_prompt_tokens max_new_tokens temperature stop top_k top_p"
+    " min_p max_concurrent completions_per_slot cache_dtype on_nonfinite"
+)  # fmt: skip
+POLICY = ("rollout", "policy", *ORDER)  # a policy loss also measures the gap to its sampler
 
 # A difficulty is measured by signals, of which one needs samples.
 MEASURED = (
@@ -86,9 +94,9 @@ SUPERVISED_SWITCHES = (
         ("supervised.patience",),
     ),
 )
+ORDER_SWITCHES = (in_buckets("curriculum.examples", *BUCKETS), *MEASURED)
 POLICY_SWITCHES = (
-    in_buckets("curriculum.examples", *BUCKETS),
-    *MEASURED,
+    *ORDER_SWITCHES,
     Switch(
         "policy.kl_coefficient",
         "> 0",
@@ -96,6 +104,17 @@ POLICY_SWITCHES = (
         ("policy.kl_estimator",),
     ),
 )
+
+
+def acceptance_mistakes(config: Config) -> Iterator[str]:
+    """What no group of completions could meet to have one accepted."""
+    needed, group = config.rewrite.min_right, config.rollout.group_size
+    if needed > group:
+        yield (
+            f"rewrite.min_right = {needed}, rollout.group_size = {group}: no question has so "
+            f"many completions. Set rewrite.min_right <= {group}."
+        )
+
 
 # The settings of a length that is rewarded, see `student.length_control`.
 _TARGET = _keys("reward", "target_min target_max target_form target_weight target_eval")

@@ -177,32 +177,39 @@ def _shown(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
-def sampler_limits(config: Config, *, comparable: bool = True) -> dict[str, Limit]:
-    """The metrics that stop a policy stage.
-
-    Args:
-      config: of the run.
-      comparable: whether the trainer's log-probabilities are at the sampling temperature.
-    """
-    rollout, limits = config.rollout, {}
-    if rollout.on_nonfinite == "stop":
-        limits["nonfinite"] = Limit(
+def nonfinite_limit(config: Config) -> dict[str, Limit]:
+    """The number of completions with a NaN in their logits that stops a stage that samples."""
+    if config.rollout.on_nonfinite != "stop":
+        return {}
+    return {
+        "nonfinite": Limit(
             0,
             'rollout.on_nonfinite = "stop": {value} completions met a logit that is NaN or '
             "infinite. Resume from the last checkpoint with a lower optimizer.learning_rate or "
             'model.compute_dtype = "float32", or set rollout.on_nonfinite = "count" to go on '
             "without these completions.",
         )
+    }
+
+
+def gap_limit(config: Config) -> dict[str, Limit]:
+    """The gap between sampler and trainer that stops a policy stage.
+
+    It is measured where the trainer's log-probabilities are at the sampling temperature.
+    """
+    rollout = config.rollout
     most, auto = rollout.max_sampler_gap, rollout.max_sampler_gap == "auto"
     if most == "auto":
         formats = {config.model.compute_dtype, rollout.cache_dtype} - {"auto"}
         most = max(SAMPLER_GAP[name] for name in formats)
-    if most and comparable:
-        limits["sampler_gap"] = Limit(
+    if not most:
+        return {}
+    return {
+        "sampler_gap": Limit(
             most,
             "the sampler's log-probabilities are {value:.2g} nats per token from the trainer's, "
             f"above rollout.max_sampler_gap = {most:g}{' (auto)' if auto else ''}. Use "
             'model.compute_dtype = "float32" or rollout.cache_dtype = "auto", or raise '
             "rollout.max_sampler_gap; 0 switches this off.",
         )
-    return limits
+    }

@@ -22,6 +22,7 @@ CASES = [
     ("grpo", "curriculum.examples", "64", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.difficulty", "cot_tokens", ["--curriculum.buckets=2"]),
     ("rewrite", "curriculum.replay", "0.5", ["--curriculum.buckets=2"]),
+    ("rft", "curriculum.replay", "0.5", ["--curriculum.buckets=2"]),
     ("rewrite", "curriculum.advance_after", "3", ["--curriculum.buckets=2"]),
     ("grpo", "curriculum.samples", "2",
      ["--curriculum.buckets=2", "--curriculum.difficulty=pass_rate"]),
@@ -198,14 +199,14 @@ def test_a_length_that_is_rewarded_beside_a_reward_of_ones_own_is_refused(tmp_pa
         load(["--stage=grpo", *flags])
 
 
-@pytest.mark.parametrize("stage", ["sft", "reconstruct", "rewrite", "distill"])
+@pytest.mark.parametrize("stage", ["sft", "reconstruct", "rft", "rewrite", "distill"])
 def test_only_grpo_takes_another_length(stage):
     with pytest.raises(InputError, match=f"reward.length: stage {stage} does not read it; --stage"):
         load([f"--stage={stage}", "--reward.length=none"])
 
 
 def test_no_built_in_default_does_nothing():
-    for stage in ("sft", "grpo", "reconstruct", "rewrite", "distill"):
+    for stage in ("sft", "grpo", "rft", "reconstruct", "rewrite", "distill"):
         assert idle_settings(load([f"--stage={stage}"])) == {}
 
 

@@ -12,6 +12,7 @@ MATH = ["--data.layout=math", "--reward.verifier=math"]
 STAGES = {
     "grpo": ["--stage=grpo", "--mask.rule=bridge", "--mask.granularity=equation"],
     "curriculum": ["--stage=grpo", "--curriculum.buckets=2", "--curriculum.difficulty=cot_tokens"],
+    "rft": ["--stage=rft", "--batch.sequence-length=256"],
     "reconstruct": ["--stage=reconstruct", "--batch.sequence-length=256"],
     "sft": ["--stage=sft", "--model.init=pretrained", "--batch.sequence-length=256"],
     "rewrite": ["--stage=rewrite", "--mining.questions=0", "--batch.sequence-length=256"],

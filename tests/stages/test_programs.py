@@ -61,6 +61,10 @@ CASES = {
         ),
         "--rollout.max-prompt-tokens=96",
     ],
+    "rft near its start, in buckets": [
+        *("--stage=rft", "--supervised.kl-coefficient=0.1", "--curriculum.buckets=2"),
+        *("--curriculum.difficulty=pass_rate", "--data.prompt-widths=2"),
+    ],
     "distill": ["--stage=distill", "--curriculum.schedule=linear", *ORDERED],
     "distill, the student's own text": [
         *("--stage=distill", "--distill.on-policy=0.5", "--distill.alpha=0.2", "--mesh.data=2"),

@@ -33,6 +33,8 @@ RUNS = {
         ["--distill.coefficient=0.1", "--teachers.paths", "STUDENT", "--distill.on-policy-loss",
          "divergence", "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "1.0"],
     ],
+    "rft": [["--curriculum.buckets=2", "--curriculum.difficulty=rank_fusion",
+             "--curriculum.signals", "cot_steps", "pass_rate"]],
     "rewrite": [["--mining.questions=16", "--mining.attempts=1", "--rollout.max-prompt-tokens=96"],
                 ["--mining.questions=0", "--rollout.max-prompt-tokens=96",
                  "--curriculum.buckets=2", "--curriculum.difficulty=rank_fusion",
@@ -118,6 +120,7 @@ ELSEWHERE = {
     *("teachers.top_k", "teachers.cache_dtype"),
     # This student writes no steps, so nothing is accepted for a replay.
     *("rewrite/batch.sequence_length", "rewrite/rewrite.equations", "rewrite/rewrite.updates"),
+    "rft/rewrite.equations",
 }
 
 

@@ -61,7 +61,7 @@ def test_lengths_that_do_not_agree_are_refused(flags, said):
 
 
 def test_a_stages_own_file_imports_no_jax():
-    names = ("sft", "grpo", "reconstruct", "rewrite", "distill", "bridge", "settings")
+    names = ("sft", "grpo", "rft", "reconstruct", "rewrite", "distill", "bridge", "settings")
     text = "import sys\n" + "".join(f"import cotjax.stages.{name}\n" for name in names)
     done = subprocess.run([sys.executable, "-c", text + "print('jax' in sys.modules)"],
                           capture_output=True, text=True, check=True)  # fmt: skip

@@ -1,0 +1,27 @@
+"""What stages that sample share: when the stream is opened, and judged groups."""
+
+import numpy as np
+import pytest
+
+from cotjax.parallel.mesh import make_mesh
+from cotjax.stages.grpo import Grpo
+from cotjax.stages.rft import Rft
+from cotjax.stages.rollouts import RolloutStage, examples
+from tests.tiny import make_config
+
+
+@pytest.mark.parametrize("own", [Grpo, Rft])
+def test_both_kinds_sample_the_same_groups(tmp_path_factory, own):
+    folder = tmp_path_factory.mktemp(own.__name__)
+    config = make_config(folder, f"--stage={own.__name__.lower()}")
+    stage = own.from_config(config, make_mesh(1))
+    assert isinstance(stage, RolloutStage) and "stream" not in vars(stage)
+    stage.prepare(folder)
+    assert "stream" in vars(stage)
+    groups, metrics = stage.sample(stage.state.params, 0)
+    assert groups.reward.shape == (4, 4) == np.asarray(groups.rollout.ended).shape
+    assert metrics["sampled_tokens"] == groups.tokens and metrics["rollout_s"] > 0
+    rows = examples(groups)
+    assert [row["id"] for row in rows] == [one.id for one in groups.records[:2] for _ in range(2)]
+    texts = [one.text for group in groups.judged[:2] for one in group[:2]]
+    assert [row["completion"] for row in rows] == texts
