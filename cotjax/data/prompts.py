@@ -92,7 +92,7 @@ class Prompts:
         text = _fill(self.texts["rewrite"], question=question, rationale=rationale)
         return self.wrap(text)
 
-    def asking(self, form: Literal["exact", "max"]) -> "AskTarget":
+    def for_length(self, form: Literal["exact", "max"]) -> "AskTarget":
         """How a question asks for a solution of a certain length.
 
         Raises:

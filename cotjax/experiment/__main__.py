@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.experiment.cells import cells, part_of
 from cotjax.experiment.figure import draw
-from cotjax.experiment.plan import cells, part_of, read_experiment
+from cotjax.experiment.plan import read_experiment
 from cotjax.experiment.results import read_rows
 from cotjax.experiment.runner import run_cells
 from cotjax.experiment.table import tables

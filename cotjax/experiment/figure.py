@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import BASE, Experiment
+from cotjax.experiment.cells import BASE, Experiment
 from cotjax.experiment.results import ArmResult
 from cotjax.experiment.table import by_arm
 from cotjax.report.statistics import t_interval

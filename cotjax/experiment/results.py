@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import BASE, Cell, Experiment
+from cotjax.experiment.cells import BASE, Cell, Experiment
 from cotjax.report.run_folder import read_run
 
 

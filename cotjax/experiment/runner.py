@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import BASE, Cell, Experiment
+from cotjax.experiment.cells import BASE, Cell, Experiment
 from cotjax.experiment.results import ArmResult, append, collect, read_rows
 from cotjax.run.commit import commit_of
 

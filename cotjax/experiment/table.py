@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cotjax.experiment.plan import BASE, Experiment
+from cotjax.experiment.cells import BASE, Experiment
 from cotjax.experiment.results import ArmResult
 from cotjax.report.statistics import (
     Interval,

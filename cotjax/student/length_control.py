@@ -44,10 +44,10 @@ class DrawnTarget:
         """The record with its target."""
         drawn = np.random.default_rng((self.seed, *record.id.encode()))
         target = int(drawn.integers(self.least, self.most, endpoint=True))
-        return _asking(self.ask, record, target)
+        return _with_target(self.ask, record, target)
 
 
-def _asking(ask: AskTarget, record: Record, target: int) -> Record:
+def _with_target(ask: AskTarget, record: Record, target: int) -> Record:
     return dataclasses.replace(record, question=ask(record.question, target), target=target)
 
 
@@ -68,7 +68,7 @@ def ask_targets(
     reward = config.reward
     if reward.length != "target":
         return train, held_out
-    ask = student.prompts.asking(reward.target_form)
+    ask = student.prompts.for_length(reward.target_form)
     drawn = DrawnTarget(ask, reward.target_min, reward.target_max, config.seed)
     fitting = lambda records: _fitting(config, student, records, config.data.path)  # noqa: E731
     return train.mapped(drawn).checked(fitting), ask_target(config, student, held_out)
@@ -79,9 +79,9 @@ def ask_target(config: Config, student: LoadedPolicy, records: list[Record]) -> 
     reward = config.reward
     if reward.length != "target":
         return records
-    ask = student.prompts.asking(reward.target_form)
+    ask = student.prompts.for_length(reward.target_form)
     target = reward.target_eval or (reward.target_min + reward.target_max) // 2
-    asked = [_asking(ask, record, target) for record in records]
+    asked = [_with_target(ask, record, target) for record in records]
     return _fitting(config, student, asked, config.data.eval_path) if asked else asked
 
 

@@ -122,19 +122,19 @@ def test_a_file_of_ones_own(plain, tmp_path):
 def test_a_question_can_ask_for_a_length(plain, templates):
     prompts = make_prompts(plain, "plain", templates)
     for form in ("exact", "max"):
-        text = prompts.asking(form)("How {target} {question}?", 60)
+        text = prompts.for_length(form)("How {target} {question}?", 60)
         assert text.startswith("How {target} {question}? ") and text.count("60") == 1
         assert text in prompts.solve(text) and text in prompts.complete(text, ("a",))
-    assert prompts.asking("exact") != prompts.asking("max")
+    assert prompts.for_length("exact") != prompts.for_length("max")
 
 
 def test_a_file_may_lack_what_is_not_asked_for_and_is_told_what_it_lacks(plain, tmp_path):
     path, text = tmp_path / "mine.toml", (FOLDER / "bridge.toml").read_text()
     path.write_text("\n".join(one for one in text.splitlines() if not one.startswith("exactly")))
     prompts = make_prompts(plain, "plain", str(path))
-    assert prompts.asking("max")("?", 5)
+    assert prompts.for_length("max")("?", 5)
     with pytest.raises(InputError, match='reward.length = "target": .* has no "exactly"'):
-        prompts.asking("exact")
+        prompts.for_length("exact")
     path.write_text(text.replace("for {target} tokens", "briefly"))
     with pytest.raises(InputError, match='"exactly" needs a text with {target} in it once'):
         make_prompts(plain, "plain", str(path))

@@ -5,58 +5,8 @@ import pathlib
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.experiment.plan import CURVE, UNBOUNDED, cells, config_of, part_of, read_experiment
-
-
-def test_every_arm_has_the_budget_the_questions_and_the_seed(write):
-    found = list(cells(read_experiment(write())))
-    assert [cell.name for cell in found] == ["base-0", "sft-0", "list-0", "sft-1", "list-1"]
-    config = config_of(found[3])
-    assert (config.seed, config.budget.tokens, config.steps) == (1, 1000, UNBOUNDED)
-    assert (config.eval.problems, config.eval.start, config.eval.at) == (8, 0, CURVE)
-    assert config.batch.size == 4, "settings of all arms that this one reads"
-
-
-def test_a_list_shares_the_budget_and_its_stages_are_evaluated_at_shares_of_the_whole(write):
-    (_, _, cell, *_) = cells(read_experiment(write()))
-    first, second = cell.table["stages"]
-    assert (first["budget"]["tokens"], second["budget"]["tokens"]) == (400, 600)
-    assert first["eval"]["at"] == [0.625]  # 250 of 400
-    assert second["eval"]["at"] == pytest.approx([1 / 6, 350 / 600], abs=1e-6)
-
-
-def test_validation_has_other_questions_and_seeds(write):
-    found = list(cells(read_experiment(write()), validation=True))
-    assert {cell.seed for cell in found} == {100}
-    evaluation = config_of(found[1]).eval
-    assert (evaluation.start, evaluation.problems) == (8, 4)
-
-
-def test_a_budget_of_steps_is_every_arms_steps(write):
-    text = 'budget = { steps = 10 }\n[arms.a]\nstage = "sft"\n'
-    text += '[[arms.b.stages]]\nstage = "sft"\nsteps = 4\n[[arms.b.stages]]\nstage = "grpo"\n'
-    a, b, *_ = cells(read_experiment(write(text)))
-    assert a.table["steps"] == 10 and [one["steps"] for one in b.table["stages"]] == [4, 6]
-
-
-def test_the_fingerprint_changes_with_any_setting(write):
-    first = [cell.fingerprint() for cell in cells(read_experiment(write()))]
-    again = [cell.fingerprint() for cell in cells(read_experiment(write()))]
-    other = read_experiment(write(a=("prompts = 4", "prompts = 8")))
-    assert first == again and len({*first}) == 5
-    assert [cell.fingerprint() for cell in cells(other)][2] != first[2]
-
-
-def test_parts_are_all_of_it_once(write):
-    found = list(cells(read_experiment(write())))
-    parts = [part_of(found, f"{number}/3") for number in (1, 2, 3)]
-    assert sorted(cell.name for part in parts for cell in part) == sorted(c.name for c in found)
-
-
-@pytest.mark.parametrize("part", ["5/4", "0/2", "1", "a/b", "1/0", "-1/2", ""])
-def test_a_part_that_is_none_is_refused(part):
-    with pytest.raises(InputError, match="needs i/n with 1 <= i <= n"):
-        part_of([], part)
+from cotjax.experiment.cells import cells
+from cotjax.experiment.plan import read_experiment
 
 
 @pytest.mark.parametrize(
@@ -71,6 +21,9 @@ def test_a_part_that_is_none_is_refused(part):
         ("{ tokens = 1000 }", "{ tokens = 9, steps = 9 }", "budget: needs"),
         ("{ tokens = 1000 }", "{ hours = 9 }", "budget: needs"),
         ("test = 8", "test = 0", "questions.test = 0"),
+        ("[settings]", "curve = [0.5, 0.25]\n[settings]", "curve = [0.5, 0.25]: needs a list of s"),
+        ("[settings]", "curve = [1]\n[settings]", "curve = [1]: needs a list of shares that rise"),
+        ("[settings]", "curve = 0.5\n[settings]", "curve = 0.5: needs a list of shares that rise"),
         ("tokens = 400", "tokens = 1000", "are not the common 1000"),
         ("budget = { tokens = 400 }", "", "are not the common 1000"),
         ('stage = "grpo"', 'stage = "grop"', 'Did you mean "grpo"'),
@@ -146,13 +99,3 @@ def test_every_experiment_of_the_repository_is_taken(path):
     experiment = read_experiment(str(path))
     names = [cell.name for cell in cells(experiment)]
     assert len({*names}) == len(names) and experiment.chosen and experiment.validation_seeds
-
-
-def test_two_stages_of_one_kind_have_names_of_their_own(write):
-    stages = "".join(
-        f'[[arms.a.stages]]\nstage = "grpo"\nname = "{name}"\nsteps = {steps}\n'
-        for name, steps in (("easy", 4), ("hard", 6))
-    )
-    experiment = read_experiment(write("seeds = [0]\nbudget = { steps = 10 }\n" + stages))
-    (cell,) = cells(experiment)
-    assert [entry["name"] for entry in cell.table["stages"]] == ["easy", "hard"]

@@ -160,7 +160,7 @@ def test_questions_ask_for_a_length_of_their_own_and_held_out_ones_for_one():
 
 def test_the_built_in_student_is_asked_in_words_that_it_knows():
     for form in ("exact", "max"):
-        text = STUDENT.prompts.asking(form)("?", 120)
+        text = STUDENT.prompts.for_length(form)("?", 120)
         pieces = STUDENT.tokenizer.tokenize(text)
         words = [piece.removeprefix("Ġ") for piece in pieces if piece != "Ġ"]
         assert words == re.findall(r"[a-z]+|[0-9]|[?.]", text), "one token for each"
