@@ -42,8 +42,8 @@ def target_brevity(
       weight: reward per token away from the target.
 
     Example:
-      >>> [round(target_brevity(n, 100, form="exact", weight=0.01), 4) for n in (80, 100, 300)]
-      [-0.2, 0.0, -1.0]
+      >>> [round(target_brevity(n, 100, form="exact", weight=0.01), 4) for n in (80, 110, 300)]
+      [-0.2, -0.1, -1.0]
       >>> [round(target_brevity(n, 100, weight=0.01), 4) for n in (20, 80, 100, 120, 300)]
       [0.0, -0.3, -0.5, -0.7, -1.0]
 
