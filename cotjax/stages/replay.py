@@ -77,9 +77,8 @@ class ReplayStage(PolicyStage):
         self._prompt, self._difficulty = prompt, difficulty
         self._failures = self.train = train
         self._mined_tokens = 0
-        self.inner_updates = (
-            1  # of the loop; one step is the config's inner updates and the replay's
-        )
+        # Of the loop; one step is the config's inner updates and the replay's.
+        self.inner_updates = 1
         self._replay = Replay(config, mesh, student) if replays else None
         self._update_replayed = self.updating(make_loss(student.policy, kl_coefficient=self._kl))
 
