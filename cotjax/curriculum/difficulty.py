@@ -200,7 +200,7 @@ class Difficulty:
             for record, group in zip(records[len(rates) :], judged, strict=True):
                 rates.append(float(np.mean([one.parts["correct"] for one in group])))
                 asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
-                used = sum(one.tokens for one in group) + len(group) * asked
+                used = asked + sum(one.tokens for one in group)  # the prompt is read once
                 line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
                 file.write(json.dumps(line) + "\n")
                 tokens += used

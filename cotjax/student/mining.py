@@ -49,7 +49,7 @@ class Mined:
       outcomes: questions by outcome.
       attempts: attempts at all questions.
       cut: those that the token limit cut off.
-      tokens: of all attempts, each with its prompt.
+      tokens: of all attempts, and of each question's prompt once.
     """
 
     failures: list[Record]
@@ -90,7 +90,7 @@ def mine(
             lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
             for line in lines:
                 asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
-                line["tokens"] += line["attempts"] * asked
+                line["tokens"] += asked  # all attempts read it once
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             known |= {line["index"]: line for line in lines}
     lines = [known[number] for number in range(count)]

@@ -13,7 +13,7 @@ class UsedTokens:
 
     Attributes:
       trained: that were trained on, without padding, once for each update.
-      sampled: that were sampled for it, with their prompts.
+      sampled: that were sampled for it, and each group's prompt once.
       mined: that were sampled to choose or to order what is trained on.
       total: all of these.
       before: the total before the last step.

@@ -1,5 +1,7 @@
 """Failure mining: who has failed, what is counted, and that a stopped mining goes on."""
 
+import json
+
 import pytest
 
 from cotjax.errors import NothingToDo
@@ -8,7 +10,7 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.rewrite import Rewrite
 from cotjax.student import mining
 from cotjax.student.load import load_policy
-from cotjax.student.records import load_records
+from cotjax.student.records import load_records, prompt_tokens
 from cotjax.training.evaluation import JudgedCompletion
 from tests.tiny import make_config
 
@@ -98,4 +100,7 @@ def test_the_student_tries_in_earnest_and_the_batch_changes_nothing(folder, tmp_
         lines = (tmp_path / str(size) / "mined.jsonl").read_text()
         found[size].append(lines)
         assert lines.count("\n") == 10
+        for line in map(json.loads, lines.splitlines()):
+            asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
+            assert line["attempts"] <= line["tokens"] - asked <= 8 * line["attempts"]
     assert found[8] == found[20]
