@@ -268,6 +268,6 @@ def resolved(objective: Objective) -> dict[str, Any]:
     """The settings of [policy] that an objective stands for, for people to read."""
     values = {key: getattr(objective, name) for key, name in _SETTINGS.items()}
     values["dual_clip"] = values["dual_clip"] or 0.0
-    if objective.kl == "none":  # the term has its own distance, which no estimator names
+    if objective.kl == "none" or not objective.beta:  # no KL, or the term's own: none estimates it
         values["kl_estimator"] = "auto"
     return values

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cotjax.config import Plugin, PolicyConfig
+from cotjax.config.loading import from_table
 from cotjax.core import OBJECTIVES, PRESETS, policy_loss
 from cotjax.core.objectives import policy_advantage
 from cotjax.errors import InputError
@@ -48,8 +49,17 @@ def test_a_resolved_config_leaves_nothing_open_and_means_the_same(preset, object
     full = dataclasses.replace(policy, **resolved(open_objective(policy)))
     assert open_objective(full) == open_objective(policy)
     rest = {key for key, value in dataclasses.asdict(full).items() if value == "auto"}
-    own = {"kl_estimator"} if objective == "bridge_release" else set()
-    assert rest <= {"objective", "term"} | own
+    without = objective == "bridge_release" or not full.kl_coefficient
+    assert rest <= {"objective", "term"} | ({"kl_estimator"} if without else set())
+
+
+@pytest.mark.parametrize("key", ["kl_coefficient", "preset", "objective"])
+def test_the_config_of_a_run_without_a_kl_can_be_read_again(key):
+    values = {"kl_coefficient": 0.0, "preset": "verl", "objective": "dapo"}
+    config = from_table({"stage": "grpo", "policy": {key: values[key]}}, "a file")
+    own = {key: values[key]} | resolved(open_objective(config.policy))
+    table = {"stage": "grpo", "policy": own}
+    assert open_objective(from_table(table, "its run").policy) == open_objective(config.policy)
 
 
 # Settings that change nothing, and conventions that come over others.
