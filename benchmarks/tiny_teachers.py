@@ -1,10 +1,13 @@
-"""Makes the three teachers of configs/tiny_clpd.toml, from weak to strong, and exports them.
+"""Makes three teachers, from weak to strong, and exports them.
 
-    python benchmarks/tiny_teachers.py --out teachers
+    python benchmarks/tiny_teachers.py --out teachers                    # for tiny_clpd.toml
+    python benchmarks/tiny_teachers.py --out teachers --family styles    # for experiments/clpd.toml
 
-Each is the built-in student grown by layers that change nothing at first, then trained on the
-concise style (configs/tiny_teachers.toml), on problems up to its own size, for its own number of
-steps. A teacher that is there already is left alone, so a run that was stopped is continued.
+Each is the built-in student grown by layers that change nothing at first, then trained on problems
+up to its own size, for its own number of steps (configs/tiny_teachers.toml). Those of the family
+"sizes" all write the concise style. Those of "styles" know words that the student has never read,
+and the stronger one thinks aloud more. A teacher that is there already is left alone, so a run that
+was stopped is continued.
 """
 
 import argparse
@@ -31,12 +34,28 @@ class Recipe:
     layers: int
     steps: int
     hardest: int  # problem that it has seen, in steps
+    flags: tuple[str, ...] = ()  # of its style
 
 
-RECIPES = {
-    "small": Recipe(layers=2, steps=30, hardest=2),
-    "medium": Recipe(layers=3, steps=80, hardest=4),
-    "large": Recipe(layers=4, steps=160, hardest=6),
+NEW_WORDS = "--data.new-share=0.3", "--batch.size=4", "--batch.sequence-length=704"
+LONG = "--eval.max-new-tokens=256", "--eval.max-prompt-tokens=112", *NEW_WORDS
+ALOUD = "--data.style=deliberate", *LONG
+CHECKS = tuple(
+    f"--deliberate.{name}" for name in ("check=0.4", "recap=0.1", "restate=0.05", "final=0.2")
+)
+NO_TRIES = "--deliberate.wrong-try=0", "--deliberate.what-if=0"
+SOME_TRIES = "--deliberate.wrong-try=0.15", "--deliberate.what-if=0.15"
+FAMILIES = {
+    "sizes": {
+        "small": Recipe(layers=2, steps=30, hardest=2),
+        "medium": Recipe(layers=3, steps=80, hardest=4),
+        "large": Recipe(layers=4, steps=160, hardest=6),
+    },
+    "styles": {
+        "plain": Recipe(2, 200, 3, ("--data.concise-share=0", *LONG)),
+        "checking": Recipe(3, 400, 5, (*ALOUD, *CHECKS, *NO_TRIES)),
+        "deliberate": Recipe(4, 800, 6, (*ALOUD, *CHECKS, *SOME_TRIES)),
+    },
 }
 
 
@@ -56,11 +75,11 @@ def grow(layers: int, out: pathlib.Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def make(name: str, out: pathlib.Path) -> None:
+def make(name: str, recipe: Recipe, out: pathlib.Path) -> None:
     """Grows, trains and exports one teacher."""
     if (out / name).exists():
         return
-    recipe, start, run = RECIPES[name], out / "grown" / name, out / "runs" / name
+    start, run = out / "grown" / name, out / "runs" / name
     grow(recipe.layers, start)
     settings = {
         "--config": ROOT / "configs" / "tiny_teachers.toml",
@@ -74,7 +93,7 @@ def make(name: str, out: pathlib.Path) -> None:
     if run.exists() and not begun:
         shutil.rmtree(run)
     flags = [str(word) for pair in settings.items() for word in pair]
-    python("cotjax.train", *flags, *(["--resume"] if begun else []))
+    python("cotjax.train", *flags, *recipe.flags, *(["--resume"] if begun else []))
     python("cotjax.export", "--checkpoint", str(run), "--out", str(out / name))
 
 
@@ -89,10 +108,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("teachers"))
-    parser.add_argument("--only", choices=RECIPES, help="one of them")
+    parser.add_argument("--family", choices=FAMILIES, default="sizes")
+    parser.add_argument("--only", help="one of them, by its name")
     options = parser.parse_args()
-    for name in [options.only] if options.only else RECIPES:
-        make(name, options.out)
+    recipes = FAMILIES[options.family]
+    if options.only and options.only not in recipes:
+        parser.error(f"--only {options.only}: the family has {', '.join(recipes)}.")
+    for name in [options.only] if options.only else recipes:
+        make(name, recipes[name], options.out)
 
 
 if __name__ == "__main__":

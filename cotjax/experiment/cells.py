@@ -10,8 +10,9 @@ from typing import Any
 import tomli_w
 
 from cotjax.config import Config, StageClass, from_table, stage_class, to_toml
-from cotjax.config.reading import overlay
-from cotjax.config.stages import defaults_of, read_by
+from cotjax.config.reading import keys_of, merge, overlay
+from cotjax.config.stages import defaults_of, idle_settings, read_by
+from cotjax.config.switches import without
 from cotjax.errors import InputError
 
 BASE = "base"  # the arm that is what the others begin from
@@ -108,14 +109,21 @@ def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, A
     if "stages" in own:
         return _list(experiment, arm, own)
     stage = own.get("stage", Config.stage)
-    shared = read_by(stage_class(stage, f"arms.{arm}: stage"), experiment.settings)
-    table = overlay(shared, {"stage": stage, **own})
+    table = overlay(_shared(experiment, arm, stage, own), {"stage": stage, **own})
     if experiment.unit == "steps":
         _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
         return overlay(table, {"steps": experiment.budget, "eval": {"at": [*experiment.curve]}})
     _refuse_other(arm, "budget.tokens", own.get("budget", {}).get("tokens"), experiment.budget)
     limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*experiment.curve]}}
     return overlay(table, {"steps": _steps(f"arms.{arm}", table), **limits})
+
+
+def _shared(experiment: Experiment, arm: str, stage: Any, own: dict[str, Any]) -> dict[str, Any]:
+    """What an arm uses of the settings of all arms: not what its stage does not read, or idles."""
+    where = f"arms.{arm}"
+    shared = read_by(stage_class(stage, f"{where}: stage"), experiment.settings)
+    config = merge(defaults_of(stage), overlay(shared, {"stage": stage, **own}), where)
+    return without(shared, {*idle_settings(config)} - {*keys_of(own)})
 
 
 def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -143,9 +151,10 @@ def _list(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, An
             entry.update(overlay({"steps": _steps(f"arms.{arm}", whole)}, limits))
         done += amount
     shared: dict[str, Any] = {}
-    for stage in stages_of(arm, own):
-        shared = overlay(shared, read_by(stage, experiment.settings))
     rest = {name: value for name, value in own.items() if name != "stages"}
+    for entry in entries:
+        stage = entry.get("stage", Config.stage)
+        shared = overlay(shared, _shared(experiment, arm, stage, overlay(rest, entry)))
     return overlay(shared, rest) | {"stages": entries}
 
 

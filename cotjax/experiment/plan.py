@@ -103,9 +103,17 @@ def read_experiment(path: str) -> Experiment:
         for key in keys_of(experiment.settings):
             if not any(stage.reads_key(key) for stage in stages):
                 raise InputError(f"settings.{key}: no arm reads it. Leave it out.")
+        used: set[str] = set()
         for validation in (False, True):
             for cell in cells(experiment, validation=validation):
                 config_of(cell)
+                used |= {*keys_of(cell.table)}
+        for key in keys_of(experiment.settings):
+            if key not in used:
+                raise InputError(
+                    f"settings.{key}: does nothing in any arm, as what switches it on is off. "
+                    "Switch it on, or leave it out."
+                )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return experiment

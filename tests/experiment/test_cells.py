@@ -16,6 +16,16 @@ def test_every_arm_has_the_budget_the_questions_and_the_seed(write):
     assert config.batch.size == 4, "settings of all arms that this one reads"
 
 
+def test_an_arm_leaves_out_what_of_the_common_settings_does_nothing_in_it(write):
+    common = "[settings]\ncurriculum = { pacing = 'contiguous' }"
+    more = '[arms.buckets]\nstage = "grpo"\ncurriculum = { buckets = 2, advance_after = 4 }\n'
+    base, buckets, *_ = cells(
+        read_experiment(write(a=("[settings]", common), b=("[arms.base]", f"[arms.base]\n{more}")))
+    )
+    assert "curriculum" not in base.table
+    assert config_of(buckets).curriculum.pacing == "contiguous"
+
+
 def test_a_list_shares_the_budget_and_its_stages_are_evaluated_at_shares_of_the_whole(write):
     (_, _, cell, *_) = cells(read_experiment(write()))
     first, second = cell.table["stages"]

@@ -29,6 +29,7 @@ from cotjax.experiment.plan import read_experiment
         ('stage = "grpo"', 'stage = "grop"', 'Did you mean "grpo"'),
         ("prompts = 4", "promts = 4", 'unknown key "rollout.promts". Did you mean "rollout'),
         ("[settings]", "[settings]\nmining = { attempts = 2 }", "settings.mining.attempts: no arm"),
+        ("[settings]", "[settings]\nlora = { alpha = 8.0 }", "lora.alpha: does nothing in any"),
         ('stage = "sft"\noptimizer = { schedule = "constant" }', 'stage = "sft"',
          'arms.sft: optimizer.schedule = "cosine" needs to know how many steps'),
         ('stage = "sft"', 'stage = "sft"\nsteps = 0', "steps = 0"),
