@@ -253,7 +253,7 @@ def test_the_shipped_files_are_valid_and_the_tiny_one_is_the_default():
     assert released.seed == 42 and released.optimizer.learning_rate == 5e-5
 
 
-@pytest.mark.parametrize("file", ["tiny_bridge", "tiny_bridge_arms", "tiny_bridge_long"])
+@pytest.mark.parametrize("file", ["tiny_bridge", "tiny_bridge_clpd"])
 def test_the_tiny_files_ask_for_no_more_than_the_student_s_context(file, tmp_path):
     stages = plan(load(["--config", str(CONFIGS / f"{file}.toml"), "--name=x"]), tmp_path)
     check_lengths(stages)
