@@ -115,7 +115,8 @@ def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, A
         return overlay(table, {"steps": experiment.budget, "eval": {"at": [*experiment.curve]}})
     _refuse_other(arm, "budget.tokens", own.get("budget", {}).get("tokens"), experiment.budget)
     limits = {"budget": {"tokens": experiment.budget}, "eval": {"at": [*experiment.curve]}}
-    return overlay(table, {"steps": _steps(f"arms.{arm}", table), **limits})
+    steps = _steps(f"arms.{arm}", table) if own else UNBOUNDED  # the base takes none
+    return overlay(table, {"steps": steps, **limits})
 
 
 def _shared(experiment: Experiment, arm: str, stage: Any, own: dict[str, Any]) -> dict[str, Any]:
