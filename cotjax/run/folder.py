@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from cotjax.config import Config, load, to_toml
-from cotjax.config.resuming import Change, applied
+from cotjax.config import Config, from_table, to_toml
+from cotjax.config.reference import FROM_PYTHON
+from cotjax.config.resuming import Change, applied, run_table
 from cotjax.errors import TRACEBACK, InputError
 from cotjax.storage import AGAIN, UNBEGUN, unwritten, write_whole
 
@@ -71,14 +72,26 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
     write_whole(folder / "config.toml", text, then=then)
 
 
-def config_of(folder: pathlib.Path) -> Config:
-    """The settings that a run's folder holds."""
-    return load(["--config", str(folder / "config.toml")])
+def config_of(folder: pathlib.Path, like: Config) -> Config:
+    """The settings that a run's folder holds.
+
+    Args:
+      folder: of the run.
+      like: with which it goes on; gives the stage again if that is a class from Python.
+
+    Raises:
+      InputError: config.toml is damaged.
+    """
+    file = folder / "config.toml"
+    table = run_table(file)
+    if str(table.get("stage", "")).startswith(FROM_PYTHON):
+        table["stage"] = like.stage
+    return from_table(table, str(file))
 
 
 def changes_of(config: Config, folder: pathlib.Path) -> dict[str, Change]:
     """What a resumed run changes, which it may, as (before, now); empty for a new one."""
-    return applied(config_of(folder), config) if config.resume else {}
+    return applied(config_of(folder, config), config) if config.resume else {}
 
 
 def forget_unbegun(folder: pathlib.Path) -> None:

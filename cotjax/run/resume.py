@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from cotjax.config import Config
-from cotjax.config.resuming import ENDS, applied, refuse, refuse_changes
+from cotjax.config.resuming import ENDS, applied, refuse, refuse_changes, run_table
 from cotjax.run.folder import config_of
 from cotjax.run.stage_list import plan
 
@@ -20,7 +20,7 @@ def check_resume(config: Config, folder: pathlib.Path) -> None:
       InputError: names the first such setting.
     """
     if not config.stages:
-        refuse_changes(config_of(folder), config, folder)
+        refuse_changes(config_of(folder, config), config, folder)
         return
     runs = plan(config, folder)
     names = {own.name for own in runs}
@@ -31,7 +31,7 @@ def check_resume(config: Config, folder: pathlib.Path) -> None:
     for number, own in enumerate(runs):
         if own.resume:
             here = folder / own.name
-            old = config_of(here)
+            old = config_of(here, own)
             refuse_changes(old, own, here, chained=number > 0)
             if (here / "result.json").is_file():
                 changes = applied(old, own)
@@ -46,12 +46,10 @@ def with_ended_stages(config: Config, folder: pathlib.Path) -> Config:
       config: of the list that goes on.
       folder: of the list.
     """
-    if not (folder / "config.toml").is_file():
-        return config
-    old = config_of(folder).stages
+    old = run_table(folder / "config.toml").get("stages", [])
     ended = [(folder / own.name / "result.json").is_file() for own in plan(config, folder)]
     entries = [
-        old[number] if done and number < len(old) else entry
+        {**old[number], "stage": entry["stage"]} if done and number < len(old) else entry
         for number, (done, entry) in enumerate(zip(ended, config.stages, strict=True))
     ]
     return dataclasses.replace(config, stages=tuple(entries))

@@ -60,15 +60,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     folder = tmp_path / "run"
-    other = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(folder)],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert other.stdout and other.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=f"process {other.pid} on"), owned(folder, resume=True):
-        raise AssertionError("two own it")
-    other.send_signal(signal.SIGKILL)
-    other.wait()
-    with owned(folder, resume=True):
-        assert json.loads((folder / "owner.json").read_text())["pid"] == os.getpid()
+    ) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"process {other.pid} on"):
+            with owned(folder, resume=True):
+                raise AssertionError("two own it")
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        with owned(folder, resume=True):
+            assert json.loads((folder / "owner.json").read_text())["pid"] == os.getpid()

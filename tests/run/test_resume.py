@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cotjax.config import load
+from cotjax.config import Config, load, stage_configs
 from cotjax.errors import InputError
 from cotjax.run.folder import changes_of, write_config
 from cotjax.run.resume import check_resume, with_ended_stages
@@ -49,7 +49,7 @@ def refused(folder, *flags):
 def test_its_name_alone_goes_on_with_its_settings(begun):
     config = again(begun)
     check_resume(config, begun)
-    assert with_ended_stages(config, begun) == config
+    assert stage_configs(with_ended_stages(config, begun)) == stage_configs(config)
     assert [own["steps"] for own in config.stages] == [2, 2, 2]
 
 
@@ -93,3 +93,22 @@ def test_a_single_stage(tmp_path):
     with pytest.raises(InputError, match='--resume: stage = "grpo"'):
         check_resume(dataclasses.replace(longer, stage="grpo"), folder)
     assert "--resume: eval.problems = 9" in refused(folder, "--eval.problems=9")
+
+
+class Own:
+    """A stage that no import finds by its name."""
+
+    from_config = classmethod(lambda cls, config, mesh: None)
+
+
+Own.__qualname__ = "somewhere.<locals>.Own"
+
+
+def test_a_stage_from_python_is_given_again(tmp_path):
+    folder = tmp_path / "run"
+    config = Config.for_stage(Own, name="run", output=str(tmp_path), steps=3)
+    write_config(folder, config)
+    assert 'stage = "python:' in (folder / "config.toml").read_text()
+    longer = dataclasses.replace(config, resume=True, steps=5)
+    check_resume(longer, folder)
+    assert changes_of(longer, folder) == {"steps": (3, 5)}

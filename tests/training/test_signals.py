@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: heard once and twice, by a thread; who listened before hears again."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -68,30 +69,32 @@ def test_in_another_thread_it_hears_nothing_and_harms_nothing():
     assert found == [0] and signal.getsignal(signal.SIGTERM) is before
 
 
+@contextlib.contextmanager
 def busy(grace):
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", BUSY, str(grace)],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdout and process.stdout.readline() == b"ready\n"
-    return process
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        yield process
+        process.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_second_signal_ends_it_at_once(number, status):
-    process = busy(600)
-    process.send_signal(number)
-    assert process.stdout.readline().startswith(signal.Signals(number).name.encode())
-    began = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(20) == status and time.monotonic() - began < 10
+    with busy(600) as process:
+        process.send_signal(number)
+        assert process.stdout.readline().startswith(signal.Signals(number).name.encode())
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(20) == status and time.monotonic() - began < 10
 
 
 @pytest.mark.slow
 def test_it_ends_within_its_grace():
-    process = busy(2)
-    process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    assert process.wait(25) == 143 and time.monotonic() - began < 15
+    with busy(2) as process:
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(25) == 143 and time.monotonic() - began < 15
