@@ -1,6 +1,7 @@
 """The one exception for bad input: a message a person can act on, without a traceback."""
 
 import re
+import signal as signals
 
 # Control characters but tab and line feed, what turns the direction of text, and half pairs.
 _UNSEEN = re.compile(
@@ -24,6 +25,35 @@ class InputError(Exception):
     The message names what was wrong with its value, what is needed, and the key or line to
     change. Command-line entry points print it alone and exit with status 2.
     """
+
+
+TRACEBACK = "The traceback is in "  # how the note of an unexpected error begins
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked a run to end, and it has saved itself; no fault of anything.
+
+    Args:
+      signal: its number.
+      then: a sentence: how the run goes on.
+    """
+
+    def __init__(self, signal: int, then: str = "") -> None:
+        super().__init__(signal, then)
+        self.signal, self.then = signal, then
+
+    def __str__(self) -> str:
+        """Which signal, and how the run goes on."""
+        return f"stopped by {signals.Signals(self.signal).name}. {self.then}".strip()
+
+    def and_then(self, more: str) -> "Stopped":
+        """The same with a further sentence."""
+        return Stopped(self.signal, f"{self.then} {more}".strip())
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells and schedulers know: 130 or 143."""
+        return 128 + self.signal
 
 
 class NothingToDo(InputError):

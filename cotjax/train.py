@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> in
       began: when the run's clock started, as `time.monotonic` counts; None is now.
 
     Returns:
-      0 if it ended, 2 if the input was wrong.
+      0 if it ended, 2 if the input was wrong, 1 if something else was (error.txt of the run says
+      what), 143 or 130 if SIGTERM or SIGINT stopped it.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if asks_for_help(argv):

@@ -5,11 +5,18 @@ import pickle
 import pytest
 
 from cotjax import errors
-from cotjax.errors import InputError, NothingToDo, visible
+from cotjax.errors import InputError, NothingToDo, Stopped, visible
+
+
+def test_a_signal_is_no_error_and_has_the_status_that_shells_know():
+    for number, status in ((15, 143), (2, 130)):
+        stopped = Stopped(number).and_then("--resume goes on.")
+        assert isinstance(stopped, KeyboardInterrupt) and stopped.status == status
+    assert str(stopped) == "stopped by SIGINT. --resume goes on."
 
 
 def test_every_error_of_the_package_is_bad_input_and_a_sentence():
-    own = [one for one in vars(errors).values() if isinstance(one, type)]
+    own = [one for one in vars(errors).values() if isinstance(one, type) and one is not Stopped]
     assert InputError in own and all(issubclass(one, InputError) for one in own)
     assert all(one.__doc__ for one in own)
 

@@ -12,6 +12,7 @@ PACKAGE, TESTS = ROOT / "cotjax", ROOT / "tests"
 # A run is data walking one way. Names of one line never import each other.
 ORDER = (
     ("errors",),
+    ("storage",),
     ("interfaces",),
     ("core",),
     ("startup",),
@@ -38,6 +39,7 @@ THIRD_PARTY = {
     "config": {"tomli_w"},
     "hub": {"huggingface_hub"},
     "errors": set(),
+    "storage": set(),
     "startup": {"jax"},
     "cot": {"numpy", "math_verify"},
     "__init__": set(),

@@ -139,7 +139,7 @@ def test_a_run_leaves_its_folder(world, stage):
     run, _ = world.run(stage)
     assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
-        *("report.html", "facts.json", "parts.json"),
+        *("report.html", "facts.json", "parts.json", ".lock"),
         *(["base.json"] if stage == "adapter" else []),
     }
     assert (run / "mined.jsonl").exists() == (stage == "rewrite")
@@ -208,7 +208,7 @@ def test_the_resolved_config_repeats_the_run(world, stage):
     assert_same_run(run.with_name(f"{stage}-again"), run)
 
 
-class Stop(Exception):
+class Stop(BaseException):  # any other is one line, and a status
     """Stands for whatever ends a run between two steps."""
 
 
@@ -261,6 +261,38 @@ def test_a_killed_process_resumes_to_the_same_run(world):
     assert_same_run(killed, run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_process_that_is_asked_to_end_saves_itself_and_says_how_it_goes_on(world, name, status):
+    run, _ = world.run("grpo")
+    argv = world.flags("grpo", f"asked-{name}")
+    code = KILLED.replace("SIGKILL", name).replace(
+        "train(sys.argv[1:])", "sys.exit(train(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert f"{name}: the run finishes its step, saves it and ends" in done.stdout
+    said = "The run is saved after step 3: --resume goes on from there."
+    assert done.stderr.strip().splitlines()[-1] == f"stopped by {name}. {said}"
+    assert world.train([*argv, "--resume"])[0] == 0
+    assert_same_run(run.with_name(f"asked-{name}"), run)
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(world, capsys, monkeypatch):
+    def next_step(self, params, step):
+        raise ZeroDivisionError("by zero")
+
+    argv = world.flags("sft", "raised")
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES["sft"][0], "next_step", next_step)
+        assert world.train(argv)[0] == 1
+    file = world.folder / "runs" / "raised" / "error.txt"
+    said = without_notes(capsys.readouterr().err)
+    assert said == f"error: ZeroDivisionError: by zero. The traceback is in {file}.\n"
+    assert "in next_step" in file.read_text()
+    assert world.train([*argv, "--resume"])[0] == 0
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_resuming_a_finished_run_is_harmless(world, stage):
     run, _ = world.run(stage)
@@ -308,8 +340,21 @@ def test_a_checkpoint_of_another_architecture(world, capsys, monkeypatch):
     other = write_student(world.folder / "wider", mlp_size=2 * SHAPE.mlp_size)
     argv = [*world.flags("sft", "sft", f"--steps={STEPS + 1}"), f"--model.path={other}", "--resume"]
     said = refused(world, argv, capsys, monkeypatch)
-    assert f"{run / 'checkpoints' / str(STEPS)}: not a checkpoint of this model" in said
-    assert "Set model.path" in said
+    assert f'--resume: model.path = "{other}": {run} has "{world.student}"' in said
+    assert f"begin another run from this one: --name NEW --model.path {run}." in said
+    assert contents(run) == before
+
+
+def test_a_run_of_another_stage_or_seed(world, capsys, monkeypatch):
+    run, _ = world.run("sft")
+    before = contents(run)
+    own = [f"--output={run.parent}", "--name=sft", "--resume"]
+    for flag, said in (
+        ("--stage=grpo", '--resume: stage = "grpo": '),
+        ("--seed=4", "--resume: seed = 4: "),
+        ("--eval.problems=3", "--resume: eval.problems = 3: "),
+    ):
+        assert said in refused(world, [*own, flag], capsys, monkeypatch)
     assert contents(run) == before
 
 

@@ -12,14 +12,18 @@ from typing import NoReturn
 from cotjax import __version__
 from cotjax.config.flags import key_of
 from cotjax.config.reading import nearest
-from cotjax.errors import InputError, visible
+from cotjax.errors import TRACEBACK, InputError, Stopped, visible
 
 VERSION = f"cotjax {__version__}"
 WIDTH = 80  # of a terminal
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
-    """Prints the message of an `InputError` alone, and makes the exit status 2 of it."""
+    """Prints the message of an `InputError` alone, and makes the exit status 2 of it.
+
+    A run that a signal stopped says how it goes on (130, 143); one whose traceback is in a file
+    says where (1).
+    """
 
     @functools.wraps(main)
     def safe(*args: object, **settings: object) -> int:
@@ -28,6 +32,17 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         except InputError as error:
             print(f"error: {visible(str(error))}", file=sys.stderr)
             return 2
+        except Stopped as stopped:
+            print(visible(str(stopped)), file=sys.stderr)
+            return stopped.status
+        except Exception as error:
+            notes = getattr(error, "__notes__", [])
+            if not any(note.startswith(TRACEBACK) for note in notes):
+                raise
+            what = str(error).strip().partition("\n")[0][:300]
+            told = " ".join([f"{type(error).__name__}: {what}".removesuffix(".") + ".", *notes])
+            print(f"error: {visible(told)}", file=sys.stderr)
+            return 1
 
     return safe
 

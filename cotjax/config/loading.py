@@ -14,7 +14,8 @@ from cotjax.config.flags import read_flags
 from cotjax.config.plugins import check_plugins
 from cotjax.config.ranges import LIST
 from cotjax.config.reading import keys_of, merge, overlay, read_toml
-from cotjax.config.reference import ARGUMENTS, name_of
+from cotjax.config.reference import ARGUMENTS, name_of, plain
+from cotjax.config.resuming import refuse_stage, run_table
 from cotjax.config.stages import (
     check_reads,
     defaults_of,
@@ -38,8 +39,8 @@ def load(argv: Sequence[str] | None = None, *, tool: str = "") -> Config:
 
         stage's defaults  <  --config FILE  <  flags
 
-    A run that is resumed by its name alone, without a stage or a file, goes on with the settings
-    in its own folder.
+    A run that is resumed begins with the settings in its own folder; what a file and flags say
+    comes over them, and `cotjax.run` refuses what may not change.
 
     Args:
       argv: flags such as `["--stage=grpo", "--rollout.group-size", "8"]`, see `read_flags`;
@@ -70,11 +71,15 @@ def unchecked(argv: Sequence[str]) -> Config:
 def _read(argv: Sequence[str]) -> tuple[Config, dict[str, Any], dict[str, Any], str]:
     """(the config of a file and flags, the file's table, the flags' table, the file's path)."""
     path, flags = read_flags(argv)
-    stage = flags.get("stage")
-    if flags.get("resume") and not path and stage is None:
-        own = Path(flags.get("output", Config.output), flags.get("name", ""), "config.toml")
-        path = str(own) if own.is_file() else ""
     table = read_toml(path) if path else {}
+    stage = flags.get("stage")
+    if flags.get("resume"):
+        given = overlay(table, flags)
+        own = Path(given.get("output", Config.output), given.get("name", ""), "config.toml")
+        begun = run_table(own)
+        refuse_stage(begun, given, own.parent)
+        if begun:
+            table, path = overlay(begun, table), path or str(own)
     base = _start(table, stage, path)
     return merge(base, flags, FLAGS), table, flags, path
 
@@ -260,25 +265,10 @@ def _spread(config: Config, table: dict[str, Any], above: dict[str, Any]) -> Con
 def to_toml(config: Config) -> str:
     """Writes every setting that the run's stages read; `load` gives the same config back."""
     if config.stages:
-        return tomli_w.dumps({name: _plain(name, getattr(config, name)) for name in (*OWN, "seed")})
+        return tomli_w.dumps({name: plain(name, getattr(config, name)) for name in (*OWN, "seed")})
     own = stage_class(config.stage)
     kept = _picked(config, [key for key in KEYS if own.reads_key(key) and key != "stages"])
-    return tomli_w.dumps(_plain("", kept))
-
-
-def _plain(key: str, value: Any) -> Any:
-    """A value as TOML has it; what a user's object is called is all that is kept of it.
-
-    Args:
-      key: of the value; empty for the whole table, and for an entry of a list.
-      value: a setting, or a table of settings.
-    """
-    if isinstance(value, dict):
-        before = f"{key}." if key else ""
-        return {name: _plain(f"{before}{name}", one) for name, one in value.items()}
-    if isinstance(value, list | tuple) and key not in ARGUMENTS.values():
-        return [_plain("", one) for one in value]
-    return value if isinstance(value, str | int | float | bool) else name_of(value)
+    return tomli_w.dumps(plain("", kept))
 
 
 def _picked(config: Config, keys: Sequence[str]) -> dict[str, Any]:

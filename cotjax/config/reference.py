@@ -95,6 +95,21 @@ def name_of(value: Any) -> str:
     return f"{module}:{name}" if found is value else f"{FROM_PYTHON}{name or type(value).__name__}"
 
 
+def plain(key: str, value: Any) -> Any:
+    """A value as TOML has it; what a user's object is called is all that is kept of it.
+
+    Args:
+      key: of the value; empty for the whole table, and for an entry of a list.
+      value: a setting, or a table of settings.
+    """
+    if isinstance(value, dict):
+        before = f"{key}." if key else ""
+        return {name: plain(f"{before}{name}", one) for name, one in value.items()}
+    if isinstance(value, list | tuple) and key not in ARGUMENTS.values():
+        return [plain("", one) for one in value]
+    return value if isinstance(value, str | int | float | bool) else name_of(value)
+
+
 def check_call(
     key: str,
     value: Any,

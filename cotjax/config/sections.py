@@ -277,6 +277,7 @@ class CheckpointConfig:
 
     every: Natural = 50  # Steps between checkpoints; 0 = only at the end.
     keep: Count = 2  # Newest checkpoints kept.
+    grace: Positive = 30.0  # Seconds in which SIGTERM or SIGINT lets a step end and be saved.
 
 
 @dataclass(frozen=True)

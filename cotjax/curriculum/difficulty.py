@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from cotjax.cot import Rationale, cot_difficulty
 from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
+from cotjax.storage import append_whole
 from cotjax.student.generate import complete, completing_programs
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import read_lines
@@ -196,13 +196,13 @@ class Difficulty:
             first=len(rates),
             of=self._most_records,
         )
-        with open(path or os.devnull, "a", encoding="utf-8", buffering=1) as file:
-            for record, group in zip(records[len(rates) :], judged, strict=True):
-                rates.append(float(np.mean([one.parts["correct"] for one in group])))
-                asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
-                used = asked + sum(one.tokens for one in group)  # the prompt is read once
-                line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
-                file.write(json.dumps(line) + "\n")
-                tokens += used
+        for record, group in zip(records[len(rates) :], judged, strict=True):
+            rates.append(float(np.mean([one.parts["correct"] for one in group])))
+            asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
+            used = asked + sum(one.tokens for one in group)  # the prompt is read once
+            line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
+            if path:
+                append_whole(path, json.dumps(line) + "\n")
+            tokens += used
         self._sampled_tokens += tokens
         return 1 - np.array(rates)

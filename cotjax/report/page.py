@@ -12,6 +12,7 @@ from cotjax.errors import visible
 from cotjax.report.buckets import buckets
 from cotjax.report.charts import curves
 from cotjax.report.run_folder import RunFiles, read_run
+from cotjax.storage import write_whole
 
 PAIRS_SHOWN = 8
 _STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
@@ -24,7 +25,7 @@ def write_report(folder: Path) -> Path:
       InputError: the folder does not exist or holds no file of a run.
     """
     page = folder / "report.html"
-    page.write_text(render(read_run(folder)), encoding="utf-8")
+    write_whole(page, render(read_run(folder)))
     return page
 
 

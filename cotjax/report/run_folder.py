@@ -2,12 +2,13 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cotjax.errors import InputError
+from cotjax.storage import rows_of
 
 Series = tuple[list[int], list[float]]
 
@@ -61,34 +62,37 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
       InputError: the folder does not exist or holds no file of a run.
     """
-    texts = {
-        name: (folder / name).read_text("utf-8") for name in _MISSING if (folder / name).is_file()
-    }
-    if not texts:
+    there = [name for name in _MISSING if (folder / name).is_file()]
+    if not there:
         raise InputError(
             f"{folder}: holds none of {', '.join(_MISSING)}. Name the folder of a run, runs/NAME."
         )
-    config_text = texts.get("config.toml", "")
+    notes = [f"No {name}: {what}." for name, what in _MISSING.items() if name not in there]
+    config_text = _text(folder / "config.toml")
     return RunFiles(
         name=folder.resolve().name,
         config_text=config_text,
-        config=tomllib.loads(config_text),
-        metrics=list(_objects(texts.get("metrics.jsonl", ""))),
-        completions=list(_objects(texts.get("completions.jsonl", ""))),
-        result=json.loads(texts.get("result.json", "{}")),
-        facts=[tuple(one) for one in json.loads(_text(folder / "facts.json") or "[]")],
-        notes=[f"No {name}: {what}." for name, what in _MISSING.items() if name not in texts],
+        config=_parsed(tomllib.loads, config_text, {}, "config.toml", notes),
+        metrics=rows_of(folder / "metrics.jsonl"),
+        completions=rows_of(folder / "completions.jsonl", needs=()),
+        result=_parsed(json.loads, _text(folder / "result.json") or "{}", {}, "result.json", notes),
+        facts=[
+            tuple(one)
+            for one in _parsed(json.loads, _text(folder / "facts.json") or "[]", [], "", notes)
+        ],
+        notes=notes,
     )
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else ""
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yields each line's object; a last line that a killed run cut off is left out."""
-    for line in text.split("\n"):  # no other separator ends a line of JSON
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+def _parsed(read: Callable[[str], Any], text: str, empty: Any, name: str, notes: list[str]) -> Any:
+    """What a text says; nothing, and a note, if it is damaged."""
+    try:
+        return read(text)
+    except ValueError:
+        if name:
+            notes.append(f"{name} is damaged: {_MISSING[name]}.")
+        return empty

@@ -22,6 +22,7 @@ from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
 from cotjax.run.folder import check_folder
+from cotjax.run.resume import check_resume
 from cotjax.startup import check_platforms
 
 # What data.path is for each source that reads a file.
@@ -40,6 +41,8 @@ def check_run(config: Config, folder: pathlib.Path) -> None:
       InputError: see above.
     """
     check_folder(folder, config.resume)
+    if config.resume:
+        check_resume(config, folder)
     check_platforms()
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
     check_model(stages[0].model.path)

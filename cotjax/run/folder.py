@@ -1,17 +1,25 @@
 """The files of a run folder that mark where a run stands: config.toml, result.json."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
+import traceback
 from typing import Any
 
 from rich.console import Console
 
-from cotjax.config import Config, to_toml
-from cotjax.errors import InputError
+from cotjax.config import Config, from_table, to_toml
+from cotjax.config.reference import FROM_PYTHON
+from cotjax.config.resuming import Change, applied, run_table
+from cotjax.errors import TRACEBACK, InputError
+from cotjax.storage import AGAIN, UNBEGUN, unwritten, write_whole
 
 FIRST = ("config.toml", "facts.json", "parts.json")  # what a run writes before it does anything
+LOCK, OWNER = ".lock", "owner.json"  # who writes to it
+ERROR = "error.txt"
+# Files of a folder in which no run has begun: its name is free.
+LOOSE = {"config.toml.tmp", LOCK, OWNER, f"{OWNER}.tmp", ERROR}
 
 
 def console() -> Console:
@@ -36,7 +44,7 @@ def check_folder(folder: pathlib.Path, resume: bool) -> None:
     try:
         begun = (folder / "config.toml").is_file()
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
-        taken = bool({*names} - {"config.toml.tmp"})
+        taken = bool({*names} - LOOSE)
     except OSError as error:  # a file in its place, a folder of somebody else, a name too long
         raise InputError(
             f"{folder}: cannot be a run folder ({error.strerror}). "
@@ -54,30 +62,56 @@ def write_config(folder: pathlib.Path, config: Config) -> None:
     Raises:
       InputError: it cannot be written.
     """
+    then = UNBEGUN if not config.resume else AGAIN
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = to_toml(dataclasses.replace(config, resume=False))
-        temporary = folder / "config.toml.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / "config.toml")  # in one piece: it marks a run as begun
     except OSError as error:
-        raise InputError(
-            f'output = "{config.output}": cannot write {folder} ({error.strerror}). '
-            "Set --output to a folder that you may write to."
-        ) from error
+        raise unwritten(folder, error, then) from error
+    # In one piece: it marks a run as begun.
+    text = to_toml(dataclasses.replace(config, resume=False))
+    write_whole(folder / "config.toml", text, then=then)
+
+
+def config_of(folder: pathlib.Path, like: Config) -> Config:
+    """The settings that a run's folder holds.
+
+    Args:
+      folder: of the run.
+      like: with which it goes on; gives the stage again if that is a class from Python.
+
+    Raises:
+      InputError: config.toml is damaged.
+    """
+    file = folder / "config.toml"
+    table = run_table(file)
+    if str(table.get("stage", "")).startswith(FROM_PYTHON):
+        table["stage"] = like.stage
+    return from_table(table, str(file))
+
+
+def changes_of(config: Config, folder: pathlib.Path) -> dict[str, Change]:
+    """What a resumed run changes, which it may, as (before, now); empty for a new one."""
+    return applied(config_of(folder, config), config) if config.resume else {}
 
 
 def forget_unbegun(folder: pathlib.Path) -> None:
     """Removes the folder of a run that was refused before it did anything, so its name is free."""
     files = [path for path in folder.iterdir() if path.name in FIRST]
-    if len(files) == len(list(folder.iterdir())):
+    own = [path for path in folder.iterdir() if path.name not in LOOSE]
+    if len(files) == len(own):
         for path in files:
             path.unlink()
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # the lock in it is still held, and removes it
+            folder.rmdir()
 
 
 def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
     """Writes result.json in one piece: a list takes a stage that has one for ended."""
-    temporary = folder / "result.json.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def keep_traceback(folder: pathlib.Path, error: Exception) -> None:
+    """Writes an unexpected error's traceback to error.txt, and notes that in the error."""
+    with contextlib.suppress(InputError):  # the disk is full, and the traceback is shown instead
+        write_whole(folder / ERROR, "".join(traceback.format_exception(error)))
+        error.add_note(f"{TRACEBACK}{folder / ERROR}.")

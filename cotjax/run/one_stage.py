@@ -7,16 +7,38 @@ import pathlib
 from cotjax.config import Config, name_of, stage_class, to_toml
 from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
-from cotjax.errors import InputError, visible
-from cotjax.run.folder import console, forget_unbegun, write_config, write_result
+from cotjax.config.resuming import fingerprint, shaping
+from cotjax.errors import InputError, Stopped, visible
+from cotjax.run.folder import (
+    changes_of,
+    console,
+    forget_unbegun,
+    keep_traceback,
+    write_config,
+    write_result,
+)  # fmt: skip
+from cotjax.run.lock import owned
 from cotjax.run.summary import print_summary
 from cotjax.startup import Programs, compiling_side_by_side, counted
+from cotjax.storage import write_whole
 
 
 def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
-    """Runs one stage in its folder; `began` is when its clock started."""
-    with counted() as programs:
-        return _run_stage(config, folder, began, programs)
+    """Runs one stage in its folder, which it owns meanwhile; `began` is when its clock started.
+
+    Raises:
+      InputError: the input is wrong, another process runs it, or the disk is full.
+      Stopped: a signal came; the run is saved.
+      Exception: any other, whose traceback is in error.txt.
+    """
+    with owned(folder, resume=config.resume), counted() as programs:
+        try:
+            return _run_stage(config, folder, began, programs)
+        except InputError:
+            raise
+        except Exception as error:
+            keep_traceback(folder, error)
+            raise
 
 
 def _run_stage(
@@ -31,19 +53,28 @@ def _run_stage(
     from cotjax.student.load import model_bytes
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
+    from cotjax.training.signals import StopSignals
 
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
-    first = processes.is_first()
+    first, changes = processes.is_first(), changes_of(config, folder)
     if first and not config.resume:
         write_config(folder, config)
     if first:
         facts = json.dumps(stage_class(config.stage).facts)
-        (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
-    parts = Parts(folder, began=began, silent=not first)
+        write_whole(folder / "facts.json", facts + "\n")
+    parts = Parts(folder, began=began, silent=not first, changed=changes)
     out.print(to_toml(config))
+    for key, (old, new) in changes.items():
+        out.print(f"note: {key} was {json.dumps(old)} and is now {json.dumps(new)}.")
+
+    def saved(first_step: int, last_step: int) -> None:
+        if first and config.resume and first_step == last_step:
+            write_config(folder, config)  # the checkpoint has taken these settings
+        parts.write(first_step, last_step)
+
     settings = LoopSettings(
         steps=config.steps,
         eval_every=config.eval.every,
@@ -53,25 +84,29 @@ def _run_stage(
         eval_at=config.eval.at,
         budget=config.budget.tokens,
         patience=config.supervised.patience,
+        shaped_by=shaping(config),
     )
     table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
-    with compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
+    signals = StopSignals(config.checkpoint.grace, out.print)
+    with signals, compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
         try:
-            notes = (*stage.notes, *stage.prepare(folder))
+            with signals.at_once():
+                notes = (*stage.notes, *stage.prepare(folder))
         except InputError:
             if first and not config.resume:
                 forget_unbegun(folder)
             raise
+        except Stopped as stopped:
+            raise stopped.and_then("--resume goes on from where the run was.") from stopped
         for note in notes:
             out.print(visible(f"note: {note}"))
-        result = fit(stage, folder, settings, table, out, saved=parts.write)
+        result = fit(stage, folder, settings, table, out, saved=saved, signals=signals)
     if not first:
         return folder
-    if config.resume:  # settings that do not fit the checkpoint must not replace those that do
-        write_config(folder, config)
     parts.end()
     result |= {"seconds": parts.seconds, "seed": config.seed}
     result |= {"stage": name_of(config.stage), "name": config.name}
+    result |= {"fingerprint": fingerprint(shaping(config))}
     result |= {"programs": dataclasses.asdict(programs), "parts": parts.all}
     write_result(folder, result)
     out.print(f"\nPrograms: {programs}.")

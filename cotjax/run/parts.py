@@ -10,12 +10,14 @@ import os
 import pathlib
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
 
 from cotjax import __version__
 from cotjax.run.commit import commit_of
+from cotjax.storage import read_json, rows_of, write_whole
 
 Part = dict[str, Any]
 
@@ -27,9 +29,20 @@ class Parts:
       folder: the run folder.
       began: when this part did, as `time.monotonic` counts.
       silent: write nothing, as all processes of a run but one do.
+      changed: settings that this part has otherwise than the one before, as (before, now).
+
+    Raises:
+      InputError: parts.json is damaged.
     """
 
-    def __init__(self, folder: pathlib.Path, *, began: float, silent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        began: float,
+        silent: bool = False,
+        changed: Mapping[str, tuple[Any, Any]] | None = None,
+    ) -> None:
         self._folder, self._began, self._silent = folder, began, silent
         self._earlier = earlier_parts(folder)
         past = datetime.timedelta(seconds=time.monotonic() - began)
@@ -39,8 +52,11 @@ class Parts:
             ),
             "version": __version__,
             "jax": jax.__version__,
+            "python": platform.python_version(),
             "machine": machine(),
         }
+        if changed:
+            self._own["changed"] = {key: list(pair) for key, pair in changed.items()}
         if not silent:
             self._own["commit"] = commit_of()
         if not self._earlier:  # else the checkpoint may yet refuse this part
@@ -64,9 +80,7 @@ class Parts:
         """In one piece."""
         self._own |= {"seconds": round(time.monotonic() - self._began, 1), "ended": ended}
         if not self._silent:
-            temporary = self._folder / "parts.json.tmp"
-            temporary.write_text(json.dumps(self.all, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self._folder / "parts.json")
+            write_whole(self._folder / "parts.json", json.dumps(self.all, indent=2) + "\n")
 
     @property
     def all(self) -> list[Part]:
@@ -85,13 +99,13 @@ class Parts:
 def earlier_parts(folder: pathlib.Path) -> list[Part]:
     """The parts of a run so far; the end of a part that was killed is that of metrics.jsonl."""
     path, metrics = folder / "parts.json", folder / "metrics.jsonl"
-    parts: list[Part] = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    fix = "Remove it to go on; what it says of the parts so far is then lost."
+    parts: list[Part] = read_json(path, fix=fix) if path.is_file() else []
     if parts and not parts[-1]["ended"] and metrics.is_file():
         last = parts[-1]
         started = datetime.datetime.fromisoformat(last["started"]).timestamp()
         last["seconds"] = max(last["seconds"], round(metrics.stat().st_mtime - started, 1))
-        lines = metrics.read_bytes().splitlines(keepends=True)
-        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
+        steps = [row["step"] for row in rows_of(metrics)]
         last["last_step"] = max(last["last_step"], *steps, 0)
     return parts
 

@@ -1,7 +1,6 @@
 """A list of stages, each from the one before: stopped anywhere, it goes on where it was."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from typing import Any
@@ -9,8 +8,10 @@ from typing import Any
 from cotjax.config import Config, name_of, stage_class, stage_configs
 from cotjax.errors import InputError, NothingToDo
 from cotjax.run.folder import console, write_config, write_result
+from cotjax.run.lock import owned
 from cotjax.run.one_stage import run_stage
 from cotjax.run.summary import print_stages
+from cotjax.storage import read_json
 
 
 def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
@@ -28,6 +29,11 @@ def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.P
       InputError: a stage's input is wrong.
       NothingToDo: no stage of the list has anything to do.
     """
+    with owned(folder, resume=config.resume):
+        return _run_list(config, folder, began)
+
+
+def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Path:
     from cotjax.parallel import processes
     from cotjax.report import write_report
 
@@ -56,7 +62,8 @@ def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.P
                 continue
             began = time.monotonic()
         processes.wait(f"{stage.name} has ended")
-        results.append(json.loads((own / "result.json").read_text("utf-8")))
+        fix = "Remove it and go on with --resume, which measures that stage again."
+        results.append(read_json(own / "result.json", fix=fix))
     result = _together(config, results)
     if first:
         write_result(folder, result)

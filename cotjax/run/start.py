@@ -11,6 +11,7 @@ from cotjax.errors import InputError
 from cotjax.run.early import check_run
 from cotjax.run.handle import Run
 from cotjax.run.one_stage import run_stage
+from cotjax.run.resume import with_ended_stages
 from cotjax.run.stage_list import run_list
 from cotjax.startup import set_up
 
@@ -96,5 +97,6 @@ def run(config: Config, *, began: float | None = None) -> pathlib.Path:
     processes.join()
     processes.wait("every process has looked at the folder")
     if config.stages:
+        config = with_ended_stages(config, folder) if config.resume else config
         return run_list(config, folder, began=began)
     return run_stage(config, folder, began=began)

@@ -11,6 +11,7 @@ import jax
 
 from cotjax.errors import InputError
 from cotjax.models.fingerprint import fingerprint
+from cotjax.storage import read_json, write_whole
 
 FILE = "base.json"
 
@@ -29,7 +30,7 @@ def note_base(folder: pathlib.Path, path: str, base: Any) -> None:
     if check_base(folder, base) or not _is_here(base):
         return
     row = {"path": path, "fingerprint": fingerprint(base)}
-    (folder / FILE).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    write_whole(folder / FILE, json.dumps(row) + "\n")
 
 
 def check_base(folder: pathlib.Path, base: Any) -> bool:
@@ -45,7 +46,7 @@ def check_base(folder: pathlib.Path, base: Any) -> bool:
     file = folder / FILE
     if not file.is_file() or not _is_here(base):
         return False
-    row = json.loads(file.read_text("utf-8"))
+    row = read_json(file, fix="Bring it back from a copy: it says which base the adapter has.")
     found = fingerprint(base)
     if found != row["fingerprint"]:
         raise InputError(

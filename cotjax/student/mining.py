@@ -6,7 +6,6 @@ it was; random numbers depend on the seed and the question's index only.
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from cotjax.errors import NothingToDo
 from cotjax.interfaces import Program, Record, Source
 from cotjax.parallel import processes
 from cotjax.rollout.plan import Sampling
+from cotjax.storage import append_whole, whole_rows, write_whole
 from cotjax.student.generate import complete, completing_programs, prompts_at_once
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_tokens
@@ -81,18 +81,18 @@ def mine(
     first = processes.is_first()
     known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
     size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh, count)
-    with open(path if first else os.devnull, "ab", buffering=0) as file:
-        for start in range(0, count, size):
-            numbers = range(start, min(start + size, count))
-            if all(number in known for number in numbers):
-                continue
-            tried = _try(student, config, mesh, train, numbers, count)
-            lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
-            for line in lines:
-                asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
-                line["tokens"] += asked  # all attempts read it once
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            known |= {line["index"]: line for line in lines}
+    for start in range(0, count, size):
+        numbers = range(start, min(start + size, count))
+        if all(number in known for number in numbers):
+            continue
+        tried = _try(student, config, mesh, train, numbers, count)
+        lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
+        for line in lines:
+            asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
+            line["tokens"] += asked  # all attempts read it once
+        if first:
+            append_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        known |= {line["index"]: line for line in lines}
     lines = [known[number] for number in range(count)]
     found = Mined(
         [train[line["index"]] for line in lines if line["outcome"] == "failed"],
@@ -165,9 +165,11 @@ def _line(number: int, record: Record, attempts: Sequence[JudgedCompletion]) -> 
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines; a last one that a killed run cut off is dropped from the file."""
+    """The lines; one that a killed run cut off, or that is damaged, is dropped from the file."""
     if not path.exists():
         return []
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    path.write_bytes(b"".join(whole))
-    return [json.loads(line) for line in whole]
+    data = path.read_bytes()
+    whole = list(whole_rows(data, needs=()))
+    if (kept := b"".join(line for line, _ in whole)) != data:
+        write_whole(path, kept)
+    return [row for _, row in whole]

@@ -4,9 +4,9 @@ Resuming continues as if nothing had happened: the state and the data position c
 checkpoint, and every random key is folded from the seed and the step.
 """
 
+import contextlib
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
@@ -16,10 +16,12 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cotjax.errors import InputError, PluginError, visible
+from cotjax.errors import InputError, PluginError, Stopped, visible
 from cotjax.interfaces import Limit, Stage, Step, TrainState
-from cotjax.training.checkpoint import Checkpoints
-from cotjax.training.metrics import MetricsWriter, StepTable
+from cotjax.storage import rows_of
+from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
+from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
+from cotjax.training.signals import StopSignals
 from cotjax.training.used import UsedTokens
 
 
@@ -35,7 +37,8 @@ class LoopSettings:
       patience: evaluations without a lower `solve_loss` that end the run; 0 is no such end.
       checkpoint_every: steps between checkpoints; 0 is only at the end.
       keep: checkpoints kept.
-      resume: continue from the newest checkpoint; without one, from the beginning.
+      resume: continue from the newest whole checkpoint; without any, from the beginning.
+      shaped_by: the settings that each checkpoint says it was made with; None is not said.
     """
 
     steps: int
@@ -46,6 +49,7 @@ class LoopSettings:
     eval_at: tuple[float, ...] = ()
     budget: int = 0
     patience: int = 0
+    shaped_by: Mapping[str, Any] | None = None
 
 
 def fit(
@@ -56,6 +60,7 @@ def fit(
     console: Console,
     *,
     saved: Callable[[int, int], None] = lambda first_step, last_step: None,
+    signals: StopSignals | None = None,
 ) -> dict[str, Any]:
     """Trains a stage.
 
@@ -67,18 +72,22 @@ def fit(
       console: for everything else.
       saved: is told the step that it began with and the newest one, at first and after each
         checkpoint.
+      signals: that end the run between two steps; None hears none.
 
     Returns:
       `before` and `after`: the evaluations; `steps`: how many were taken in all; `used_tokens`:
       what they were trained on, and what was sampled and mined for it.
 
     Raises:
-      InputError: resume beyond the last step, or with a checkpoint of another model; a metric
-        above its limit.
+      InputError: resume beyond the last step, or with a checkpoint of another model or other
+        settings, or with none that is whole; a metric above its limit; a full disk.
       PluginError: a user's function did something wrong; the last completed step is saved.
+      Stopped: a signal came; the last completed step is saved.
     """
-    checkpoints = Checkpoints(folder, keep=settings.keep)
-    state, start, used = stage.state, 0, None
+    if settings.resume and (lost := set_damaged_aside(folder)):
+        console.print(visible(lost), style="yellow")
+    checkpoints = Checkpoints(folder, keep=settings.keep, settings=settings.shaped_by)
+    state, start, used, evaluations = stage.state, 0, None, {}
     latest = checkpoints.latest() if settings.resume else None
     if latest is not None:
         if latest > settings.steps:
@@ -89,23 +98,32 @@ def fit(
         state, position = checkpoints.restore(latest, state)
         stage.data.set_state(position)
         start, used = latest, checkpoints.used(latest)
+        evaluations = checkpoints.evaluations(latest)
     saved(start, start)
     writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
+    writer.insert_evaluations(evaluations)
+    for repair in writer.repairs:
+        console.print(visible(repair), style="yellow")
     told = functools.partial(saved, start)
-    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told)
+    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told,
+               signals or StopSignals())  # fmt: skip
     if used is not None:
         run.used = used  # right whatever became of metrics.jsonl
     try:
         result = run.train()
-    except PluginError as error:
+    except (PluginError, Stopped) as error:
         run.save_completed()
         checkpoints.close()
         way_on = "Nothing is trained yet: --resume begins again."
         if run.done:
             way_on = f"The run is saved after step {run.done}: --resume goes on from there."
         raise error.and_then(way_on) from error
-    except InputError:
-        checkpoints.close()  # those before this step stay, this one is not kept
+    except BaseException as error:
+        # Those before this step stay, this one is not kept; what is being written is waited for.
+        with contextlib.suppress(InputError):
+            checkpoints.close()
+        if not isinstance(error, InputError) and (last := checkpoints.latest()):
+            error.add_note(f"The run is whole up to step {last}: --resume goes on from there.")
         raise
     checkpoints.close()
     return result
@@ -125,6 +143,7 @@ class _Run:
     done: int
     state: TrainState
     saved: Callable[[int], None]
+    signals: StopSignals
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     used: UsedTokens = UsedTokens()
     evaluations: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by step
@@ -151,6 +170,8 @@ class _Run:
             # Read now: the next step may fail when it has moved the data on.
             self.done, self.state, self.place = self.done + 1, state, self.stage.data.get_state()
             self.used = used
+            self.signals.check()
+            self.checkpoints.check()
             if self._is_due():
                 self._evaluation(self.done, f"step {self.done}")
             if self._has_ended() or (every and self.done % every == 0):
@@ -166,7 +187,11 @@ class _Run:
     def save_completed(self) -> None:
         """Saves the last completed step, unless that is done or nothing was trained."""
         if self.done and self.checkpoints.latest() != self.done:
-            self.checkpoints.save(self.done, self.state, self.place, self.used)
+            known = {
+                step: {name: plain_number(one) for name, one in numbers.items()}
+                for step, numbers in self.evaluations.items()
+            }
+            self.checkpoints.save(self.done, self.state, self.place, self.used, known)
             self.saved(self.done)
 
     def _is_due(self) -> bool:
@@ -197,9 +222,7 @@ class _Run:
         return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
     def _lines(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text("utf-8") if path.exists() else ""
-        return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+        return [line for line in rows_of(self.folder / "metrics.jsonl") if line["kind"] == kind]
 
     def _tell(self, done: int, metrics: dict[str, float], work: Step) -> None:
         """Writes down what a step gave.
@@ -223,7 +246,8 @@ class _Run:
         """
         numbers = self.evaluations.get(step)
         if numbers is None:
-            numbers, rows = self.stage.evaluate(self.state.params)
+            with self.signals.at_once():
+                numbers, rows = self.stage.evaluate(self.state.params)
             if self.settings.patience and "solve_loss" not in numbers:
                 raise InputError(
                     f"supervised.patience = {self.settings.patience}: the evaluation has no "

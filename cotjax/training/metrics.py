@@ -7,7 +7,6 @@ report: rates and accuracies are 0–1, `*_s` are seconds, `*_tok_s` tokens per 
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cotjax.interfaces import Column
+from cotjax.storage import append_whole, rows_of, whole_rows, write_whole
 
 
 class MetricsWriter:
@@ -26,16 +26,26 @@ class MetricsWriter:
     Args:
       folder: the run folder, which exists.
       silent: write nothing, as all processes of a run but one do.
-      resumed_step: the step of the checkpoint that the run continues from: later lines, and a
-        line that was cut off, are dropped, since the run will write them again. A new run gives 0.
+      resumed_step: the step of the checkpoint that the run continues from: later lines are
+        dropped, since the run will write them again, and so are lines that were cut or damaged.
+        A new run gives 0.
+
+    Attributes:
+      repairs: sentences about lines up to that step that are lost.
+
+    Raises:
+      InputError: a file cannot be written, as on a full disk; so does each method.
     """
 
     def __init__(self, folder: Path, *, resumed_step: int = 0, silent: bool = False):
+        self.repairs: list[str] = []
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
         self._silent = silent
         for path in () if silent else (self._metrics, self._completions):
-            _keep_until(path, resumed_step)
+            self.repairs += _repaired(path, resumed_step)
+        if resumed_step and not silent:
+            self.repairs += _missing_steps(self._metrics, resumed_step)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one line of metrics.
@@ -48,8 +58,24 @@ class MetricsWriter:
         """
         if self._silent:
             return
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: plain_number(value) for name, value in values.items()}
         _append(self._metrics, [{"step": step, "kind": kind, **numbers}])
+
+    def insert_evaluations(self, found: Mapping[int, Mapping[str, Any]]) -> None:
+        """Writes evaluations again that metrics.jsonl has lost, each behind its step.
+
+        Args:
+          found: numbers by step, as a checkpoint has them.
+        """
+        rows = [] if self._silent else rows_of(self._metrics)
+        there = {row["step"] for row in rows if row["kind"] == "eval"}
+        lost = [step for step in found if step not in there]
+        if self._silent or not lost:
+            return
+        rows += [{"step": step, "kind": "eval", **found[step]} for step in lost]
+        rows.sort(key=lambda row: (row["step"], row["kind"] == "eval"))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_whole(self._metrics, lines)
 
     def write_completions(
         self, step: int, kind: str, completions: Iterable[Mapping[str, Any]]
@@ -66,7 +92,8 @@ class MetricsWriter:
         _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
 
 
-def _number(value: Any) -> float | int | None:
+def plain_number(value: Any) -> float | int | None:
+    """A number or scalar array as JSON has it: NaN and infinities are None."""
     if isinstance(value, int):
         return value
     number = float(value)
@@ -75,19 +102,36 @@ def _number(value: Any) -> float | int | None:
 
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    with path.open("ab", buffering=0) as file:  # one system call, so no line is half there
-        file.write(lines.encode("utf-8", "backslashreplace"))  # half a pair, as JSON has it
+    append_whole(path, lines)  # half a pair of a character as JSON has it
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drops lines of later steps and a cut-off last line; the file is swapped whole."""
+def _repaired(path: Path, step: int) -> list[str]:
+    """Drops lines of later steps, and damaged ones; the file is swapped whole.
+
+    Returns:
+      a sentence if lines in the middle were damaged; the last one is what a kill cuts off.
+    """
     if not path.exists():
-        return
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+        return []
+    data = path.read_bytes()
+    whole = list(whole_rows(data))
+    kept = b"".join(line for line, row in whole if row["step"] <= step)
+    if kept != data:
+        write_whole(path, kept)
+    damaged = data.count(b"\n") - len(whole)
+    if not damaged:
+        return []
+    lines = "1 line was" if damaged == 1 else f"{damaged} lines were"
+    return [f"{path}: {lines} damaged and {'is' if damaged == 1 else 'are'} left out."]
+
+
+def _missing_steps(path: Path, step: int) -> list[str]:
+    there = {row["step"] for row in rows_of(path) if row["kind"] == "train"}
+    missing = [one for one in range(1, step + 1) if one not in there]
+    if not missing:
+        return []
+    shown = f"step {missing[0]}" if len(missing) == 1 else f"{len(missing)} of {step} steps"
+    return [f"{path}: lacks {shown} that were taken; the curves have a gap there."]
 
 
 def wilson_interval(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:

@@ -252,7 +252,19 @@ def test_a_run_is_resumed_by_its_name_from_its_own_folder(tmp_path):
     config = load(argv)
     assert (config.stage, config.steps, config.resume) == ("sft", 7, True)
     assert load([*argv, "--steps=9"]).steps == 9  # flags come over it
-    assert load([*argv, "--stage=grpo"]).stage == "grpo"  # what is named counts
+    with pytest.raises(InputError, match='--resume: stage = "grpo": .* has "sft"'):
+        load([*argv, "--stage=grpo"])
+
+
+def test_a_file_and_flags_come_over_the_settings_of_a_resumed_run(tmp_path, toml):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.toml").write_text('stage = "sft"\nsteps = 7\nseed = 5\nbatch.size = 4\n')
+    argv = [f"--output={tmp_path}", "--name=mine", "--resume", "--config", toml("steps = 8\n")]
+    config = load([*argv, "--batch.size=2"])
+    assert (config.stage, config.steps, config.seed, config.batch.size) == ("sft", 8, 5, 2)
+    (folder / "config.toml").unlink()  # a run that was not begun has none, as `cotjax.run` says
+    assert load([*argv, "--stage=sft"]).seed == 0
 
 
 def test_a_list_of_ones_own_stages_takes_nothing_from_the_bridge(toml):

@@ -54,6 +54,19 @@ def test_a_line_that_was_cut_off_is_left_out(folder):
     assert read_run(folder).metrics == LINES
 
 
+def test_damage_anywhere_is_left_out_or_a_sentence(folder):
+    whole = json.dumps({"id": "é"}, ensure_ascii=False).encode()
+    (folder / "completions.jsonl").write_bytes(whole[:8] + b"\n" + whole + b"\n" + whole[:9])
+    assert read_run(folder).completions == [{"id": "é"}]
+    (folder / "config.toml").write_bytes(b"steps = \xff")
+    (folder / "result.json").write_text('{"ste')
+    run = read_run(folder)
+    assert run.config == run.result == {}
+    assert [note.partition(":")[0] for note in run.notes] == [
+        *("config.toml is damaged", "result.json is damaged"),
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["config.toml", "metrics.jsonl", "completions.jsonl", "result.json"]
 )

@@ -5,7 +5,10 @@ import json
 import os
 import time
 
+import pytest
+
 import cotjax
+from cotjax.errors import InputError
 from cotjax.run.commit import commit_of
 from cotjax.run.parts import Parts, earlier_parts
 
@@ -25,7 +28,7 @@ def test_a_part_says_when_how_far_and_with_what(tmp_path):
     (part,) = read(tmp_path)
     assert set(part) == {
         *("started", "first_step", "last_step", "seconds", "ended", "version", "jax", "machine"),
-        "commit",
+        *("commit", "python"),
     }
     assert (part["first_step"], part["last_step"], part["ended"]) == (0, 3, True)
     assert 5.0 <= part["seconds"] < 6.0 and parts.seconds == part["seconds"]
@@ -86,6 +89,24 @@ def test_resuming_a_finished_run_adds_nothing(tmp_path):
     again.write(2, 2)
     again.end()
     assert again.all == parts.all == read(tmp_path)
+
+
+def test_a_part_says_what_it_changed(tmp_path):
+    Parts(tmp_path, began=begun()).write(0, 3)
+    again = Parts(tmp_path, began=begun(), changed={"steps": (3, 5)})
+    again.write(3, 5)
+    assert read(tmp_path)[1]["changed"] == {"steps": [3, 5]} and "changed" not in read(tmp_path)[0]
+
+
+def test_damaged_files_are_named_or_read_as_far_as_they_are_whole(tmp_path):
+    Parts(tmp_path, began=begun()).write(0, 1)
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "kind": "train"}\n\x00\xff{"st\n{"step": 2, "kind": "train"}\n{"st'
+    )
+    assert earlier_parts(tmp_path)[0]["last_step"] == 2
+    (tmp_path / "parts.json").write_text('[{"started": ')
+    with pytest.raises(InputError, match="parts.json: is damaged .* Remove it to go on"):
+        earlier_parts(tmp_path)
 
 
 def test_other_processes_write_nothing(tmp_path):

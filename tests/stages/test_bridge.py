@@ -129,7 +129,7 @@ def test_a_stage_alone_from_a_run_folder_or_an_exported_one(world, tmp_path):
     assert {key: numbers[key] for key in expected} == expected
 
 
-class Stop(Exception):
+class Stop(BaseException):  # any other is one line, and a status
     """Stands for whatever ends a run."""
 
 

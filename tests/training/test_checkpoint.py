@@ -103,7 +103,35 @@ def test_a_checkpoint_of_another_model_names_itself_and_the_fix(run, like):
     assert "Set model.path and optimizer as they were" in message
 
 
+def test_a_checkpoint_says_which_settings_shaped_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, settings={"seed": 3, "steps_of_old": 1})
+    checkpoints.save(1, make_state(), {}, None, {0: {"accuracy": 0.5}})
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=1, settings={"seed": 3})
+    again.restore(1, make_state())
+    assert again.evaluations(1) == {0: {"accuracy": 0.5}}
+    again.close()
+    other = Checkpoints(tmp_path, keep=1, settings={"seed": 4})
+    message = refused(other.restore, 1, make_state())
+    other.close()
+    assert message.startswith(f"--resume: seed = 4: {tmp_path} has 3, and seed shaped this check")
+
+
 # Reading a run from outside.
+
+
+def test_damage_is_found_by_whoever_reads_a_run(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(fill=step), {})
+    checkpoints.close()
+    path = tmp_path / "checkpoints" / "2" / "used" / "metadata"
+    path.write_text(path.read_text()[:-3])
+    assert restore_params(tmp_path, make_state().params)[0] == 1
+    said = capsys.readouterr().err
+    assert "the newest checkpoint is damaged (2/used/metadata has" in said
+    message = refused(restore_params, path.parents[1], make_state().params)
+    assert message.startswith(f"--checkpoint {path.parents[1]}: is damaged (used/metadata has")
 
 
 def test_parameters_come_without_the_rest(run):

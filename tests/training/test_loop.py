@@ -79,14 +79,15 @@ class Sums:
         return numbers | {"tokens": 3.0, "problems": 2}, [{"id": "held-out"}]
 
 
-def run(folder, stage=None, **changes):
+def run(folder, stage=None, signals=None, **changes):
     """A run of 5 steps; returns the stage, the result and what was printed."""
     settings = {"steps": 5, "eval_every": 2, "checkpoint_every": 1, "keep": 2, "resume": False}
     folder.mkdir(exist_ok=True)
     stage, out = stage or Sums(), io.StringIO()
     console = Console(file=out, width=100)
     settings = LoopSettings(**settings | changes)
-    result = fit(stage, folder, settings, StepTable(COLUMNS, settings.steps, console), console)
+    table = StepTable(COLUMNS, settings.steps, console)
+    result = fit(stage, folder, settings, table, console, signals=signals)
     return stage, result, out.getvalue()
 
 
@@ -361,7 +362,8 @@ def test_a_budget_ends_at_the_same_step_whatever_is_left_of_the_metrics(tmp_path
     with pytest.raises(Stop):
         run(tmp_path / "cut", Uses(stop_at=3), **settings)
     path = tmp_path / "cut" / "metrics.jsonl"
-    path.write_text("".join(path.read_text().splitlines(True)[:left]))
+    whole = path.read_text().splitlines(True)
+    path.write_text("".join(whole[:left]))
     _, result, _ = run(tmp_path / "cut", Uses(), **settings, resume=True)
     assert (result["steps"], result["used_tokens"]) == (4, expected["used_tokens"])
     assert lines(path)[-2]["used_tokens"] == 80

@@ -86,6 +86,19 @@ def test_resuming_drops_later_lines_and_a_cut_off_one(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "completions.jsonl"}
 
 
+def test_evaluations_that_are_lost_are_written_again_in_their_place(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": 1.0})
+    writer.write(2, "eval", {"accuracy": 0.5})
+    writer.insert_evaluations({0: {"accuracy": 0.1}, 2: {"accuracy": 0.7}, 3: {"accuracy": None}})
+    found = [(row["step"], row["kind"]) for row in lines(tmp_path / "metrics.jsonl")]
+    assert found == [
+        *((0, "eval"), (1, "train"), (2, "train"), (2, "eval"), (3, "train"), (3, "eval")),
+    ]
+    assert lines(tmp_path / "metrics.jsonl")[3]["accuracy"] == 0.5
+
+
 # The interval.
 
 
