@@ -76,6 +76,7 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
     if isinstance(stage, str) and stage in STAGES:
         stage = f"cotjax.stages.{stage}:{stage.capitalize()}"
     if not is_reference(stage):
+        stage = str(stage)[:80]  # a file may hold anything there
         raise InputError(
             f'{key} = "{stage}": unknown. Did you mean "{nearest(stage, STAGES)}"? There are '
             f"{', '.join(STAGES)}, and your own class: package.module:Name or ./file.py:Name."
