@@ -260,7 +260,7 @@ def _rows() -> list[Files]:
         {"question": ask, "answer": step},
         {"problem": ask, "solution": r"So \boxed{72}.", "answer": "72"},
         {"messages": chat},
-        {"question": ask, "steps": ["48/2=24", "48+24=72"], "answer": "72", "thinking": "Hm."},
+        {"question": ask, "answer": step, "thinking": "Hm.", "teacher": "big"},
     ]
     return [{"train.jsonl": (json.dumps(row) + "\n").encode() * 3} for row in rows]
 
