@@ -66,6 +66,7 @@ _READ = frozenset(
 )
 
 _DIVISORS = "rope_freqs.weight"
+_LEAST_DIVISOR = 1e-6  # far below 1, the least of any model, and far above float32's own least
 _LLAMA3_POSITIONS = 8192  # of pre-training, in all of Llama 3.1, 3.2 and 3.3
 
 _UNUSED = (0, "", "none")  # what an option that is not in use may say
@@ -205,7 +206,7 @@ class File:
         if self._divisors is None:
             return Rope(theta)
         divisors = self._expanded(self._divisors).reshape(-1)
-        if not (np.isfinite(divisors) & (divisors > 0)).all():
+        if not ((divisors >= _LEAST_DIVISOR) & (divisors <= 1 / _LEAST_DIVISOR)).all():
             raise InputError(f"{self.origin}: tensor {_DIVISORS} has numbers that divide nothing.")
         rope = Rope(theta, "llama3", float(divisors.max()), original_positions=_LLAMA3_POSITIONS)
         found = Rope(theta).frequencies(width) / rope.frequencies(width)
