@@ -2,7 +2,6 @@
 
 import re
 import reprlib
-from typing import Any
 
 # Control characters but tab and line feed, what turns the direction of text, and half pairs.
 _UNSEEN = re.compile(
@@ -24,7 +23,7 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in an error: as Python writes it, and shortened where that would fill the screen.
 
     Example:

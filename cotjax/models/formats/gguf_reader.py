@@ -111,7 +111,8 @@ def expanded(tensor: ReaderTensor, origin: str) -> np.ndarray:
     together = max((n for n in range(1, rows // bites + 1) if rows % n == 0), default=1)
     try:
         # Formats know blocks, not rows: rows that follow one another expand as one.
-        return dequantize(packed.reshape(rows // together, -1), tensor.tensor_type)
+        with np.errstate(all="ignore"):  # a scale that is no number makes values that are none
+            return dequantize(packed.reshape(rows // together, -1), tensor.tensor_type)
     except NotImplementedError as error:
         raise InputError(
             f"{origin}: tensor {tensor.name} is stored as {tensor.tensor_type.name}, "
