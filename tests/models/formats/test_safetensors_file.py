@@ -78,7 +78,7 @@ def changed(content: bytes, **entry: object) -> bytes:
         *(lambda content, shape=shape: changed(content, shape=shape)
           for shape in ([3, 5], [-3, -4], [2**32, 2**32], [2**62, 4], 12, "12", [3.0, 4.0])),
         *(lambda content, place=place: changed(content, data_offsets=place)
-          for place in ([0, 48], [2, 50], [58, 10], [10, 2**63], [-48, 0], [10], "10")),
+          for place in ([4, 52], [2, 50], [58, 10], [10, 2**63], [-48, 0], [10], "10")),
         lambda content: changed(content, dtype="F99"),
     ],
 )  # fmt: skip
