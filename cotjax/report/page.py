@@ -195,7 +195,7 @@ def _comparison(run: RunFiles) -> str:
 def _interval(row: Row, values: dict[str, float]) -> list[float]:
     """Low and high end, or nothing."""
     keys = f"{row.key}_low", f"{row.key}_high"
-    return [values[key] for key in keys if key in values]
+    return [values[key] for key in keys] if all(key in values for key in keys) else []
 
 
 def _value(row: Row, values: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cotjax.errors import InputError, visible
 
@@ -71,7 +71,7 @@ class RunFiles:
         return max((line["step"] for line in self.metrics), default=0)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number that can be drawn."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and -_LARGEST <= value <= _LARGEST

@@ -160,6 +160,12 @@ def test_it_compares_before_and_after(folder):
     assert "Mean length, tokens 141.2 138.1 – 144.3 92.4 89.3 – 95.5 −34.6%" in text
 
 
+def test_half_an_interval_is_none(folder):
+    half = {name: one for name, one in RESULT["before"].items() if name != "accuracy_low"}
+    (folder / "result.json").write_text(json.dumps(RESULT | {"before": half}))
+    assert "Accuracy, greedy 58.2% 71.1% 65.3% – 76.3%" in read(folder)[1]
+
+
 def test_better_and_worse_look_different(folder):
     source, _, _ = read(folder)
     assert 'class="number good">+12.9 points' in source

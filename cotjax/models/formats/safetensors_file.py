@@ -62,6 +62,8 @@ class SafetensorsFile:
         self._first: dict[str, int] = {}
         at = 8 + length
         for name, shape in self.shapes.items():  # the package has refused holes and overlaps
+            if math.prod(max(size, 1) for size in shape) > 2**60:  # beside a size of 0
+                raise self._damaged(f"tensor {name} has the shape {shape}")
             self._first[name] = at
             at += math.prod(shape) * _bits(self._dtypes[name]) // 8
 

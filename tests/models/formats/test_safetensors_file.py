@@ -96,6 +96,13 @@ def test_a_header_is_bounded_before_it_is_read(path: Path) -> None:
         SafetensorsFile(path)
 
 
+def test_a_tensor_without_numbers_has_sizes_in_reach(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"shape":[0,2]', b'"shape":[0,9223372036854775808]'))
+    with pytest.raises(InputError, match="not a complete safetensors file"):
+        SafetensorsFile(path)
+
+
 def test_a_tensor_of_another_format_is_named(path: Path) -> None:
     path.write_bytes(changed(path.read_bytes(), dtype="I32"))
     with pytest.raises(InputError, match="tensor b is stored as I32, which is not supported"):
