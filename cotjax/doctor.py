@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cotjax import config as configs
 from cotjax.config.command import Command
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.run.findings import Finding
 from cotjax.startup import set_up
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for finding in examine(argv):
         counts[finding.verdict] += 1
         console.print(finding.verdict.ljust(5), style=COLORS[finding.verdict], end="")
-        console.print(f"{finding.name}: {finding.says}")
+        console.print(visible(f"{finding.name}: {finding.says}"))
     console.print(f"{counts['OK']} OK, {counts['NOTE']} NOTE, {counts['FAIL']} FAIL")
     return 1 if counts["FAIL"] else 0
 

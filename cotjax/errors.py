@@ -1,12 +1,17 @@
 """The one exception for bad input: a message a person can act on, without a traceback."""
 
 import re
+import reprlib
 import signal as signals
 
 # Control characters but tab and line feed, what turns the direction of text, and half pairs.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
+    "\ud800-\udfff]"
 )
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 
 
 def visible(text: str) -> str:
@@ -17,6 +22,16 @@ def visible(text: str) -> str:
       ('red \\x1b[31m and \\x00', 'two\n\tlines')
     """
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shown(value: object) -> str:
+    """A value in an error: as Python writes it, and shortened where that would fill the screen.
+
+    Example:
+      >>> shown("a"), len(shown("a" * 10**6)), shown(list(range(100)))
+      ("'a'", 80, '[0, 1, 2, 3, 4, 5, 6, 7, ...]')
+    """
+    return _SHORT.repr(value)
 
 
 class InputError(Exception):

@@ -45,7 +45,7 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
 
     Returns:
       questions by what became of them: `kept`, `wrong`, `without steps`, `unanswered`; and
-      `cached` answers, `damaged` cache lines.
+      `cached` answers, `damaged` cache lines, answers that the server `cut off`.
 
     Raises:
       InputError: a wrong setting, or a server that refuses requests.

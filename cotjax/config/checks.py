@@ -1,7 +1,10 @@
 """What is checked of a whole config: every range, and settings that must agree."""
 
 import dataclasses
+import os
+import re
 import typing
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from cotjax.config.ranges import ROW_KEYS, SOURCES, Range
 from cotjax.config.reference import is_reference, name_of
 from cotjax.config.sections import DataConfig
 from cotjax.config.stages import stage_class
+from cotjax.config.teaching import RationalesConfig
 from cotjax.config.whole import Config, every_setting
 from cotjax.errors import InputError
 
@@ -57,6 +61,7 @@ def _disagreements(config: Config) -> Iterator[str]:
             f"Set data.max_steps >= {data.min_steps}."
         )
     yield from _source_disagreements(data)
+    yield from _server_disagreements(config.rationales)
     yield from stage_class(config.stage).check(config)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
@@ -104,6 +109,38 @@ def _verifier_disagreements(config: Config) -> Iterator[str]:
         yield (
             f'data.layout = "choice", reward.verifier = "{reward.verifier}": the answers are '
             'letters. Set reward.verifier = "choice".'
+        )
+
+
+def _server_disagreements(rationales: RationalesConfig) -> Iterator[str]:
+    """What a message says of an address or a key never holds a password or the key."""
+    variable = rationales.key_variable
+    named = re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII)
+    if not named or (variable not in os.environ and variable != variable.upper()):
+        yield (
+            "rationales.key_variable is not the name of an environment variable. Set the variable "
+            "TEACHER_API_KEY, or another in capitals, to the key, and rationales.key_variable to "
+            "its name: a key itself would be written into files."
+        )
+    if not rationales.url:
+        return
+    try:
+        parts = urllib.parse.urlsplit(rationales.url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urllib.parse.urlsplit("")
+    if "@" in rationales.url:
+        yield (
+            "rationales.url holds a name or a password, which would be written into files. Leave "
+            'out what stands before "@", and set the environment variable that '
+            "rationales.key_variable names to the key."
+        )
+    elif parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        address = f"{parts.scheme}://{host}{parts.path}" if host else ""
+        yield (
+            f'rationales.url = "{address}": needs http:// or https://, a host and a path, and '
+            'nothing behind "?" or "#". Set rationales.url to an address such as '
+            "http://localhost:8000/v1."
         )
 
 

@@ -26,13 +26,28 @@ def read_toml(path: str, *, flag: str = "--config ") -> dict[str, Any]:
       InputError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        _check_integers(table)
+        return table
     except OSError as error:
         raise InputError(
             f"{flag}{path}: {error.strerror}. Name a TOML file that can be read."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not text, lists in lists in lists
         raise InputError(f"{path}: not valid TOML: {error}. Fix it there.") from error
+
+
+def _check_integers(value: Any) -> None:
+    """Refuses integers beyond 64 bits, as TOML does; Python reads them, and cannot print them all.
+
+    Raises:
+      ValueError: there is one.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("an integer beyond 64 bits")
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_integers(one)
 
 
 def merge(base: Any, table: dict[str, Any], path: str, prefix: str = "") -> Any:
@@ -79,6 +94,7 @@ def unknown(key: str, also: Sequence[str] = ()) -> str:
 
 def nearest(key: str, words: Iterable[str]) -> str:
     """The word most like an unknown key: alike as a whole, and in its last part."""
+    key = key[:80]  # comparing takes the product of the lengths
 
     def likeness(known: str) -> float:
         pairs = (known, key), (known.rpartition(".")[2], key.rpartition(".")[2])

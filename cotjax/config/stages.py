@@ -10,7 +10,7 @@ from cotjax.config.reference import check_call, is_reference, name_of, resolve
 from cotjax.config.sections import ModelConfig
 from cotjax.config.switches import COMMON, Switch, idle
 from cotjax.config.whole import KEYS, Config
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 
 TAKES = "a class with from_config(config, mesh), see cotjax.interfaces.Stage"
 PIPELINE = ("data.workers", "data.prompt_widths")  # of stages with a Grain pipeline
@@ -76,6 +76,7 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
     if isinstance(stage, str) and stage in STAGES:
         stage = f"cotjax.stages.{stage}:{stage.capitalize()}"
     if not is_reference(stage):
+        stage = str(stage)[:80]  # a file may hold anything there
         raise InputError(
             f'{key} = "{stage}": unknown. Did you mean "{nearest(stage, STAGES)}"? There are '
             f"{', '.join(STAGES)}, and your own class: package.module:Name or ./file.py:Name."
@@ -177,12 +178,15 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
             raise InputError(
                 f'{where}: stage = "{name_of(stage)}" is a list itself. Write its stages out.'
             )
-        if found and "path" in entry.get("model", {}):
+        model = entry.get("model", {})
+        if not isinstance(model, dict):
+            raise InputError(f"{where}: model: needs a section [stages.model].")
+        if found and "path" in model:
             raise InputError(
-                f'{where}: model.path = "{entry["model"]["path"]}": a stage of a list begins from '
+                f'{where}: model.path = "{model["path"]}": a stage of a list begins from '
                 "the one before, with its tokenizer. Leave model.path out."
             )
-        if found and "init" in entry.get("model", {}):
+        if found and "init" in model:
             raise InputError(
                 f"{where}: model.init: a stage of a list begins from the weights of the one "
                 "before. Leave model.init out."
@@ -192,6 +196,8 @@ def stage_configs(config: Config) -> list[tuple[str, Config]]:
                 f"{where}: {whole[0]}: is the whole list's. Set it above the first [[stages]]."
             )
         name = entry.get("name", own.name.lower() if stage in STAGES else own.name)
+        if not isinstance(name, str):
+            raise InputError(f"{where}: name = {shown(name)}: needs a string.")
         if name in [one for one, _ in found]:
             raise InputError(
                 f'{where}: name = "{name}" is that of a stage before. Give this one another name.'

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 
 Table = tuple[Float[Array, "B S 1 half"], Float[Array, "B S 1 half"]]
 
@@ -154,6 +154,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 _MUST = ("factor", "low_freq_factor", "high_freq_factor")
+_LARGEST = 1e12  # beside it, and below its inverse, angles leave the range of float32
 
 
 def _grown(factor: float, slope: float = 1.0) -> float:
@@ -176,9 +177,16 @@ def _yarn_attention(options: dict[str, Any], factor: float) -> float:
 def _check_numbers(options: Mapping[str, Any], origin: str) -> None:
     """Refuses values with which no angle could be computed."""
     for key, value in options.items():
+        if key == "truncate":
+            if not isinstance(value, bool):
+                raise InputError(f"{origin}: truncate = {shown(value)}; true or false is needed.")
+            continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key != "truncate" and not (number and 0 < value < float("inf")):
-            raise InputError(f"{origin}: {key} = {value!r}; a positive number is needed.")
+        least = 1 if key == "rope_theta" else 1 / _LARGEST
+        if not (number and 1 / _LARGEST <= value <= _LARGEST):
+            raise InputError(f"{origin}: {key} = {shown(value)}; a positive number is needed.")
+        if value <= least:
+            raise InputError(f"{origin}: {key} = {value}; a number above {least} is needed.")
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         if low in options and high in options and options[low] >= options[high]:
             raise InputError(
@@ -206,7 +214,7 @@ def rope_of(options: Mapping[str, Any], theta: float, positions: int, origin: st
     whole = left.pop("partial_rotary_factor", 1.0) == 1.0
     if not isinstance(kind, str) or kind not in _FIELDS or not whole:
         raise InputError(
-            f"{origin}: rotary scaling {dict(options)!r} is not supported; use a model whose "
+            f"{origin}: rotary scaling {shown(dict(options))} is not supported; use a model whose "
             f"rope_type is one of {', '.join(_FIELDS)}, on whole heads."
         )
     _check_numbers(left | {"rope_theta": theta}, origin)
@@ -217,7 +225,7 @@ def rope_of(options: Mapping[str, Any], theta: float, positions: int, origin: st
     if kind == "yarn":  # as DeepSeek's files leave it out
         left.setdefault("factor", positions / left["original_max_position_embeddings"])
     if missing := [key for key in fields if key in _MUST and key not in left]:
-        raise InputError(f"{origin}: rotary scaling {dict(options)!r} has no {missing[0]}.")
+        raise InputError(f"{origin}: rotary scaling {shown(dict(options))} has no {missing[0]}.")
     found: dict[str, Any] = {"theta": theta, "kind": kind}
     if kind == "yarn":
         found["attention_factor"] = _yarn_attention(left, float(left["factor"]))
@@ -226,8 +234,8 @@ def rope_of(options: Mapping[str, Any], theta: float, positions: int, origin: st
             found[field] = left.pop(key)
     if left:
         raise InputError(
-            f"{origin}: rotary scaling {dict(options)!r} is not supported: {kind} has no option "
-            f"{', '.join(left)}."
+            f"{origin}: rotary scaling {shown(dict(options))} is not supported: {kind} has no "
+            f"option {', '.join(left)[:80]}."
         )
     return Rope(**found)
 

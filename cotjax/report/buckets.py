@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cotjax.report.run_folder import RunFiles
+from cotjax.report.run_folder import RunFiles, is_number
 
 Line = dict[str, Any]
 
@@ -11,11 +11,10 @@ Line = dict[str, Any]
 def buckets(run: RunFiles) -> str:
     """A row per bucket that the run has reached; empty for a run without buckets."""
     needed = ("bucket", "accuracy", "no_signal")
-    lines = [line for line in run.metrics if line["kind"] == "train"]
-    lines = [line for line in lines if all(line.get(name) is not None for name in needed)]
+    lines = run.lines("train", *needed)
     if not lines:
         return ""
-    masked = any("masked_share" in line for line in lines)
+    masked = any(is_number(line.get("masked_share")) for line in lines)
     numbers = sorted({line["bucket"] for line in lines})
     rows = "".join(
         _row(number, [line for line in lines if line["bucket"] == number], masked=masked)
@@ -36,7 +35,7 @@ def _row(number: int, lines: Sequence[Line], *, masked: bool) -> str:
     steps = [line["step"] for line in lines]
     cells = [
         f"{number:.0f}",
-        *([f"{lines[0].get('masked_share', 0):.0%}"] if masked else []),
+        *([f"{_first(lines, 'masked_share'):.0%}"] if masked else []),
         f"{steps[0]:,}–{steps[-1]:,}",
         f"{_mean(right):.1%}",
         f"{_mean(right[:part]):.1%} → {_mean(right[-part:]):.1%}",
@@ -44,6 +43,12 @@ def _row(number: int, lines: Sequence[Line], *, masked: bool) -> str:
     ]
     shown = "".join(f'<td class="number">{cell}</td>' for cell in cells)
     return f"<tr>{shown}</tr>"
+
+
+def _first(lines: Sequence[Line], name: str) -> float:
+    """The first line's value; 0 if it has none."""
+    value = lines[0].get(name)
+    return value if is_number(value) else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cotjax.report.run_folder import RunFiles, Series
+from cotjax.errors import visible
+from cotjax.report.run_folder import RunFiles, Series, is_number
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def curves(run: RunFiles) -> str:
     """HTML of one figure per metric; what is not in `CHARTS` is folded away."""
     known = {chart.metric for chart in CHARTS + MORE}
     lines = [line for line in run.metrics if line["kind"] == "train"]
-    names = {name for line in lines for name in line}
+    names = {name for line in lines for name, value in line.items() if is_number(value)}
     weights = sorted(filter(_WEIGHT.fullmatch, names), key=lambda name: int(name[8:]))
     others = sorted(names - known - {"step", "kind", *weights})
     figures = "".join(_figure(run, chart) for chart in CHARTS) + _weights(run, weights)
@@ -151,26 +152,27 @@ def _figure(run: RunFiles, chart: Chart) -> str:
 
 def _framed(title: str, unit: str, ends: str, draw: Callable[[Axes], None]) -> str:
     return (
-        f"<figure><figcaption>{html.escape(title)} "
-        f'<span class="unit">{unit}</span><span class="ends">{html.escape(ends)}</span>'
+        f"<figure><figcaption>{html.escape(visible(title))} "
+        f'<span class="unit">{unit}</span><span class="ends">{html.escape(visible(ends))}</span>'
         f"</figcaption>{_svg(title, draw)}</figure>"
     )
 
 
 def _weights(run: RunFiles, metrics: Sequence[str]) -> str:
     """The teachers' weights one above the other, the strongest darkest and on top."""
-    if not metrics:
+    lines = run.lines("train", *metrics)
+    if not metrics or not lines:
         return ""
-    series = [run.series(metric, "train") for metric in metrics]
-    steps, height = series[0][0], np.zeros(len(series[0][0]))
-    names = [Path(name).name for name in run.config.get("teachers", {}).get("paths", metrics)]
+    steps, height = [line["step"] for line in lines], np.zeros(len(lines))
+    paths = run.setting("teachers", "paths", list) or metrics
+    names = [Path(str(name)).name for name in paths]
     ends = " → ".join(dict.fromkeys((names[0], names[-1])))
 
     def draw(axes: Axes) -> None:
         bottom = height
-        for k, (_, weight) in enumerate(series):
-            top = bottom + np.array(weight)
-            shade = (k + 1) / len(series)
+        for k, metric in enumerate(metrics):
+            top = bottom + np.array([line[metric] for line in lines])
+            shade = (k + 1) / len(metrics)
             axes.fill_between(steps, bottom, top, color=_ACCENT, alpha=0.75 * shade, linewidth=0)
             bottom = top
         axes.set_xlim(0, 1.02 * max([*steps, 1]))
@@ -182,8 +184,9 @@ def _weights(run: RunFiles, metrics: Sequence[str]) -> str:
 
 def _intervals(run: RunFiles, chart: Chart) -> tuple[list[int], list[float], list[float]]:
     """Steps, lower and upper ends of the held-out values."""
-    steps, low = run.series(f"{chart.metric}_low", "eval")
-    return steps, low, run.series(f"{chart.metric}_high", "eval")[1]
+    low, high = f"{chart.metric}_low", f"{chart.metric}_high"
+    lines = run.lines("eval", low, high)
+    return [one["step"] for one in lines], [one[low] for one in lines], [one[high] for one in lines]
 
 
 # Colours that matplotlib writes and the page's variables replace, so that a curve follows the
@@ -206,7 +209,7 @@ def _svg(title: str, draw: Callable[[Axes], None]) -> str:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # several figures share one page
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    label = html.escape(f"{title} by step")
+    label = html.escape(visible(f"{title} by step"))
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 

@@ -1,6 +1,8 @@
 """The page: what the run was, before and after, curves, completions, settings."""
 
+import collections
 import html
+import re
 import string
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -11,10 +13,11 @@ from typing import Any
 from cotjax.errors import visible
 from cotjax.report.buckets import buckets
 from cotjax.report.charts import curves
-from cotjax.report.run_folder import RunFiles, read_run
+from cotjax.report.run_folder import RunFiles, is_number, read_run
 from cotjax.storage import write_whole
 
 PAIRS_SHOWN = 8
+LETTERS_SHOWN = 20_000  # of one text; a longer one makes a browser wait
 _STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
 
 
@@ -31,13 +34,13 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The whole page as HTML that loads nothing from elsewhere."""
-    title = html.escape(run.name)
-    stage = html.escape(run.config.get("stage", "run"))
+    title = _text(run.name)
+    stage = _text(str(run.config.get("stage", "run")))
     facts = "".join(
-        f"<div><dt>{label}</dt><dd>{html.escape(text)}</dd></div>" for label, text in _facts(run)
+        f"<div><dt>{_text(label)}</dt><dd>{_text(text)}</dd></div>" for label, text in _facts(run)
     )
     missing = () if "stages" in run.result else run.notes  # a list's files lie in its stages
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in missing)
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in missing)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,7 +56,7 @@ def _settings(run: RunFiles) -> str:
         return ""
     return (
         "<h2>Settings</h2><details><summary>Every setting of this run, config.toml</summary>"
-        f"<pre>{html.escape(run.config_text)}</pre></details>"
+        f"<pre>{_text(run.config_text)}</pre></details>"
     )
 
 
@@ -72,20 +75,23 @@ class _Words(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, list):
             return ", ".join(map(str, value))
+        if re.search(r"\d{3}", format_spec):  # of a damaged facts.json
+            raise ValueError(f"{format_spec}: too wide")
         return super().format_field(value, format_spec)
 
 
-def _source(data: dict[str, Any]) -> str:
-    return "mixture" if data.get("mixture") else data.get("source", "")
+def _source(run: RunFiles) -> str:
+    mixed = run.setting("data", "mixture", str)
+    return "mixture" if mixed else run.setting("data", "source", str) or ""
 
 
 def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     """(label, text) for everything that the config and the result say."""
     config, done = run.config, run.last_step()
-    budget = config.get("budget", {}).get("tokens")
-    if "stages" in run.result:  # a list counts the steps of all its stages
+    budget = run.setting("budget", "tokens", int)
+    if "stages" in run.result and "steps" in run.result:  # a list counts those of all its stages
         yield "Steps", f"{run.result['steps']:,}"
-    elif "steps" in config and not budget:
+    elif isinstance(config.get("steps"), int) and not budget:
         yield "Steps", f"{done:,} of {config['steps']:,}"
     else:  # tokens end it
         yield "Steps", f"{done:,}"
@@ -95,10 +101,10 @@ def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
         yield "Time", _duration(run.result["seconds"])
     if "programs" in run.result:
         form = "{compiled} compiled, {cached} from the cache, {seconds:.0f} s"
-        yield "Programs", form.format_map(run.result["programs"])
+        yield "Programs", form.format_map(collections.defaultdict(int, run.result["programs"]))
     forms = [
         ("Student", "{model[path]}, {model[init]}"),
-        ("Data", _DATA.get(_source(config.get("data", {})), "{data[source]} {data[path]}")),
+        ("Data", _DATA.get(_source(run), "{data[source]} {data[path]}")),
         *run.facts,
         ("Optimizer", "AdamW, {optimizer[schedule]}, peak {optimizer[learning_rate]:g}"),
         ("Seed", "{seed}"),
@@ -106,8 +112,8 @@ def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     for label, form in forms:
         try:
             yield label, _Words().vformat(form, (), config)
-        except KeyError:  # no config, or one of another version
-            continue
+        except (LookupError, ValueError, TypeError, AttributeError):
+            continue  # no config, one of another version, or a damaged one
 
 
 def _duration(seconds: float) -> str:
@@ -128,8 +134,8 @@ def _stages(run: RunFiles) -> str:
     head = "".join(f"<th>{row.title}</th>" for row in rows)
     body = ""
     for stage in stages:
-        name = html.escape(stage["name"])
-        page = urllib.parse.quote(f"{stage['name']}/report.html")
+        name = _text(stage["name"])
+        page = urllib.parse.quote(f"{stage['name']}/report.html", errors="replace")
         link = name if stage is stages[0] else f'<a href="{page}">{name}</a>'
         body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
     return f"<h2>Stages</h2><table><tr><th></th>{head}</tr>{body}</table>"
@@ -190,7 +196,7 @@ def _comparison(run: RunFiles) -> str:
 def _interval(row: Row, values: dict[str, float]) -> list[float]:
     """Low and high end, or nothing."""
     keys = f"{row.key}_low", f"{row.key}_high"
-    return [values[key] for key in keys if key in values]
+    return [values[key] for key in keys] if all(key in values for key in keys) else []
 
 
 def _value(row: Row, values: dict[str, float]) -> str:
@@ -268,6 +274,9 @@ def _card(sides: list[tuple[str, dict[str, Any] | None]]) -> str:
 
 
 def _text(text: str) -> str:
+    if len(text) > LETTERS_SHOWN:
+        more = f"… and {len(text) - LETTERS_SHOWN:,} letters more, which the run folder has"
+        text = f"{text[:LETTERS_SHOWN]}\n{more}"
     return html.escape(visible(text))
 
 
@@ -279,13 +288,13 @@ def _side(label: str, line: dict[str, Any] | None) -> str:
     if line is None:
         return f'<div class="side"><header><b>{label}</b>not written yet</header></div>'
     parts = line.get("parts", {})
-    summed = {name: part for name, part in parts.items() if part and name not in _NOT_SUMMED}
+    named = {name: part for name, part in parts.items() if is_number(part) and part}
+    summed = {name: part for name, part in named.items() if name not in _NOT_SUMMED}
     summands = ", ".join(f"{name} {part:+.2f}" for name, part in summed.items())
-    facts = [
-        f"{line['tokens']:,} tokens" + (", cut off" if line["end"] == "length" else ""),
-        f"reward {line['reward']:+.2f}" + (f" = {summands}" if summands else ""),
-    ]
-    shown = "".join(f"<span>{html.escape(fact).replace('-', '−')}</span>" for fact in facts)
+    facts = [f"{line['tokens']:,} tokens" + (", cut off" if line.get("end") == "length" else "")]
+    if is_number(line.get("reward")):
+        facts += [f"reward {line['reward']:+.2f}" + (f" = {summands}" if summands else "")]
+    shown = "".join(f"<span>{_text(fact).replace('-', '−')}</span>" for fact in facts)
     if "correct" in parts:
         style, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
         shown = f'<span class="{style}">{word}</span>{shown}'

@@ -1,14 +1,19 @@
-"""A run folder as read, at any moment of the run."""
+"""A run folder as read, at any moment of the run, whole or damaged.
+
+What a file should not hold is left out and told: a page of what is there helps more than an error.
+"""
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from cotjax.errors import InputError
-from cotjax.storage import rows_of
+from cotjax.errors import InputError, visible
+
+_LAST_STEP = 2**53  # a larger one is no count of steps
+_LARGEST = 1e300  # what axes can show with a margin
 
 Series = tuple[list[int], list[float]]
 
@@ -29,11 +34,11 @@ class RunFiles:
       name: the folder's name.
       config_text: config.toml as it stands; empty if missing.
       config: the same, parsed.
-      metrics: the objects of metrics.jsonl.
-      completions: the objects of completions.jsonl.
-      result: result.json.
+      metrics: the objects of metrics.jsonl that have a step and a kind.
+      completions: the objects of completions.jsonl that have what every completion has.
+      result: result.json; of evaluations and stages, what are numbers.
       facts: of facts.json, (label, form) of settings that the stage shows.
-      notes: one sentence for each file that is missing.
+      notes: one sentence for each file that is missing or damaged.
     """
 
     name: str
@@ -46,53 +51,132 @@ class RunFiles:
     notes: list[str]
 
     def series(self, metric: str, kind: str) -> Series:
-        """Steps and values of a metric in lines of one kind; lines without it are skipped."""
-        lines = [line for line in self.metrics if line["kind"] == kind]
-        lines = [line for line in lines if line.get(metric) is not None]
+        """Steps and values of a metric in lines of one kind; only finite numbers are taken."""
+        lines = self.lines(kind, metric)
         return [line["step"] for line in lines], [line[metric] for line in lines]
+
+    def lines(self, kind: str, *metrics: str) -> list[dict[str, Any]]:
+        """The lines of one kind in which all of these metrics are finite numbers."""
+        lines = [line for line in self.metrics if line["kind"] == kind]
+        return [line for line in lines if all(is_number(line.get(name)) for name in metrics)]
+
+    def setting(self, section: str, key: str, kind: type) -> Any:
+        """A setting of config.toml; None if it is not there, or of another type."""
+        table = self.config.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
+        return value if isinstance(value, kind) else None
 
     def last_step(self) -> int:
         """The newest step in metrics.jsonl; 0 if there is none."""
         return max((line["step"] for line in self.metrics), default=0)
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number that can be drawn."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -_LARGEST <= value <= _LARGEST
+
+
 def read_run(folder: Path) -> RunFiles:
     """Reads what a run has written so far.
 
     Raises:
-      InputError: the folder does not exist or holds no file of a run.
+      InputError: the folder does not exist or holds no file of a run, or one cannot be read.
     """
-    there = [name for name in _MISSING if (folder / name).is_file()]
-    if not there:
+    texts = {name: text for name in _MISSING if (text := _text(folder / name)) is not None}
+    if not texts:
         raise InputError(
             f"{folder}: holds none of {', '.join(_MISSING)}. Name the folder of a run, runs/NAME."
         )
-    notes = [f"No {name}: {what}." for name, what in _MISSING.items() if name not in there]
-    config_text = _text(folder / "config.toml")
+    notes = [f"No {name}: {what}." for name, what in _MISSING.items() if name not in texts]
+
+    def parsed(name: str, text: str, parse: Callable[[str], Any], empty: Any) -> Any:
+        try:
+            value = parse(text)
+            if not isinstance(value, type(empty)):
+                raise ValueError(f"a {type(value).__name__}")
+            return value
+        except (ValueError, RecursionError) as error:
+            notes.append(f"{name} is damaged, and passed over ({visible(str(error))[:80]}).")
+            return empty
+
+    def lines(name: str, good: Callable[[Any], bool]) -> list[dict[str, Any]]:
+        found = list(_objects(texts.get(name, "")))
+        kept = [one for one in found if good(one)]
+        if len(kept) < len(found):
+            notes.append(f"{name}: {len(found) - len(kept)} lines are damaged, and passed over.")
+        return kept
+
+    config_text = texts.get("config.toml", "")
+    config = parsed("config.toml", config_text, tomllib.loads, {})
+    facts = parsed("facts.json", _text(folder / "facts.json") or "[]", json.loads, [])
+    result = parsed("result.json", texts.get("result.json", "{}"), json.loads, {})
     return RunFiles(
         name=folder.resolve().name,
         config_text=config_text,
-        config=_parsed(tomllib.loads, config_text, {}, "config.toml", notes),
-        metrics=rows_of(folder / "metrics.jsonl"),
-        completions=rows_of(folder / "completions.jsonl", needs=()),
-        result=_parsed(json.loads, _text(folder / "result.json") or "{}", {}, "result.json", notes),
-        facts=[
-            tuple(one)
-            for one in _parsed(json.loads, _text(folder / "facts.json") or "[]", [], "", notes)
-        ],
+        config=config,
+        metrics=lines("metrics.jsonl", _is_line),
+        completions=lines("completions.jsonl", _is_completion),
+        result=_checked(result),
+        facts=[(one[0], one[1]) for one in facts if _is_fact(one)],
         notes=notes,
     )
 
 
-def _text(path: Path) -> str:
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
-
-
-def _parsed(read: Callable[[str], Any], text: str, empty: Any, name: str, notes: list[str]) -> Any:
-    """What a text says; nothing, and a note, if it is damaged."""
+def _text(path: Path) -> str | None:
+    """A file's text, with U+FFFD for bytes that are none; None if there is no file."""
     try:
-        return read(text)
-    except ValueError:
-        if name:
-            notes.append(f"{name} is damaged: {_MISSING[name]}.")
-        return empty
+        return path.read_text("utf-8", errors="replace") if path.is_file() else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _objects(text: str) -> Iterator[Any]:
+    """Yields each line's object; a last line that a killed run cut off is left out."""
+    for line in text.split("\n"):  # no other separator ends a line of JSON
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+
+
+def _is_line(line: Any) -> bool:
+    """Whether an object has what every line of metrics has."""
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        return False
+    step = line.get("step")
+    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= _LAST_STEP
+
+
+def _is_completion(line: Any) -> bool:
+    """Whether an object has what every completion has; a reward may be missing."""
+    if not _is_line(line) or not isinstance(line.get("parts", {}), dict):
+        return False
+    texts = all(isinstance(line.get(key), str) for key in ("id", "question", "completion"))
+    return texts and is_number(line.get("tokens")) and "gold" in line
+
+
+def _is_fact(fact: Any) -> bool:
+    return isinstance(fact, list) and len(fact) == 2 and all(isinstance(one, str) for one in fact)
+
+
+def _checked(result: dict[str, Any]) -> dict[str, Any]:
+    """result.json without what is of a wrong type where a page would count with it."""
+    kept = dict(result)
+    for key in ("before", "after", "used_tokens", "programs"):
+        if key in kept:
+            table = kept[key] if isinstance(kept[key], dict) else {}
+            kept[key] = {name: one for name, one in table.items() if is_number(one)}
+    for key in ("seconds", "steps"):
+        if key in kept and not is_number(kept[key]):
+            del kept[key]
+    if "stages" in kept:
+        stages = kept["stages"] if isinstance(kept["stages"], list) else []
+        named = [
+            one for one in stages if isinstance(one, dict) and isinstance(one.get("name"), str)
+        ]
+        kept["stages"] = [
+            {key: one for key, one in stage.items() if key == "name" or is_number(one)}
+            for stage in named
+        ]
+    return kept

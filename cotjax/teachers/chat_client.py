@@ -1,19 +1,19 @@
 """A teacher behind an OpenAI-compatible server: POST {url}/chat/completions."""
 
 import dataclasses
-import http.client
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from cotjax.errors import InputError
-from cotjax.teachers.answer_cache import AnswerCache, request_key
+from cotjax.teachers.answer_cache import Answer, AnswerCache, request_key
+from cotjax.teachers.http_post import PostFailed, Redirected, Reply, post
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that may pass
+LONGEST_WAIT = 600.0  # seconds; a server that asks for more is left for a later run
+_SHORTEST_SECRET = 8  # letters; "none" or "EMPTY" are no keys to hide
 
 
 class ServerFailed(Exception):
@@ -30,8 +30,9 @@ class ServerSettings:
       key_variable: environment variable with the key; none is sent if it is not set.
       temperature: 0 is greedy.
       max_new_tokens: of an answer.
-      timeout: seconds until a request is given up.
-      retries: further requests after a failed one; the wait doubles from one to the next.
+      timeout: seconds until a request is given up, whatever has come of its answer.
+      retries: further requests after a failed one; the wait doubles from one to the next, and is
+        never shorter than the server asks for.
       backoff: seconds of the first wait.
       per_minute: requests started a minute; 0 = no limit.
     """
@@ -66,8 +67,8 @@ class ChatServer:
         self._next = 0.0
         self.asked = self.cached = 0
 
-    def answer(self, prompt: str, *, attempt: int = 0) -> str:
-        """The server's answer to a prompt.
+    def answer(self, prompt: str, *, attempt: int = 0) -> Answer:
+        """The server's answer to a prompt, and whether it is a whole one.
 
         Args:
           prompt: one message of the user.
@@ -90,42 +91,72 @@ class ChatServer:
         if known is not None:
             self.cached += 1
             return known
-        text = self._ask(request)
-        self._cache.put(key, text)
-        return text
+        answer = self._ask(request)
+        self._cache.put(key, answer)
+        return answer
 
-    def _ask(self, request: dict[str, Any]) -> str:
-        reason = ""
-        for tried in range(self._settings.retries + 1):
+    def _ask(self, request: dict[str, Any]) -> Answer:
+        settings, secret = self._settings, self._key()
+        reason, wait = "", 0.0
+        for tried in range(settings.retries + 1):
             if tried:
-                self._sleep(self._settings.backoff * 2 ** (tried - 1))
+                self._sleep(max(settings.backoff * 2 ** (tried - 1), wait))
             self._keep_rate()
             self.asked += 1
+            wait = 0.0
             try:
-                return _text_of(self._post(request))
-            except urllib.error.HTTPError as error:
-                reason = f"HTTP {error.code} {error.reason}"
-                if error.code not in AGAIN:
-                    raise InputError(
-                        f"rationales.url = {self._settings.url}: {reason}. Check rationales.url, "
-                        f"rationales.model and the key in {self._settings.key_variable}."
-                    ) from error
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = f"{type(error).__name__}: {error}"
-        raise ServerFailed(f"{self._settings.url}: {self._settings.retries + 1} times {reason}")
+                reply = self._post(request, secret)
+                if reply.status == 200:
+                    answer = answer_of(reply.body)
+                    return dataclasses.replace(answer, text=masked(answer.text, secret))
+                reason = masked(f"HTTP {reply.status} {reply.reason}", secret)[:200]
+                wait = reply.retry_after or 0.0
+            except (PostFailed, ValueError) as error:
+                reason = masked(str(error), secret)[:200]
+            else:
+                self._check_passes(reply, reason)
+            if wait > LONGEST_WAIT:
+                raise ServerFailed(f"{settings.url}: {reason}, and to wait {wait:.0f} s")
+        times = settings.retries + 1
+        raise ServerFailed(f"{settings.url}: {times} times {reason}")
 
-    def _post(self, request: dict[str, Any]) -> bytes:
+    def _check_passes(self, reply: Reply, reason: str) -> None:
+        """Raises if the same request would be refused again."""
+        if reply.status not in AGAIN:
+            raise InputError(
+                f"rationales.url = {self._settings.url}: {reason}. Check rationales.url, "
+                f"rationales.model and the key in {self._settings.key_variable}."
+            )
+
+    def _key(self) -> str:
+        """The key of the environment; empty if there is none.
+
+        Raises:
+          InputError: one that no header can hold. The key itself is never shown.
+        """
+        variable = self._settings.key_variable
+        key = os.environ.get(variable, "").strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise InputError(
+                f"rationales.key_variable = {variable}: the key in this environment variable has "
+                "spaces or letters that no header can hold. Set it to the key alone."
+            )
+        return key
+
+    def _post(self, request: dict[str, Any], key: str) -> Reply:
+        settings = self._settings
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self._settings.key_variable):
+        if key:
             headers["Authorization"] = f"Bearer {key}"
-        post = urllib.request.Request(
-            f"{self._settings.url.rstrip('/')}/chat/completions",
-            data=json.dumps(request).encode(),
-            headers=headers,
-            method="POST",
-        )
-        with urllib.request.urlopen(post, timeout=self._settings.timeout) as response:
-            return response.read()
+        url = f"{settings.url.rstrip('/')}/chat/completions"
+        try:
+            return post(url, json.dumps(request).encode(), headers, settings.timeout)
+        except Redirected as other:
+            raise InputError(
+                f"rationales.url = {settings.url}: the server sends requests on to "
+                f"{masked(str(other), key)[:200]}. The key goes nowhere else by itself; set "
+                "rationales.url to that address, up to and with /v1, if you trust it."
+            ) from None
 
     def _keep_rate(self) -> None:
         if not self._settings.per_minute:
@@ -136,16 +167,27 @@ class ChatServer:
         self._next = max(now, self._next) + 60 / self._settings.per_minute
 
 
-def _text_of(body: bytes) -> str:
+def masked(text: str, key: str) -> str:
+    """A text without the key, which a server may repeat.
+
+    Example:
+      >>> masked("wrong key sk-12345678", "sk-12345678")
+      'wrong key ***'
+    """
+    return text.replace(key, "***") if len(key) >= _SHORTEST_SECRET else text
+
+
+def answer_of(body: bytes) -> Answer:
     """The answer in a response.
 
     Raises:
       ValueError: a response that holds none.
     """
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"a response without choices[0].message.content: {body[:80]!r}") from error
+        choice = json.loads(body)["choices"][0]
+        text, end = choice["message"]["content"], choice.get("finish_reason")
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{len(body)} bytes without choices[0].message.content") from error
     if not isinstance(text, str) or not text.strip():
         raise ValueError("an empty answer")
-    return text
+    return Answer(text, cut=end in ("length", "content_filter"))

@@ -170,14 +170,15 @@ class ServerWriter:
             ),
             cache,
         )
-        self._damaged = cache.damaged
+        self._damaged, self._cut = cache.damaged, 0
 
     @property
     def report(self) -> Mapping[str, int]:
-        """Answers from the cache, damaged lines of it, and requests that the server got."""
+        """Answers from the cache, damaged lines of it, requests, and answers that were cut off."""
         return {
             "cached": self._server.cached,
             "asked": self._server.asked,
+            "cut off": self._cut,
             "damaged": self._damaged,
         }
 
@@ -186,11 +187,15 @@ class ServerWriter:
         failed = 0
         for record in self._records:
             texts: list[str] | None = []
+            prompt = self._instruction + record.question
             try:
                 for attempt in range(self._attempts):
-                    text = self._server.answer(self._instruction + record.question, attempt=attempt)
-                    texts.append(text)
-                    if is_correct(text, record.answer, verifier=self._verifier):
+                    answer = self._server.answer(prompt, attempt=attempt)
+                    self._cut += answer.cut
+                    if answer.cut:  # half a solution is none
+                        continue
+                    texts.append(answer.text)
+                    if is_correct(answer.text, record.answer, verifier=self._verifier):
                         break
                 failed = 0
             except ServerFailed as error:

@@ -86,3 +86,46 @@ def test_settings_that_disagree(argv, message):
 )
 def test_more_settings_that_disagree(argv, message):
     assert message in refused(argv)
+
+
+# A teacher's server: what a message says, a log keeps.
+
+
+def refused_server(*flags):
+    with pytest.raises(InputError) as error:
+        load([*flags, "--name=x"], tool="rationales")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:hunter22@host/v1", "https://hunter22@host/v1", "http://a.b/v1@hunter22@c"],
+)
+def test_an_address_with_credentials_is_refused_unseen(url):
+    message = refused_server(f"--rationales.url={url}")
+    assert message.startswith("rationales.url holds") and "hunter22" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000/v1", "ftp://host/v1", "http:///v1", "http://host:port/v1", "http://[::1/v1"]
+    + ["http://host/v1?api_key=hunter22", "http://host/v1#hunter22"],
+)
+def test_an_address_that_is_none_is_refused_and_a_key_in_it_unseen(url):
+    message = refused_server(f"--rationales.url={url}")
+    assert "needs http:// or https://" in message and "hunter22" not in message
+
+
+@pytest.mark.parametrize("key", ["sk-hunter22", "gsk_hunter22abc", "", "two words"])
+def test_a_key_in_place_of_its_variable_is_refused_unseen(key):
+    message = refused_server(f"--rationales.key-variable={key}")
+    assert "TEACHER_API_KEY" in message and "hunter22" not in message
+
+
+def test_names_of_environment_variables_are_taken(monkeypatch):
+    monkeypatch.setenv("my_key", "sk-hunter22")
+    for name in ("OPENAI_API_KEY", "_K1", "my_key"):
+        config = load([f"--rationales.key-variable={name}", "--name=x"], tool="rationales")
+        assert config.rationales.key_variable == name
+    url = "--rationales.url=http://[::1]:8000/v1"
+    assert load([url, "--name=x"], tool="rationales").rationales.url == url.partition("=")[2]

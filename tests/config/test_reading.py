@@ -46,6 +46,16 @@ def test_a_file_that_is_not_text(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["steps = " + "9" * 30, "steps = 0x" + "f" * 9000, "steps = " + "9" * 9000, "x = " + "[" * 5000]
+    + ["[optimizer]\nlearning_rate = " + "9" * 400, "[data]\ncolumns = { a = " + "9" * 20 + " }"],
+)
+def test_what_no_toml_may_hold_is_one_short_sentence(text, toml):
+    message = refused(["--config", toml(text)])
+    assert "not valid TOML" in message and len(message) < 300
+
+
+@pytest.mark.parametrize(
     ("text", "unknown", "nearest"),
     [
         ("[rollout]\ntemprature = 1.0", "rollout.temprature", "rollout.temperature"),

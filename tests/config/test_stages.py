@@ -86,3 +86,19 @@ def test_what_holds_for_all_is_left_out_of_entries_that_do_not_read_it():
     first, second = with_entries(entries, below, {"steps": 5})
     assert first == {"stage": "sft", "steps": 5, "model": below["model"]}
     assert second["rollout"] == {"prompts": 4} and second["model"] == {"remat": "full"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('name = ["a"]', r"\[\[stages\]\] 2: name = \['a'\]: needs a string"),
+        ('model = "path"', r"\[\[stages\]\] 2: model: needs a section"),
+        ("stage = 3", "int without from_config"),
+    ],
+)
+def test_an_entry_of_wrong_types_is_named(entry, said, tmp_path):
+    path = tmp_path / "run.toml"
+    stage = "" if entry.startswith("stage") else 'stage = "grpo"\n'
+    path.write_text(f'[[stages]]\nstage = "sft"\n[[stages]]\n{stage}{entry}\n')
+    with pytest.raises(InputError, match=said):
+        load(["--config", str(path)])

@@ -160,6 +160,12 @@ def test_it_compares_before_and_after(folder):
     assert "Mean length, tokens 141.2 138.1 – 144.3 92.4 89.3 – 95.5 −34.6%" in text
 
 
+def test_half_an_interval_is_none(folder):
+    half = {name: one for name, one in RESULT["before"].items() if name != "accuracy_low"}
+    (folder / "result.json").write_text(json.dumps(RESULT | {"before": half}))
+    assert "Accuracy, greedy 58.2% 71.1% 65.3% – 76.3%" in read(folder)[1]
+
+
 def test_better_and_worse_look_different(folder):
     source, _, _ = read(folder)
     assert 'class="number good">+12.9 points' in source
@@ -221,6 +227,35 @@ def test_control_characters_are_shown_and_not_sent(folder):
     source, shown, _ = read(folder)
     assert shown.count(r"a\u2028b\x00c\x1b[31m\ud800\u202ed") == 6
     assert not set(source) & set("\u2028\x00\x1b\u202e")
+
+
+def test_what_turns_text_around_is_shown_wherever_it_stands(folder):
+    bad = "a\u202eb\u2028c\u061cd"
+    (folder / "config.toml").write_text(f'stage = "{bad}"\nseed = 7\n', "utf-8")
+    (folder / "facts.json").write_text(json.dumps([[bad, "{stage}"]]))
+    json_lines(folder / "metrics.jsonl", [{"step": 1, "kind": "train", bad: 0.5}])
+    line = completion("before", parts={bad: 1.0})
+    json_lines(folder / "completions.jsonl", [line])
+    page = write_report(folder.rename(folder.with_name(f"x{bad}")))
+    source = page.read_text("utf-8")
+    assert source.count(r"a\u202eb\u2028c\u061cd") >= 7
+    assert not set(source) & set("\u2028\u202e\u061c")
+
+
+def test_a_completion_of_a_megabyte_is_cut_and_told(folder):
+    long = "<b>\u202e" * 250_000
+    lines = [completion(kind, str(i), long) for i in range(8) for kind in ("before", "after")]
+    json_lines(folder / "completions.jsonl", lines)
+    source, text, _ = read(folder)
+    assert "… and 980,000 letters more, which the run folder has" in text
+    assert len(source) < 8_000_000 and "<b>\\u202e" not in source
+
+
+def test_a_form_that_would_fill_the_memory_is_left_out(folder):
+    forms = ["{seed:>999999999}", "{seed.__class__}", "{0}", "{", "{seed[0]}", "{stage:d}"]
+    (folder / "facts.json").write_text(json.dumps([["Fact", form] for form in forms]))
+    source, text, _ = read(folder)
+    assert len(source) < 10**6 and text.count("Fact") == 1  # a class is a text
 
 
 def test_it_loads_nothing_from_elsewhere(folder):

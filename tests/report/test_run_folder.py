@@ -13,6 +13,8 @@ LINES = [
     {"step": 2, "kind": "train", "loss": None},
     {"step": 3, "kind": "train", "loss": 1.0},
 ]
+ROW = {"step": 0, "kind": "before", "id": "a", "question": "?", "gold": "4"}
+ROW |= {"completion": "4", "tokens": 1}
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def folder(tmp_path):
     folder.mkdir()
     (folder / "config.toml").write_text("steps = 3\n")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-    (folder / "completions.jsonl").write_text('{"id": "a"}\n')
+    (folder / "completions.jsonl").write_text(json.dumps(ROW) + "\n")
     (folder / "result.json").write_text('{"steps": 3}')
     (folder / "facts.json").write_text('[["Batch", "{batch[size]} rows"]]')
     return folder
@@ -30,7 +32,7 @@ def folder(tmp_path):
 def test_everything_that_is_there_is_read(folder):
     run = read_run(folder)
     assert (run.name, run.config, run.result) == ("demo", {"steps": 3}, {"steps": 3})
-    assert run.metrics == LINES and run.completions == [{"id": "a"}] and run.notes == []
+    assert run.metrics == LINES and run.completions == [ROW] and run.notes == []
     assert run.facts == [("Batch", "{batch[size]} rows")] and run.last_step() == 3
 
 
@@ -42,7 +44,7 @@ def test_a_series_has_the_lines_of_its_kind_that_have_the_metric(folder):
 
 
 def test_a_separator_inside_a_text_ends_no_line(folder):
-    row = {"id": "a", "completion": "a\u2028b\x85c\x1cd"}
+    row = ROW | {"completion": "a\u2028b\x85c\x1cd"}
     text = json.dumps(row, ensure_ascii=False) + "\n"
     (folder / "completions.jsonl").write_text(text, "utf-8")
     assert read_run(folder).completions == [row]
@@ -76,6 +78,55 @@ def test_a_missing_file_is_a_sentence_and_its_content_empty(folder, name):
     assert note.startswith(f"No {name}: ") and note.endswith(".")
     (folder / "facts.json").unlink()
     assert read_run(folder).facts == []
+
+
+@pytest.mark.parametrize("content", ["steps = ", "[" * 5000, "\xff"])
+@pytest.mark.parametrize("name", ["config.toml", "result.json", "facts.json"])
+def test_a_damaged_file_is_a_sentence_and_the_others_serve(folder, name, content):
+    (folder / name).write_bytes(content.encode("latin-1"))
+    run = read_run(folder)
+    (note,) = run.notes
+    assert note.startswith(f"{name} is damaged, and passed over (") and run.metrics == LINES
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        [],
+        1,
+        {"kind": "train"},
+        {"step": 1},
+        {"step": "1", "kind": "train"},
+        {"step": -1, "kind": "a"},
+    ]
+    + [{"step": 2**70, "kind": "train"}, {"step": True, "kind": "train"}],
+)
+def test_a_line_that_is_none_is_counted_and_passed_over(folder, line):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    run = read_run(folder)
+    assert run.metrics == LINES and run.notes == [
+        "metrics.jsonl: 1 lines are damaged, and passed over."
+    ]
+
+
+def test_only_finite_numbers_are_drawn(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        for value in ("NaN", "Infinity", '"1"', "true", "[1]", "1" + "0" * 400):
+            file.write(f'{{"step": 4, "kind": "train", "loss": {value}}}\n')
+    assert read_run(folder).series("loss", "train") == ([1, 3], [2.0, 1.0])
+
+
+def test_of_a_result_what_counts_is_numbers(folder):
+    result = {"steps": "3", "seconds": None, "before": {"accuracy": "x", "tokens": 2}, "after": 7}
+    result |= {"stages": [{"name": "a", "tokens": 1, "accuracy": []}, 3, {}], "seed": 0}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert read_run(folder).result == {
+        "before": {"tokens": 2},
+        "after": {},
+        "stages": [{"name": "a", "tokens": 1}],
+        "seed": 0,
+    }
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -71,6 +71,13 @@ def test_a_server_is_asked_until_it_is_right_and_not_again(folder, tmp_path):
     assert [body["seed"] for _, body, _ in seen[:3]] == [0, 1, 0]
 
 
+def test_an_answer_that_was_cut_off_is_no_rationale(folder, tmp_path):
+    with serve(good(RIGHT, "length")) as (url, _):
+        with open_server(server(folder, url, tmp_path / "cache.jsonl"), make_mesh(1)) as writer:
+            rows, counts = collect(writer)
+    assert not rows and (counts["kept"], counts["cut off"], counts["wrong"]) == (0, 12, 6)
+
+
 def test_a_question_that_fails_is_left_and_a_server_that_is_down_ends_it(folder, tmp_path):
     failing = (503, b"")
     with serve(failing, good(RIGHT), failing, failing, good(RIGHT)) as (url, _):

@@ -4,14 +4,30 @@ An option that the decoder does not honour is refused, never ignored: a model th
 computes what its authors' code computes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 from cotjax.models.architecture import Architecture
 from cotjax.models.formats.config_keys import check_keys
 from cotjax.models.formats.families import FAMILIES, MULTIPLIERS, Family, turning_layers
+from cotjax.models.formats.kinds import (
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_POSITIONS,
+    MOST_ROWS,
+    MOST_WIDTH,
+    NUMBER,
+    TEXTS,
+    TRUTH,
+    Kind,
+    check_kind,
+    each,
+    is_number,
+    is_whole,
+    whole,
+)
 from cotjax.models.rope import Rope, options_of, rope_of
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -37,56 +53,41 @@ _ACTIVATION = ("hidden_act", "hidden_activation")
 _KINDS = ("full_attention", "sliding_attention")
 
 
-def _is_whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < value < float("inf")
-
-
-# What the value of a key must be, and how to say it; null stands for a default.
-_WHOLE = (_is_whole, "a positive integer")
-_NUMBER = (_is_number, "a positive number")
-_TRUTH = (lambda value: isinstance(value, bool), "true or false")
-_OBJECT = "a JSON object"
-_TABLE = (lambda value: isinstance(value, Mapping), _OBJECT)
-_KINDS_LIST = (
-    lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    "a list of texts",
+# What the value of a key must be; null stands for a default.
+_OBJECT = Kind(lambda value: isinstance(value, Mapping), "a JSON object")
+_SCALAR = Kind(  # 256.0 stands for 256
+    lambda value: is_whole(int(value) if is_number(value) and value == int(value) else None),
+    "a positive integer",
 )
-_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
-    dict.fromkeys(
-        (*_REQUIRED, "max_position_embeddings", "num_key_value_heads", "head_dim")
-        + ("sliding_window_pattern", "no_rope_layer_interval"),
-        _WHOLE,
-    )
+_TYPES: Mapping[str, Kind] = MappingProxyType(
+    {
+        "num_hidden_layers": whole(MOST_LAYERS),
+        "vocab_size": whole(MOST_ROWS),
+        "max_position_embeddings": whole(MOST_POSITIONS),
+        "max_window_layers": whole(MOST_POSITIONS, least=0),
+        "layer_types": TEXTS,
+        "no_rope_layers": each(lambda one: one in (0, 1), "0 and 1"),
+    }
+    | dict.fromkeys(("hidden_size", "intermediate_size"), whole(MOST_WIDTH))
+    | dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), whole(MOST_HEADS))
+    | dict.fromkeys(("sliding_window_pattern", "no_rope_layer_interval"), whole(MOST_LAYERS))
     | dict.fromkeys(
         ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "attn_logit_softcapping")
         + ("final_logit_softcapping", *MULTIPLIERS),
-        _NUMBER,
+        NUMBER,
     )
-    | dict.fromkeys(("tie_word_embeddings", "use_sliding_window"), _TRUTH)
-    | dict.fromkeys(("rope_scaling", "rope_parameters"), _TABLE)
-    | {
-        "layer_types": _KINDS_LIST,
-        "no_rope_layers": (
-            lambda value: isinstance(value, list) and all(one in (0, 1) for one in value),
-            "a list of 0 and 1",
-        ),
-        "max_window_layers": (lambda value: _is_whole(value, 0), "an integer from 0 on"),
-    }
+    | dict.fromkeys(("tie_word_embeddings", "use_sliding_window"), TRUTH)
+    | dict.fromkeys(("rope_scaling", "rope_parameters"), _OBJECT)
 )
 
 
 def _check_types(config: Mapping[str, Any], read: frozenset[str], origin: str) -> None:
     """Refuses values of a wrong type or range; a required key must be there."""
-    for key, (holds, needed) in _TYPES.items():
+    for key, kind in _TYPES.items():
         value = config.get(key)
-        missing = key not in _REQUIRED and (value is None or (value is False and needed == _OBJECT))
-        if key in read and not missing and not holds(value):
-            raise InputError(f"{origin}: {key} = {value!r}; {needed} is needed.")
+        missing = key not in _REQUIRED and (value is None or (value is False and kind is _OBJECT))
+        if key in read and not missing:
+            check_kind(value, kind, key, origin)
 
 
 def unread_keys(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ def _family(config: Mapping[str, Any], origin: str) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
-            f'{origin}: model_type = "{model_type}" is not a known architecture; '
+            f'{origin}: model_type = "{str(model_type)[:80]}" is not a known architecture; '
             f"use a model of one of these: {', '.join(FAMILIES)}."
         )
     return FAMILIES[model_type]
@@ -132,8 +133,8 @@ def _completed(config: Mapping[str, Any], origin: str) -> tuple[Family, dict[str
     for key in _ACTIVATION:
         if config.get(key) not in (None, activation):
             raise InputError(
-                f"{origin}: {key} = {config[key]!r} is not supported; use a model with {key} = "
-                f"{activation!r}."
+                f"{origin}: {key} = {shown(config[key])} is not supported; use a model with {key} "
+                f"= {activation!r}."
             )
     given = {
         key: value
@@ -156,7 +157,9 @@ def _ropes(config: Mapping[str, Any], origin: str) -> dict[str, Rope | None]:
         raise InputError(f"{origin}: rope_parameters of {' and '.join(_KINDS)} must be objects.")
     rope = rope_of(local, config["rope_local_base_freq"], positions, origin)
     if rope.kind != "default":
-        raise InputError(f"{origin}: rotary scaling {local!r} of sliding layers is not supported.")
+        raise InputError(
+            f"{origin}: rotary scaling {shown(local)} of sliding layers is not supported."
+        )
     return {"rope": rope_of({**options, **full}, theta, positions, origin), "local_rope": rope}
 
 
@@ -177,7 +180,7 @@ def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str
     may = _KINDS if "sliding_window" in family.defaults else _KINDS[:1]
     if unknown := sorted(set(types) - set(may)):
         raise InputError(
-            f"{origin}: layer_types has {', '.join(unknown)}; "
+            f"{origin}: layer_types has {', '.join(unknown)[:80]}; "
             f"{config['model_type']} may have {' and '.join(may)} only."
         )
     if len(types) != config["num_hidden_layers"]:
@@ -188,17 +191,13 @@ def _windows(config: Mapping[str, Any], family: Family, origin: str) -> dict[str
     if "sliding_attention" not in types:
         return {}
     window = config["sliding_window"] if config.get("use_sliding_window", True) else None
-    if not isinstance(window, int) or window < 1:
+    if not is_whole(window):
         raise InputError(
             f"{origin}: layer_types has sliding_attention, but sliding_window = "
-            f"{config['sliding_window']!r}, use_sliding_window = "
+            f"{shown(config['sliding_window'])}, use_sliding_window = "
             f"{config.get('use_sliding_window', True)!r}; a window of at least 1 token is needed."
         )
     return {"layer_types": types, "sliding_window": window}
-
-
-def _not_positive(origin: str, key: str, value: Any) -> InputError:
-    return InputError(f"{origin}: {key} = {value!r}; a positive integer is needed.")
 
 
 def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
@@ -224,8 +223,7 @@ def architecture_of(config: Mapping[str, Any], origin: str) -> Architecture:
     head_dim = config["head_dim"] or hidden // heads
     query_scalar = config.get("query_pre_attn_scalar")
     query_scalar = head_dim if query_scalar is None else query_scalar
-    if not isinstance(query_scalar, int | float) or query_scalar < 1 or query_scalar % 1:
-        raise _not_positive(origin, "query_pre_attn_scalar", query_scalar)
+    check_kind(query_scalar, _SCALAR, "query_pre_attn_scalar", origin)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{origin}: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 
 _OFF = (None, False, 0)  # what says of any option that it is not in use
 
@@ -129,12 +129,13 @@ def check_keys(config: Mapping[str, Any], read: frozenset[str], origin: str) -> 
             continue
         if key is None:
             raise InputError(
-                f"{origin}: option {name} = {value!r} is not known, so it may change what the "
+                f"{origin}: option {name} = {shown(value)} is not known, so it may change what the "
                 "model computes. Use a model without it, or delete the key if it does not."
             )
         if key.effect == "maths":
             raise InputError(
-                f"{origin}: {name} = {value!r} is not supported: {key.why}. Use a model without it."
+                f"{origin}: {name} = {shown(value)} is not supported: {key.why}. Use a model "
+                "without it."
             )
         passed.setdefault(key.why, []).append(name)
     if not passed:

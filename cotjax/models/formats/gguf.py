@@ -6,7 +6,7 @@ file and knows the quantised formats; this module says what the names and option
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 from cotjax.models.formats.families import FAMILIES, TENSOR_NAMES, Family, turning_layers
+from cotjax.models.formats.gguf_fields import value_of
 from cotjax.models.formats.pretokenize import PRE_TOKENIZERS
 from cotjax.models.formats.weights import Place, fill
 from cotjax.models.rope import Rope
@@ -65,11 +66,12 @@ _READ = frozenset(
 )
 
 _DIVISORS = "rope_freqs.weight"
+_LEAST_DIVISOR = 1e-6  # far below 1, the least of any model, and far above float32's own least
 _LLAMA3_POSITIONS = 8192  # of pre-training, in all of Llama 3.1, 3.2 and 3.3
 
 _UNUSED = (0, "", "none")  # what an option that is not in use may say
 
-_ROLES = MappingProxyType({"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"})
+ROLES = MappingProxyType({"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"})
 _ENDS = tuple(f"tokenizer.ggml.{role}_token_id" for role in ("eos", "eot", "eom"))
 # Control tokens that end a completion by their text: files from before `eot_token_id` name none.
 # Source: llama.cpp, src/llama-vocab.cpp, where `special_eog_ids` is filled.
@@ -99,15 +101,12 @@ class File:
                 f"{path}: reading GGUF files needs a package. Run: pip install 'cotjax[gguf]'"
             ) from error
         self.origin = str(path)
-        try:
-            self._reader = gguf_reader.FastReader(path)
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            raise InputError(
-                f"{path}: not a complete GGUF file ({error}). Download it again."
-            ) from error
-        self._architecture = self._option("general.architecture")
+        self._reader = gguf_reader.open_reader(path)
+        self._architecture: str = self._option("general.architecture", "")
         renamed = _huggingface_names(self._reader.tensors)
         self._tensors = dict(zip(renamed, self._reader.tensors, strict=True))
+        if len(self._tensors) < len(renamed):
+            raise InputError(f"{path}: two of its tensors have one name; convert the model anew.")
         self._divisors = self._tensors.pop(_DIVISORS, None)
         self.shapes = {
             name: tuple(int(n) for n in reversed(tensor.shape))
@@ -115,8 +114,8 @@ class File:
         }
 
     def _option(self, key: str, default: Any = None) -> Any:
-        field = self._reader.get_field(key)
-        return default if field is None else field.contents()
+        value = value_of(self._reader, key, self.origin)
+        return default if value is None else value
 
     @property
     def kind(self) -> str:
@@ -137,7 +136,7 @@ class File:
         name = self._architecture
         if name not in _FAMILIES:
             raise InputError(
-                f'{self.origin}: general.architecture = "{name}" is not a known architecture; '
+                f'{self.origin}: general.architecture = "{name[:80]}" is not a known architecture; '
                 f"use a model of one of these: {', '.join(_FAMILIES)}, gemma2, gemma3, or a "
                 "Hugging Face folder."
             )
@@ -149,7 +148,7 @@ class File:
         for key, value in found.items():
             if isinstance(value, list) or (key not in _READ and value not in _UNUSED):
                 raise InputError(
-                    f"{self.origin}: option {name}.{key} = {value!r} is not supported; use a "
+                    f"{self.origin}: option {name}.{key} = {shown(value)} is not supported; use a "
                     "model without it."
                 )
         if missing := [key for key in _SIZES if key not in found]:
@@ -168,6 +167,8 @@ class File:
                 "heads, and heads by key-value heads."
             )
         head_dim = options.get("attention.key_length", hidden // heads)
+        if head_dim < 2 or head_dim % 2:
+            raise InputError(f"{self.origin}: heads of {head_dim} numbers; they must be in pairs.")
         for key in ("attention.value_length", "rope.dimension_count"):
             if options.get(key, head_dim) != head_dim:
                 raise InputError(
@@ -205,6 +206,8 @@ class File:
         if self._divisors is None:
             return Rope(theta)
         divisors = self._expanded(self._divisors).reshape(-1)
+        if not ((divisors >= _LEAST_DIVISOR) & (divisors <= 1 / _LEAST_DIVISOR)).all():
+            raise InputError(f"{self.origin}: tensor {_DIVISORS} has numbers that divide nothing.")
         rope = Rope(theta, "llama3", float(divisors.max()), original_positions=_LLAMA3_POSITIONS)
         found = Rope(theta).frequencies(width) / rope.frequencies(width)
         if found.shape != divisors.shape or not np.allclose(found, divisors, rtol=1e-5):
@@ -269,10 +272,10 @@ class File:
                 f'{self.origin}: tokenizer.ggml.model = "{kind}"; only byte-level BPE ("gpt2") '
                 "is read from GGUF. Use the model's Hugging Face folder."
             )
-        backend = self._backend(tokens)
+        backend = built(self._backend, self.origin)
         special = {
             f"{role}_token": tokens[index]
-            for role, key in _ROLES.items()
+            for role, key in ROLES.items()
             if (index := self._id_of(key, len(tokens))) is not None
         }
         # transformers warns that models need PyTorch; only its tokenizer is used here.
@@ -300,7 +303,8 @@ class File:
             )
         return index
 
-    def _backend(self, tokens: list[str]) -> Tokenizer:
+    def _backend(self) -> Tokenizer:
+        tokens = self._tokens
         name = self._option("tokenizer.ggml.pre")
         if name not in PRE_TOKENIZERS:
             raise InputError(
@@ -332,12 +336,29 @@ class File:
                 if kind == _USER_DEFINED
             ]
         )
-        bos = self._option("tokenizer.ggml.bos_token_id")
+        bos = self._id_of("bos", len(tokens))
         if bos is not None and self._option("tokenizer.ggml.add_bos_token", pre.adds_bos):
             backend.post_processor = processors.TemplateProcessing(
                 single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
             )
         return backend
+
+
+def built(make: Callable[[], Tokenizer], origin: str) -> Tokenizer:
+    """A tokenizer from what a file says of it.
+
+    Raises:
+      InputError: tokens, merges and types that make none.
+    """
+    try:
+        return make()
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise InputError(
+            f"{origin}: tokenizer.ggml.* makes no tokenizer ({error}). Use the model's Hugging "
+            "Face folder."
+        ) from error
 
 
 def _nope_layers(family: Family, number: int) -> tuple[int, ...]:

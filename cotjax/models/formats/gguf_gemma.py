@@ -5,6 +5,7 @@ family what its options leave out: which layers have a window, how scores are sc
 llama.cpp's converter of Gemma 2 and 3, src/llama-model.cpp; transformers' `Gemma2TensorProcessor`.
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,10 @@ from tokenizers import (
     processors,
 )
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 from cotjax.models.architecture import Architecture, LayerType
 from cotjax.models.formats.families import FAMILIES, tensor_names
-from cotjax.models.formats.gguf import File
+from cotjax.models.formats.gguf import ROLES, File, built
 from cotjax.models.rope import Rope
 
 _FAMILIES = MappingProxyType({"gemma2": "gemma2", "gemma3": "gemma3_text"})
@@ -77,6 +78,10 @@ class GemmaFile(File):
     def __init__(self, file: File) -> None:
         vars(self).update(vars(file))  # a vocabulary of 262,144 tokens is parsed once
         self._tensors = {self._renamed(one.name): one for one in self._reader.tensors}
+        if len(self._tensors) < len(self._reader.tensors):
+            raise InputError(
+                f"{self.origin}: two of its tensors have one name; convert the model anew."
+            )
         self.shapes = {
             name: tuple(int(n) for n in reversed(tensor.shape))
             for name, tensor in self._tensors.items()
@@ -103,13 +108,20 @@ class GemmaFile(File):
             if key.startswith(prefix)
         }
         for key, value in found.items():
-            if key not in _READ and value not in _UNUSED:
+            if key not in _READ and not (isinstance(value, str | int | float) and value in _UNUSED):
                 raise InputError(
-                    f"{self.origin}: option {prefix}{key} = {value!r} is not supported; use a "
+                    f"{self.origin}: option {prefix}{key} = {shown(value)} is not supported; use a "
                     "model without it."
                 )
         if missing := [key for key in _SIZES if key not in found]:
             raise InputError(f"{self.origin}: no {prefix}{missing[0]}; the file is not complete.")
+        kv_heads = found.get("attention.head_count_kv", found["attention.head_count"])
+        if found["attention.head_count"] % kv_heads or found["attention.key_length"] % 2:
+            raise InputError(
+                f"{self.origin}: {prefix}attention.head_count = {found['attention.head_count']}, "
+                f"head_count_kv = {kv_heads}, key_length = {found['attention.key_length']}; heads "
+                "must divide by key-value heads and key_length by 2."
+            )
         heads, hidden = found["attention.head_count"], found["embedding_length"]
         layers, head_dim = found["block_count"], found["attention.key_length"]
         unembed = _huggingface_names()["unembed_weight"]
@@ -122,7 +134,7 @@ class GemmaFile(File):
             hidden_size=hidden,
             num_layers=layers,
             num_heads=heads,
-            num_kv_heads=found.get("attention.head_count_kv", heads),
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
             mlp_size=found["feed_forward_length"],
             norm_eps=float(str(np.float32(found.get("attention.layer_norm_rms_epsilon", 1e-6)))),
@@ -160,7 +172,7 @@ class GemmaFile(File):
         if self._architecture == "gemma2":
             return {"rope": Rope(options.get("rope.freq_base", 10_000.0))}
         theta, factor = options.get("rope.freq_base", 1e6), options.get("rope.scaling.factor", 1.0)
-        stretched = scaling == "linear" and factor != 1
+        stretched = scaling == "linear" and factor not in (0, 1)
         return {
             "rope": Rope(theta, "linear", float(factor)) if stretched else Rope(theta),
             "local_rope": Rope(options.get("rope.freq_base_swa", 10_000.0)),
@@ -186,13 +198,12 @@ class GemmaFile(File):
                 f'{self.origin}: tokenizer.ggml.model = "{kind}"; Gemma\'s is "llama", with scores.'
                 " Use the model's Hugging Face folder."
             )
-        roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-        ids = {role: self._option(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
+        ids = {role: self._id_of(key, len(tokens)) for role, key in ROLES.items()}
         special = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
-        backend = sentencepiece_bpe(
-            tokens, scores, self._option("tokenizer.ggml.token_type", [1] * len(tokens)),
-            unknown=special.get("unk_token"),
-        )  # fmt: skip
+        kinds = self._option("tokenizer.ggml.token_type", [1] * len(tokens))
+        unknown = special.get("unk_token")
+        make = functools.partial(sentencepiece_bpe, tokens, scores, kinds, unknown=unknown)
+        backend = built(make, self.origin)
         if ids["bos"] is not None and self._option("tokenizer.ggml.add_bos_token", True):
             begin = special["bos_token"]
             backend.post_processor = processors.TemplateProcessing(

@@ -1,8 +1,12 @@
 """The `gguf` package's reader and quantised formats, in larger bites.
 
-The package reads a vocabulary letter by letter and expands matrices sixteen rows at a time: seconds
-of Python for a small model. Nothing here knows more of the format than it does.
+The package parses the file. It reads a vocabulary letter by letter and expands matrices sixteen
+rows at a time, seconds of Python for a small model, so these two are done here; and it does not ask
+whether tensors lie where llama.cpp would read them, so that is asked here.
 """
+
+import math
+from pathlib import Path
 
 import numpy as np
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, ReaderTensor
@@ -18,7 +22,25 @@ Entry = tuple[int, list[np.ndarray], list[int], list[GGUFValueType]]
 
 
 class FastReader(GGUFReader):
-    """A parsed file, as the package has it; a list of numbers is one part of its field."""
+    """A parsed file, as the package has it; a list of numbers is one part of its field.
+
+    Raises:
+      ValueError: tensors that overlap, leave holes, or have no size.
+      Exception: what else the package runs into in a damaged file; see `open_reader`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        expected = int(self.data_offset)
+        for tensor in self.tensors:
+            sizes = [int(size) for size in tensor.shape]
+            if not sizes or math.prod(sizes) != tensor.n_elements or tensor.n_elements < 1:
+                raise ValueError(f"tensor {tensor.name} has the sizes {sizes[:4]}")
+            if tensor.data_offset != expected:  # as llama.cpp asks of a file
+                raise ValueError(
+                    f"tensor {tensor.name} lies at byte {tensor.data_offset}, not at {expected}"
+                )
+            expected += -(-tensor.n_bytes // int(self.alignment)) * int(self.alignment)
 
     @property
     def data(self) -> np.ndarray:
@@ -44,7 +66,7 @@ class FastReader(GGUFReader):
             if len(parts[0]) != count:
                 raise ValueError(f"a list of {count} numbers at byte {first} does not end")
         else:
-            return super()._get_field_parts(orig_offs, raw_type)
+            raise ValueError(f"a list of {kind.name} at byte {first}")
         places = list(range(len(head), len(head) + len(parts)))
         return end - orig_offs, head + parts, places, types
 
@@ -62,6 +84,21 @@ class FastReader(GGUFReader):
         return first, strings
 
 
+def open_reader(path: str | Path) -> FastReader:
+    """The parsed file.
+
+    Raises:
+      InputError: not a complete GGUF file.
+    """
+    try:
+        with np.errstate(over="raise"):  # places beyond 2^64
+            return FastReader(path)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise InputError(
+            f"{path}: not a complete GGUF file ({error}). Download it again."
+        ) from error
+
+
 def expanded(tensor: ReaderTensor, origin: str) -> np.ndarray:
     """A tensor's values in float32.
 
@@ -74,7 +111,8 @@ def expanded(tensor: ReaderTensor, origin: str) -> np.ndarray:
     together = max((n for n in range(1, rows // bites + 1) if rows % n == 0), default=1)
     try:
         # Formats know blocks, not rows: rows that follow one another expand as one.
-        return dequantize(packed.reshape(rows // together, -1), tensor.tensor_type)
+        with np.errstate(all="ignore"):  # a scale that is no number makes values that are none
+            return dequantize(packed.reshape(rows // together, -1), tensor.tensor_type)
     except NotImplementedError as error:
         raise InputError(
             f"{origin}: tensor {tensor.name} is stored as {tensor.tensor_type.name}, "

@@ -1,6 +1,7 @@
 """Hugging Face folders: config.json, safetensors and tokenizer files, in and out."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 from cotjax.models.formats.config_json import architecture_of, config_of, unread_keys
 from cotjax.models.formats.safetensors_file import SafetensorsFile
 from cotjax.models.formats.weights import Place, fill, named_tensors
@@ -17,17 +18,20 @@ from cotjax.models.transformer import Architecture, Transformer
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_LONGEST_JSON = 64 * 2**20  # bytes: an index of 500,000 tensors
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-      InputError: the file is missing, or is not a JSON object.
+      InputError: the file is missing, too large, or not a JSON object.
     """
     try:
+        if (size := path.stat().st_size) > _LONGEST_JSON:
+            raise ValueError(f"{size:,} bytes; {_LONGEST_JSON:,} is the most that is read")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot read this JSON file ({error}).") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}; a JSON object is needed.")
@@ -84,6 +88,11 @@ class SafetensorsFolder:
                     f"{folder}: {_INDEX} says that {path.name} holds tensor {missing[0]}, which it "
                     "does not; index and files are not of the same download."
                 )
+            if twice := shapes.keys() & file.shapes.keys():
+                raise InputError(
+                    f"{path}: tensor {min(twice)} is in {self._file_of[min(twice)].path.name} too; "
+                    "the files are not of the same download."
+                )
             shapes |= file.shapes
             self._file_of |= dict.fromkeys(file.shapes, file)
         self.shapes = shapes
@@ -106,16 +115,21 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
     weight_map = read_json(folder / _INDEX).get("weight_map")
     shards: dict[Path, list[str]] = {}
     for tensor, name in (weight_map if isinstance(weight_map, dict) else {}).items():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{folder / _INDEX}: weight_map.{tensor} = {name!r} names no file.")
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
+            raise InputError(
+                f"{folder / _INDEX}: weight_map.{tensor[:80]} = {shown(name)} names no file of its "
+                "folder."
+            )
         shards.setdefault(folder / name, []).append(tensor)
     if not shards:
         raise InputError(
             f'{folder / _INDEX}: "weight_map" names no files; copy the index from the model\'s '
             "origin."
         )
-    if missing := sorted(path.name for path in shards if not path.is_file()):
-        raise InputError(f"{folder}: {_INDEX} names {', '.join(missing)}, which is not there.")
+    if missing := sorted(path.name for path in shards if not os.path.isfile(path)):
+        raise InputError(
+            f"{folder}: {_INDEX} names {', '.join(missing[:3])[:200]}, which is not there."
+        )
     return dict(sorted(shards.items()))
 
 

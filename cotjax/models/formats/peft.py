@@ -12,12 +12,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from cotjax.errors import InputError
 from cotjax.models.formats.families import tensor_names
 from cotjax.models.formats.huggingface import read_json
+from cotjax.models.formats.kinds import (
+    MOST_WIDTH,
+    NUMBER,
+    Kind,
+    check_kind,
+    is_number,
+    whole,
+)
+from cotjax.models.formats.safetensors_file import SafetensorsFile
 from cotjax.models.lora import PROJECTIONS, Lora, check_rank
 from cotjax.models.transformer import Architecture, Transformer
 
@@ -38,6 +46,12 @@ _PLAIN: Mapping[str, Any] = {
     "layer_replication": None,
     "modules_to_save": None,
     "alora_invocation_tokens": None,
+}
+
+_NUMBERS: Mapping[str, Kind] = {
+    "r": whole(MOST_WIDTH),
+    "lora_alpha": NUMBER,
+    "lora_dropout": Kind(lambda value: value == 0 or is_number(value), "a number from 0 on"),
 }
 
 
@@ -123,7 +137,7 @@ def load_peft(
         value = config.get(key, plain)
         if value != plain and value:
             raise InputError(
-                f"{folder / _CONFIG}: {key} = {json.dumps(value)} is not supported, only "
+                f"{folder / _CONFIG}: {key} = {json.dumps(value)[:80]} is not supported, only "
                 f"{json.dumps(plain)}. Merge this adapter into its base with PEFT instead."
             )
     tensors = _read_tensors(folder)
@@ -137,12 +151,9 @@ def load_peft(
             f"{folder / _WEIGHTS}: no LoRA on any of {', '.join(PROJECTIONS.values())} among its "
             f"{len(tensors)} tensors."
         )
-    try:
-        numbers = int(config["r"]), float(config["lora_alpha"]), float(config["lora_dropout"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder / _CONFIG}: r, lora_alpha and lora_dropout must be numbers ({error!r})."
-        ) from error
+    for key, kind in _NUMBERS.items():
+        check_kind(config.get(key), kind, key, str(folder / _CONFIG))
+    numbers = config["r"], float(config["lora_alpha"]), float(config["lora_dropout"])
     lora = Lora(*numbers, tuple(PROJECTIONS[projection] for projection in present))
     wanted = _wanted(shape, lora)
     _check(folder, {name: one for names in wanted.values() for name, one in names}, tensors)
@@ -169,14 +180,7 @@ def base_of(folder: str | Path) -> tuple[str, str]:
     path = folder / _WEIGHTS
     if not path.is_file():
         return str(name or ""), ""
-    try:
-        with safe_open(path, "numpy") as file:
-            noted = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: not a complete safetensors file ({error}). Download it again."
-        ) from error
-    return str(name or ""), noted.get(_FINGERPRINT, "")
+    return str(name or ""), SafetensorsFile(path).notes.get(_FINGERPRINT, "")
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -184,12 +188,8 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         found = ", ".join(sorted(one.name for one in folder.iterdir())) or "nothing"
         raise InputError(f"{folder}: {_WEIGHTS} is not among {found}.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: not a complete safetensors file ({error}). Download it again."
-        ) from error
+    file = SafetensorsFile(path)
+    return {name: file.read(name) for name in file.shapes}
 
 
 def _wanted(

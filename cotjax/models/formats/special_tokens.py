@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, shown
 
 _NARROW = 0.9  # share of the embedding's rows below which a tokenizer may be another model's
 
@@ -97,10 +97,11 @@ def _ids(value: Any, tokenizer: Any, rows: int, place: str) -> list[int]:
     for one in ids:
         whole = isinstance(one, int) and not isinstance(one, bool)
         if not whole or not 0 <= one < rows or tokenizer.convert_ids_to_tokens(one) is None:
+            last = max(tokenizer.get_vocab().values())
             raise InputError(
-                f"{place} = {value!r}: {one!r} is not a token of its tokenizer, which has ids up "
-                f"to {max(tokenizer.get_vocab().values())} for {rows} embeddings. Correct the id, "
-                "or take the tokenizer of the same model."
+                f"{place} = {shown(value)}: {shown(one)} is not a token of its tokenizer, which "
+                f"has ids up to {last} for {rows} embeddings. Correct the id, or take the "
+                "tokenizer of the same model."
             )
     return ids
 

@@ -215,6 +215,33 @@ def test_values_of_a_wrong_type_are_one_sentence(key: str, bad: Any, needed: str
         architecture_of(BASE | {key: bad}, "config.json")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "most"),
+    [
+        ("num_hidden_layers", 10**9, "10,000"),
+        ("vocab_size", 2**31, "16,777,216"),
+        ("hidden_size", 10**400, "1,048,576"),
+        ("max_position_embeddings", 2**31, "2,147,483,647"),
+    ],
+)
+def test_sizes_are_bounded_before_anything_is_made_of_them(key: str, value: int, most: str) -> None:
+    with pytest.raises(
+        InputError, match=f"config.json: {key} = .*; {most} at most is read"
+    ) as error:
+        architecture_of(BASE | {key: value}, "config.json")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("number", [10**400, 1e300, 1e-300, float("inf")])
+def test_numbers_beyond_float32_are_one_short_sentence(number: float) -> None:
+    for key in ("rms_norm_eps", "rope_theta"):
+        with pytest.raises(InputError, match=f"{key} = .*; a positive number is needed") as error:
+            architecture_of(BASE | {key: number}, "config.json")
+        assert len(str(error.value)) < 200
+    with pytest.raises(InputError, match="a number above 1 is needed"):
+        architecture_of(BASE | {"rope_theta": 1}, "config.json")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_null_means_the_default(family: str) -> None:
     base = {"model_type": family, **SIZES}

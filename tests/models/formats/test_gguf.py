@@ -281,7 +281,10 @@ def test_unknown_tokenizer_is_named(options: dict, message: str, tmp_path: Path)
         ({"llama__attention__sliding_window": 64}, "sliding_window = 64"),
         ({"llama__rope__dimension_count": 4}, "rope.dimension_count = 4 differs"),
         ({"llama__attention__head_count_kv": 3}, "head_count = 4, head_count_kv = 3.*must divide"),
-        ({"llama__attention__head_count": 0}, "head_count = 0.*must divide"),
+        ({"llama__block_count": 2**31}, r"block_count = 2147483648; 10,000 at most is read"),
+        ({"llama__block_count": "two"}, "llama.block_count = 'two'; a positive integer is needed"),
+        ({"llama__rope__freq_base": "x"}, "llama.rope.freq_base = 'x'; a positive number"),
+        ({"llama__attention__head_count": 0}, "head_count = 0; a positive integer is needed"),
     ],
 )
 def test_options_that_are_not_honoured_are_refused(
@@ -307,6 +310,20 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(InputError, match='general.architecture = "mamba".*llama'):
         gguf.File(path).architecture()
+
+
+def test_tensors_that_overlap_or_leave_a_hole_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write(path, make_model("llama"), ggml.GGMLQuantizationType.F32)
+    whole = path.read_bytes()
+    second = whole.index(b"output_norm.weight")
+    place = second + len(b"output_norm.weight") + 4 + 8 + 4  # dimensions, the one, its format
+    offset = int.from_bytes(whole[place : place + 8], "little")
+    for wrong in (0, offset - 32, offset + 32, 2**63, 2**64 - 1):
+        path.write_bytes(whole[:place] + wrong.to_bytes(8, "little") + whole[place + 8 :])
+        if wrong != offset:
+            with pytest.raises(InputError, match="not a complete GGUF file"):
+                gguf.File(path)
 
 
 @pytest.mark.parametrize("keep", [0, 3, *range(20, 4_000, 97), 5_000, -1000])
