@@ -99,6 +99,8 @@ def collective(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traf
 def _groups(rest: str, kind: str, mesh: MeshShape) -> np.ndarray:
     """[N, K] devices of each group."""
     name = "source_target_pairs" if kind == "collective-permute" else "replica_groups"
+    if found := re.search(rf"{name}=mesh\[([^\]]*)\]([^{{]*)\{{([^}}]*)\}}", rest):
+        return _of_axes(*found.groups())
     if found := re.search(rf"{name}=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         shape, sizes, order = (
             tuple(map(int, part.split(","))) if part else () for part in found.groups()
@@ -109,3 +111,35 @@ def _groups(rest: str, kind: str, mesh: MeshShape) -> np.ndarray:
         rows = [list(map(int, row.split(","))) for row in re.findall(r"\{([\d, ]+)\}", found[1])]
         return np.array(rows)
     return np.arange(mesh.size)[None]  # all of them
+
+
+def _of_axes(mesh: str, devices: str, axes: str) -> np.ndarray:
+    """The groups of `mesh['a'=4,'b'=2], device_ids=(…) {'a','b':(1)2}`.
+
+    Args:
+      mesh: its axes with their sizes.
+      devices: the order of the devices, if it is not their own.
+      axes: along which a group lies; of a part of one, (the size before it) its size.
+    """
+    cut = {name: tuple(map(int, size)) for name, *size in _PART.findall(axes)}
+    chosen = re.findall(r"'([^']+)'", axes)
+    shape: list[int] = []
+    inside: list[int] = []
+    for name, size in re.findall(r"'([^']+)'=(\d+)", mesh):
+        before, own = cut.get(name, (1, int(size)))
+        if name in chosen:
+            inside.append(len(shape) + 1)
+        shape += [before, own, int(size) // (before * own)]
+    numbers = np.arange(math.prod(shape))
+    if found := re.search(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", devices):
+        _, sizes, order = (tuple(map(int, one.split(","))) if one else () for one in found.groups())
+        numbers = numbers.reshape(sizes)
+        numbers = numbers.transpose(order) if order else numbers
+    elif listed := re.findall(r"\d+", devices):
+        numbers = np.array(list(map(int, listed)))
+    outside = [axis for axis in range(len(shape)) if axis not in inside]
+    grid = numbers.reshape(shape).transpose(*outside, *inside)
+    return grid.reshape(-1, math.prod(shape[axis] for axis in inside))
+
+
+_PART = re.compile(r"'([^']+)':\((\d+)\)(\d+)")

@@ -34,6 +34,12 @@ def line(opcode, groups, size=8, more=""):
         ("replica_groups=[4,2]<=[2,4]T(1,0)", "data"),
         ("replica_groups=[2,4]<=[8]", "fsdp+tensor"),
         ("replica_groups={}", "data+fsdp+tensor"),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", "data"),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", "fsdp+tensor"),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", "data+fsdp+tensor"),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}", "fsdp"),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(2)2}", "tensor"),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]<=[4,2]T(1,0)) {'a'}", "tensor"),
     ],
 )
 def test_a_group_says_its_axes(groups, axes):
