@@ -177,7 +177,9 @@ def _activations(program: Any, stage: Any, config: Config) -> int:
 
 def tokens_of(micro: Any) -> int:
     """Tokens that a micro-batch is computed on; a group's prompt once."""
-    for one in (micro, getattr(micro, "batch", None), *(micro if isinstance(micro, tuple) else ())):
+    own: Any = getattr(micro, "batch", None)
+    parts: list[Any] = [micro, own, *(micro if isinstance(micro, tuple) else ())]
+    for one in parts:
         if hasattr(one, "completion"):
             return one.prompt.size + one.completion.size
         if hasattr(one, "segment"):

@@ -68,7 +68,7 @@ def search(
     """
     seen: dict[str, Found] = {}
 
-    def tried(table: Table) -> Found | None:
+    def tried(table: Table) -> Found:
         key = repr(sorted((section, sorted(one.items())) for section, one in table.items()))
         if key not in seen:
             own = change(config, table, "--search") if table else config
@@ -77,7 +77,6 @@ def search(
         return seen[key]
 
     first = best = tried({})
-    assert first is not None
     for _ in range(_PASSES):
         before = best
         for options in _axes(config, devices // slices, slices):
@@ -87,7 +86,7 @@ def search(
                 except InputError as error:
                     told(f"{_shown(option)}: {error}")
                     continue
-                best = min(best, found, key=lambda one: one.order) if found else best
+                best = min(best, found, key=lambda one: one.order)
         if best is before:
             break
     return first, best
