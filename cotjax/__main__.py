@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "let a run or a model answer a question",
     "export": "write a run's student as a Hugging Face folder",
     "doctor": "check settings, files and models, and train nothing",
+    "plan": "whether a run fits devices, how long it takes, what it costs",
     "report": "write the page of a run folder again",
     "experiment": "run arms × seeds from a file, and compare them",
     "rationales": "let a teacher write solutions, and keep the right ones",

@@ -1,15 +1,14 @@
-"""The tables beside other systems, what compiled programs tell, and how tiny teachers begin."""
+"""The tables beside other systems, and how tiny teachers begin."""
 
-import importlib
 import pathlib
 import runpy
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cotjax.config import load
 from cotjax.data.packing import pack_in_order
 from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
@@ -56,72 +55,6 @@ def test_our_update_is_the_step_without_its_rollout(peers):
     assert peers["same_update"](numbers, size) == {**numbers, "update_tok_s": 2 * 3 * (4 + 6) / 3}
 
 
-# What a compiled program does and how often.
-
-
-@pytest.fixture
-def hlo(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
-    return importlib.import_module("hlo")
-
-
-def compiled(function, *sizes):
-    return jax.jit(function).lower(*(jnp.ones(size) for size in sizes)).compile().as_text()
-
-
-def test_products_in_a_loop_count_as_often_as_it_turns(hlo):
-    def layers(x, weights):
-        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
-
-    program = hlo.Program.parse(compiled(layers, (4, 8), (5, 8, 8)))
-    assert hlo.products(program) == {"": 5 * 2 * 4 * 8 * 8}
-
-
-def test_products_in_a_loop_without_a_known_end_are_told_apart(hlo):
-    def until_large(x, w):
-        return jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ w, x @ w)
-
-    program = hlo.Program.parse(compiled(until_large, (4, 8), (8, 8)))
-    assert sorted(hlo.products(program).values()) == [2 * 4 * 8 * 8] * 2
-
-
-def test_a_batch_of_products_as_a_tpu_writes_it(hlo):
-    text = """
-ENTRY %main (a: bf16[4,2,64,128], b: bf16[4,2,128,512]) -> f32[4,2,64,512] {
-  %a = bf16[4,2,64,128]{3,2,1,0:T(8,128)(2,1)} parameter(0)
-  %b = bf16[4,2,128,512]{3,2,1,0:T(8,128)(2,1)} parameter(1)
-  ROOT %c = f32[4,2,64,512]{3,2,1,0:T(8,128)} convolution(%a, %b), window={size=4x2 stride=3x1 \
-lhs_dilate=4x2}, dim_labels=01bf_01io->01bf
-}
-"""
-    assert hlo.products(hlo.Program.parse(text)) == {"": 2 * 4 * 2 * 64 * 128 * 512}
-
-
-def test_copies_are_arrays_in_another_order(hlo):
-    text = """
-ENTRY %main (a: bf16[4,2]) -> bf16[4,2] {
-  %a = bf16[4,2]{1,0} parameter(0)
-  ROOT %b = bf16[4,2]{0,1} copy(%a)
-}
-"""
-    assert hlo.copies(hlo.Program.parse(text)) == {"": 4 * 2 * 2}
-
-
-def test_collectives_by_kind_with_their_results(hlo):
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-
-    def layers(x, weights):
-        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0].sum()
-
-    shapes = [jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=split)]
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
-    shapes.append(jax.ShapeDtypeStruct((5, 8, 8), jnp.float32, sharding=rows))
-    text = jax.jit(layers).lower(*shapes).compile().as_text()
-    moved = hlo.collectives(hlo.Program.parse(text))[""]
-    assert moved == {"all-gather": (5, 5 * 8 * 8 * 4), "all-reduce": (1, 4)}
-
-
 def test_a_grown_student_says_what_the_student_says(tmp_path):
     runpy.run_path(str(BENCHMARKS / "tiny_teachers.py"))["grow"](4, tmp_path / "grown")
     ids = np.arange(20, 60, dtype=np.int32)
@@ -150,3 +83,16 @@ def test_the_table_of_distillation_has_ratios_above_1_where_ours_is_better(peers
     lines = table(records).splitlines()
     assert lines[2] == "| s | whole step, tokens/s | 300 | 100 | 200 | 3.00× | 1.50× |"
     assert lines[4] == "| s | peak RSS, GiB | 2 | 5 | 1 | 2.50× | 0.50× |"
+
+
+def test_a_plan_is_compared_by_what_the_larger_run_needs_more():
+    module = runpy.run_path(str(BENCHMARKS / "plan_truth.py"))
+    gib = 2**30
+    plans = [{"bytes": gib, "seconds": 1.0}, {"bytes": 3 * gib, "seconds": 2.0}]
+    runs = [{"bytes": 2 * gib, "seconds": 9.0}, {"bytes": 4.5 * gib, "seconds": 3.0}]
+    row = module["row"](plans, runs)
+    assert (row["planned_gib"], row["ran_gib"], row["memory_ratio"]) == (2.0, 2.5, 0.8)
+    assert (row["planned_s"], row["ran_s"], row["time_ratio"]) == (2.0, 3.0, 1.5)
+    for shared, small, large in module["SHAPES"].values():
+        for sizes in (small, large):
+            assert load([*shared, *module["EVALUATION"], *sizes, "--name=truth"])

@@ -3,7 +3,7 @@
 import pytest
 
 from cotjax.parallel import memory
-from cotjax.parallel.memory import free_bytes, host_free_bytes
+from cotjax.parallel.memory import free_bytes, host_free_bytes, unlimited
 from cotjax.parallel.mesh import make_mesh
 
 
@@ -28,6 +28,12 @@ def test_devices_that_do_not_tell_share_what_the_host_has(monkeypatch):
     monkeypatch.setattr(memory, "host_free_bytes", lambda: 800)
     assert free_bytes(Mesh(*[Device()] * 4)) == 200  # pyright: ignore[reportArgumentType]
     assert free_bytes(make_mesh(8)) == 100
+
+
+def test_a_plan_finds_no_limit():
+    with unlimited():
+        assert free_bytes(Mesh(Device(100, 10))) > 2**60  # pyright: ignore
+    assert free_bytes(Mesh(Device(100, 10))) == 90  # pyright: ignore
 
 
 @pytest.fixture

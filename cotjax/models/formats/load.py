@@ -14,6 +14,7 @@ from cotjax.models.formats import huggingface, peft
 from cotjax.models.formats.gguf_gemma import open_gguf
 from cotjax.models.formats.locate import resolve as resolve
 from cotjax.models.formats.locate import weight_bytes as weight_bytes
+from cotjax.models.formats.locate import without_weights
 from cotjax.models.formats.special_tokens import check_known, special_tokens
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
 from cotjax.models.transformer import Transformer
@@ -99,6 +100,7 @@ def load_model(
       InputError: see `resolve`, `huggingface.load`, `gguf.load` and `special_tokens`.
     """
     source = resolve(path)
+    init = "random" if without_weights() else init
     if peft.is_peft(source):
         base, _ = peft.base_of(source)
         raise InputError(
@@ -108,16 +110,25 @@ def load_model(
     is_gguf = source.suffix == ".gguf" and source.is_file()
     file = open_gguf(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
-    tokenizer = file.tokenizer() if file else load_tokenizer(source)
-    ends = file.ends() if file else huggingface.read_ends(source)
+    stands_in = without_weights() and not (file or (source / "tokenizer.json").is_file())
+    if stands_in:  # for shapes, whose texts no one reads
+        tokenizer, ends = load_tokenizer(resolve("tiny")), {}
+    else:
+        tokenizer = file.tokenizer() if file else load_tokenizer(source)
+        ends = file.ends() if file else huggingface.read_ends(source)
     special = special_tokens(tokenizer, shape.vocab_size, ends, str(source))
     notes = [*special.notes, *(() if file else huggingface.read_notes(source))]
+    if stands_in:
+        notes = [
+            f"{path} has no tokenizer.json; the built-in student's counts the tokens of texts."
+        ]
     formats = {"param_dtype": param_dtype, "dtype": compute_dtype}
     if init == "random":
         tensors: Tensors = Drawn(shape, seed)
-        notes.append(
-            f"Random weights from seed {seed}: of {path} only shape and tokenizer are used."
-        )
+        if not without_weights():
+            notes.append(
+                f"Random weights from seed {seed}: of {path} only shape and tokenizer are used."
+            )
     else:
         tensors = file if file else huggingface.SafetensorsFolder(source)
         check_names(shape, tensors)

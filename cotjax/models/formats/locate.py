@@ -1,15 +1,38 @@
 """What lies behind a model's name, found without JAX, so that a wrong name stops a run at once."""
 
+import contextlib
+import contextvars
 import functools
 import importlib.resources
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 from cotjax import hub
 from cotjax.errors import InputError
 
 # What is read of a model's repository on the hub; what lies in its folders is not.
-_FILES = ("*.json", "*.jinja", "model*.safetensors")
+_SHAPE_FILES = ("*.json", "*.jinja")
+_FILES = (*_SHAPE_FILES, "model*.safetensors")
+_SHAPES_ONLY: contextvars.ContextVar[bool] = contextvars.ContextVar("shapes only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Opens models by their shapes while the block runs: no file of weights is needed or read.
+
+    What is opened so can be compiled, and trains nothing.
+    """
+    before = _SHAPES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ONLY.reset(before)
+
+
+def without_weights() -> bool:
+    """Whether models are opened by their shapes alone, see `shapes_only`."""
+    return _SHAPES_ONLY.get()
 
 
 def resolve(path: str, key: str = "model.path") -> Path:
@@ -32,7 +55,7 @@ def resolve(path: str, key: str = "model.path") -> Path:
     if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
         return found
     if hub.is_id(path):
-        return _from_hub(path, key)
+        return _from_hub(path, key, _SHAPE_FILES if without_weights() else _FILES)
     raise InputError(
         f'{key} = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '
         'this machine, a .gguf file, "owner/name" of the Hub, "tiny" or "smollm2-135m".'
@@ -40,8 +63,8 @@ def resolve(path: str, key: str = "model.path") -> Path:
 
 
 @functools.cache  # a run asks several times, and the hub should answer once
-def _from_hub(name: str, key: str) -> Path:
-    folder = hub.fetch(name, "model", key, _FILES)
+def _from_hub(name: str, key: str, files: tuple[str, ...]) -> Path:
+    folder = hub.fetch(name, "model", key, files)
     if not (folder / "config.json").is_file():
         raise InputError(
             f'{key} = "{name}": its repository has no config.json, so it is no model in Hugging '

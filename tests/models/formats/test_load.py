@@ -14,6 +14,7 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import LoadedModel, load_model, load_tokenizer, resolve
+from cotjax.models.formats.locate import shapes_only
 from tests.models.formats.test_huggingface import assert_same_model, change_config, make_model
 
 
@@ -89,6 +90,16 @@ def test_missing_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="no tokenizer.json"):
         load(folder)
+
+
+def test_for_shapes_alone_a_config_json_is_enough(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    with shapes_only():
+        loaded = load(folder)
+    assert loaded.shell.shape.hidden_size and "no tokenizer.json" in loaded.notes[-1]
+    assert loaded.eos_id == loaded.tokenizer.eos_token_id
 
 
 def test_broken_tokenizer_is_named(folder: Path) -> None:

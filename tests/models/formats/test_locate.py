@@ -11,7 +11,7 @@ import pytest
 from cotjax.errors import InputError
 from cotjax.models.formats import locate
 from cotjax.models.formats.load import load_model
-from cotjax.models.formats.locate import find_run, resolve, weight_bytes
+from cotjax.models.formats.locate import find_run, resolve, shapes_only, weight_bytes
 from cotjax.models.policy import Policy
 from tests.fake_hub import FakeHub, point_at, serving
 
@@ -67,6 +67,14 @@ def test_a_name_of_the_hub_is_fetched_without_what_is_not_read(hub):
     assert not any("onnx" in path for path in hub.got if "/resolve/" in path)
     asked = len(hub.asked)
     assert resolve("owner/tiny") == found and len(hub.asked) == asked, "the hub is asked once"
+
+
+def test_for_shapes_alone_no_weights_are_fetched(hub):
+    with shapes_only():
+        found = resolve("owner/tiny")
+    assert (found / "config.json").is_file()
+    assert not any("safetensors" in path for path in hub.got if "/resolve/" in path)
+    assert weight_bytes("owner/tiny") == weight_bytes("tiny")  # a run fetches them
 
 
 def test_a_local_folder_of_that_name_wins(hub, monkeypatch, tmp_path):

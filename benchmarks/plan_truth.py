@@ -1,0 +1,134 @@
+"""A plan beside the truth: its memory and its step time, and those of the run on this CPU.
+
+    python benchmarks/plan_truth.py                     # three shapes on 8 devices of this CPU
+    python benchmarks/plan_truth.py --shape sft --devices 1
+
+For each shape a run of random weights is planned (`python -m cotjax.plan --topology cpu:N`) and
+then made, twice: small, and as large as it is meant. What the second needs more than the first is
+compared, so that Python, JAX and its compiler, which both need, do not count: the plan's peak times
+the devices, which share this machine's memory, with the peak of the process's resident set. The
+seconds are those of a step once its programs are compiled; a plan's are what it takes at least, by
+rates that it measures, so nothing else should run.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cotjax.models.formats.locate import resolve
+
+GIB = 2**30
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 8,
+    "vocab_size": 512,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+}
+EVALUATION = ("--eval.problems=8", "--eval.samples=0", "--eval.max-new-tokens=8")
+# Flags of every run of a shape, those of the small one, those of the large one.
+SHAPES = {
+    "sft": (
+        ("--stage=sft", "--steps=3"),
+        ("--batch.size=8", "--batch.sequence-length=128"),
+        ("--batch.size=32", "--batch.sequence-length=1024"),
+    ),
+    "grpo": (
+        ("--stage=grpo", "--steps=3", "--rollout.group-size=8"),
+        ("--rollout.prompts=8", "--rollout.max-new-tokens=16"),
+        ("--rollout.prompts=32", "--rollout.max-new-tokens=128"),
+    ),
+    "split": (
+        ("--stage=sft", "--steps=3", "--mesh.data=1", "--mesh.fsdp=-1", "--model.remat=full"),
+        ("--batch.size=8", "--batch.sequence-length=128"),
+        ("--batch.size=64", "--batch.sequence-length=1024"),
+    ),
+}
+
+
+def write_model(folder: Path) -> Path:
+    """A folder with a shape and the built-in tokenizer, for random weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(resolve("tiny") / name, folder)
+    return folder
+
+
+def command(*words: str, devices: int) -> tuple[str, int]:
+    """(what a command of cotjax prints, bytes of its peak resident set)."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words], stdout=out, env=environment, text=True
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        text = out.read()
+    if os.waitstatus_to_exitcode(status) not in (0, 3):
+        raise SystemExit(f"{' '.join(words)} failed")
+    return text, usage.ru_maxrss * 1024
+
+
+def planned(flags: tuple[str, ...], devices: int) -> dict[str, Any]:
+    """Peak bytes of all devices together, and seconds of a step at least."""
+    text, _ = command("cotjax.plan", f"--topology=cpu:{devices}", "--json", *flags, devices=devices)
+    (stage,) = json.loads(text)["stages"]
+    peak = max(one["total"] for one in stage["memory"].values())
+    return {"bytes": peak * devices, "seconds": stage["step_seconds"]}
+
+
+def ran(flags: tuple[str, ...], devices: int, folder: Path) -> dict[str, Any]:
+    """Peak bytes of the process, and seconds of its last step."""
+    shutil.rmtree(folder, ignore_errors=True)
+    where = f"--output={folder.parent}", f"--name={folder.name}"
+    _, peak = command("cotjax.train", *flags, *where, devices=devices)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step_s"] for row in rows if "step_s" in row]
+    return {"bytes": peak, "seconds": steps[-1]}
+
+
+def row(plans: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, float]:
+    """A row of the table, of a small and a large plan and run."""
+    plan, run = (large["bytes"] - small["bytes"] for small, large in (plans, runs))
+    return {
+        "planned_gib": round(plan / GIB, 3),
+        "ran_gib": round(run / GIB, 3),
+        "memory_ratio": round(plan / run, 3),
+        "planned_s": round(plans[1]["seconds"], 3),
+        "ran_s": round(runs[1]["seconds"], 3),
+        "time_ratio": round(runs[1]["seconds"] / plans[1]["seconds"], 3),
+    }
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--shape", action="append", choices=list(SHAPES), help="may be repeated")
+    flags.add_argument("--devices", type=int, default=8)
+    args = flags.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        model = write_model(Path(place) / "model")
+        whole = f"--model.path={model}", "--model.init=random", "--optimizer.warmup-steps=0"
+        for name in args.shape or SHAPES:
+            shared, *sizes = SHAPES[name]
+            both = [(*shared, *whole, *EVALUATION, *size) for size in sizes]
+            plans = [planned(one, args.devices) for one in both]
+            runs = [ran(one, args.devices, Path(place) / "run") for one in both]
+            print(json.dumps({"shape": name, "devices": args.devices} | row(plans, runs)))
+
+
+if __name__ == "__main__":
+    main()

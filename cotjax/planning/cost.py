@@ -1,0 +1,219 @@
+"""What a compiled program does and how often, counted from its text.
+
+JAX's `cost_analysis` counts the body of a loop once; here it counts as often as the loop turns. A
+loop whose end the compiler cannot know (decoding) is kept apart, per turn. Of a conditional the
+costliest branch counts. Sums of elements cost no operations here: what they cost is memory traffic.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+from cotjax.planning.collectives import MeshShape, Traffic, collective
+from cotjax.planning.hlo import ArrayType, HloModule, Instruction, Table
+from cotjax.planning.products import operations
+
+# What moves no array: names, places, and the parts of others.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("while", "conditional", "call", "opt-barrier", "partition-id", "replica-id", "domain"),
+    "async-start",
+}
+_ENDS = ("-done", "-update")  # of what was counted where it started
+_INSIDE = ("call", "fusion", "async-start", "custom-call")  # what calls a computation once
+Moved = Mapping[tuple[str, str], Traffic]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one device.
+
+    Attributes:
+      flops: operations of matrix products and of kernels that say theirs.
+      hbm: bytes from and to the device's memory.
+      copies: bytes of arrays that are written again in another order.
+      moved: collectives by (kind, axes of the mesh).
+      loops: what a turn costs of loops with an unknown end, by name; outside of the numbers above.
+    """
+
+    flops: float = 0.0
+    hbm: float = 0.0
+    copies: float = 0.0
+    moved: Moved = dataclasses.field(default_factory=dict)
+    loops: Mapping[str, "Cost"] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        moved = dict(self.moved)
+        for key, traffic in other.moved.items():
+            moved[key] = moved[key] + traffic if key in moved else traffic
+        loops = {**self.loops, **other.loops}
+        numbers = (self.flops + other.flops, self.hbm + other.hbm, self.copies + other.copies)
+        return Cost(*numbers, moved, loops)
+
+    def times(self, turns: float) -> "Cost":
+        """The same so many times; unknown loops inside too."""
+        moved = {key: traffic.times(turns) for key, traffic in self.moved.items()}
+        loops = {name: loop.times(turns) for name, loop in self.loops.items()}
+        return Cost(self.flops * turns, self.hbm * turns, self.copies * turns, moved, loops)
+
+    @property
+    def outside(self) -> "Cost":
+        """Without the unknown loops."""
+        return dataclasses.replace(self, loops={})
+
+    @property
+    def longest(self) -> "Cost":
+        """A turn of the unknown loop that does most; nothing if there is none."""
+        return max(self.loops.values(), key=lambda loop: (loop.flops, loop.hbm), default=Cost())
+
+    @property
+    def sent(self) -> float:
+        """Bytes that the device sends."""
+        return sum(traffic.sent for traffic in self.moved.values())
+
+    def with_turns(self, turns: float) -> "Cost":
+        """All of it, where the unknown loop that does most turns so often, and others never."""
+        return self.outside + self.longest.times(turns)
+
+
+def count(module: HloModule, mesh: MeshShape) -> Cost:
+    """The cost of a program on one device.
+
+    Args:
+      module: as compiled for a mesh.
+      mesh: whose devices it numbers.
+    """
+    return _Counter(module, mesh).of(module.entry)
+
+
+class _Counter:
+    """Counts each computation once, however often it is called."""
+
+    def __init__(self, module: HloModule, mesh: MeshShape) -> None:
+        self._module, self._mesh = module, mesh
+        self.of = functools.cache(self._of)
+
+    def _of(self, name: str) -> Cost:
+        table = self._module.computations[name]
+        found = (self._one(one, table) for one in table.values())
+        return functools.reduce(Cost.__add__, found, Cost())
+
+    def _one(self, one: Instruction, table: Table) -> Cost:
+        if one.opcode == "while":
+            return self._loop(one)
+        if one.opcode == "conditional":
+            branches = [self.of(name) for name in one.called]
+            return max(branches, key=lambda cost: (cost.flops, cost.hbm), default=Cost())
+        found = Cost(flops=operations(one, table), hbm=self._traffic(one, table))
+        if one.opcode == "copy":
+            found = dataclasses.replace(found, copies=sum(a.bytes for a in one.arrays))
+        if moved := collective(one, self._mesh):
+            found = dataclasses.replace(found, moved=dict([moved]))
+        if one.opcode in _INSIDE:
+            for name in one.called:
+                inner = self.of(name)
+                # A fusion's steps meet in registers: its own operands and results are the traffic.
+                own = one.opcode == "fusion"
+                found += dataclasses.replace(inner, hbm=0.0) if own else inner
+        return found
+
+    def _loop(self, one: Instruction) -> Cost:
+        turn = self.of(one.attribute("body")) + self.of(one.attribute("condition"))
+        turns = self._module.turns(one)
+        if turns:
+            return turn.times(turns)
+        # A loop inside is counted as if it turned once.
+        whole = functools.reduce(Cost.__add__, turn.loops.values(), turn.outside)
+        return Cost(loops={one.name: whole})
+
+    # Memory.
+
+    def _traffic(self, one: Instruction, table: Table) -> float:
+        """Bytes that an instruction reads from and writes to the main memory."""
+        if one.opcode in _FREE or one.opcode.endswith(_ENDS):
+            return 0.0
+        if one.opcode == "fusion":
+            return sum(self._of_fusion(one, table))
+        return sum(_read(one, table)) + _written(one, table)
+
+    def _of_fusion(self, one: Instruction, table: Table) -> Iterator[float]:
+        inner = self._module.computations[one.called[0]]
+        users: dict[str, list[Instruction]] = {}
+        for other in inner.values():
+            for operand in other.operands:
+                users.setdefault(operand, []).append(other)
+        for parameter in (other for other in inner.values() if other.opcode == "parameter"):
+            number = int(parameter.rest)
+            if number >= len(one.operands) or one.operands[number] not in table:
+                continue
+            whole = _main(table[one.operands[number]].arrays)
+            yield min(whole, _of_uses(parameter, users, inner, whole))
+        root = self._module.root(one.called[0])
+        results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        if len(results) != len(one.arrays):
+            yield _main(one.arrays)
+            return
+        for array, result in zip(one.arrays, results, strict=True):
+            if not array.space:
+                yield min(_main([array]), _written(_behind(result, inner), inner))
+
+
+_SAME = ("bitcast", "copy", "reshape", "convert")  # what only passes an array on
+
+
+def _behind(one: Instruction, table: Table) -> Instruction:
+    """The instruction behind bitcasts."""
+    while one.opcode == "bitcast" and one.operands[0] in table:
+        one = table[one.operands[0]]
+    return one
+
+
+def _of_uses(
+    one: Instruction, users: Mapping[str, Sequence[Instruction]], table: Table, whole: float
+) -> float:
+    """Bytes that a fusion reads of a parameter: of one that is only sliced, the slices."""
+    total = 0.0
+    for user in users.get(one.name, ()):
+        if user.opcode in _SLICES and user.operands[0] == one.name:
+            total += sum(array.bytes for array in user.arrays)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == one.name:
+            continue  # written in place
+        elif user.opcode in _SAME:
+            total += _of_uses(user, users, table, whole)
+        else:
+            return whole
+    return total
+
+
+def _main(arrays: Sequence[ArrayType]) -> float:
+    """Bytes of arrays in the main memory."""
+    return float(sum(array.bytes for array in arrays if not array.space))
+
+
+_SLICES = ("dynamic-slice", "slice", "gather")  # which read what they give
+
+
+def _read(one: Instruction, table: Table) -> Iterator[float]:
+    opcode = one.opcode.removesuffix("-start")
+    if opcode in _SLICES:
+        # What starts has its operand in its result too, and the slice is smaller.
+        yield float(min((array.bytes for array in one.arrays if array.sizes), default=0))
+        return
+    start = 1 if opcode in ("dynamic-update-slice", "scatter") else 0  # in place
+    for name in one.operands[start:]:
+        if name in table:
+            yield _main(table[name].arrays)
+
+
+def _written(one: Instruction, table: Table) -> float:
+    if one.opcode in ("dynamic-update-slice", "scatter") and len(one.operands) > 1:
+        update = table.get(one.operands[1 if one.opcode == "dynamic-update-slice" else -1])
+        return _main(update.arrays) if update else _main(one.arrays)
+    if not one.opcode.endswith("-start"):
+        return _main(one.arrays)
+    if one.opcode == "copy-start":  # (to, from, …)
+        return _main(one.arrays[:1])
+    arrays = [array for array in one.arrays if array.sizes]
+    if one.opcode.removesuffix("-start") in _SLICES:
+        return _main([min(arrays, key=lambda array: array.bytes)]) if arrays else 0.0
+    return max((_main([array]) for array in arrays), default=0.0)

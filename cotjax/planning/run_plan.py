@@ -1,0 +1,128 @@
+"""A whole run on a topology: every stage of a list, its time and its price."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from cotjax.config import Config
+from cotjax.planning.chips import CHIPS, CPU, Chip
+from cotjax.planning.memory import Memory
+from cotjax.planning.stage_plan import StagePlan, Told, plan_stage
+from cotjax.planning.topologies import Topology, mesh_of
+from cotjax.planning.verdict import Change, best_change
+
+HOUR = 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """What a run needs, and whether it fits.
+
+    Attributes:
+      topology: its devices.
+      chip: each of them.
+      mesh: sizes of its axes.
+      stages: in order.
+      price: of a device for an hour; None if it was not given.
+      notes: what a reader should know.
+    """
+
+    topology: Topology
+    chip: Chip
+    mesh: dict[str, int]
+    stages: tuple[StagePlan, ...]
+    price: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tightest(self) -> tuple[StagePlan, Memory]:
+        """The stage and the program that need most memory."""
+        stage = max(self.stages, key=lambda one: one.peak.total)
+        return stage, stage.peak
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return all(stage.fits(self.chip) for stage in self.stages)
+
+    @property
+    def change(self) -> Change | None:
+        """The one change that frees most memory where it is short; None if it fits."""
+        if self.fits:
+            return None
+        stage, memory = self.tightest
+        return best_change(stage.config, memory, self.mesh)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run, at least."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def chip_hours(self) -> float:
+        """Of all devices, at least."""
+        return self.seconds * self.topology.size / HOUR
+
+    @property
+    def cost(self) -> float | None:
+        """In the price's currency, at least."""
+        return None if self.price is None else self.price * self.chip_hours
+
+
+def chip_of(topology: Topology) -> Chip:
+    """What a device of a topology can do; this CPU is measured."""
+    if topology.chip != CPU:
+        return CHIPS[topology.chip]
+    from cotjax.planning.measured import measured
+
+    return measured(topology.size)
+
+
+def plan_run(
+    configs: Sequence[Config],
+    topology: Topology,
+    *,
+    chip: Chip | None = None,
+    devices: list[Any] | None = None,
+    price: float | None = None,
+    steps_only: bool = False,
+    told: Told = lambda _: None,
+) -> RunPlan:
+    """Plans the stages of a run together.
+
+    Args:
+      configs: of `opening.stages_of`.
+      topology: where it shall run.
+      chip: what its devices can do; None: as documented, or measured of a CPU.
+      devices: of `devices_of`; None asks for them.
+      price: of a device for an hour.
+      steps_only: leave out evaluations and what a run begins with.
+      told: is given a sentence before each program that is compiled.
+
+    Raises:
+      InputError: a config that cannot be split on the topology, or a wrong input.
+    """
+    chip = chip_of(topology) if chip is None else chip
+    stages, mesh = [], None
+    for config in configs:
+        mesh = mesh_of(topology, config.mesh, devices)
+        stages.append(
+            plan_stage(
+                *(config, mesh, chip),
+                island=topology.island,
+                steps_only=steps_only,
+                told=told,
+            )
+        )
+    sizes = {axis: int(size) for axis, size in mesh.shape.items()} if mesh is not None else {}
+    return RunPlan(topology, chip, sizes, tuple(stages), price, _notes(topology))
+
+
+def _notes(topology: Topology) -> tuple[str, ...]:
+    if topology.platform != "gpu":
+        return ()
+    return (
+        "There is no compiler for GPUs here: the programs were compiled for as many CPU devices. "
+        "Operations and collectives are theirs; temporaries are an upper bound, since a CPU "
+        "computes bfloat16 in float32.",
+    )

@@ -1,0 +1,93 @@
+"""Which one change frees most memory of a device, from what lies there at the peak."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from cotjax.config import Config, stage_class
+from cotjax.planning.memory import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A setting that makes a run smaller.
+
+    Attributes:
+      key: of the config.
+      value: that it should have.
+      saves: bytes of a device, an estimate.
+    """
+
+    key: str
+    value: str
+    saves: int
+
+    def __str__(self) -> str:
+        return f"Set {self.key} = {self.value}"
+
+
+def best_change(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Change | None:
+    """The change that frees most; None if none is known.
+
+    Args:
+      config: of the stage that needs most.
+      memory: of its program that does.
+      mesh: sizes of the axes.
+    """
+    reads = stage_class(config.stage).reads_key
+    found = [one for one in changes(config, memory, mesh) if reads(one.key)]
+    return max(found, key=lambda one: one.saves, default=None)
+
+
+def changes(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
+    """Every change that helps at this peak, with the bytes that it frees of a device."""
+    if memory.program.startswith("update"):
+        yield from _of_update(config, memory)
+    elif memory.of("KV cache", "sampling weights"):
+        yield from _of_sampler(config, memory, mesh)
+    yield from _of_everything(config, memory, mesh)
+
+
+def _of_update(config: Config, memory: Memory) -> Iterator[Change]:
+    passing = memory.of("activations", "temporaries", "batch")
+    if config.model.remat != "full":
+        kept = 0.2 if config.model.remat == "none" else 0.4
+        yield Change("model.remat", '"full"', int((1 - kept) * memory.of("activations")))
+    size = config.policy.micro_batch or config.rollout.prompts
+    if size > 1:
+        yield Change("policy.micro_batch", str(size // 2), int(passing * (1 - (size // 2) / size)))
+
+
+def _of_sampler(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
+    caches, rollout = memory.of("KV cache"), config.rollout
+    smaller = {"float32": '"bfloat16"', "bfloat16": '"int8"'}
+    kind = config.model.compute_dtype if rollout.cache_dtype == "auto" else rollout.cache_dtype
+    if kind in smaller:
+        yield Change("rollout.cache_dtype", smaller[kind], caches // 2)
+    if memory.program.startswith(("evaluation", "mining")):
+        key = "eval.batch_size" if memory.program.startswith("eval") else "mining.batch_size"
+        size = config.eval.batch_size if key.startswith("eval") else config.mining.batch_size
+        if size > mesh["data"] * mesh["fsdp"]:
+            yield Change(key, str(size // 2), (caches + memory.of("temporaries")) // 2)
+        return
+    rows = rollout.max_concurrent or rollout.prompts * rollout.group_size
+    if rows > mesh["data"] * mesh["fsdp"] * rollout.group_size:
+        saves = (caches + memory.of("temporaries")) // 2
+        yield Change("rollout.max_concurrent", str(rows // 2), saves)
+
+
+def _of_everything(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
+    held = memory.of("parameters", "optimizer", "reference", "gradients")
+    if mesh["data"] > 1:  # devices that hold the same parameters can share them
+        whole = mesh["fsdp"] * mesh["data"]
+        rest = held + memory.of("teachers")
+        yield Change("mesh.fsdp", f"{whole}, mesh.data = 1", int(rest * (1 - 1 / mesh["data"])))
+    if memory.of("sampling weights") and mesh["data"] * mesh["fsdp"] > 1:
+        saves = memory.of("sampling weights") // 2
+        yield Change("mesh.tensor", str(2 * mesh["tensor"]), saves)
+    if config.model.param_dtype == "float32":
+        yield Change("model.param_dtype", '"bfloat16"', held // 2)
+    if not config.lora.rank:
+        saves = memory.of("optimizer", "reference", "gradients")
+        yield Change("lora.rank", "16", saves)
+    if config.teachers.dtype == "float32" and memory.of("teachers"):
+        yield Change("teachers.dtype", '"bfloat16"', memory.of("teachers") // 2)

@@ -1,0 +1,55 @@
+"""Stages together: hours, cost, what does not fit, and what cannot be split."""
+
+import dataclasses
+
+import pytest
+
+from cotjax.config import load
+from cotjax.errors import InputError
+from cotjax.planning.chips import CHIPS
+from cotjax.planning.opening import stages_of
+from cotjax.planning.run_plan import chip_of, plan_run
+from cotjax.planning.topologies import parse_topology
+from tests.planning.conftest import CHIP
+
+
+def test_hours_and_cost(plan):
+    assert plan.fits and plan.change is None
+    assert plan.chip_hours == pytest.approx(plan.seconds * 8 / 3600)
+    assert plan.cost == pytest.approx(2.0 * plan.chip_hours)
+    assert plan.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+def test_two_stages_take_the_time_of_both(plan):
+    twice = dataclasses.replace(plan, stages=plan.stages * 2, price=None)
+    assert twice.seconds == pytest.approx(2 * plan.seconds) and twice.cost is None
+
+
+def test_on_a_smaller_chip_it_does_not_fit_and_one_change_is_named(plan):
+    small = dataclasses.replace(plan, chip=dataclasses.replace(CHIP, hbm=1000))
+    assert not small.fits
+    assert small.change is not None and 0 < small.change.saves < plan.tightest[1].total
+
+
+def test_a_config_that_cannot_be_split_is_refused_before_anything_compiles(grpo):
+    def told(text):
+        raise AssertionError(text)
+
+    mesh = dataclasses.replace(grpo.mesh, data=1, fsdp=1, tensor=8)
+    config = dataclasses.replace(grpo, mesh=mesh)
+    with pytest.raises(InputError, match="mesh.tensor = 8"):
+        plan_run(stages_of(config), parse_topology("cpu:8"), chip=CHIP, told=told)
+    rollout = dataclasses.replace(grpo.rollout, prompts=6)
+    config = dataclasses.replace(grpo, rollout=rollout)
+    with pytest.raises(InputError, match="rollout.prompts = 6: 8 devices cannot share it"):
+        plan_run(stages_of(config), parse_topology("cpu:8"), chip=CHIP, told=told)
+
+
+def test_a_chip_is_as_documented():
+    assert chip_of(parse_topology("v5e:4x4")) is CHIPS["v5e"]
+
+
+def test_stages_of_a_list_begin_with_one_model():
+    configs = stages_of(load(["--stage=bridge", "--name=plan", "--model.path=tiny"]))
+    assert [one.stage for one in configs] == ["reconstruct", "grpo", "rewrite"]
+    assert {(one.model.path, one.model.init) for one in configs} == {("tiny", "random")}

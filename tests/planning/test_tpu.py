@@ -1,0 +1,94 @@
+"""What the TPU compiler makes of a run, on machines without a TPU (needs libtpu)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 10,
+    "vocab_size": 4096,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+}
+# In a process of its own, since libtpu reads its environment when JAX starts.
+SCRIPT = """
+import json, re, sys
+from cotjax.config import load
+from cotjax.planning.topologies import parse_topology, set_up
+topology = parse_topology("v5e:2x2")
+set_up(topology)
+from cotjax.planning import opening, steps
+from cotjax.planning.collectives import MeshShape
+from cotjax.planning.compiling import compile_program
+from cotjax.planning.run_plan import chip_of
+from cotjax.planning.topologies import mesh_of
+name, *flags = sys.argv[1:]
+(config,) = opening.stages_of(load(flags))
+mesh = mesh_of(topology, config.mesh)
+with opening.opened(config, mesh) as stage:
+    (program,) = (one for one in steps.usual_programs(stage.programs()) if one.name == name)
+    asked = program.function.lower(*program.args, **program.kwargs).as_text()
+    found = compile_program(program, MeshShape(dict(mesh.shape)), dumped=True)
+loop = found.cost.longest
+row = config.rollout.max_prompt_tokens + config.rollout.group_size * config.rollout.max_new_tokens
+print(json.dumps({
+    "kernels": asked.count("@tpu_custom_call"),
+    "score_arrays": len(re.findall(rf"tensor<(?:\\\\d+x)*{row}x{row}x", asked)),
+    "memory": found.arguments + found.outputs - found.reused + found.temporary,
+    "hbm": chip_of(topology).hbm, "copies": loop.copies, "flops": found.cost.flops,
+    "moved": [[kind, axes, one.bytes] for (kind, axes), one in loop.moved.items()],
+}))
+"""
+
+
+def compiled(folder, program, *flags):
+    """The numbers of a program for a slice of four chips."""
+    pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'cotjax[plan]'")
+    (folder / "config.json").write_text(json.dumps(SHAPE))
+    command = [sys.executable, "-c", SCRIPT, program, "--stage=grpo", f"--model.path={folder}"]
+    command += ["--model.compute-dtype=bfloat16", "--model.remat=full", *flags]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment.pop("XLA_FLAGS", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--lora.rank=8"]], ids=["full", "lora"])
+def test_a_shared_prompt_compiles_to_the_flash_kernel_without_scores(tmp_path, flags):
+    lengths = "--rollout.max-prompt-tokens=192", "--rollout.max-new-tokens=128"
+    more = "--mesh.data=1", "--mesh.fsdp=-1", "--policy.micro-batch=1"
+    numbers = compiled(tmp_path, "update", *lengths, *more, *flags)
+    assert numbers["kernels"] >= 2 and numbers["score_arrays"] == 0
+    assert 0 < numbers["memory"] < numbers["hbm"]
+
+
+@pytest.mark.slow
+def test_a_token_copies_no_cache_and_exchanges_parts_of_logits(tmp_path):
+    prompts, group, length, heads = 8, 4, 512, 2
+    flags = f"--rollout.prompts={prompts}", f"--rollout.group-size={group}"
+    flags += "--rollout.max-prompt-tokens=128", f"--rollout.max-new-tokens={length}"
+    numbers = compiled(tmp_path, "rollout", "--mesh.data=2", "--mesh.tensor=2", *flags)
+    rows, width = prompts * group // 2, SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
+    layer = 2 * rows * length * heads // 2 * width * 2  # keys and values of a device
+    assert numbers["copies"] < layer * SHAPE["num_hidden_layers"] / 4
+    moved = {}
+    for kind, axes, size in numbers["moved"]:
+        assert axes == "tensor" or size < 100, (kind, axes)  # whether any row goes on
+        moved[kind] = moved.get(kind, 0) + size
+    assert moved["all-to-all"] <= rows * SHAPE["vocab_size"] / 2 * 4
+    residuals = (2 * SHAPE["num_hidden_layers"] + 1) * rows * SHAPE["hidden_size"] * 4
+    assert moved["all-reduce"] <= 1.1 * residuals
+    assert moved.get("all-gather", 0) < 0.01 * 2**20
+    assert 0 < numbers["memory"] < numbers["hbm"]
