@@ -30,6 +30,10 @@ MAY_CHANGE = {
     "eval.at": "which evaluations are made, not what they measure",
     "checkpoint": "what is kept on the disk",
     "data.workers": "a place in the data means the same for any number of them",
+    "reward.workers": "where your function is called, not what it gives",
+    "reward.timeout": "which of its calls fail",
+    "reward.memory": "which of its calls fail",
+    "reward.max_failed": "how many of them end the run",
     "model.remat": "the same values, kept or computed again",
     "mesh": "the same sums over other devices, equal but for rounding",
 }

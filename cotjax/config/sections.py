@@ -129,6 +129,10 @@ class RewardConfig:
     """What a completion earns: correctness gates format, format gates brevity."""
 
     function: RewardName = "bridge"  # BRIDGE's reward of the stage, or your own function.
+    workers: Natural = 1  # Processes that call your own function; 0 = the training process does.
+    timeout: Positive = 30.0  # Seconds that such a call may take in a worker.
+    memory: Positive = 4.0  # GiB that a worker may take beside what it needs to start; Linux.
+    max_failed: Share = 0.1  # Share of a step's completions without a reward that ends the run.
     verifier: VerifierName = "numeric"  # Reads answers and compares them; or your own.
     tolerance: Positive | Auto = "auto"  # Numbers nearer are equal; auto = 0.01, at most 1 %.
     length_per_step: Positive = 35.0  # Length allowed per reference step, in reward.unit.

@@ -20,6 +20,7 @@ EVERYWHERE = (
     *(key for key in KEYS if key.startswith("data.") and key not in PIPELINE),
     *("deliberate", "model", "lora", "optimizer", "eval", "budget", "checkpoint", "mesh"),
     *("reward.function", "reward.verifier", "reward.tolerance"),
+    *("reward.workers", "reward.timeout", "reward.memory", "reward.max_failed"),
     *("reward.length_per_step", "reward.unit", "reward.monotone"),
     *("rollout.max_prompt_tokens", "rollout.stop", "rollout.cache_dtype"),
 )

@@ -108,6 +108,18 @@ COMMON = (
         ("reward.tolerance",),
     ),
     Switch(
+        *(
+            "reward.function",
+            "to your own function",
+            lambda config: is_reference(config.reward.function),
+        ),
+        ("reward.workers", "reward.timeout", "reward.memory", "reward.max_failed"),
+    ),
+    Switch(
+        *("reward.workers", "> 0", lambda config: config.reward.workers > 0),
+        ("reward.timeout", "reward.memory"),
+    ),
+    Switch(
         *("reward.function", '= "bridge"', lambda config: config.reward.function == "bridge"),
         ("reward.length_per_step", "reward.unit", "reward.monotone", "reward.length"),
     ),

@@ -50,7 +50,7 @@ class BaseStage:
         check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
         self.notes: tuple[str, ...] = student.notes
         self._state: TrainState | None = None
-        self._reward_held_out = open_reward(config)
+        self.reward_held_out = open_reward(config)
 
     def learn_from(
         self, loss: LossFn, num_updates: int, *, scores_reference: bool = False, scan: bool = True
@@ -131,5 +131,6 @@ class BaseStage:
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Accuracy on the held-out problems."""
-        reward = self._reward_held_out
-        return evaluate(self.student, self.config, self.mesh, params, self.held_out, reward)
+        return evaluate(
+            self.student, self.config, self.mesh, params, self.held_out, self.reward_held_out
+        )

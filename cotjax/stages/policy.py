@@ -226,7 +226,7 @@ class PolicyStage(RolloutStage):
         if policy.refill:
             kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
         counts = np.ones(kept.rollout.ended.shape, bool)
-        counts &= kept.finite
+        counts &= kept.counted
         if policy.refill:
             counts &= kept.informative[:, None]
         if policy.overlong == "mask":
@@ -235,10 +235,10 @@ class PolicyStage(RolloutStage):
 
     def _micros(self, groups: RolloutGroups, counts: np.ndarray) -> Iterator[ScoredGroups]:
         """Micro-batches on the mesh."""
-        finite: Any = groups.finite
-        baseline = None if finite.all() else finite
+        counted: Any = groups.counted
+        baseline = None if counted.all() else counted
         if self.config.policy.overlong == "mask":
-            baseline = groups.rollout.ended
+            baseline = groups.rollout.ended & groups.rewarded
         reward: Any = groups.reward
         for micro in groups.micro_batches(
             np.asarray(self.advantage(reward, baseline)),

@@ -27,9 +27,10 @@ from cotjax.student.groups import RolloutGroups
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import (
     RewardFn,
+    UserReward,
+    check_rewarded,
     completion_row,
     judge_own,
-    open_reward,
     part_means,
     solve_reward,
 )
@@ -75,7 +76,8 @@ class RolloutStage(BaseStage):
         check_divides(mesh, config.rollout.prompts, "rollout.prompts")
         super().__init__(config, mesh, student, held_out)
         self._open_data, self._data_programs = data, data_programs
-        self.reward = open_reward(config, reward or solve_reward)
+        own = self.reward_held_out  # a user's, called in the same processes
+        self.reward = own if isinstance(own, UserReward) else reward or solve_reward
         self.shows_steps, self._mined = shows_steps, mined
         self.sampling = rollout_sampling(config.rollout, student)
         memory = preflight.check_fits(
@@ -134,6 +136,7 @@ class RolloutStage(BaseStage):
             metrics["mined_tokens"] = mined
         if is_reference(self.config.reward.function):  # its parts are named by the user
             metrics |= part_means(groups.judged)
+            metrics["unrewarded"] = int((~groups.rewarded).sum())
         metrics |= self.stream.metrics
         if self.stream.num_buckets > 1:
             metrics["bucket"] = self.stream.bucket + 1
@@ -174,6 +177,7 @@ class RolloutStage(BaseStage):
             *guards.leak_guard(texts, groups.records, shows_steps=self.shows_steps),
             *guards.end_check(rollout, (student.eos_id, *student.stop_ids)),
             *guards.repeated_seed(prompts, rollout),
+            *filter(None, [check_rewarded(self.config, groups.judged)]),
         )
 
 

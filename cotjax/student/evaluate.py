@@ -11,7 +11,7 @@ from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.rewards import RewardFn, completion_row, solve_reward
+from cotjax.student.rewards import Reward, completion_row, solve_reward
 from cotjax.training.evaluation import JudgedCompletion, summarize
 from cotjax.training.progress import Progress
 
@@ -22,7 +22,7 @@ def evaluate(
     mesh: Mesh,
     params: Any,
     records: Sequence[Record],
-    reward: RewardFn = solve_reward,
+    reward: Reward = solve_reward,
     *,
     name: str = "evaluation",
     keep_partial: bool = False,

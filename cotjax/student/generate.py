@@ -17,7 +17,7 @@ from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
-from cotjax.student.rewards import RewardFn, judge_own, solve_reward
+from cotjax.student.rewards import Reward, judge_own, solve_reward
 from cotjax.student.verify import VerifierKey
 from cotjax.training.evaluation import JudgedCompletion
 
@@ -160,7 +160,7 @@ def complete(
     of: int = 0,
     key: Array | None = None,
     first: int = 0,
-    reward: RewardFn = solve_reward,
+    reward: Reward = solve_reward,
     verifier: VerifierKey = "reward.verifier",
 ) -> Iterator[list[JudgedCompletion]]:
     """Judged completions of records; `settings.group_size` for each, batch by batch.

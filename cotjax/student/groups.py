@@ -15,7 +15,12 @@ from cotjax.parallel import shapes
 from cotjax.parallel.mesh import batch_devices
 from cotjax.training.evaluation import JudgedCompletion
 
-_informative = jax.jit(informative_groups)
+
+@jax.jit
+def _informative_groups(reward: Any, counts: Any) -> Any:
+    return informative_groups(reward, mask=counts)
+
+
 SHORTEST = 64  # tokens; scoring and update are compiled once per doubling that occurs
 
 
@@ -51,10 +56,20 @@ class RolloutGroups:
         return np.asarray(self.rollout.end != End.NONFINITE)
 
     @property
+    def rewarded(self) -> np.ndarray:
+        """[B, G] False where a user's function gave no reward."""
+        return np.array([[not one.failed for one in group] for group in self.judged], bool)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """[B, G] True where a completion counts in its group's baseline, and adds loss."""
+        return self.finite & self.rewarded
+
+    @property
     def informative(self) -> np.ndarray:
-        """[B] True where rewards differ: equal ones have zero advantage."""
+        """[B] True where the rewards that are there differ: equal ones have zero advantage."""
         reward: Any = self.reward
-        return np.asarray(_informative(reward))
+        return np.asarray(_informative_groups(reward, self.rewarded))
 
     def take(self, groups: Sequence[int] | np.ndarray) -> "RolloutGroups":
         """Some groups, in the order given."""
@@ -85,7 +100,7 @@ class RolloutGroups:
         return {
             "accuracy": float(np.mean([one.parts["correct"] for one in flat])),
             "well_formed": float(np.mean([one.parts["well_formed"] for one in flat])),
-            "reward": float(np.mean([one.reward for one in flat])),
+            "reward": float(np.mean([one.reward for one in flat if not one.failed] or [0.0])),
             "completion_tokens": float(np.mean([one.tokens for one in flat])),
             "truncated": float(np.mean([not one.ended for one in flat])),
             "no_signal": float(1 - self.informative.mean()),
@@ -145,7 +160,8 @@ def _widened(prompts: PromptBatch, width: int) -> PromptBatch:
 def informative_program(prompts: int, group_size: int, *, always: bool) -> Program:
     """What `RolloutGroups.informative` compiles."""
     reward = shapes.on_host(prompts, group_size)
-    return Program("groups with a signal", _informative, (reward,), always=always)
+    counts = shapes.on_host(prompts, group_size, dtype=np.bool_)
+    return Program("groups with a signal", _informative_groups, (reward, counts), always=always)
 
 
 def micro_shapes(

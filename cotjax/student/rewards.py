@@ -1,31 +1,33 @@
 """The rewards of completions: decoded, judged, and gathered over the processes of the run."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cotjax.config import Config, Plugin, plugin
+from cotjax.config import Config, Plugin, RewardConfig, plugin
 from cotjax.core.advantage import overlong_penalty
 from cotjax.cot import Verdict, completion_reward, open_tag, read_completion
 from cotjax.errors import PluginError
 from cotjax.interfaces import Completion, End, Record, Rollout
 from cotjax.parallel import processes
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.reward_workers import RewardWorkers
 from cotjax.student.verify import VerifierKey, open_verifier
 from cotjax.training.evaluation import JudgedCompletion
 
-# A completion of a record, and what it says, to a reward and its named parts.
-RewardFn = Callable[[Config, Record, Completion, Verdict], tuple[float, dict[str, float]]]
+Earned = tuple[float, dict[str, float]]  # a reward and its named parts
+# A completion of a record, and what it says, to what it earns.
+RewardFn = Callable[[Config, Record, Completion, Verdict], Earned]
 RESERVED = ("correct", "well_formed", "overlong")  # parts that are not the user's
 
 
 def solve_reward(
     config: Config, record: Record, completion: Completion, verdict: Verdict
-) -> tuple[float, dict[str, float]]:
+) -> Earned:
     """BRIDGE's reward of a completion, and of every evaluation."""
     reward = config.reward
     return completion_reward(
@@ -45,26 +47,47 @@ def written_tokens(completion: Completion) -> int:
     return completion.tokens - (completion.end == End.EOS)
 
 
-@dataclasses.dataclass(frozen=True)
 class UserReward:
     """A user's reward function; what it raises or gives wrongly names it and the record.
 
-    Attributes:
+    A function that the config names is called in processes of its own, see `reward_workers`; an
+    object that Python gave is called in this one.
+
+    Args:
       own: what `reward.function` names.
+      settings: how it is called.
     """
 
-    own: Plugin
+    def __init__(self, own: Plugin, settings: RewardConfig) -> None:
+        self.own = own
+        apart = settings.workers > 0 and isinstance(own.value, str)
+        self._workers = RewardWorkers(own, settings) if apart else None
 
-    def __call__(
-        self, config: Config, record: Record, completion: Completion, verdict: Verdict
-    ) -> tuple[float, dict[str, float]]:
+    def earned(self, pairs: Sequence[tuple[Completion, Record]]) -> Iterator[Earned | PluginError]:
+        """The reward of each completion of a record with its parts, or why it has none.
+
+        Raises:
+          InputError: no process for the function could be started.
+        """
+        given = self._workers(pairs) if self._workers else map(self._called, pairs)
+        for gave, (_, record) in zip(given, pairs, strict=True):
+            try:
+                yield gave if isinstance(gave, PluginError) else self._read(gave, record)
+            except PluginError as error:
+                yield error
+
+    def _called(self, pair: tuple[Completion, Record]) -> Any:
+        try:
+            return self.own(*pair, record=pair[1].id)
+        except PluginError as error:
+            return error
+
+    def _read(self, gave: Any, record: Record) -> Earned:
         """The reward, and its parts if the function names some.
 
         Raises:
-          PluginError: it raised, or gave neither a number nor named numbers.
+          PluginError: it gave neither a number nor named numbers.
         """
-        del config, verdict
-        gave = self.own(completion, record, record=record.id)
         if not isinstance(gave, Mapping):
             needs = "it needs to give a finite number, or a dict of some. Return float(…)."
             return self.own.number(gave, needs, record.id), {}
@@ -84,7 +107,10 @@ class UserReward:
         return sum(parts.values()), parts
 
 
-def open_reward(config: Config, built_in: RewardFn = solve_reward) -> RewardFn:
+Reward = RewardFn | UserReward
+
+
+def open_reward(config: Config, built_in: RewardFn = solve_reward) -> Reward:
     """The reward that `reward.function` names.
 
     Args:
@@ -95,7 +121,7 @@ def open_reward(config: Config, built_in: RewardFn = solve_reward) -> RewardFn:
       InputError: see `plugin`.
     """
     own = plugin(config, "reward.function")
-    return built_in if own is None else UserReward(own)
+    return built_in if own is None else UserReward(own, config.reward)
 
 
 def judge(
@@ -103,7 +129,7 @@ def judge(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = solve_reward,
+    reward: Reward = solve_reward,
     verifier: VerifierKey = "reward.verifier",
 ) -> list[list[JudgedCompletion]]:
     """Decodes and rewards a rollout (arrays on the host); B lists of G.
@@ -117,7 +143,8 @@ def judge(
       verifier: the key that names who reads and compares the answers.
 
     Raises:
-      PluginError: a user's reward or verifier did something wrong; names the record.
+      PluginError: a user's verifier did something wrong; names the record.
+      InputError: no process for a user's reward could be started.
     """
     lengths = rollout.mask.sum(axis=-1)
     shown = lengths - (np.asarray(rollout.end) == End.EOS)  # without the end token
@@ -127,10 +154,9 @@ def judge(
         for row, size in zip(rows, sizes, strict=True)
     ]
     texts = iter(student.tokenizer.batch_decode(flat, skip_special_tokens=False))
-    judged, reads = [], open_verifier(config, verifier)
+    read, reads = [], open_verifier(config, verifier)
     begun = open_tag(student.prompts.wrap("?"))  # a template may have begun the thinking
     for record, sizes, ends in zip(records, lengths, rollout.end, strict=True):
-        group = []
         for size, end in zip(sizes, ends, strict=True):
             text = next(texts)
             try:
@@ -139,12 +165,47 @@ def judge(
                 raise error.on(record.id) from error
             thinking = verdict.rationale.thinking
             completion = Completion(text, int(size), thinking, verdict.answer, End(end))
-            earned, parts = reward(config, record, completion, verdict)
-            parts = {**parts, "correct": float(verdict.correct),
-                     "well_formed": float(verdict.well_formed)}  # fmt: skip
-            group.append(JudgedCompletion(text, int(size), End(end), earned, parts))
-        judged.append(group)
-    return judged
+            read.append((record, completion, verdict))
+    if isinstance(reward, UserReward):
+        earned = reward.earned([(completion, record) for record, completion, _ in read])
+    else:
+        earned = (reward(config, *one) for one in read)
+    judged = [_judged(*one) for one in zip(read, earned, strict=True)]
+    size = rollout.mask.shape[1]
+    return [judged[first : first + size] for first in range(0, len(judged), size)]
+
+
+def _judged(
+    read: tuple[Record, Completion, Verdict], earned: Earned | PluginError
+) -> JudgedCompletion:
+    _, completion, verdict = read
+    reward, parts = (0.0, {}) if isinstance(earned, PluginError) else earned
+    parts = {**parts, "correct": float(verdict.correct), "well_formed": float(verdict.well_formed)}
+    failed = str(earned) if isinstance(earned, PluginError) else ""
+    return JudgedCompletion(
+        completion.text, completion.tokens, completion.end, reward, parts, failed
+    )
+
+
+def check_rewarded(config: Config, judged: Sequence[Sequence[JudgedCompletion]]) -> str:
+    """What is to be told of the completions of a step that a user's function gave no reward.
+
+    Returns:
+      a sentence; empty if there are none.
+
+    Raises:
+      PluginError: there are more of them than `reward.max_failed` allows.
+    """
+    flat = [one for group in judged for one in group]
+    failed = [one.failed for one in flat if one.failed]
+    if not failed:
+        return ""
+    told = f"{len(failed)} of {len(flat)} completions have no reward; the first: {failed[0]}"
+    if len(failed) > config.reward.max_failed * len(flat):
+        raise PluginError(
+            told, f" These are more than reward.max_failed = {config.reward.max_failed:g} of them."
+        )
+    return told
 
 
 def judge_own(
@@ -153,7 +214,7 @@ def judge_own(
     config: Config,
     records: Sequence[Record],
     rollout: Rollout,
-    reward: RewardFn = solve_reward,
+    reward: Reward = solve_reward,
     verifier: VerifierKey = "reward.verifier",
 ) -> list[list[JudgedCompletion]]:
     """`judge`, for which each process judges the rows that it owns; the results are gathered.
@@ -205,6 +266,7 @@ def completion_row(record: Record, completion: JudgedCompletion) -> dict[str, An
         "parts": completion.parts,
         "tokens": completion.tokens,
         "end": End(completion.end).name.lower(),
+        **({"failed": completion.failed} if completion.failed else {}),
     }
 
 

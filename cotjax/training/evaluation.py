@@ -23,6 +23,8 @@ class JudgedCompletion:
       end: why it ended.
       reward: the run's reward; the built-in one where nobody asks for it.
       parts: the reward's named parts; `correct` and `well_formed`, 0 or 1, are always there.
+      failed: why a user's function gave it no reward; empty if it did. It leaves the baseline of
+        its group then, and adds no loss.
     """
 
     text: str
@@ -30,6 +32,7 @@ class JudgedCompletion:
     end: End
     reward: float
     parts: dict[str, float]
+    failed: str = ""
 
     @property
     def ended(self) -> bool:

@@ -1,12 +1,14 @@
 """A user's reward: what it is given, what it may give, and what stays the verifier's."""
 
+import re
+
 import numpy as np
 import pytest
 
 from cotjax.config import Config
 from cotjax.errors import PluginError
 from cotjax.interfaces import Completion, End, Record, Rollout
-from cotjax.student.rewards import judge, open_reward, part_means, solve_reward
+from cotjax.student.rewards import check_rewarded, judge, open_reward, part_means, solve_reward
 from tests.tiny import END, PAD, STUDENT, TOKENIZER
 
 RECORD = Record("r/1", "?", "7", ("7*1=7",), difficulty=1)
@@ -70,23 +72,37 @@ def test_a_number_or_named_numbers_are_a_reward(gives, reward, parts):
     "gives",
     [None, "1.0", float("nan"), float("inf"), [1.0, 2.0], {}, {"a": None}, {"a": "1"}, {1: 1.0}],
 )
-def test_what_is_no_number_is_refused_with_the_record(gives):
-    with pytest.raises(PluginError) as error:
-        judged(lambda completion, record: gives, GOOD)
-    said = str(error.value)
+def test_what_is_no_number_is_no_reward_and_says_so_with_the_record(gives):
+    (one,) = judged(lambda completion, record: gives, GOOD)
+    said = one.failed
+    assert one.reward == 0 and one.parts == {"correct": 1.0, "well_formed": 1.0}
     assert said.startswith('reward.function = "python:') and f"returned {gives!r} on r/1: " in said
     assert "Return" in said
 
 
 @pytest.mark.parametrize("name", ["correct", "well_formed", "overlong"])
 def test_the_names_of_other_parts_are_taken(name):
-    with pytest.raises(PluginError, match=f'"{name}" is a part that every completion has'):
-        judged(lambda completion, record: {name: 1.0}, GOOD)
+    (one,) = judged(lambda completion, record: {name: 1.0}, GOOD)
+    assert f'"{name}" is a part that every completion has' in one.failed
 
 
 def test_what_raises_names_the_record_and_the_line():
-    with pytest.raises(PluginError, match=r"KeyError: 'x' on r/1 \(test_user_reward\.py, line \d+"):
-        judged(lambda completion, record: {}["x"], GOOD)
+    (one,) = judged(lambda completion, record: {}["x"], GOOD)
+    assert re.search(r"KeyError: 'x' on r/1 \(test_user_reward\.py, line \d+", one.failed)
+
+
+def test_more_failures_than_allowed_end_the_run_and_fewer_are_told():
+    def reward(completion, record):
+        return float("nan") if completion.answer is None else 1.0
+
+    group = judged(reward, GOOD, "so", GOOD, GOOD)
+    assert [bool(one.failed) for one in group] == [False, True, False, False]
+    allowed = config(reward, max_failed=0.25)
+    told = check_rewarded(allowed, [group])
+    assert told.startswith("1 of 4 completions have no reward; the first: reward.function = ")
+    with pytest.raises(PluginError, match=r"more than reward\.max_failed = 0\.2 of them"):
+        check_rewarded(config(reward, max_failed=0.2), [group])
+    assert check_rewarded(allowed, [judged(reward, GOOD)]) == ""
 
 
 def test_parts_are_columns_over_the_completions_that_have_them():

@@ -1,0 +1,140 @@
+"""A user's reward in processes of its own.
+
+It is foreign code: a call that hangs, ends its process or takes all memory costs that completion
+its reward, and nothing else. Python's own objects stay in the training process, as another process
+could not find them.
+"""
+
+import functools
+import math
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as Late
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from cotjax.config import Plugin, RewardConfig
+from cotjax.errors import InputError, PluginError
+from cotjax.interfaces import Completion, Record
+
+START = 120.0  # seconds until the first worker has to be there
+GIB = 2**30
+
+_own: Plugin  # of a worker
+
+
+class RewardWorkers:
+    """Processes that call a user's reward, started when there is something to reward.
+
+    Args:
+      own: what `reward.function` names; a name, as an object may not be found elsewhere.
+      settings: how many processes, and what a call may take.
+    """
+
+    def __init__(self, own: Plugin, settings: RewardConfig) -> None:
+        self._own, self._settings = own, settings
+
+    def __call__(self, pairs: Sequence[tuple[Completion, Record]]) -> list[Any]:
+        """What the function gave for each completion of a record, or the error that stands for it.
+
+        Raises:
+          InputError: no process could be started.
+        """
+        limit = self._settings.timeout
+        calls = [self._pool.schedule(_call, args=[*pair], timeout=limit) for pair in pairs]
+        return [self._result(call, record) for call, (_, record) in zip(calls, pairs, strict=True)]
+
+    def _result(self, call: Any, record: Record) -> Any:
+        try:
+            return call.result()
+        except PluginError as error:
+            return error
+        except Late:
+            return self._error(
+                f"took more than reward.timeout = {self._settings.timeout:g} seconds", record
+            )
+        except ProcessExpired as error:
+            return self._error(f"ended its process with status {error.exitcode}", record)
+
+    def _error(self, what: str, record: Record) -> PluginError:
+        return PluginError(f"{self._own.shown} {what}", "", record.id)
+
+    @functools.cached_property
+    def _pool(self) -> ProcessPool:
+        settings = self._settings
+        pool = ProcessPool(
+            max_workers=settings.workers,
+            initializer=_start,
+            initargs=[self._own, settings.memory, os.getpid()],
+            context=multiprocessing.get_context("spawn"),
+        )
+        weakref.finalize(self, _stop, pool)
+        try:
+            pool.schedule(os.getpid).result(timeout=START)
+        except Exception as error:
+            _stop(pool)
+            raise InputError(
+                f"reward.workers = {settings.workers}: no process for {self._own.shown} could be "
+                f"started ({error or type(error).__name__}). Put what your script runs behind if "
+                '__name__ == "__main__":, or set reward.workers = 0 to call it in this process.'
+            ) from error
+        return pool
+
+
+def _stop(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
+
+
+# In a worker.
+
+
+def _start(own: Plugin, memory: float, parent: int) -> None:
+    """Readies a worker: the function, its limit of memory, and an end with its parent's.
+
+    Args:
+      own: what it calls.
+      memory: GiB that a call may take beside what is there already; infinite for no limit.
+      parent: the process that it works for.
+    """
+    global _own
+    _own = own
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    assert own.found, "it is read before its first call is timed"
+    if math.isfinite(memory):
+        _limit_memory(memory)
+
+
+def _limit_memory(more: float) -> None:
+    """Lets this process take so many GiB more; where the system cannot tell, there is no limit."""
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not Linux
+        return
+    limit = taken + int(more * GIB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once its parent is gone, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _call(completion: Completion, record: Record) -> Any:
+    gave = _own(completion, record, record=record.id)
+    try:
+        pickle.dumps(gave)
+    except Exception as error:
+        raise _own.refuse(gave, "it cannot be sent to another process.", record.id) from error
+    return gave
