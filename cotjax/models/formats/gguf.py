@@ -241,6 +241,10 @@ class File:
             heads = self._option(f"{key}_kv") or self._option(key)
         else:
             return values
+        if not heads or values.ndim != 2 or len(values) % (2 * heads):
+            raise InputError(
+                f"{self.origin}: tensor {name} {values.shape} does not divide by {key} = {heads}."
+            )
         rows, width = values.shape
         pairs = values.reshape(heads, rows // heads // 2, 2, width)
         return pairs.swapaxes(1, 2).reshape(rows, width)
