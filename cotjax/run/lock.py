@@ -10,7 +10,7 @@ import os
 import pathlib
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from cotjax.errors import InputError
 from cotjax.run.folder import LOCK, OWNER, check_folder
@@ -18,7 +18,7 @@ from cotjax.storage import UNBEGUN, unwritten, write_whole
 
 
 @contextlib.contextmanager
-def owned(folder: pathlib.Path, *, resume: bool) -> Iterator[None]:
+def owned(folder: pathlib.Path, *, resume: bool) -> Generator[None]:
     """Makes a run's folder and holds its lock; one that stays empty is removed again.
 
     Of several processes of a run the first holds it, and all hear whether it could.
@@ -47,7 +47,7 @@ def owned(folder: pathlib.Path, *, resume: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def _locked(folder: pathlib.Path) -> Generator[None]:
     from filelock import FileLock, Timeout
 
     try:
