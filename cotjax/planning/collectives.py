@@ -131,8 +131,8 @@ def _of_axes(mesh: str, devices: str, axes: str) -> np.ndarray:
             inside.append(len(shape) + 1)
         shape += [before, own, int(size) // (before * own)]
     numbers = np.arange(math.prod(shape))
-    if found := re.search(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", devices):
-        _, sizes, order = (tuple(map(int, one.split(","))) if one else () for one in found.groups())
+    if found := re.search(r"(?:\[[\d,]+\]<=)?\[([\d,]+)\](?:T\(([\d,]+)\))?", devices):
+        sizes, order = (tuple(map(int, one.split(","))) if one else () for one in found.groups())
         numbers = numbers.reshape(sizes)
         numbers = numbers.transpose(order) if order else numbers
     elif listed := re.findall(r"\d+", devices):

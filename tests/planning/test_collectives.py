@@ -40,6 +40,7 @@ def line(opcode, groups, size=8, more=""):
         ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}", "fsdp"),
         ("replica_groups=mesh['a'=2,'b'=4] {'b':(2)2}", "tensor"),
         ("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]<=[4,2]T(1,0)) {'a'}", "tensor"),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}", "fsdp+tensor"),
     ],
 )
 def test_a_group_says_its_axes(groups, axes):

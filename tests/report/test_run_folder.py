@@ -57,14 +57,15 @@ def test_a_line_that_was_cut_off_is_left_out(folder):
 
 
 def test_damage_anywhere_is_left_out_or_a_sentence(folder):
-    whole = json.dumps({"id": "é"}, ensure_ascii=False).encode()
+    row = ROW | {"question": "é"}
+    whole = json.dumps(row, ensure_ascii=False).encode()
     (folder / "completions.jsonl").write_bytes(whole[:8] + b"\n" + whole + b"\n" + whole[:9])
-    assert read_run(folder).completions == [{"id": "é"}]
+    assert read_run(folder).completions == [row]
     (folder / "config.toml").write_bytes(b"steps = \xff")
     (folder / "result.json").write_text('{"ste')
     run = read_run(folder)
     assert run.config == run.result == {}
-    assert [note.partition(":")[0] for note in run.notes] == [
+    assert [note.partition(",")[0] for note in run.notes] == [
         *("config.toml is damaged", "result.json is damaged"),
     ]
 

@@ -116,6 +116,8 @@ ELSEWHERE = {
     *("deliberate.check", "deliberate.recap", "deliberate.restate", "deliberate.final"),
     *("lora.alpha", "lora.dropout", "lora.targets", "data.columns", "data.start", "data.stop"),
     "policy.term_settings",  # of a user's own term
+    # Of a user's own reward.
+    *("reward.workers", "reward.timeout", "reward.memory", "reward.max_failed"),
     # No store is written here, and these belong to one.
     *("teachers.top_k", "teachers.cache_dtype"),
     # This student writes no steps, so nothing is accepted for a replay.

@@ -207,15 +207,14 @@ DAMAGE = {
     ),
     "truncated file": (
         truncate(-1000),
-        r"model\.safetensors: not a complete safetensors file \(its header names 1..,... bytes, "
-        r"it has 1..,...\)",
+        r"model\.safetensors: not a complete safetensors file \(.*not fully covered\)",
     ),
-    "truncated header": (truncate(100), "its header should end at byte .*, it has 100 bytes"),
+    "truncated header": (truncate(100), "not a complete safetensors file .*header length"),
     "empty file": (truncate(0), "not a complete safetensors file.*empty"),
-    "few bytes": (truncate(5), "not a complete safetensors file.*it has 5 bytes"),
-    "header of a gigabyte": (stretch_header, "should end at byte 1,000,000,008, it has"),
+    "few bytes": (truncate(5), "not a complete safetensors file.*header too small"),
+    "header of a gigabyte": (stretch_header, r"safetensors file \(a header of 1,000,000,000 bytes"),
     "not a safetensors file": (point_to_git_lfs, "not a complete safetensors file"),
-    "shape and bytes differ": (lie_about_a_shape, r"has shape \(32, 32\).*needs \(48, 32\)"),
+    "shape and bytes differ": (lie_about_a_shape, "not a complete safetensors file.*invalid shape"),
     "integers": (store_as_integers, "model.norm.weight is stored as I32.*F32, F16, BF16"),
     "lost shard": (shard_and_lose_one, "names model-00002-of-0000[0-9].safetensors, which"),
     "index of other files": (
