@@ -76,7 +76,7 @@ class NothingToDo(InputError):
 
 
 class PluginError(InputError):
-    """A user's function raised, or gave what it must not give; a run saves itself before it ends.
+    """A user's function raised, or gave what it must not give; a run that it ends is saved first.
 
     Args:
       what: happened to which function.
