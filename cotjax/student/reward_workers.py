@@ -6,7 +6,6 @@ could not find them.
 """
 
 import functools
-import math
 import multiprocessing
 import os
 import pickle
@@ -100,15 +99,14 @@ def _start(own: Plugin, memory: float, parent: int) -> None:
 
     Args:
       own: what it calls.
-      memory: GiB that a call may take beside what is there already; infinite for no limit.
+      memory: GiB that a call may take beside what is there already.
       parent: the process that it works for.
     """
     global _own
     _own = own
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     assert own.found, "it is read before its first call is timed"
-    if math.isfinite(memory):
-        _limit_memory(memory)
+    _limit_memory(memory)
 
 
 def _limit_memory(more: float) -> None:
