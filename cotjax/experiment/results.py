@@ -8,7 +8,7 @@ from typing import Any
 
 from cotjax.errors import InputError
 from cotjax.experiment.cells import BASE, Cell, Experiment
-from cotjax.report.run_folder import read_run
+from cotjax.report.run_folder import RunFiles, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ArmResult:
       used_tokens: trained on, sampled and mined.
       numbers: of the last evaluation, by name.
       curve: (share of the budget, numbers) of each evaluation, the first before training.
+      curve_right: `right` of each of these evaluations, empty where its answers were not kept.
       right: a 0 or 1 for each question, answered greedily.
       lengths: tokens of these answers.
       questions: a hash of the questions' ids, in order.
@@ -43,6 +44,7 @@ class ArmResult:
     used_tokens: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
     numbers: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     curve: list[tuple[float, dict[str, float]]] = dataclasses.field(default_factory=list)
+    curve_right: list[str] = dataclasses.field(default_factory=list[str])
     right: str = ""
     lengths: list[int] = dataclasses.field(default_factory=list[int])
     questions: str = ""
@@ -69,6 +71,7 @@ def collect(
     names = [row["name"] for row in result.get("stages", [])[1:]]
     parts = [folder / name for name in names] or [folder]
     curve: list[tuple[float, dict[str, float]]] = []
+    curve_right: list[str] = []
     used: dict[str, int] = {}
     done = 0.0
     for number, part in enumerate(parts):
@@ -82,13 +85,14 @@ def collect(
         for line in run.metrics:
             if line["kind"] == "eval" and (number == 0 or line["step"]):
                 curve.append((at[line["step"]] / experiment.budget, _numbers(line)))
+                curve_right.append(_sheet(run, line["step"])["right"])
         done = at[max(at)]
         for use, count in own["used_tokens"].items():
             used[use] = used.get(use, 0) + count
     first, last = read_run(parts[0]), read_run(parts[-1])
     common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done"}
     common["commit"] = ", ".join(dict.fromkeys(_commit(part) for part in result["parts"]))
-    sheet = _sheet(first, "before")
+    sheet = _sheet(first, 0)
     common["began"] = _hash(sheet["right"], *map(str, sheet["lengths"]))
     base = ArmResult(BASE, 0, **common, **sheet, numbers=curve[0][1])
     row = ArmResult(
@@ -99,7 +103,8 @@ def collect(
         used_tokens=used,
         numbers=curve[-1][1],
         curve=curve,
-        **_sheet(last, "after"),
+        curve_right=curve_right,
+        **_sheet(last, last.result["steps"]),
     )
     return base, row
 
@@ -113,9 +118,9 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in ("step", "kind")}
 
 
-def _sheet(run: Any, when: str) -> dict[str, Any]:
-    """The answers to the held-out questions, in their order."""
-    rows = [row for row in run.completions if row["kind"] == when]
+def _sheet(run: RunFiles, step: int) -> dict[str, Any]:
+    """The answers to the held-out questions in the evaluation behind a step, in their order."""
+    rows = [row for row in run.completions if row["kind"] != "train" and row["step"] == step]
     return {
         "right": "".join(str(int(row["parts"]["correct"])) for row in rows),
         "lengths": [row["tokens"] for row in rows],

@@ -1,15 +1,19 @@
 """Runs what an experiment lacks: each arm and seed a process, resumed where it was stopped."""
 
-import os
+import contextlib
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, Stopped
 from cotjax.experiment.cells import BASE, Cell, Experiment
 from cotjax.experiment.results import ArmResult, append, collect, read_rows
 from cotjax.run.commit import commit_of
+from cotjax.training.signals import SIGNALS
 
 
 def run_cells(
@@ -83,11 +87,38 @@ def _train(cell: Cell, out: pathlib.Path, where: str) -> str:
     words = ["--config", str(settings), "--output", str(out / "runs"), "--name", cell.name]
     words += ["--resume"] * begun
     with (out / "logs" / f"{cell.name}.txt").open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "cotjax.train", *words], stdout=log, stderr=log, env=os.environ
-        )
-    if done.returncode == 0:
+        code = _run([sys.executable, "-m", "cotjax.train", *words], log)
+    if code == 0:
         return ""
     last = (out / "logs" / f"{cell.name}.txt").read_text("utf-8").strip().splitlines()[-1:]
     told = "".join(last).replace(f"--config {settings}", where).replace(str(settings), where)
-    return f"status {done.returncode}: {told}"
+    return f"status {code}: {told}"
+
+
+def _run(words: list[str], log: TextIO) -> int:
+    """The status of a run; a signal that is to end this process ends the run first, saved.
+
+    Raises:
+      Stopped: such a signal came.
+    """
+    asked: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: object = None) -> None:
+        asked.append(number)
+        for child in children:
+            child.send_signal(signal.SIGTERM)  # a second one ends it at once
+
+    with contextlib.ExitStack() as undo:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                undo.callback(signal.signal, number, signal.signal(number, pass_on))
+        # A session of its own: the terminal's Ctrl-C reaches it once, by `pass_on`.
+        child = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        children.append(child)
+        if asked:
+            child.send_signal(signal.SIGTERM)  # it came before there was a child
+        code = child.wait()
+    if asked:
+        raise Stopped(asked[0]).and_then("Its run is saved: the same command goes on from there.")
+    return code

@@ -29,7 +29,7 @@ def by_arm(rows: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
 def tables(
     experiment: Experiment, rows: Sequence[ArmResult], *, seeds: Sequence[int] | None = None
 ) -> str:
-    """Both tables as Markdown, with notes on whatever a reader must know.
+    """All tables as Markdown, with notes on whatever a reader must know.
 
     Args:
       experiment: whose arms these are.
@@ -37,7 +37,8 @@ def tables(
       seeds: that were to be run; None: those that are reported.
     """
     arms = by_arm(rows)
-    parts = [_reached(arms), _differences(experiment, arms), *_notes(experiment, rows, arms, seeds)]
+    parts = [_reached(arms), _differences(experiment, arms), _on_the_way(experiment, arms)]
+    parts += _notes(experiment, rows, arms, seeds)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -97,6 +98,54 @@ def _differences(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> st
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _on_the_way(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> str:
+    """Points of each arm at each share of the budget, against the same of the other arm."""
+    against, shares = arms.get(experiment.against), (*experiment.curve, 1.0)
+    if not against or len(shares) == 1:
+        return ""
+    lines = [
+        f"The same on the way, at shares of the budget, against {experiment.against} there; by "
+        "seed, or by question if there is one seed:",
+        "",
+        f"| arm | {' | '.join(f'{share:.0%}' for share in shares)} |",
+        f"|---{'|---' * len(shares)}|",
+    ]
+    for arm, rows in arms.items():
+        if arm not in (experiment.against, BASE):
+            pairs = list(_pairs(rows, against))
+            cells = [_at(share, pairs) for share in shares]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 4 else ""
+
+
+def _at(share: float, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> str:
+    """Points of the first arm above the second, both evaluated near a share of the budget."""
+    found = [(_point(one, share), _point(other, share)) for one, other in pairs]
+    both = [(one, other) for one, other in found if one and other]
+    if not both:
+        return ""
+    points = [100 * (one[0] - other[0]) for one, other in both]
+    (one, other), *more = both
+    if not more and one[1] and len(one[1]) == len(other[1]):
+        marks = np.array([[int(mark) for mark in sheet] for _, sheet in (one, other)], float)
+        return _interval(bootstrap_interval((100 * (marks[0] - marks[1])).tolist()))
+    return _interval(t_interval(points))
+
+
+def _point(row: ArmResult, share: float) -> tuple[float, str] | None:
+    """(accuracy, 0 or 1 for each question if kept) near a share of the budget; None without any.
+
+    The base is at every share what it is.
+    """
+    if row.arm == BASE:
+        return row.numbers["accuracy"], row.right
+    near = min(range(len(row.curve)), key=lambda at: abs(row.curve[at][0] - share), default=None)
+    if near is None or abs(row.curve[near][0] - share) > OFF:
+        return None
+    sheets = row.curve_right
+    return row.curve[near][1]["accuracy"], sheets[near] if near < len(sheets) else ""
 
 
 def _pairs(

@@ -161,8 +161,10 @@ class _Run:
         """Evaluates, takes the steps that are left, and evaluates again."""
         every = self.settings.checkpoint_every
         before = self._evaluation(0, "before")
+        if self.done:
+            self.writer.name_end(None if not self._has_ended() else self.done)
         if self._is_due() and self.done not in self.evaluations:
-            self._evaluation(self.done, f"step {self.done}")  # the run had ended in it
+            self._evaluation(self.done)  # the run had ended in it
         while not self._has_ended():
             state, metrics, work = _one_step(self.stage, self.state, self.done)
             used = self.used.plus(metrics)
@@ -173,7 +175,7 @@ class _Run:
             self.signals.check()
             self.checkpoints.check()
             if self._is_due():
-                self._evaluation(self.done, f"step {self.done}")
+                self._evaluation(self.done)
             if self._has_ended() or (every and self.done % every == 0):
                 self.save_completed()
         if patience := self._is_stalled() and self.settings.patience:
@@ -238,8 +240,12 @@ class _Run:
         if wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
 
-    def _evaluation(self, step: int, when: str) -> dict[str, Any]:
+    def _evaluation(self, step: int, when: str = "eval") -> dict[str, Any]:
         """The evaluation at a step, unless it is made already, perhaps by an earlier part.
+
+        Args:
+          step: training steps done.
+          when: `before`, `after`, or `eval` in the middle of the run.
 
         Raises:
           InputError: it lacks what the patience looks at.
@@ -257,9 +263,8 @@ class _Run:
             self.writer.write(step, "eval", numbers)
             self.evaluations[step] = numbers
             when = "after" if self._is_stalled() else when  # nothing follows it
-            if when in ("before", "after"):
-                self.writer.write_completions(step, when, rows)
-        self.console.print(_sentence(when, numbers))
+            self.writer.write_completions(step, when, rows)
+        self.console.print(_sentence(f"step {step}" if when == "eval" else when, numbers))
         return numbers
 
 

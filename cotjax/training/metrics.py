@@ -74,22 +74,35 @@ class MetricsWriter:
             return
         rows += [{"step": step, "kind": "eval", **found[step]} for step in lost]
         rows.sort(key=lambda row: (row["step"], row["kind"] == "eval"))
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_whole(self._metrics, lines)
+        write_whole(self._metrics, _lines(rows))
 
     def write_completions(
         self, step: int, kind: str, completions: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Appends completions with `step` and `kind` ("train", "before" or "after") in front.
+        """Appends completions with `step` and `kind` in front.
 
         Args:
           step: training steps done.
-          kind: when they were written.
+          kind: "train"; of an evaluation "before", "after", or "eval" in the middle of the run.
           completions: id, question, gold, completion, reward, parts, tokens, end; of JSON types.
         """
         if self._silent:
             return
         _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
+
+    def name_end(self, step: int | None) -> None:
+        """Says which evaluation's completions are the run's last, now that it is known.
+
+        Args:
+          step: of the evaluation that is; None: none yet, as an ended run goes on.
+        """
+        rows = [] if self._silent else rows_of(self._completions)
+        kinds = [row["kind"] for row in rows]
+        for row in rows:
+            if row["kind"] in ("eval", "after") and row["step"]:
+                row["kind"] = "after" if row["step"] == step else "eval"
+        if kinds != [row["kind"] for row in rows]:
+            write_whole(self._completions, _lines(rows))
 
 
 def plain_number(value: Any) -> float | int | None:
@@ -101,8 +114,12 @@ def plain_number(value: Any) -> float | int | None:
 
 
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    append_whole(path, lines)  # half a pair of a character as JSON has it
+    append_whole(path, _lines(records))
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    # Half a pair of a character stands as JSON has it.
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _repaired(path: Path, step: int) -> list[str]:

@@ -5,9 +5,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from cotjax.experiment import runner
 from cotjax.experiment.__main__ import main
 from cotjax.experiment.results import read_rows
 from cotjax.run.commit import commit_of
@@ -70,16 +72,13 @@ def in_this_process(monkeypatch):
     """Runs are processes of their own, which start slowly; here they run in this one."""
     calls = []
 
-    def run(words, **settings):
-        if words[0] == "git":
-            return real(words, **settings)
+    def run(words, log):
         from cotjax.train import main as train
 
         calls.append(words)
-        return subprocess.CompletedProcess(words, train(words[3:]))
+        return train(words[3:])
 
-    real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(runner, "_run", run)
     return calls
 
 
@@ -134,17 +133,14 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_results(
     argv = [str(file), "--no-figure", "--arm=list"]
     monkeypatch.setattr("cotjax.run.parts.commit_of", lambda: "second")
     assert main([*argv, f"--out={tmp_path / 'whole'}"]) == 0
-    here = subprocess.run  # see `in_this_process`
 
-    def killed(words, **settings):
-        if words[0] == "git":
-            return here(words, **settings)
-        with subprocess.Popen([sys.executable, "-c", KILLED, *words[3:]], **settings) as child:
-            return subprocess.CompletedProcess(words, child.wait())
+    def killed(words, log):
+        script = [sys.executable, "-c", KILLED, *words[3:]]
+        return subprocess.run(script, stdout=log, stderr=log).returncode
 
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", killed)
+        patch.setattr(runner, "_run", killed)
         assert main([*argv, f"--out={out}"]) == 1
     assert f"list, seed 0: failed: status {-signal.SIGKILL}" in capsys.readouterr().out
     (first,) = json.loads((out / "runs" / "list-0" / "2-grpo" / "parts.json").read_text())
@@ -157,6 +153,41 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_results(
         assert one == other
     assert rows[0]["list"].commit == f"{commit_of()}, second"
     assert rows[1]["list"].commit == "second"
+
+
+RUNNER = """
+import pathlib, sys
+from cotjax.experiment import runner
+with open(sys.argv[1], "w") as log:
+    try:
+        print(runner._run([sys.executable, "-uc", sys.argv[2]], log))
+    except KeyboardInterrupt as stopped:
+        print(stopped)
+        sys.exit(stopped.status)
+"""
+SAVES = """
+import signal, sys, time
+def save(*_):
+    print("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("begun")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_first(tmp_path, number, status):
+    log = tmp_path / "log"
+    words = [sys.executable, "-c", RUNNER, str(log), SAVES]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        while not (log.is_file() and log.read_text() == "begun\n"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) == status
+        assert log.read_text() == "begun\nsaved\n"
+        assert "the same command goes on from there" in process.stdout.read()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The tables: means, paired differences, and a note for whatever a reader must know."""
 
+import dataclasses
+
 import pytest
 
 from cotjax.experiment.plan import read_experiment
 from cotjax.experiment.table import by_arm, tables
+from tests.experiment.conftest import TEXT
 
 
 @pytest.fixture
@@ -89,3 +92,43 @@ def test_a_run_that_began_from_another_student_is_said(told, row):
 def test_the_seeds_that_were_asked_for_are_missed(write, row):
     text = tables(read_experiment(write()), [row("sft", 100)], seeds=[100])
     assert "Not run yet: list with seed 100." in text
+
+
+def test_arms_are_compared_on_the_way(told, row):
+    def at(*accuracies):
+        return [(share, {"accuracy": one}) for share, one in zip((0, 0.26, 0.5, 1), accuracies)]  # noqa: B905
+
+    rows = [row("sft", seed, curve=()) for seed in (0, 1)] + [row("list", seed) for seed in (0, 1)]
+    rows = [
+        dataclasses.replace(
+            one, curve=at(0.1, 0.2, 0.3, 0.4) if one.arm == "sft" else at(0.1, 0.3, 0.5, 0.3)
+        )
+        for one in rows
+    ]
+    line = told(*rows).splitlines()
+    head = next(
+        place for place, one in enumerate(line) if one == "| arm | 25% | 50% | 75% | 100% |"
+    )
+    assert line[head + 2] == (
+        "| list | **+10.0 (+10.0 to +10.0)** | **+20.0 (+20.0 to +20.0)** |  "
+        "| **-10.0 (-10.0 to -10.0)** |"
+    )
+
+
+def test_one_seed_is_compared_by_question_on_the_way(told, row):
+    curve = [(0.5, {"accuracy": 0.5})]
+    sheets = {"sft": "11110000", "list": "11111111"}
+    rows = [
+        dataclasses.replace(row(arm), curve=curve, curve_right=[sheet])
+        for arm, sheet in sheets.items()
+    ]
+    rows[1].curve[0] = (0.5, {"accuracy": 1.0})
+    assert "| list |  | **+50.0 (+12.5 to +87.5)** |  |  |" in told(*rows)
+
+
+def test_the_base_stands_still_on_the_way(write, row):
+    path = write(TEXT, a=('against = "sft"', 'against = "base"'))
+    text = tables(
+        read_experiment(path), [row("base", right="10000000"), row("sft", curve=(0.1, 0.5))]
+    )
+    assert "| sft |  |  |  | +37.5 |" in text

@@ -149,7 +149,8 @@ def test_every_step_updates_and_every_number_is_written_once(unbroken):
     assert [line["loss"] for line in steps] == [2, 6, 12, 20, 30]
     assert [line["accuracy"] for line in metrics if line["kind"] == "eval"] == [0, 0.06, 0.2, 0.3]
     assert [(row["kind"], row["step"]) for row in completions] == [
-        ("before", 0), *(("train", step) for step in range(1, 6)), ("after", 5)
+        ("before", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("train", 4),
+        ("eval", 4), ("train", 5), ("after", 5),
     ]  # fmt: skip
     assert result["before"]["accuracy"] == 0 and result["after"]["accuracy"] == 0.3
     assert result["steps"] == 5
@@ -215,6 +216,25 @@ def test_resuming_with_more_steps_goes_on(unbroken, tmp_path):
     assert result == expected
     steps = [[m for m in written(where)[0] if m["kind"] == "train"] for where in (tmp_path, folder)]
     assert steps[0] == steps[1]
+
+
+def test_the_last_evaluation_of_a_run_that_goes_on_is_one_in_its_middle(tmp_path):
+    def evaluations():
+        rows = lines(tmp_path / "completions.jsonl")
+        return [(row["kind"], row["step"]) for row in rows if row["kind"] != "train"]
+
+    run(tmp_path, steps=3)
+    assert evaluations() == [("before", 0), ("eval", 2), ("after", 3)]
+    run(tmp_path, steps=5, resume=True)
+    assert evaluations() == [("before", 0), ("eval", 2), ("eval", 3), ("eval", 4), ("after", 5)]
+
+
+def test_an_evaluation_in_the_middle_is_the_last_of_a_run_that_is_ended_there(tmp_path):
+    with pytest.raises(Stop):
+        run(tmp_path, Sums(stop_at=3), checkpoint_every=2)
+    assert lines(tmp_path / "completions.jsonl")[-2]["kind"] == "eval"
+    run(tmp_path, steps=2, resume=True)
+    assert [row["kind"] for row in lines(tmp_path / "completions.jsonl")][-1] == "after"
 
 
 def test_resuming_before_the_first_checkpoint_begins_anew(unbroken, tmp_path):
