@@ -47,6 +47,8 @@ CHARTS = (
     Chart("step_s", "Step time", "s", "{:.2f}"),
 )
 MORE = (
+    Chart("drift", "Drift from the first answers", "nats/token", "{:.3f}"),
+    Chart("repeated", "Completions that repeat another", "", "{:.0%}"),
     Chart("truncated", "Cut off at the limit", "", "{:.1%}"),
     Chart("well_formed", "Well-formed", "", "{:.1%}"),
     Chart("grad_norm", "Gradient norm", "", "{:.2f}"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cotjax.errors import visible
+from cotjax.report.alarms import alarms
 from cotjax.report.buckets import buckets
 from cotjax.report.charts import curves
 from cotjax.report.run_folder import RunFiles, is_number, read_run
@@ -46,7 +47,7 @@ def render(run: RunFiles) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title} · cotjax</title><style>{_STYLESHEET.read_text('utf-8')}</style></head>"
         f'<body><p class="quiet">cotjax · {stage}</p><h1>{title}</h1><dl>{facts}</dl>{notes}'
-        f"{_stages(run)}{_comparison(run)}{buckets(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
+        f"{_stages(run)}{_comparison(run)}{alarms(run)}{buckets(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
         "</body></html>\n"
     )
 

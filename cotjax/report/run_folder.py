@@ -6,7 +6,7 @@ What a file should not hold is left out and told: a page of what is there helps 
 import json
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -39,6 +39,7 @@ class RunFiles:
       result: result.json; of evaluations and stages, what are numbers.
       facts: of facts.json, (label, form) of settings that the stage shows.
       notes: one sentence for each file that is missing or damaged.
+      alarms: the objects of alarms.jsonl that have a step, a name and words.
     """
 
     name: str
@@ -49,6 +50,7 @@ class RunFiles:
     result: dict[str, Any]
     facts: list[tuple[str, str]]
     notes: list[str]
+    alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def series(self, metric: str, kind: str) -> Series:
         """Steps and values of a metric in lines of one kind; only finite numbers are taken."""
@@ -120,6 +122,7 @@ def read_run(folder: Path) -> RunFiles:
         result=_checked(result),
         facts=[(one[0], one[1]) for one in facts if _is_fact(one)],
         notes=notes,
+        alarms=[one for one in _objects(_text(folder / "alarms.jsonl") or "") if _is_alarm(one)],
     )
 
 
@@ -154,6 +157,10 @@ def _is_completion(line: Any) -> bool:
         return False
     texts = all(isinstance(line.get(key), str) for key in ("id", "question", "completion"))
     return texts and is_number(line.get("tokens")) and "gold" in line
+
+
+def _is_alarm(line: Any) -> bool:
+    return _is_line(line) and all(isinstance(line.get(key), str) for key in ("name", "says"))
 
 
 def _is_fact(fact: Any) -> bool:

@@ -53,6 +53,7 @@ def _run_stage(
     from cotjax.student.load import model_bytes
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
+    from cotjax.training.preemption import watch_preemption
     from cotjax.training.signals import StopSignals
 
     use_cpu_cores(model_bytes(config.model.path))
@@ -88,7 +89,8 @@ def _run_stage(
     )
     table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
     signals = StopSignals(config.checkpoint.grace, out.print)
-    with signals, compiling_side_by_side(stage.programs()):  # weights and data load meanwhile
+    compiling = compiling_side_by_side(stage.programs())  # weights and data load meanwhile
+    with signals, watch_preemption(out.print), compiling:
         try:
             with signals.at_once():
                 notes = (*stage.notes, *stage.prepare(folder))

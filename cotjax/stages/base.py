@@ -14,6 +14,7 @@ from cotjax.config import Config
 from cotjax.interfaces import Program, Record, SumCounts, TrainState
 from cotjax.student import guards
 from cotjax.student.base_model import note_base
+from cotjax.student.drift import StyleDrift
 from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
@@ -37,6 +38,7 @@ class BaseStage:
     Attributes:
       keeps_start: whether the parameters of the start are read while it trains.
       state_shapes: of the training state; there after `learn_from`.
+      drift: adds to an evaluation how far the student has moved from how it wrote; None does not.
     """
 
     inner_updates = 1
@@ -50,6 +52,7 @@ class BaseStage:
         check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
         self.notes: tuple[str, ...] = student.notes
         self._state: TrainState | None = None
+        self.drift: StyleDrift | None = None
         self.reward_held_out = open_reward(config)
 
     def learn_from(
@@ -108,6 +111,7 @@ class BaseStage:
         """Those of the evaluation and of the first state."""
         return (
             *evaluation_programs(self.student, self.config, self.mesh, len(self.held_out)),
+            *(self.drift.programs() if self.drift else ()),
             init_program(self.student.shapes, self.optimizer),
         )
 
@@ -120,17 +124,22 @@ class BaseStage:
         )
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
-        """Checks the verifiers on the held-out golds; notes the base of an adapter in the folder.
+        """Checks the verifiers on the held-out golds; what an earlier part left is looked up.
+
+        That is the base of an adapter, and the student's first answers.
 
         Raises:
           InputError: a run that goes on with another base.
         """
         if self.student.base:
             note_base(folder, self.config.model.path, self.student.base)
+        if self.drift:
+            self.drift.open(folder)
         return guards.gold_checks(self.config, self.held_out)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Accuracy on the held-out problems."""
-        return evaluate(
+        """Accuracy on the held-out problems, and the student's `drift` if that is looked at."""
+        numbers, rows = evaluate(
             self.student, self.config, self.mesh, params, self.held_out, self.reward_held_out
         )
+        return numbers | (self.drift(params, rows) if self.drift else {}), rows

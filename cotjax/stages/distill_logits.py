@@ -29,6 +29,7 @@ from cotjax.rollout.engine import generate
 from cotjax.stages.base import BaseStage
 from cotjax.stages.supervised import dropout_key, dropout_key_shape
 from cotjax.student import preflight
+from cotjax.student.drift import drift_of
 from cotjax.student.generate import rollout_params, rollout_sampling, sampling_programs
 from cotjax.student.load import load_policy
 from cotjax.student.records import prompt_batch
@@ -86,6 +87,7 @@ class DistillLogitsStage(BaseStage):
         student = load_policy(config, mesh)
         self.dataset = DistillDataset(config, mesh, student)
         super().__init__(config, mesh, student, self.dataset.held_out)
+        self.drift = drift_of(student, mesh, config)
         self.data = self.dataset.curriculum
         slots = self.data.schedule.slots()
         self.teachers = TeacherPool(

@@ -24,6 +24,7 @@ from cotjax.parallel.mesh import check_divides
 from cotjax.stages.base import BaseStage
 from cotjax.stages.supervised import COLUMNS, dropout_key, make_loss, micro_shape
 from cotjax.student import preflight
+from cotjax.student.drift import drift_of
 from cotjax.student.load import load_policy
 from cotjax.student.records import solution
 from cotjax.teachers.text import TextTeachers
@@ -51,6 +52,7 @@ class DistillTextStage(BaseStage):
         student = load_policy(config, mesh)
         self.dataset = DistillDataset(config, mesh, student)
         super().__init__(config, mesh, student, self.dataset.held_out)
+        self.drift = drift_of(student, mesh, config)
         self.data = self.dataset.curriculum
         self.teachers = TextTeachers(config, mesh, self.dataset.records, student)
         use = preflight.evaluation_use(config, student, mesh, len(self.held_out))

@@ -29,6 +29,7 @@ from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.base import BaseStage
 from cotjax.student import guards, preflight
+from cotjax.student.drift import StyleDrift
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.solution_loss import SolutionLoss
 from cotjax.training.metrics import SPEED, Column
@@ -177,6 +178,7 @@ class SupervisedStage(BaseStage):
                 f"solve_loss leaves {without} of {len(found)} held-out solutions out, longer than "
                 f"batch.sequence_length = {length}.",
             )
+        self.drift = StyleDrift(student, self._solutions, length, listed=bool(self._fitting))
         self.root = jax.random.key(config.seed)
         self.data = supervised_batches(
             train,
@@ -203,7 +205,7 @@ class SupervisedStage(BaseStage):
         return (*super().programs(), *scored, *update)
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Accuracy on the held-out problems, and `solve_loss`.
+        """As every stage, and `solve_loss`.
 
         That is the mean −log q of the tokens of the held-out solutions, each behind its bare
         question, in nats.

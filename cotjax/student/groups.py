@@ -1,5 +1,6 @@
 """Groups of completions on the host, and their micro-batches for the policy loss."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -104,6 +105,7 @@ class RolloutGroups:
             "completion_tokens": float(np.mean([one.tokens for one in flat])),
             "truncated": float(np.mean([not one.ended for one in flat])),
             "no_signal": float(1 - self.informative.mean()),
+            "repeated": float(np.mean([_repeated(group) for group in self.judged])),
             "nonfinite": int((~self.finite).sum()),
         }
 
@@ -147,6 +149,12 @@ class RolloutGroups:
                 advantage=own[rows],
                 logp_sampler=rollout.logp[rows, :, :size],
             )
+
+
+def _repeated(group: Sequence[JudgedCompletion]) -> float:
+    """The share of a group's completions that say what another one says."""
+    counts = collections.Counter(one.text for one in group)
+    return sum(count for count in counts.values() if count > 1) / len(group)
 
 
 def _widened(prompts: PromptBatch, width: int) -> PromptBatch:

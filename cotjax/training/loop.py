@@ -20,6 +20,7 @@ from cotjax.errors import InputError, PluginError, Stopped, visible
 from cotjax.interfaces import Limit, Stage, Step, TrainState
 from cotjax.storage import rows_of
 from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
+from cotjax.training.detectors import Alarm, Watch
 from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
 from cotjax.training.signals import StopSignals
 from cotjax.training.used import UsedTokens
@@ -147,8 +148,10 @@ class _Run:
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     used: UsedTokens = UsedTokens()
     evaluations: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by step
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     def __post_init__(self) -> None:
+        self.watch = Watch(rows_of(self.folder / "metrics.jsonl"))
         for line in self._lines("train"):  # of a run whose checkpoint is older than the count
             if line["step"] <= self.done:
                 self.used = self.used.plus(line)
@@ -236,9 +239,21 @@ class _Run:
         self.writer.write_completions(done, "train", work.completions)
         self.table.add(done, metrics)
         if work.alarm:
-            self.console.print(visible(f"step {done}, {work.alarm}"), style="yellow")
+            name, _, says = work.alarm.partition(": ")
+            self._alarm(done, Alarm(done, name, says))
+        self._look(done, "train", metrics)
         if wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
+
+    def _look(self, step: int, kind: str, numbers: Mapping[str, Any]) -> None:
+        """Lets the detectors look at a line of metrics as it was written."""
+        plain = {name: plain_number(value) for name, value in numbers.items()}
+        for alarm in self.watch({"step": step, "kind": kind, **plain}):
+            self._alarm(step, alarm)
+
+    def _alarm(self, step: int, alarm: Alarm) -> None:
+        self.writer.write_alarm(step, alarm.name, alarm.says)
+        self.console.print(visible(f"step {step}, {alarm}"), style="yellow")
 
     def _evaluation(self, step: int, when: str = "eval") -> dict[str, Any]:
         """The evaluation at a step, unless it is made already, perhaps by an earlier part.
@@ -262,6 +277,7 @@ class _Run:
                 )
             self.writer.write(step, "eval", numbers)
             self.evaluations[step] = numbers
+            self._look(step, "eval", numbers)
             when = "after" if self._is_stalled() else when  # nothing follows it
             self.writer.write_completions(step, when, rows)
         self.console.print(_sentence(f"step {step}" if when == "eval" else when, numbers))

@@ -17,6 +17,8 @@ from rich.text import Text
 from cotjax.interfaces import Column
 from cotjax.storage import append_whole, rows_of, whole_rows, write_whole
 
+ALARMS = "alarms.jsonl"  # of a run folder: step, name and words of each alarm
+
 
 class MetricsWriter:
     """Appends lines to a run folder's metrics.jsonl and completions.jsonl.
@@ -41,8 +43,9 @@ class MetricsWriter:
         self.repairs: list[str] = []
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
+        self._alarms = folder / ALARMS
         self._silent = silent
-        for path in () if silent else (self._metrics, self._completions):
+        for path in () if silent else (self._metrics, self._completions, self._alarms):
             self.repairs += _repaired(path, resumed_step)
         if resumed_step and not silent:
             self.repairs += _missing_steps(self._metrics, resumed_step)
@@ -89,6 +92,11 @@ class MetricsWriter:
         if self._silent:
             return
         _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
+
+    def write_alarm(self, step: int, name: str, says: str) -> None:
+        """Appends what a guard or a detector says of a step to alarms.jsonl."""
+        if not self._silent:
+            _append(self._alarms, [{"step": step, "kind": "alarm", "name": name, "says": says}])
 
     def name_end(self, step: int | None) -> None:
         """Says which evaluation's completions are the run's last, now that it is known.

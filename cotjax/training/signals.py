@@ -1,5 +1,8 @@
 """SIGTERM and SIGINT: the first lets a run save itself and end, the second ends it at once.
 
+SIGUSR1 is a notice that a scheduler will take the machine away: the run ends likewise, without a
+time limit of its own, and a SIGTERM that follows is the first.
+
 A thread of its own hears them, as the main one may be inside a program that takes long.
 """
 
@@ -18,6 +21,7 @@ from jax.experimental import multihost_utils
 from cotjax.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOTICE = signal.SIGUSR1  # as of Slurm's --signal=USR1@120
 
 
 class StopSignals:
@@ -28,7 +32,7 @@ class StopSignals:
       tell: is given a sentence when the first one comes.
 
     Attributes:
-      asked: the number of the first signal; 0 if none came.
+      asked: the number of the first signal, SIGTERM for a notice; 0 if none came.
     """
 
     def __init__(self, grace: float = 30.0, tell: Callable[[str], None] = lambda text: None):
@@ -43,7 +47,7 @@ class StopSignals:
         hears, speaks = os.pipe()
         os.set_blocking(speaks, False)
         before = signal.set_wakeup_fd(speaks, warn_on_full_buffer=False)
-        for number in SIGNALS:
+        for number in (*SIGNALS, NOTICE):
             self._undo.callback(signal.signal, number, signal.signal(number, self._raise))
         ear = threading.Thread(target=self._listen, args=(hears,), name="signals", daemon=True)
         ear.start()
@@ -94,7 +98,7 @@ class StopSignals:
             raise Stopped(asked)
 
     def _raise(self, number: int, frame: FrameType | None) -> Any:
-        self.asked = self.asked or number
+        self.asked = self.asked or _as_asked(number)
         if self._may_raise:
             self._may_raise = False
             raise Stopped(self.asked)
@@ -103,6 +107,9 @@ class StopSignals:
         heard = 0
         while (byte := os.read(hears, 1)) != b"\0":
             number = byte[0]
+            if number == NOTICE:
+                self.asked = self.asked or _as_asked(number)
+                self._tell("SIGUSR1: the run finishes its step, saves it and ends")
             if number not in SIGNALS:
                 continue
             heard += 1
@@ -118,6 +125,10 @@ class StopSignals:
             timer.daemon = True
             timer.start()
             self._undo.callback(timer.cancel)
+
+
+def _as_asked(number: int) -> int:
+    return signal.SIGTERM if number == NOTICE else number
 
 
 def end_process(number: int) -> None:

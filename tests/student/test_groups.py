@@ -57,6 +57,13 @@ def test_metrics_are_means_over_completions():
     assert metrics["nonfinite"] == 1 and metrics["well_formed"] == 1
 
 
+def test_completions_that_say_the_same_are_a_share_of_their_group():
+    same = GROUPS.judged[0][0]
+    group = [dataclasses.replace(same, text=text) for text in ("a", "b", "a", "c")]
+    groups = dataclasses.replace(GROUPS, judged=[group, [same] * 4])
+    assert groups.metrics()["repeated"] == (0.5 + 1) / 2
+
+
 def ids(groups):
     return [record.id for record in groups.records]
 

@@ -48,6 +48,19 @@ def test_the_first_signal_is_noted_and_told():
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_notice_ends_the_run_and_the_signal_behind_it_is_the_first():
+    told = []
+    with StopSignals(17.0, told.append) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_for(lambda: told)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: len(told) == 2)
+        with pytest.raises(Stopped) as stopped:
+            signals.check()
+    assert stopped.value.status == 143
+    assert told[0].startswith("SIGUSR1: ") and "once more ends it at once" in told[1]
+
+
 def test_what_is_done_again_is_broken_off():
     with StopSignals() as signals:
         with pytest.raises(Stopped) as stopped, signals.at_once():
