@@ -1,9 +1,10 @@
 """The machines behind a topology: how many, with how many chips and how much memory, by what names.
 
 Sources, read in November 2026:
-  machine types, vCPUs, memory, labels   https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
-  accelerator types, runtime versions    https://cloud.google.com/tpu/docs/runtimes and docs/v5e (v5p, v6e)
-  names of GPUs                          SkyPilot 0.14's catalog; 8 share a host, as NVIDIA builds them
+  machine types, memory, labels   https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+  accelerator types               https://cloud.google.com/tpu/docs/v4, v5e, v5p and v6e
+  images of TPU VMs               https://cloud.google.com/tpu/docs/runtimes
+  names of GPUs                   SkyPilot 0.14's catalog; 8 share a host, as NVIDIA builds them
 """
 
 import dataclasses
