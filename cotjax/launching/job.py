@@ -1,6 +1,7 @@
 """What a launch file is filled in from."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import shlex
@@ -88,7 +89,7 @@ class Job:
         Raises:
           InputError: it lies elsewhere.
         """
-        path, here = pathlib.Path(self.config).resolve(), pathlib.Path.cwd().resolve()
+        path, here = pathlib.Path(os.path.abspath(self.config)), pathlib.Path.cwd()
         if here not in path.parents:
             raise InputError(
                 f"--config {self.config}: lies outside of this folder, which is what goes to the "
