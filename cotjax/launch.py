@@ -16,7 +16,7 @@ from cotjax.config.reading import read_toml
 from cotjax.errors import InputError
 from cotjax.launching.bucket import parse_bucket
 from cotjax.launching.job import Job
-from cotjax.launching.targets import TARGETS, check, default_path, submit, target_of
+from cotjax.launching.targets import TARGETS, check, default_path, next_step, submit, target_of
 from cotjax.planning.machines import machines_of
 from cotjax.planning.topologies import mesh_sizes, parse_topology
 
@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run:
         return submit(name, job, path, text)
     print(text, end="")
-    words = target.command(job, str(path))
-    shown = shlex.join(words) if target.tool[0] else " ".join(words)
-    print(f"This is {path}. Without --dry-run: {shown}", file=sys.stderr)
+    print(f"This is {path}. Without --dry-run: {next_step(name, job, path)}", file=sys.stderr)
     if job.topology:
         asked = ["--config", job.config, "--topology", job.topology.name, *job.flags]
         print(f"Whether it fits: cotjax plan {shlex.join(asked)}", file=sys.stderr)

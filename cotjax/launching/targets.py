@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,13 +27,15 @@ class Target:
       needs: options that must be given.
       takes: options that may be.
       schemes: of buckets.
-      tool: what submits it, and where one gets it; "" if a person opens the file.
-      command: that submits a file; what to do with it where there is no tool.
+      tool: what submits it, and where one gets it.
+      command: that submits a file.
+      site: where a person opens the file instead.
     """
 
     file: str
     fill: Callable[[Job], str]
-    command: Callable[[Job, str], list[str]]
+    command: Callable[[Job, str], list[str]] | None = None
+    site: str = ""
     platforms: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
@@ -90,13 +93,13 @@ TARGETS = {
     "colab": Target(
         "colab.ipynb",
         notebooks.colab,
-        lambda job, path: ["open", "https://colab.research.google.com", "and upload", path],
+        site="https://colab.research.google.com",
         takes=("bucket",),
     ),
     "kaggle": Target(
         "kaggle.ipynb",
         notebooks.kaggle,
-        lambda job, path: ["open", "https://kaggle.com/code", "and import", path],
+        site="https://kaggle.com/code",
     ),
 }
 OPTIONS = ("topology", "bucket", "image", "zone", "spot", "queued")  # that not every target takes
@@ -169,14 +172,21 @@ def submit(name: str, job: Job, path: pathlib.Path, text: str) -> int:
     """
     target = target_of(name)
     write_whole(path, text, then="Give another file by --out.")
-    words = target.command(job, str(path))
-    if not target.tool[0]:
-        print(" ".join(words))
+    if target.command is None:
+        print(next_step(name, job, path))
         return 0
     tool, source = target.tool
     if shutil.which(tool) is None:
         raise InputError(
             f"cotjax launch {name}: {tool} is not installed here ({source}). {path} is written; "
-            f"run {' '.join(words)} where {tool} is."
+            f"where {tool} is, run {next_step(name, job, path)}"
         )
-    return subprocess.run(words, check=False).returncode
+    return subprocess.run(target.command(job, str(path)), check=False).returncode
+
+
+def next_step(name: str, job: Job, path: pathlib.Path) -> str:
+    """The command that submits a file, or where a person opens it."""
+    target = target_of(name)
+    if target.command is None:
+        return f"Open {target.site} and import {path} there."
+    return shlex.join(target.command(job, str(path)))

@@ -103,7 +103,8 @@ def test_a_tool_that_is_missing_is_named_and_the_file_is_there(job, asked, monke
     made = fitting(job, name)
     path = default_path(name, made)
     tool = TARGETS[name].tool[0]
-    with pytest.raises(InputError, match=f"{tool} is not installed here .*{path} is written; run"):
+    says = f"{tool} is not installed here .*{path} is written; where {tool} is, run"
+    with pytest.raises(InputError, match=says):
         submit(name, made, path, "text")
     assert not asked and path.read_text() == "text"
 
@@ -111,7 +112,7 @@ def test_a_tool_that_is_missing_is_named_and_the_file_is_there(job, asked, monke
 def test_a_notebook_is_opened_by_a_person(job, asked, capsys):
     made = fitting(job, "colab")
     assert submit("colab", made, default_path("colab", made), "text") == 0
-    assert not asked and "and upload my-run-1-colab.ipynb" in capsys.readouterr().out
+    assert not asked and "and import my-run-1-colab.ipynb" in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(job, tmp_path):
