@@ -1,7 +1,4 @@
-"""Starts a run elsewhere: `cotjax launch gke --config run.toml --topology v5e:4x4 --bucket gs://…`.
-
-It fills in that target's file of launch/ (hosts, chips, memory, names, bucket) and submits it.
-"""
+"""Starts a run on other machines: fills in the file of launch/ for a target, and submits it."""
 
 import argparse
 import pathlib

@@ -33,5 +33,5 @@ def test_runs_lie_in_a_folder_of_their_own():
     ],
 )
 def test_what_is_no_bucket_is_one_sentence(text):
-    with pytest.raises(InputError, match="^--bucket '.*(Give gs://NAME|Use letters)"):
+    with pytest.raises(InputError, match="^--bucket ['\"].*(Give gs://NAME|Use letters)"):
         parse_bucket(text)

@@ -17,7 +17,7 @@ steps = 2
 
 [batch]
 size = 2
-sequence_length = 96
+sequence_length = 256
 
 [mesh]
 data = 1
