@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a run's student as a Hugging Face folder",
     "doctor": "check settings, files and models, and train nothing",
     "plan": "whether a run fits devices, how long it takes, what it costs",
+    "launch": "start a run elsewhere: GKE, TPU VMs, Slurm, SkyPilot, a notebook",
     "report": "write the page of a run folder again",
     "experiment": "run arms × seeds from a file, and compare them",
     "rationales": "let a teacher write solutions, and keep the right ones",

@@ -25,9 +25,19 @@ ORDER = (
     ("curriculum",),
     ("stages",),
     ("planning",),
+    ("launching",),
     ("run",),
     (
-        *("train", "evaluate", "generate", "export", "rationales", "cache_logits", "plan"),
+        *(
+            "train",
+            "evaluate",
+            "generate",
+            "export",
+            "rationales",
+            "cache_logits",
+            "plan",
+            "launch",
+        ),
         *("experiment", "doctor", "__init__", "__main__"),
     ),
 )

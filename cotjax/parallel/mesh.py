@@ -65,6 +65,41 @@ def _devices() -> list[Any]:
         ) from error
 
 
+def axis_sizes(count: int, data: int, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
+    """Devices along each axis of a mesh over `count` of them.
+
+    Args:
+      count: devices that there are.
+      data: as in `make_mesh`.
+      fsdp: as in `make_mesh`.
+      tensor: as in `make_mesh`.
+
+    Raises:
+      InputError: the axes need more devices than there are, or -1 leaves a rest.
+
+    Example:
+      >>> axis_sizes(8, -1, 2)
+      {'data': 4, 'fsdp': 2, 'tensor': 1}
+    """
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    words = ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values():
+        rest, over = divmod(count, known)
+        if over or not rest:
+            raise InputError(
+                f"{words}: {count} devices are not a multiple of {known}. "
+                f"Set the product of the other axes to a divisor of {count}."
+            )
+        return {axis: rest if size == -1 else size for axis, size in sizes.items()}
+    if known > count:
+        raise InputError(
+            f"{words}: their product is {known}, this process sees {count} devices. "
+            "Set one axis to -1 for the devices that are left."
+        )
+    return sizes
+
+
 def make_mesh(
     data: int, fsdp: int = 1, tensor: int = 1, *, devices: list[Any] | None = None
 ) -> Mesh:
@@ -81,22 +116,7 @@ def make_mesh(
       InputError: the axes need more devices than there are, or -1 leaves a rest.
     """
     devices = _devices() if devices is None else devices
-    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
-    words = ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
-    known = math.prod(size for size in sizes.values() if size != -1)
-    if -1 in sizes.values():
-        rest, over = divmod(len(devices), known)
-        if over or not rest:
-            raise InputError(
-                f"{words}: {len(devices)} devices are not a multiple of {known}. "
-                f"Set the product of the other axes to a divisor of {len(devices)}."
-            )
-        sizes = {axis: rest if size == -1 else size for axis, size in sizes.items()}
-    elif known > len(devices):
-        raise InputError(
-            f"{words}: their product is {known}, this process sees {len(devices)} devices. "
-            "Set one axis to -1 for the devices that are left."
-        )
+    sizes = axis_sizes(len(devices), data, fsdp, tensor)
     shape = tuple(sizes.values())
     return jax.make_mesh(
         shape, AXES, devices=devices[: math.prod(shape)], axis_types=(AxisType.Auto,) * len(AXES)

@@ -6,7 +6,7 @@ first process writes the files.
 """
 
 import json
-import os
+import sys
 from typing import Any
 
 import jax
@@ -14,33 +14,43 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from cotjax.errors import InputError
+from cotjax.parallel.launchers import find_launch
 from cotjax.parallel.sharding import batched
-
-# Variables by which a launcher announces several processes, and whether a value does.
-_SAYS = {
-    "JAX_COORDINATOR_ADDRESS": bool,
-    "MEGASCALE_COORDINATOR_ADDRESS": bool,
-    "TPU_WORKER_HOSTNAMES": lambda hosts: "," in hosts,
-    "SLURM_STEP_NUM_TASKS": lambda count: int(count) > 1,
-    "OMPI_COMM_WORLD_SIZE": lambda count: int(count) > 1,
-}
 
 
 def join() -> None:
-    """Meets the other processes, if a launcher's environment announces any.
+    """Meets the other processes, if a launcher's environment announces any, and says so.
 
-    `jax.distributed` finds them under Slurm, Open MPI, on GKE and on TPU pods; elsewhere set
-    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call
-    before JAX has been used.
+    `find_launch` says who announces them: Slurm, Open MPI, GKE, TPU VMs, or JAX_COORDINATOR_ADDRESS
+    (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call before JAX has been used.
+
+    Raises:
+      InputError: they do not agree, or JAX cannot find the first process.
     """
     if jax.distributed.is_initialized():
         return
-    if any(name in os.environ and says(os.environ[name]) for name, says in _SAYS.items()):
-        count, number = map(os.environ.get, ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        jax.distributed.initialize(
-            num_processes=None if count is None else int(count),
-            process_id=None if number is None else int(number),
+    launch = find_launch()
+    if launch is None:
+        return
+    try:
+        jax.distributed.initialize(launch.address, launch.count, launch.number)
+    except ValueError as error:  # something that JAX could not find
+        raise InputError(
+            f"{launch.by}: JAX cannot join {launch.count} processes ({error}). Set "
+            "JAX_COORDINATOR_ADDRESS=HOST:8476, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        ) from error
+    if jax.process_count() != launch.count:
+        raise InputError(
+            f"{launch.by} says that there are {launch.count} processes, and the devices belong to "
+            f"{jax.process_count()}. Start one on each host of the slice."
         )
+    print(
+        f"Process {jax.process_index()} of {launch.count} ({launch.by}): "
+        f"{jax.local_device_count()} of {jax.device_count()} devices.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def is_first() -> bool:

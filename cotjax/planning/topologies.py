@@ -197,29 +197,42 @@ def mesh_of(topology: Topology, sizes: MeshConfig, devices: Sequence[Any] | None
     from cotjax.parallel.mesh import AXES, make_mesh
 
     devices = list(devices_of(topology) if devices is None else devices)
-    if topology.slices == 1:
-        mesh = make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=devices)
-        return _whole(mesh, topology)
+    own, size = mesh_sizes(topology, sizes), topology.slice_size
+    parts = [
+        make_mesh(**own, devices=devices[start : start + size])
+        for start in range(0, topology.size, size)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    array = np.concatenate([part.devices for part in parts])
+    return Mesh(array, AXES, axis_types=parts[0].axis_types)
+
+
+def mesh_sizes(topology: Topology, sizes: MeshConfig) -> dict[str, int]:
+    """Devices along each axis within a slice; needs no devices.
+
+    Args:
+      topology: that the axes are to fill.
+      sizes: of the axes over all slices, as the config has them.
+
+    Raises:
+      InputError: the axes do not fill the devices, or the slices do not divide the data axis.
+    """
+    from cotjax.parallel.mesh import axis_sizes
+
     if sizes.data > 0 and sizes.data % topology.slices:
         raise InputError(
             f"mesh.data = {sizes.data}: {topology.name} has {topology.slices} slices, over whose "
             f"network only the data axis may go. Set mesh.data to a multiple of {topology.slices}."
         )
     data = sizes.data // topology.slices if sizes.data > 0 else sizes.data
-    size = topology.slice_size
-    parts = [
-        make_mesh(data, sizes.fsdp, sizes.tensor, devices=devices[start : start + size])
-        for start in range(0, topology.size, size)
-    ]
-    array = np.concatenate([part.devices for part in parts])
-    return _whole(Mesh(array, AXES, axis_types=parts[0].axis_types), topology)
-
-
-def _whole(mesh: Any, topology: Topology) -> Any:
-    if mesh.size < topology.size:
-        shown = ", ".join(f"mesh.{axis} = {size}" for axis, size in mesh.shape.items())
+    own = axis_sizes(topology.slice_size, data, sizes.fsdp, sizes.tensor)
+    used = math.prod(own.values()) * topology.slices
+    if used < topology.size:
+        whole = own | {"data": own["data"] * topology.slices}
+        shown = ", ".join(f"mesh.{axis} = {size}" for axis, size in whole.items())
         raise InputError(
-            f"{shown}: use {mesh.size} of the {topology.size} devices of {topology.name}. Set one "
+            f"{shown}: use {used} of the {topology.size} devices of {topology.name}. Set one "
             "of them to -1, which takes what is left."
         )
-    return mesh
+    return own

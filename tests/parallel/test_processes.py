@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from cotjax.errors import InputError
 from cotjax.parallel import processes
 from cotjax.parallel.mesh import make_mesh
 from cotjax.train import main as train
@@ -28,6 +29,11 @@ DISTILL = [
     *("--curriculum.num-monitor=4", "--curriculum.ranking-problems=0"),
     *("--teachers.paths", "TEACHERS/weak", "TEACHERS/strong"),
 ]
+VARIABLES = {
+    "ADDRESS": "JAX_COORDINATOR_ADDRESS",
+    "COUNT": "JAX_NUM_PROCESSES",
+    "NUMBER": "JAX_PROCESS_ID",
+}
 # Of a process's clock, so no two runs have the same.
 CLOCKS = ("_s", "data_wait")
 
@@ -164,22 +170,39 @@ def test_rows_become_arrays_on_the_mesh_and_are_fetched_again():
     np.testing.assert_array_equal(processes.fetch(whole)["x"], rows["x"])
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "several"),
-    [
-        ("JAX_COORDINATOR_ADDRESS", "localhost:1", True),
-        ("TPU_WORKER_HOSTNAMES", "a,b", True),
-        ("TPU_WORKER_HOSTNAMES", "a", False),
-        ("SLURM_STEP_NUM_TASKS", "2", True),
-        ("SLURM_STEP_NUM_TASKS", "1", False),
-        ("OMPI_COMM_WORLD_SIZE", "1", False),
-    ],
-)
-def test_other_processes_are_met_if_the_launcher_says_so(monkeypatch, name, value, several):
+@pytest.mark.parametrize(("devices_of", "joined"), [(2, True), (3, False)])
+def test_other_processes_are_met_and_counted(monkeypatch, capsys, devices_of, joined):
     met = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **settings: met.append(settings))
-    for other in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
-        monkeypatch.setenv(other, "3")
-    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *settings: met.append(settings))
+    monkeypatch.setattr(jax, "process_count", lambda: devices_of)
+    for name, value in {"ADDRESS": "localhost:1", "COUNT": "2", "NUMBER": "1"}.items():
+        monkeypatch.setenv(VARIABLES[name], value)
+    if joined:
+        processes.join()
+        assert "of 2 (JAX_COORDINATOR_ADDRESS): 8 of 8 devices." in capsys.readouterr().err
+    else:
+        with pytest.raises(InputError, match="says that there are 2 processes, and the devices"):
+            processes.join()
+    assert met == [("localhost:1", 2, 1)]
+
+
+def test_what_jax_cannot_find_is_one_sentence(monkeypatch):
+    def initialize(*settings):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match="Slurm: JAX cannot join 2 processes .coordinator"):
+        processes.join()
+
+
+def test_a_process_alone_meets_nobody(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *settings: pytest.fail("joined"))
     processes.join()
-    assert met == [{"num_processes": 3, "process_id": 3}] * several
+
+
+def test_two_processes_that_were_asked_for_where_slurm_started_three_stop(world, monkeypatch):
+    monkeypatch.setitem(world.environment, "SLURM_STEP_NUM_TASKS", "3")
+    with pytest.raises(AssertionError, match="JAX_NUM_PROCESSES = 2: Slurm says that there are 3"):
+        world.together("grpo", "disagree", 2)
+    assert not (world.runs / "disagree" / "config.toml").exists()

@@ -1,0 +1,1 @@
+"""Fills the files of `launch/` in from a topology, and submits them: what `cotjax launch` does."""
