@@ -28,7 +28,7 @@ ORDER = (
     ("run",),
     (
         *("train", "evaluate", "generate", "export", "rationales", "cache_logits", "plan"),
-        *("experiment", "doctor", "__init__", "__main__"),
+        *("experiment", "replay", "doctor", "__init__", "__main__"),
     ),
 )
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

@@ -131,7 +131,7 @@ class Checkpoints:
           InputError: the checkpoint is of another model or optimizer, or of other settings.
         """
         self._manager.wait_until_finished()
-        stamped = self._run(step).get("settings", {})
+        stamped = self.settings(step)
         why = "shaped this checkpoint (config.toml there says otherwise, or was changed)"
         refuse(differences(stamped, self._settings or {}), self.folder.parent, why=why)
         _check_params(ocp.PyTreeCheckpointHandler(), self.folder / str(step), like.params)
@@ -154,6 +154,10 @@ class Checkpoints:
         """The evaluations up to a checkpoint, by step; none if it is older than their record."""
         found = self._run(step).get("evaluations", {})
         return {int(one): dict(numbers) for one, numbers in found.items()}
+
+    def settings(self, step: int) -> dict[str, Any]:
+        """The settings that a checkpoint was made with; none if it is older than their record."""
+        return dict(self._run(step).get("settings", {}))
 
     def _run(self, step: int) -> dict[str, Any]:
         return self._item(step, "run")

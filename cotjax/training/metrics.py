@@ -1,4 +1,4 @@
-"""What a run writes and prints: metrics.jsonl, completions.jsonl and a table of steps.
+"""What a run writes and prints: metrics.jsonl, completions.jsonl, digests.jsonl, a table of steps.
 
 A metric is named once, here or by the stage, and has the same name in the file, the table and the
 report: rates and accuracies are 0–1, `*_s` are seconds, `*_tok_s` tokens per second, `kl` and
@@ -14,12 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cotjax.interfaces import Column
+from cotjax.interfaces import Column, Step
 from cotjax.storage import append_whole, rows_of, whole_rows, write_whole
+from cotjax.training.digests import digests
 
 
 class MetricsWriter:
-    """Appends lines to a run folder's metrics.jsonl and completions.jsonl.
+    """Appends lines to a run folder's metrics.jsonl, completions.jsonl and digests.jsonl.
 
     A line is written in one piece, so that a reader of a running or killed run meets whole lines.
 
@@ -41,8 +42,9 @@ class MetricsWriter:
         self.repairs: list[str] = []
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
+        self._digests = folder / "digests.jsonl"
         self._silent = silent
-        for path in () if silent else (self._metrics, self._completions):
+        for path in () if silent else (self._metrics, self._completions, self._digests):
             self.repairs += _repaired(path, resumed_step)
         if resumed_step and not silent:
             self.repairs += _missing_steps(self._metrics, resumed_step)
@@ -90,6 +92,16 @@ class MetricsWriter:
         if self._silent:
             return
         _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
+
+    def write_digests(self, step: int, work: Step) -> None:
+        """Appends the digests of what a step took, see `cotjax.training.digests`.
+
+        Args:
+          step: training steps done.
+          work: what the stage gave for the last one.
+        """
+        if not self._silent:
+            _append(self._digests, [{"step": step, "kind": "train", **digests(work)}])
 
 
 def plain_number(value: Any) -> float | int | None:
