@@ -138,8 +138,8 @@ def test_a_changed_file_shows_which_row_differs(world, capsys):
     finally:
         data.write_text(whole)
     assert status == 1
-    assert re.search(r"The first difference is in its batch: row 1, from token \d+ on; now it "
-                     r'goes on behind ".*has 7" with " cups.*"; 2 of 2 rows differ', shown)  # fmt: skip
+    told = r'row 1, from token \d+ on; now it goes on behind ".*has 7" with " cups.*"; 2 of 2 rows'
+    assert re.search(rf"The first difference is in its batch: {told} differ\.", shown)
     assert f'error: data.path = "{data}": no such file' in capsys.readouterr().err
 
 
