@@ -204,7 +204,8 @@ def test_a_run_that_wrote_less_is_compared_with_what_there_is(world, tmp_path, c
         (["--step=4"], "--step 4: {run} has the steps 1 to 3. Name one of them."),
         (["--step=x"], "--step = x: needs a whole number."),
         (["--step=3", "--group=9"], "--group 9: the step has 2 rows. Name one from 1 on."),
-        ([], "cotjax replay: the following arguments are required: --step. See cotjax replay"),
+        ([], "cotjax replay: needs RUN and --step N, or --bundle FOLDER."),
+        (["--step=3", "--bundle=x"], "--step 3: a bundle is of one step, which it knows."),
     ],
 )
 def test_a_wrong_input_is_one_line(world, argv, told, capsys):

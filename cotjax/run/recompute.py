@@ -36,10 +36,10 @@ from cotjax.training.used import UsedTokens
 
 NOT_COPIED = (
     *("checkpoints", "damaged", "metrics.jsonl", "digests.jsonl", "completions.jsonl"),
-    *("report.html", "result.json", ".lock", "owner.json", "error.txt", "*.tmp", "bundle*"),
+    *("report.html", "result.json", ".lock", "owner.json", "error.txt", "*.tmp", "bad_step-*"),
 )
-# The stage, the parameters before a step's update, and what they are updated on.
-See = Callable[[Any, Any, Step], None]
+# The stage, the parameters before a step's update, and the step, to what the update is made on.
+See = Callable[[Any, Any, Step], Step]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Replayed:
       earlier: the first step behind that whose result differs, and how; None if all are equal.
       findings: about the step itself.
       notes: sentences about what is otherwise than in the run.
+      metrics: of the step.
     """
 
     step: int
@@ -59,6 +60,7 @@ class Replayed:
     earlier: tuple[int, Finding] | None
     findings: list[Finding]
     notes: tuple[str, ...]
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
     def difference(self) -> Finding | None:
@@ -96,14 +98,15 @@ def start_before(written: WrittenRun, step: int) -> tuple[int, tuple[str, ...]]:
 
 
 def recompute(
-    written: WrittenRun, step: int, *, see: See = lambda stage, params, work: None
+    written: WrittenRun, step: int, *, see: See = lambda stage, params, work: work
 ) -> Replayed:
     """Takes a step again and compares it, and those between, with what the run wrote.
 
     Args:
       written: the run.
       step: which, from 1.
-      see: is shown the stage, the parameters before the step's update and what they are updated on.
+      see: is shown the stage, the parameters before the step's update and the step, and gives that
+        on which the update is made.
 
     Raises:
       InputError: the run has no such step; or a model or file that it reads is not there.
@@ -139,10 +142,10 @@ def _recompute(
     if start:
         state, used, told = _restored(folder, start, stage, config)
         notes += told
-    earlier, findings = None, list[Finding]()
+    earlier, findings, now = None, list[Finding](), StepRecord({}, None, [])
     with Progress("taking steps again", step - start, "steps") as progress:
         for done in range(start + 1, step + 1):
-            look: Look = functools.partial(see, stage) if done == step else _unseen
+            look: Look = functools.partial(see, stage) if done == step else _as_it_is
             state, metrics, work = one_step(stage, state, done - 1, look)
             used = used.plus(metrics)
             now = StepRecord.of(metrics | {"used_tokens": used.total}, work)
@@ -152,11 +155,12 @@ def _recompute(
             progress.advance()
     if (kept := _parameters(written.folder, step, state.params)) is not None:
         findings.append(kept)
-    return Replayed(step, start, earlier, findings, notes)
+    return Replayed(step, start, earlier, findings, notes, now.metrics or {})
 
 
-def _unseen(params: Any, work: Step) -> None:
-    del params, work
+def _as_it_is(params: Any, work: Step) -> Step:
+    del params
+    return work
 
 
 @contextlib.contextmanager
@@ -198,15 +202,19 @@ def _circumstances(written: WrittenRun, step: int, start: int, config: Config) -
             f"step {step} was taken by cotjax {_code(_those(part, here))}, and this is "
             f"{_code(here)}; another code may compute other bits."
         )
-    for name, now in (("machine", machine()), ("xla_flags", xla_flags())):
+    for name, now in {"machine": machine(), "xla_flags": xla_flags()}.items():
         if name in part and part[name] != now:
-            yield f'step {step}: {name} was "{part[name]}" and is "{now}", which may change bits.'
+            what = f'{_WORDS[name]} was "{part[name]}" and is "{now}"'
+            yield f"step {step}: {what}, which may change bits."
     yield from changed_files(part.get("data", {}), data_digests(config))
     if start + 1 < step and written.part(start + 1).get("first_step") != part.get("first_step"):
         yield (
             f"the run was resumed between step {start} and {step}; all of them are taken again "
             f"with the settings of step {step}."
         )
+
+
+_WORDS = {"machine": "the machine", "xla_flags": "XLA_FLAGS"}
 
 
 def _those(part: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:

@@ -131,7 +131,7 @@ def _group(stage: Any, params: Any, work: Step, place: int) -> Shown:
     rollout = groups.rollout
     tokens, mask, ends = (np.asarray(x)[place] for x in (rollout.tokens, rollout.mask, rollout.end))
     sampler = np.asarray(rollout.logp)[place]
-    advantage, trainer = _scores(stage, params, work, tokens, mask)
+    advantage, trainer = _scores(stage, params, work, (tokens, mask, ends))
     names = ("sampler",) if trainer is None else ("sampler", "trainer")
     summary, tables = list[tuple[str, ...]](), list[TokenTable]()
     for number, (row, seen, end) in enumerate(zip(tokens, mask, ends, strict=True)):
@@ -157,16 +157,18 @@ def _group(stage: Any, params: Any, work: Step, place: int) -> Shown:
 
 
 def _scores(
-    stage: Any, params: Any, work: Step, tokens: np.ndarray, mask: np.ndarray
+    stage: Any, params: Any, work: Step, group: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The advantage [G] and the trainer's log-probabilities [G, T] of a group that is used."""
+    tokens, mask, ends = group
+    other = (ends == End.NONFINITE)[:, None]  # which are padding in a micro-batch
     leaves = jax.tree.leaves(work.batch, is_leaf=lambda one: isinstance(one, ScoredGroups))
     for micro in (leaf for leaf in leaves if isinstance(leaf, ScoredGroups)):
         completion = np.asarray(micro.completion)
         size = completion.shape[-1]
-        if mask[:, size:].any():
+        if mask[:, size:].any() or size > tokens.shape[-1]:
             continue
-        same = (completion == tokens[:, :size]).all(axis=(1, 2)) if size <= tokens.shape[-1] else []
+        same = ((completion == tokens[:, :size]) | other).all(axis=(1, 2))
         for place in np.flatnonzero(same).tolist():
             student = stage.student
             logp = stage.score(student.policy, student.all_params(params), micro)

@@ -131,12 +131,17 @@ def _content(leaf: Any) -> bytes | None:
         return repr(leaf).encode()
     if not _is_here(leaf):
         return None
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
+    leaf = numbers(leaf)
     described = f"{leaf.dtype}{list(leaf.shape)}".encode()
     if leaf.nbytes > LARGEST:
         return described
     return described + np.ascontiguousarray(leaf).tobytes()
+
+
+def numbers(leaf: Any) -> Any:
+    """An array, or the numbers of a random key."""
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def _is_here(leaf: Any) -> bool:

@@ -24,7 +24,7 @@ from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
 from cotjax.training.signals import StopSignals
 from cotjax.training.used import UsedTokens
 
-Look = Callable[[Any, Step], None]
+Look = Callable[[Any, Step], Step]  # parameters before the update, and what they are updated on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _loss(numbers: Mapping[str, Any]) -> float:
 
 
 def one_step(
-    stage: Stage, state: TrainState, step: int, look: Look = lambda params, work: None
+    stage: Stage, state: TrainState, step: int, look: Look = lambda params, work: work
 ) -> tuple[TrainState, dict[str, float], Step]:
     """Takes a step.
 
@@ -281,14 +281,14 @@ def one_step(
       stage: whose data stands before it.
       state: its buffers are reused.
       step: 0 is the first.
-      look: is shown the parameters before the update, and what they are updated on.
+      look: is shown a step before its update, and says on what the update is made.
 
     Returns:
       the next state, metrics, and what the stage gave for the step.
     """
     began = time.perf_counter()
     work = stage.next_step(state.params, step)
-    look(state.params, work)
+    work = look(state.params, work)
     ready = time.perf_counter()
     for _ in range(stage.inner_updates):
         state, pairs = stage.update(state, work.batch)
