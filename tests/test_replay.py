@@ -6,9 +6,13 @@ import json
 import re
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
 from cotjax.replay import main
+from cotjax.run.recompute import recompute
+from cotjax.run.written import WrittenRun
 from cotjax.train import main as train
 from tests.tiny import flags, write_sevens, write_student, write_teachers
 
@@ -226,3 +230,26 @@ def test_a_folder_of_no_run_or_of_one_without_a_step(world, tmp_path, capsys):
     (run / "config.toml").write_text("[")
     assert main([str(run), "--step=1"]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_the_step_of_a_bundle_is_taken_with_its_batch(world, tmp_path, capsys):
+    bundles = pytest.importorskip("cotjax.training.bundle")
+    run, taken = world.copy("sft", tmp_path), []
+    written = WrittenRun(run)
+    recompute(written, 3, see=lambda stage, params, work: taken.append(work) or work)
+    about = {"step": 3, "checkpoint": 2, "causes": ["the loss is 9"]}
+    batch, metrics = jax.tree.map(np.array, taken[0].batch), written.step(3).metrics
+    folder = bundles.write_bundle(run, **about, metrics=metrics, batch=batch)
+    capsys.readouterr()
+    assert main([f"--bundle={folder}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"{run}, step 3 of 3 (sft): equal, bit for bit.")
+    assert f"note: {folder}: the loss is 9" in shown
+    assert "bundle's batch equal 5 arrays" in shown and "bundle's numbers equal" in shown
+    batch[0][0].weight[0, :] = 0
+    folder = bundles.write_bundle(run, **about, metrics=metrics, batch=batch)
+    assert main([str(run), f"--bundle={folder}"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "batch equal tokens, targets, weight" in shown  # of the run, made again
+    assert re.search(r"bundle's batch different 0.0.weight: \d+ of 96 numbers differ", shown)
+    assert "loss different the run wrote" in shown  # of the update on the bundle's
