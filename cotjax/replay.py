@@ -76,13 +76,13 @@ def replay(
     """
     open_run(folder)  # refused before JAX is imported
     from cotjax.run.bundled import compare_batch, compare_metrics
-    from cotjax.run.compare import Finding, compare, first_of
+    from cotjax.run.compare import Compared, compare, first_of
     from cotjax.run.recompute import recompute
     from cotjax.run.token_tables import Shown, look_at, print_shown
     from cotjax.run.verdict import print_replayed
     from cotjax.run.written import StepRecord, WrittenRun
 
-    written, looks, bundled = WrittenRun(folder), list[Shown](), list[Finding]()
+    written, looks, bundled = WrittenRun(folder), list[Shown](), list[Compared]()
 
     def see(stage: Any, params: Any, work: "Step") -> "Step":
         if bundle is not None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from cotjax.run.compare import Finding, is_time
+from cotjax.run.compare import Compared, is_time
 from cotjax.training.bundle import Bundle
 from cotjax.training.digests import numbers
 from cotjax.training.finite import named_leaves
 from cotjax.training.metrics import plain_number
 
 
-def compare_batch(bundle: Bundle, batch: Any) -> Finding:
+def compare_batch(bundle: Bundle, batch: Any) -> Compared:
     """Whether a batch is the bundle's, bit for bit.
 
     Args:
@@ -29,16 +29,16 @@ def compare_batch(bundle: Bundle, batch: Any) -> Finding:
     for array, there in bundle.arrays.items():
         here = np.asarray(numbers(leaves[array]))
         if here.tobytes() != there.tobytes():
-            return Finding(name, "different", f"{array}: {_first(there, here)}")
+            return Compared(name, "different", f"{array}: {_first(there, here)}")
     left = len(bundle.about) - len(bundle.arrays)
     bad = {one: about["not_finite"] for one, about in bundle.about.items() if about["not_finite"]}
     told = f"{len(bundle.arrays)} arrays"
     told += f", {left} larger ones are not in it" if left else ""
     told += "".join(f"; {one} holds {count} that are not finite" for one, count in bad.items())
-    return Finding(name, "equal", told)
+    return Compared(name, "equal", told)
 
 
-def compare_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> Finding:
+def compare_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> Compared:
     """Whether a step's numbers are the bundle's.
 
     Args:
@@ -50,9 +50,9 @@ def compare_metrics(bundle: Bundle, metrics: Mapping[str, Any]) -> Finding:
     for name in both:
         if plain_number(then[name]) != metrics[name]:
             told = f"{name}: the run had {then[name]}, now {_told(metrics[name])}"
-            return Finding("bundle's numbers", "different", told)
+            return Compared("bundle's numbers", "different", told)
     bad = [f"{name} is {then[name]}" for name in both if not math.isfinite(then[name])]
-    return Finding("bundle's numbers", "equal", ", ".join([f"{len(both)} metrics", *bad]))
+    return Compared("bundle's numbers", "equal", ", ".join([f"{len(both)} metrics", *bad]))
 
 
 def _told(value: Any) -> str:

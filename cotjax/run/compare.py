@@ -17,7 +17,7 @@ _APART = ("loss", "grad_norm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Compared:
     """What became of one thing.
 
     Attributes:
@@ -33,7 +33,7 @@ class Finding:
     place: int = 0
 
 
-def compare(then: StepRecord, now: StepRecord, texts: Texts | None = None) -> list[Finding]:
+def compare(then: StepRecord, now: StepRecord, texts: Texts | None = None) -> list[Compared]:
     """Compares a step with what the run wrote of it; what follows from another comes behind it.
 
     Args:
@@ -46,7 +46,7 @@ def compare(then: StepRecord, now: StepRecord, texts: Texts | None = None) -> li
             *_completion_rows(then, now)]  # fmt: skip
 
 
-def first_of(findings: Sequence[Finding]) -> Finding | None:
+def first_of(findings: Sequence[Compared]) -> Compared | None:
     """The first difference; None if there is none."""
     return next((one for one in findings if one.verdict == "different"), None)
 
@@ -59,16 +59,16 @@ def _no_text(kind: str, place: tuple[int, ...], token: int) -> str:
 # What the step took.
 
 
-def _digests(then: Row | None, now: Row, texts: Texts) -> Iterator[Finding]:
+def _digests(then: Row | None, now: Row, texts: Texts) -> Iterator[Compared]:
     sampled = "completions" in now
     if then is None:
         names = ("prompts", "completions", "rewards", "batch") if sampled else ("batch",)
         for name in names:
-            yield Finding(name, "not written", "digests.jsonl has no whole line of this step")
+            yield Compared(name, "not written", "digests.jsonl has no whole line of this step")
         return
     if sampled and "completions" not in then:
         for name in ("prompts", "completions", "rewards"):
-            yield Finding(name, "not written", "digests.jsonl has none of this step")
+            yield Compared(name, "not written", "digests.jsonl has none of this step")
     elif sampled:
         ids = [str(name) for name, _ in now["records"]]
         yield _prompts(then, now, texts)
@@ -77,7 +77,7 @@ def _digests(then: Row | None, now: Row, texts: Texts) -> Iterator[Finding]:
     yield _batch(then, now, texts)
 
 
-def _prompts(then: Row, now: Row, texts: Texts) -> Finding:
+def _prompts(then: Row, now: Row, texts: Texts) -> Compared:
     old, new = len(then["records"]), len(now["records"])
     if old != new:
         return _differs("prompts", f"the run had {old}, now there are {new}")
@@ -94,12 +94,12 @@ def _prompts(then: Row, now: Row, texts: Texts) -> Finding:
         if found := first_difference(then["prompts"][place], now["prompts"][place]):
             told = f"{which} ({name}), {_from(found)}{texts('prompts', (place,), found[0])}"
             return _differs("prompts", told, place + 1)
-    return Finding("prompts", "equal", f"{new}")
+    return Compared("prompts", "equal", f"{new}")
 
 
 def _completions(
     then: list[list[str]], now: list[list[str]], ids: list[str], texts: Texts
-) -> Finding:
+) -> Compared:
     for place, old, new in _members(then, now):
         if old is None or new is None:
             told = f"the run had {_count(then)}, now there are {_count(now)}"
@@ -107,25 +107,25 @@ def _completions(
         if found := first_difference(old, new):
             told = f"{_which(place, ids)}, {_from(found)}{texts('completions', place, found[0])}"
             return _differs("completions", told, place[0] + 1)
-    return Finding("completions", "equal", f"{_count(now)}, every token")
+    return Compared("completions", "equal", f"{_count(now)}, every token")
 
 
-def _rewards(then: list[list[float]], now: list[list[float]], ids: list[str]) -> Finding:
+def _rewards(then: list[list[float]], now: list[list[float]], ids: list[str]) -> Compared:
     differing = [one for one in _members(then, now) if one[1] != one[2]]
     for place, old, new in differing:
         more = f", and {len(differing) - 1} others" if len(differing) > 1 else ""
-        told = f"{_which(place, ids)}: the run gave {old}, now {new}{more}"
+        told = f"{_which(place, ids)}: the run gave {_number(old)}, now {_number(new)}{more}"
         return _differs("rewards", told, place[0] + 1)
     flat = [one for group in now for one in group]
-    return Finding("rewards", "equal", f"{len(flat)}, mean {sum(flat) / max(len(flat), 1):.6g}")
+    return Compared("rewards", "equal", f"{len(flat)}, mean {sum(flat) / max(len(flat), 1):.6g}")
 
 
-def _batch(then: Row, now: Row, texts: Texts) -> Finding:
+def _batch(then: Row, now: Row, texts: Texts) -> Compared:
     old, new = then["batch"], now["batch"]
     names = [name for name in new if name in old]
     if not names:
         told = "its arrays lay on the devices of several processes" if new else "it has no arrays"
-        return Finding("batch", "not written" if new else "equal", told)
+        return Compared("batch", "not written" if new else "equal", told)
     before, after = then.get("rows", []), now.get("rows", [])
     if "rows" in then and len(before) != len(after):
         return _differs("batch", f"the run had {len(before)} rows, now there are {len(after)}")
@@ -137,7 +137,7 @@ def _batch(then: Row, now: Row, texts: Texts) -> Finding:
         return _differs("batch", f"row {place + 1}{told}{more}", place + 1)
     if others := [name for name in names if old[name] != new[name]]:
         return _differs("batch", f"its {', '.join(others)}")
-    return Finding("batch", "equal", ", ".join(names))
+    return Compared("batch", "equal", ", ".join(names))
 
 
 def _in_row(one: str, other: str, place: int, texts: Texts) -> str:
@@ -170,23 +170,23 @@ def _from(found: tuple[int, int]) -> str:
     return f"from token {first} on" if first == last else f"from a token of {first} to {last} on"
 
 
-def _differs(name: str, told: str, place: int = 0) -> Finding:
-    return Finding(name, "different", told, place)
+def _differs(name: str, told: str, place: int = 0) -> Compared:
+    return Compared(name, "different", told, place)
 
 
 # What became of it.
 
 
-def _metrics(then: Row | None, now: Row) -> Iterator[Finding]:
+def _metrics(then: Row | None, now: Row) -> Iterator[Compared]:
     if then is None:
         for name in ("loss", "gradients", "numbers"):
-            yield Finding(name, "not written", "metrics.jsonl has no whole line of this step")
+            yield Compared(name, "not written", "metrics.jsonl has no whole line of this step")
         return
     for name, key, told in (("loss", "loss", "{}"), ("gradients", "grad_norm", "norm {}")):
         old, new = then.get(key), now.get(key)
         if key in now or key in then:
             words = told.format(_number(new) if old == new else _both(old, new))
-            yield Finding(name, "equal" if old == new else "different", words)
+            yield Compared(name, "equal" if old == new else "different", words)
     names = [name for name in {**then, **now} if not (is_time(name) or name in _APART)]
     differing = [name for name in names if not _same(name, then, now)]
     if differing:
@@ -194,7 +194,7 @@ def _metrics(then: Row | None, now: Row) -> Iterator[Finding]:
         told = f"{first}: {_both(then.get(first), now.get(first))}"
         yield _differs("numbers", told + (f"; {more} others differ too" if more else ""))
     else:
-        yield Finding("numbers", "equal", f"{len(names)} others of metrics.jsonl")
+        yield Compared("numbers", "equal", f"{len(names)} others of metrics.jsonl")
 
 
 def is_time(name: str) -> bool:
@@ -221,7 +221,7 @@ def _number(value: Any) -> str:
     return "none" if value is None else repr(value)
 
 
-def _completion_rows(then: StepRecord, now: StepRecord) -> Iterator[Finding]:
+def _completion_rows(then: StepRecord, now: StepRecord) -> Iterator[Compared]:
     """Of completions.jsonl, which holds some of a step's completions as text."""
     name, old, new = "completions.jsonl", then.completions, now.completions
     if not old and not new:
@@ -236,7 +236,7 @@ def _completion_rows(then: StepRecord, now: StepRecord) -> Iterator[Finding]:
             told = f"line {place} of this step ({other.get('id')}), {key}: "
             yield _differs(name, told + _values(one.get(key), other.get(key)))
             return
-    yield Finding(name, "equal", f"{len(new)} lines, their texts, rewards and parts")
+    yield Compared(name, "equal", f"{len(new)} lines, their texts, rewards and parts")
 
 
 SHOWN = 24  # characters before and behind the first that differs

@@ -20,7 +20,7 @@ from cotjax.config.resuming import differences, shaping
 from cotjax.interfaces import Step
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores
 from cotjax.run.commit import commit_of
-from cotjax.run.compare import Finding, compare, first_of
+from cotjax.run.compare import Compared, compare, first_of
 from cotjax.run.data_files import changed_files, data_digests
 from cotjax.run.early import check_data, check_model, check_teachers
 from cotjax.run.parts import machine, xla_flags
@@ -57,13 +57,13 @@ class Replayed:
 
     step: int
     start: int
-    earlier: tuple[int, Finding] | None
-    findings: list[Finding]
+    earlier: tuple[int, Compared] | None
+    findings: list[Compared]
     notes: tuple[str, ...]
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
-    def difference(self) -> Finding | None:
+    def difference(self) -> Compared | None:
         """The first thing of the step that is not equal."""
         return first_of(self.findings)
 
@@ -142,7 +142,7 @@ def _recompute(
     if start:
         state, used, told = _restored(folder, start, stage, config)
         notes += told
-    earlier, findings, now = None, list[Finding](), StepRecord({}, None, [])
+    earlier, findings, now = None, list[Compared](), StepRecord({}, None, [])
     with Progress("taking steps again", step - start, "steps") as progress:
         for done in range(start + 1, step + 1):
             look: Look = functools.partial(see, stage) if done == step else _as_it_is
@@ -225,7 +225,7 @@ def _code(words: Mapping[str, str]) -> str:
     return f"{words['version']} (commit {words['commit']}, jax {words['jax']})"
 
 
-def _parameters(folder: pathlib.Path, step: int, params: Any) -> Finding | None:
+def _parameters(folder: pathlib.Path, step: int, params: Any) -> Compared | None:
     """Whether parameters are those of a step's checkpoint; None if there is none that is whole."""
     kept = folder / "checkpoints" / str(step)
     if not kept.is_dir() or damage(kept):
@@ -238,6 +238,6 @@ def _parameters(folder: pathlib.Path, step: int, params: Any) -> Finding | None:
         if np.asarray(now).tobytes() != np.asarray(then).tobytes()
     ]
     if not differing:
-        return Finding("parameters", "equal", f"all {len(leaves)}, those of checkpoint {step}")
+        return Compared("parameters", "equal", f"all {len(leaves)}, those of checkpoint {step}")
     told = f"{len(differing)} of {len(leaves)} from checkpoint {step}, the first {differing[0]}"
-    return Finding("parameters", "different", told)
+    return Compared("parameters", "different", told)

@@ -6,12 +6,12 @@ import types
 import pytest
 from rich.console import Console
 
-from cotjax.run.compare import Finding
+from cotjax.run.compare import Compared
 from cotjax.run.recompute import Replayed
 from cotjax.run.verdict import print_replayed
 
 WRITTEN = types.SimpleNamespace(folder="runs/x", last=9, stage="sft")
-LOSS, BATCH = Finding("loss", "equal", "0.5"), Finding("batch", "different", "row 1\x1b[31m")
+LOSS, BATCH = Compared("loss", "equal", "0.5"), Compared("batch", "different", "row 1\x1b[31m")
 
 
 def said(findings, earlier=None, start=2, notes=()):
@@ -35,7 +35,7 @@ def test_equal():
     ("findings", "earlier", "told"),
     [
         ([BATCH, LOSS], None, "different. The first difference is in its batch: row 1\\x1b[31m."),
-        ([LOSS, Finding("batch", "not written")], None,
+        ([LOSS, Compared("batch", "not written")], None,
          "equal in what the run wrote, which is not all."),
         ([LOSS], (2, BATCH), "equal, but a step before it is not."),
     ],

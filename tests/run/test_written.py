@@ -76,13 +76,13 @@ def test_the_settings_of_a_step_are_those_of_its_part(folder):
         {"first_step": 2, "last_step": 4, "ended": True, "changed": {"steps": [5, 7]}},
         {
             **{"first_step": 4, "last_step": 9, "ended": True},
-            "changed": {"steps": [7, 9], "checkpoint.keep": [1, 3]},
+            "changed": {"steps": [7, 9], "checkpoint.keep": [1, 2]},
         },
     ]
     (folder / "parts.json").write_text(json.dumps(parts))
     written = WrittenRun(folder)
     found = [written.config_at(step) for step in (2, 3, 5)]
-    assert [(one.steps, one.checkpoint.keep) for one in found] == [(5, 1), (7, 1), (9, 3)]
+    assert [(one.steps, one.checkpoint.keep) for one in found] == [(5, 1), (7, 1), (9, 2)]
 
 
 def test_a_list_names_its_stages(tmp_path):
