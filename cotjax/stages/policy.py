@@ -191,7 +191,8 @@ class PolicyStage(RolloutStage):
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
         alarm = " ".join(self.alarms(everything))
         data, rows = [_digested(micro) for micro in micros], examples(kept)
-        return Step(micros, metrics, rows, alarm, self.limits, data, everything), everything
+        work = Step(micros, metrics, rows, alarm, self.limits, data=data, groups=everything)
+        return work, everything
 
     def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:
         """Those of sampling, and batches without a gradient."""
