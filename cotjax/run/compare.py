@@ -206,8 +206,9 @@ def _same(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     old, new = then.get(name), now.get(name)
     if old == new:
         return name in then and name in now
-    numbers = isinstance(old, int | float) and isinstance(new, int | float)
-    return numbers and abs(old - new) <= ROUNDING.get(name, 0.0)
+    if not (isinstance(old, int | float) and isinstance(new, int | float)):
+        return False
+    return abs(old - new) <= ROUNDING.get(name, 0.0)
 
 
 def _both(old: Any, new: Any) -> str:

@@ -40,25 +40,26 @@ def _paths(config: Config) -> Iterator[str]:
 
 def _digest(path: pathlib.Path) -> str:
     """Empty if nothing lies there, as behind the name of a data set of the Hub."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    whole = hashlib.sha256()
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files, whole = [file for file in inside if file.is_file()], hashlib.sha256()
     for file in files:
-        if file.is_file():
-            whole.update(f"{file.relative_to(path)} {file.stat().st_size} ".encode())
-            _add(whole, file)
-    return whole.hexdigest()[:12] if any(file.is_file() for file in files) else ""
+        for part in _parts(file, file.relative_to(path).as_posix()):
+            whole.update(part)
+    return whole.hexdigest()[:12] if files else ""
 
 
-def _add(whole: "hashlib._Hash", file: pathlib.Path) -> None:
+def _parts(file: pathlib.Path, name: str) -> Iterator[bytes]:
+    """What of a file is hashed."""
     try:
         with file.open("rb") as content:
             size = file.stat().st_size
+            yield f"{name} {size} ".encode()
             if size <= WHOLE:
-                whole.update(content.read())
+                yield content.read()
                 return
-            whole.update(content.read(ENDS))
+            yield content.read(ENDS)
             content.seek(-ENDS, os.SEEK_END)
-            whole.update(content.read())
+            yield content.read()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}).") from error
 

@@ -122,7 +122,8 @@ def part_of(parts: Sequence[Part], step: int) -> Part:
       parts: of a run, in their order.
       step: that was taken.
     """
-    return next((one for one in reversed(parts) if one["first_step"] < step), {})
+    nothing: Part = {}
+    return next((one for one in reversed(parts) if one["first_step"] < step), nothing)
 
 
 def xla_flags() -> str:

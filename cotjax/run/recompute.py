@@ -6,11 +6,10 @@ import functools
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from cotjax import __version__
 from cotjax.config import Config, check_plugins
@@ -28,7 +27,7 @@ from cotjax.run.token_tables import texts_of
 from cotjax.run.written import StepRecord, WrittenRun
 from cotjax.startup import check_platforms
 from cotjax.student.load import model_bytes
-from cotjax.training.checkpoint import Checkpoints, restore_params
+from cotjax.training.checkpoint import Checkpoints, differing_params
 from cotjax.training.checksums import damage, steps_in
 from cotjax.training.loop import Look, one_step
 from cotjax.training.progress import Progress
@@ -164,7 +163,7 @@ def _as_it_is(params: Any, work: Step) -> Step:
 
 
 @contextlib.contextmanager
-def _copy(folder: pathlib.Path, start: int) -> Iterator[pathlib.Path]:
+def _copy(folder: pathlib.Path, start: int) -> Generator[pathlib.Path]:
     """A folder with what a stage kept in the run's, and the checkpoint, which stays where it is."""
     with tempfile.TemporaryDirectory(prefix="cotjax-replay-") as temporary:
         copy = pathlib.Path(temporary) / folder.resolve().name
@@ -230,14 +229,8 @@ def _parameters(folder: pathlib.Path, step: int, params: Any) -> Compared | None
     kept = folder / "checkpoints" / str(step)
     if not kept.is_dir() or damage(kept):
         return None
-    _, there = restore_params(kept, params)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    differing = [
-        jax.tree_util.keystr(path, simple=True, separator=".")
-        for (path, now), then in zip(leaves, jax.tree.leaves(there), strict=True)
-        if np.asarray(now).tobytes() != np.asarray(then).tobytes()
-    ]
+    differing, count = differing_params(kept, params), len(jax.tree.leaves(params))
     if not differing:
-        return Compared("parameters", "equal", f"all {len(leaves)}, those of checkpoint {step}")
-    told = f"{len(differing)} of {len(leaves)} from checkpoint {step}, the first {differing[0]}"
+        return Compared("parameters", "equal", f"all {count}, those of checkpoint {step}")
+    told = f"{len(differing)} of {count} from checkpoint {step}, the first {differing[0]}"
     return Compared("parameters", "different", told)

@@ -1,9 +1,8 @@
 """A step for people: its groups and rows, token by token."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -183,24 +182,24 @@ def _losses(stage: Any, params: Any, work: Step) -> Iterator[dict[str, np.ndarra
     """By name, the loss [B, S] of every target, nats, batch by batch; without dropout."""
     policy, whole = stage.student.policy, stage.student.all_params(params)
 
-    @functools.partial(jax.jit)
     def nll(params: Any, batch: TokenBatch) -> jax.Array:
         mask = batch.weight > 0
         hidden = policy.rows(params, batch)
         return -policy.head_logprobs(params, hidden, batch.targets, mask)[0]
 
-    @functools.partial(jax.jit)
     def divergence(params: Any, batch: TokenBatch, outputs: Any) -> jax.Array:
         head = policy.head(params, whole=True)
         return stage.distill_loss.divergence(
             outputs, policy.rows(params, batch), head, batch.weight > 0
         )
 
+    jit: Any = cast(Any, jax).jit  # jax does not type all of it
+    score, measure = jit(nll), jit(divergence)
     for batch in token_batches(work.batch):
-        found = {"loss": np.asarray(nll(whole, batch))}
+        found: dict[str, np.ndarray] = {"loss": np.asarray(score(whole, batch))}
         outputs = [one.outputs for one in work.batch if hasattr(one, "outputs")]
         if outputs and hasattr(stage, "distill_loss"):
-            found["distance"] = np.asarray(divergence(whole, batch, outputs[0]))
+            found["distance"] = np.asarray(measure(whole, batch, outputs[0]))
         yield found
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -253,6 +254,25 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
         ),
     )
     return int(path.name), restored["params"]
+
+
+def differing_params(folder: pathlib.Path, params: Any) -> list[str]:
+    """The names of parameters that have other bits in a checkpoint.
+
+    Args:
+      folder: as `restore_params` takes it.
+      params: parameters, whole on this process's devices.
+
+    Raises:
+      InputError: no checkpoint there, or one of another model.
+    """
+    _, there = restore_params(folder, params)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(there), strict=True)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for (path, own), then in pairs
+        if np.asarray(own).tobytes() != np.asarray(then).tobytes()
+    ]
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path:

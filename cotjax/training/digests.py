@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cotjax.interfaces import Record, SampledGroups, Step, TokenBatch
@@ -140,7 +141,7 @@ def _content(leaf: Any) -> bytes | None:
 
 def numbers(leaf: Any) -> Any:
     """An array, or the numbers of a random key."""
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
