@@ -87,7 +87,8 @@ def replay(
     def see(stage: Any, params: Any, work: "Step") -> "Step":
         if bundle is not None:
             bundled.append(compare_batch(bundle, work.batch))
-            work = dataclasses.replace(work, batch=bundle.fill(work.batch))
+            made = work.batch if work.data is None else work.data  # its digest is the run's
+            work = dataclasses.replace(work, batch=bundle.fill(work.batch), data=made)
         if show is not None:
             found = first_of(compare(written.step(step), StepRecord.of({}, work)))
             place = found.place if found else 0

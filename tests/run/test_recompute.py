@@ -27,9 +27,8 @@ def test_a_step_that_a_resumed_part_took_with_other_settings(world, tmp_path):
     run = cotjax.train(world.config("longer", "--stage=grpo", *flags))
     again = world.flags("longer", "--stage=grpo", *flags, "--resume")
     cotjax.train(load([*again, "--steps=4"]))
-    for step in (2, 4):
-        replayed = recompute(WrittenRun(run.folder), step)
-        assert replayed.equal, replayed.findings
+    replayed = recompute(WrittenRun(run.folder), 2)
+    assert replayed.equal, replayed.findings
     copy = pathlib.Path(shutil.copytree(run.folder, tmp_path / "longer"))
     shutil.rmtree(copy / "checkpoints")
     replayed = recompute(WrittenRun(copy), 4)
