@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "whether a run fits devices, how long it takes, what it costs",
     "launch": "start a run elsewhere: GKE, TPU VMs, Slurm, SkyPilot, a notebook",
     "report": "write the page of a run folder again",
+    "replay": "take a step of a run again, and say what is equal",
     "experiment": "run arms × seeds from a file, and compare them",
     "rationales": "let a teacher write solutions, and keep the right ones",
     "cache-logits": "write teachers' top-K logits to disk, to distil from them later",

@@ -209,6 +209,30 @@ class ScoredGroups:
     teacher_outputs: Any = None
 
 
+class SampledGroups(Protocol):
+    """Completions of a step on the host, with their records and rewards."""
+
+    @property
+    def prompts(self) -> PromptBatch:
+        """[B, P]."""
+        ...
+
+    @property
+    def rollout(self) -> Rollout:
+        """[B, G, T]."""
+        ...
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """B."""
+        ...
+
+    @property
+    def reward(self) -> Any:
+        """[B, G] float32."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Limit:
     """A number above which a metric stops the run; NaN is above every number.
@@ -232,6 +256,8 @@ class Step:
       completions: rows for completions.jsonl.
       alarm: what is going wrong and what to do about it; empty if nothing is.
       limits: of metrics by name, those of the update included.
+      data: what of the batch came from the data and from samples, for its digest; None: all of it.
+      groups: what was sampled for it; None if nothing was.
     """
 
     batch: list[Any]
@@ -239,6 +265,8 @@ class Step:
     completions: list[dict[str, Any]]
     alarm: str = ""
     limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict[str, Limit])
+    data: Any = None
+    groups: "SampledGroups | None" = None
 
 
 @jax.tree_util.register_dataclass

@@ -37,6 +37,7 @@ ORDER = (
             "cache_logits",
             "plan",
             "launch",
+            "replay",
         ),
         *("experiment", "doctor", "__init__", "__main__"),
     ),

@@ -17,6 +17,7 @@ import pytest
 from cotjax import export
 from cotjax.errors import InputError
 from cotjax.evaluate import evaluate
+from cotjax.replay import main as replay
 from cotjax.stages.policy import PolicyStage
 from cotjax.stages.rejection import RejectionStage
 from cotjax.stages.replay import ReplayStage
@@ -116,7 +117,8 @@ def assert_same_run(one, other, step=STEPS, rounding=()):
         for name in {*rounding} & {*mine}:
             assert mine.pop(name) == pytest.approx(theirs.pop(name), abs=1e-7)
         assert mine == theirs
-    assert lines(one / "completions.jsonl") == lines(other / "completions.jsonl")
+    for name in ("completions.jsonl", "digests.jsonl"):
+        assert lines(one / name) == lines(other / name)
     (state, position), (other_state, other_position) = (
         checkpoint(one, step),
         checkpoint(other, step),
@@ -134,6 +136,13 @@ def contents(run):
     return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_is_replayed_to_the_same_bits(world, stage, capsys):
+    run, _ = world.run(stage)
+    assert replay([str(run), "--step=3"]) == 0, capsys.readouterr().out
+    assert "step 3 of 4" in capsys.readouterr().out
+
+
 # What a run leaves and says.
 
 
@@ -142,7 +151,7 @@ def test_a_run_leaves_its_folder(world, stage):
     run, _ = world.run(stage)
     assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
-        *("report.html", "facts.json", "parts.json", ".lock"),
+        *("report.html", "facts.json", "parts.json", "digests.jsonl", ".lock"),
         *(["base.json"] if stage == "adapter" else []),
     }
     assert (run / "mined.jsonl").exists() == (stage == "rewrite")

@@ -9,6 +9,7 @@ from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
 from cotjax.config.resuming import fingerprint, shaping
 from cotjax.errors import InputError, Stopped, visible
+from cotjax.run.data_files import data_digests
 from cotjax.run.folder import (
     changes_of,
     console,
@@ -66,7 +67,8 @@ def _run_stage(
     if first:
         facts = json.dumps(stage_class(config.stage).facts)
         write_whole(folder / "facts.json", facts + "\n")
-    parts = Parts(folder, began=began, silent=not first, changed=changes)
+    data = data_digests(config) if first else {}
+    parts = Parts(folder, began=began, silent=not first, changed=changes, data=data)
     out.print(to_toml(config))
     for key, (old, new) in changes.items():
         out.print(f"note: {key} was {json.dumps(old)} and is now {json.dumps(new)}.")

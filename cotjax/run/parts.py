@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -30,6 +30,7 @@ class Parts:
       began: when this part did, as `time.monotonic` counts.
       silent: write nothing, as all processes of a run but one do.
       changed: settings that this part has otherwise than the one before, as (before, now).
+      data: digests of the files of records by their path.
 
     Raises:
       InputError: parts.json is damaged.
@@ -42,6 +43,7 @@ class Parts:
         began: float,
         silent: bool = False,
         changed: Mapping[str, tuple[Any, Any]] | None = None,
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self._folder, self._began, self._silent = folder, began, silent
         self._earlier = earlier_parts(folder)
@@ -54,7 +56,10 @@ class Parts:
             "jax": jax.__version__,
             "python": platform.python_version(),
             "machine": machine(),
+            "xla_flags": xla_flags(),
         }
+        if data:
+            self._own["data"] = dict(data)
         if changed:
             self._own["changed"] = {key: list(pair) for key, pair in changed.items()}
         if not silent:
@@ -108,6 +113,22 @@ def earlier_parts(folder: pathlib.Path) -> list[Part]:
         steps = [row["step"] for row in rows_of(metrics)]
         last["last_step"] = max(last["last_step"], *steps, 0)
     return parts
+
+
+def part_of(parts: Sequence[Part], step: int) -> Part:
+    """The part that took a step, from 1; of a killed part later ones have taken steps again.
+
+    Args:
+      parts: of a run, in their order.
+      step: that was taken.
+    """
+    nothing: Part = {}
+    return next((one for one in reversed(parts) if one["first_step"] < step), nothing)
+
+
+def xla_flags() -> str:
+    """The flags of XLA's compiler, of which the bits of a result may depend."""
+    return os.environ.get("XLA_FLAGS", "")
 
 
 def machine() -> str:

@@ -263,7 +263,9 @@ class DistillLogitsStage(BaseStage):
         metrics |= self.data.metrics(step)
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
         work = self._work(placed, outputs, alpha=alpha, own=own, dropout_key=key)
-        return Step([work], metrics | observed, [], alarm)
+        # Of the rows alone: the teachers' outputs are large, and show in the loss.
+        data = {"rows": batch, "alpha": alpha, "own": own, "dropout_key": key}
+        return Step([work], metrics | observed, [], alarm, data=data)
 
     def _open_data(self, params: Any, step: int) -> None:
         """Sorts the examples if it is time to, and opens a logit cache, which must be of them."""

@@ -190,7 +190,9 @@ class PolicyStage(RolloutStage):
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
         alarm = " ".join(self.alarms(everything))
-        return Step(micros, metrics, examples(kept), alarm, self.limits), everything
+        data, rows = [_digested(micro) for micro in micros], examples(kept)
+        work = Step(micros, metrics, rows, alarm, self.limits, data=data, groups=everything)
+        return work, everything
 
     def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:
         """Those of sampling, and batches without a gradient."""
@@ -264,3 +266,9 @@ class PolicyStage(RolloutStage):
         if self.objective.beta:
             logp_ref = self.score(policy.without_adapter, student.reference, groups)
         return dataclasses.replace(groups, logp_old=logp_old, logp_ref=logp_ref)
+
+
+def _digested(groups: ScoredGroups) -> dict[str, Any]:
+    """What a digest tells apart: all but the teachers' large outputs and the sampler's rounding."""
+    names = "prompt", "prompt_mask", "completion", "completion_mask", "advantage"
+    return {name: getattr(groups, name) for name in (*names, "logp_old", "logp_ref")}

@@ -113,7 +113,8 @@ class RejectionStage(RolloutStage):
                 "rewrite.equations and rewrite.min_right, so this step trains nothing. Raise "
                 "rollout.group_size, or take easier problems or a stronger student.",
             )
-        return Step(batches, metrics, examples(groups), " ".join(alarms), self.limits)
+        rows, told = examples(groups), " ".join(alarms)
+        return Step(batches, metrics, rows, told, self.limits, groups=groups)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """One optimizer update on each batch; the metrics are the last one's."""

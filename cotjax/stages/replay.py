@@ -155,7 +155,8 @@ class ReplayStage(PolicyStage):
             replays, tokens = self._replay.batches(self.accepted, step)
         metrics["trained_tokens"] += tokens
         metrics["mined_tokens"] = 0 if step else self._mined_tokens + self._difficulty.take_tokens()
-        return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics)
+        data = [work.data, replays]
+        return dataclasses.replace(work, batch=[work.batch, replays], metrics=metrics, data=data)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """The policy's inner updates, then those on the replayed rewrites."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -131,7 +132,7 @@ class Checkpoints:
           InputError: the checkpoint is of another model or optimizer, or of other settings.
         """
         self._manager.wait_until_finished()
-        stamped = self._run(step).get("settings", {})
+        stamped = self.settings(step)
         why = "shaped this checkpoint (config.toml there says otherwise, or was changed)"
         refuse(differences(stamped, self._settings or {}), self.folder.parent, why=why)
         _check_params(ocp.PyTreeCheckpointHandler(), self.folder / str(step), like.params)
@@ -154,6 +155,10 @@ class Checkpoints:
         """The evaluations up to a checkpoint, by step; none if it is older than their record."""
         found = self._run(step).get("evaluations", {})
         return {int(one): dict(numbers) for one, numbers in found.items()}
+
+    def settings(self, step: int) -> dict[str, Any]:
+        """The settings that a checkpoint was made with; none if it is older than their record."""
+        return dict(self._run(step).get("settings", {}))
 
     def _run(self, step: int) -> dict[str, Any]:
         return self._item(step, "run")
@@ -249,6 +254,25 @@ def restore_params(folder: pathlib.Path, like: Any) -> tuple[int, Any]:
         ),
     )
     return int(path.name), restored["params"]
+
+
+def differing_params(folder: pathlib.Path, params: Any) -> list[str]:
+    """The names of parameters that have other bits in a checkpoint.
+
+    Args:
+      folder: as `restore_params` takes it.
+      params: parameters, whole on this process's devices.
+
+    Raises:
+      InputError: no checkpoint there, or one of another model.
+    """
+    _, there = restore_params(folder, params)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(there), strict=True)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for (path, own), then in pairs
+        if np.asarray(own).tobytes() != np.asarray(then).tobytes()
+    ]
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path:

@@ -25,6 +25,8 @@ from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
 from cotjax.training.signals import StopSignals
 from cotjax.training.used import UsedTokens
 
+Look = Callable[[Any, Step], Step]  # parameters before the update, and what they are updated on
+
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
@@ -67,7 +69,7 @@ def fit(
 
     Args:
       stage: the stream of batches and the loss.
-      folder: the run folder; metrics.jsonl, completions.jsonl and checkpoints go there.
+      folder: the run folder; metrics, completions, digests (.jsonl) and checkpoints go there.
       settings: see `LoopSettings`.
       table: prints a line per step.
       console: for everything else.
@@ -169,7 +171,7 @@ class _Run:
         if self._is_due() and self.done not in self.evaluations:
             self._evaluation(self.done)  # the run had ended in it
         while not self._has_ended():
-            state, metrics, work = _one_step(self.stage, self.state, self.done)
+            state, metrics, work = one_step(self.stage, self.state, self.done)
             used = self.used.plus(metrics)
             self._tell(self.done + 1, metrics | {"used_tokens": used.total}, work)
             # Read now: the next step may fail when it has moved the data on.
@@ -237,6 +239,7 @@ class _Run:
         """
         self.writer.write(done, "train", metrics)
         self.writer.write_completions(done, "train", work.completions)
+        self.writer.write_digests(done, work)
         self.table.add(done, metrics)
         if work.alarm:
             name, _, says = work.alarm.partition(": ")
@@ -290,9 +293,23 @@ def _loss(numbers: Mapping[str, Any]) -> float:
     return math.inf if loss is None or not math.isfinite(loss) else loss
 
 
-def _one_step(stage: Stage, state: Any, step: int) -> tuple[Any, dict[str, float], Step]:
+def one_step(
+    stage: Stage, state: TrainState, step: int, look: Look = lambda params, work: work
+) -> tuple[TrainState, dict[str, float], Step]:
+    """Takes a step.
+
+    Args:
+      stage: whose data stands before it.
+      state: its buffers are reused.
+      step: 0 is the first.
+      look: is shown a step before its update, and says on what the update is made.
+
+    Returns:
+      the next state, metrics, and what the stage gave for the step.
+    """
     began = time.perf_counter()
     work = stage.next_step(state.params, step)
+    work = look(state.params, work)
     ready = time.perf_counter()
     for _ in range(stage.inner_updates):
         state, pairs = stage.update(state, work.batch)

@@ -1,4 +1,4 @@
-"""What a run writes and prints: metrics.jsonl, completions.jsonl and a table of steps.
+"""What a run writes and prints: metrics.jsonl, completions.jsonl, digests.jsonl, a table of steps.
 
 A metric is named once, here or by the stage, and has the same name in the file, the table and the
 report: rates and accuracies are 0–1, `*_s` are seconds, `*_tok_s` tokens per second, `kl` and
@@ -14,14 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cotjax.interfaces import Column
+from cotjax.interfaces import Column, Step
 from cotjax.storage import append_whole, rows_of, whole_rows, write_whole
+from cotjax.training.digests import digests
 
 ALARMS = "alarms.jsonl"  # of a run folder: step, name and words of each alarm
 
 
 class MetricsWriter:
-    """Appends lines to a run folder's metrics.jsonl and completions.jsonl.
+    """Appends lines to a run folder's metrics.jsonl, completions.jsonl and digests.jsonl.
 
     A line is written in one piece, so that a reader of a running or killed run meets whole lines.
 
@@ -43,9 +44,10 @@ class MetricsWriter:
         self.repairs: list[str] = []
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
-        self._alarms = folder / ALARMS
+        self._digests, self._alarms = folder / "digests.jsonl", folder / ALARMS
         self._silent = silent
-        for path in () if silent else (self._metrics, self._completions, self._alarms):
+        files = self._metrics, self._completions, self._digests, self._alarms
+        for path in () if silent else files:
             self.repairs += _repaired(path, resumed_step)
         if resumed_step and not silent:
             self.repairs += _missing_steps(self._metrics, resumed_step)
@@ -111,6 +113,16 @@ class MetricsWriter:
                 row["kind"] = "after" if row["step"] == step else "eval"
         if kinds != [row["kind"] for row in rows]:
             write_whole(self._completions, _lines(rows))
+
+    def write_digests(self, step: int, work: Step) -> None:
+        """Appends the digests of what a step took, see `cotjax.training.digests`.
+
+        Args:
+          step: training steps done.
+          work: what the stage gave for the last one.
+        """
+        if not self._silent:
+            _append(self._digests, [{"step": step, "kind": "train", **digests(work)}])
 
 
 def plain_number(value: Any) -> float | int | None:

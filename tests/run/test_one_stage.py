@@ -15,7 +15,7 @@ def test_the_folder_holds_a_whole_run(trained):
     names = {path.name for path in trained.folder.iterdir()}
     assert names == {
         *("config.toml", "facts.json", "metrics.jsonl", "completions.jsonl", "checkpoints"),
-        *("parts.json", "result.json", "report.html", ".lock"),
+        *("parts.json", "result.json", "report.html", "digests.jsonl", ".lock"),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import cotjax
 from cotjax.errors import InputError
 from cotjax.run.commit import commit_of
-from cotjax.run.parts import Parts, earlier_parts
+from cotjax.run.parts import Parts, earlier_parts, part_of
 
 
 def begun(seconds_ago=0.0):
@@ -28,7 +28,7 @@ def test_a_part_says_when_how_far_and_with_what(tmp_path):
     (part,) = read(tmp_path)
     assert set(part) == {
         *("started", "first_step", "last_step", "seconds", "ended", "version", "jax", "machine"),
-        *("commit", "python"),
+        *("commit", "python", "xla_flags"),
     }
     assert (part["first_step"], part["last_step"], part["ended"]) == (0, 3, True)
     assert 5.0 <= part["seconds"] < 6.0 and parts.seconds == part["seconds"]
@@ -107,6 +107,18 @@ def test_damaged_files_are_named_or_read_as_far_as_they_are_whole(tmp_path):
     (tmp_path / "parts.json").write_text('[{"started": ')
     with pytest.raises(InputError, match="parts.json: is damaged .* Remove it to go on"):
         earlier_parts(tmp_path)
+
+
+def test_the_part_of_a_step_is_the_last_that_took_it():
+    killed, resumed = {"first_step": 0, "last_step": 7}, {"first_step": 5, "last_step": 9}
+    assert part_of([killed, resumed], 5) is killed
+    assert part_of([killed, resumed], 6) is part_of([killed, resumed], 9) is resumed
+    assert part_of([], 1) == {}
+
+
+def test_it_notes_the_files_of_records(tmp_path):
+    Parts(tmp_path, began=begun(), data={"a.jsonl": "0123"}).write(0, 1)
+    assert read(tmp_path)[0]["data"] == {"a.jsonl": "0123"}
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import replicate
-from cotjax.training.checkpoint import Checkpoints, restore_params
+from cotjax.training.checkpoint import Checkpoints, differing_params, restore_params
 from cotjax.training.update import init_state
 
 OPTIMIZER = optax.adamw(0.1)
@@ -52,6 +52,13 @@ def test_a_restored_checkpoint_is_what_was_saved(run):
         jax.tree.map(np.testing.assert_array_equal, state, make_state(fill=step))
         assert position == POSITION | {"next_index": step}
     checkpoints.close()
+
+
+def test_parameters_with_other_bits_are_named(run):
+    params = make_state(fill=6).params
+    assert differing_params(run, params) == []
+    assert differing_params(run, params | {"b": params["b"].at[2, 1].add(1e-6)}) == ["b"]
+    assert differing_params(run / "checkpoints" / "4", params) == ["b", "w"]
 
 
 def test_a_restored_checkpoint_lies_where_the_state_lay(run):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from cotjax.interfaces import Step
 from cotjax.stages.policy import COLUMNS as GRPO_COLUMNS
 from cotjax.stages.supervised import COLUMNS as SFT_COLUMNS
 from cotjax.training.metrics import MetricsWriter, StepTable, wilson_interval
@@ -47,6 +48,19 @@ def test_completions_keep_their_text(tmp_path):
     row = {"id": "a/1", "completion": 'Schritt 1: "½" × \\frac{1}{2}\nü', "parts": {"answer": 1.0}}
     MetricsWriter(tmp_path).write_completions(3, "after", [row, row])
     assert lines(tmp_path / "completions.jsonl") == [{"step": 3, "kind": "after", **row}] * 2
+
+
+def test_a_step_has_a_line_of_digests_that_a_resumed_run_writes_again(tmp_path):
+    writer, path = MetricsWriter(tmp_path), tmp_path / "digests.jsonl"
+    for step in (1, 2):
+        writer.write_digests(step, Step([np.full(3, step)], {}, []))
+    one, other = lines(path)
+    assert (one["step"], one["kind"]) == (1, "train") and one["batch"] != other["batch"]
+    path.write_bytes(path.read_bytes()[:-5])
+    MetricsWriter(tmp_path, resumed_step=1)
+    assert lines(path) == [one]
+    MetricsWriter(tmp_path, silent=True).write_digests(2, Step([], {}, []))
+    assert lines(path) == [one]
 
 
 HOSTILE = "a\u2028b\x85c\x0bd\x00e\x1b[31m\ud800\r\nf"
