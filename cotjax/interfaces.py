@@ -232,6 +232,10 @@ class Step:
       completions: rows for completions.jsonl.
       alarm: what is going wrong and what to do about it; empty if nothing is.
       limits: of metrics by name, those of the update included.
+      bad: what was NaN or infinite before the update, as the subject and verb of a sentence; empty
+        if nothing was. `training.max_bad_steps` such steps in a row end the run.
+      about: what arrays of the batch are, by the end of their name (`hidden.0`), for whoever looks
+        for the one that is NaN.
     """
 
     batch: list[Any]
@@ -239,6 +243,8 @@ class Step:
     completions: list[dict[str, Any]]
     alarm: str = ""
     limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict[str, Limit])
+    bad: str = ""
+    about: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 @jax.tree_util.register_dataclass
@@ -247,7 +253,7 @@ class TrainState:
     """What an optimizer step changes.
 
     Attributes:
-      step: optimizer steps taken.
+      step: optimizer steps taken, without those that were skipped.
       params: the student's parameters.
       opt_state: optax's.
     """

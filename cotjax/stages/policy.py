@@ -189,8 +189,16 @@ class PolicyStage(RolloutStage):
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
-        alarm = " ".join(self.alarms(everything))
-        return Step(micros, metrics, examples(kept), alarm, self.limits), everything
+        work = Step(
+            batch=micros,
+            metrics=metrics,
+            completions=examples(kept),
+            alarm=" ".join(self.alarms(everything)),
+            limits=self.limits,
+            bad=preflight.bad_completions(self.config, metrics["nonfinite"]),
+            about={} if self.teachers is None else self.teachers.about(step),
+        )
+        return work, everything
 
     def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:
         """Those of sampling, and batches without a gradient."""
