@@ -231,10 +231,7 @@ def paths(folder):
 
 
 @pytest.mark.usefixtures("nan_of_strong")
-@pytest.mark.parametrize(
-    "kind",
-    ["forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl", "total_variation"],
-)
+@pytest.mark.parametrize("kind", ["forward_kl", "total_variation"])
 def test_a_nan_of_a_teacher_is_named_and_teaches_nothing(folder, tmp_path, kind):
     # The mixture has it, whatever the other teacher says.
     stage = distilled(folder, *paths(folder), *BOTH, f"--distill.divergence={kind}")

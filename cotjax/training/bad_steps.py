@@ -2,7 +2,7 @@
 
 A step is bad if an update was skipped (see `update`), if its loss or gradient is not finite all the
 same, as a stage with an update of its own may give, or if the stage says so (`Step.bad`). One rule
-for every stage: it trains nothing, is counted and told, and several in a row end the run.
+for every stage: what is bad trains nothing, is counted and told, and several in a row end the run.
 """
 
 import math
@@ -60,7 +60,7 @@ class BadStepWatch:
         told = f"step {step}, {_done(skipped, work)} ({self._in_row} of at most {self._most} such "
         told += "steps in a row): "
         if self._in_row > 1:
-            return f"{told}{'; '.join(reasons)}"
+            return f"{told}{'; '.join(reasons) or 'as the step before'}"
         found = _not_finite_of(work)
         causes = [*reasons, *_causes(work, found, state)]
         try:
