@@ -21,12 +21,14 @@ def _count_not_finite(leaf: Array) -> Array:
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by where they stand in it, with points between the parts.
 
+    What is an array itself is called "array".
+
     Example:
       >>> named_leaves({"embed": {"embedding": 1.0}, "blocks": [2.0]})
       {'blocks.0': 2.0, 'embed.embedding': 1.0}
     """
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        jax.tree_util.keystr(path, simple=True, separator=".") or "array": leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 

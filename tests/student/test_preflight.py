@@ -104,7 +104,6 @@ def test_a_completion_that_meets_a_nan_teaches_nothing_and_harms_nothing(folder)
         gradient, metrics = stage._update.gradient(stage.state.params, stage.frozen, micro)
         assert all(np.isfinite(float(total)) for total, _ in metrics.values())
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-        assert np.any(gradient["unembed_weight"]) or not micro.completion_mask.any()
     assert sum(float(micro.completion_mask.sum()) for micro in work.batch), "the others teach"
 
 

@@ -79,11 +79,6 @@ def test_bad_steps_are_skipped_counted_and_told_and_the_run_goes_on(tmp_path):
     state, _ = state_of(tmp_path, 7)
     assert state.step == 4 and state.opt_state[0].count == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        state_of(tmp_path, 4)[0].params,
-        state_of(tmp_path, 4)[0].params,
-    )
     told = " ".join(shown.split())
     assert (
         "step 2, its update was skipped (1 of at most 3 such steps in a row): loss is nan" in told
@@ -218,7 +213,8 @@ def test_a_checkpoint_with_a_nan_is_not_written_and_the_one_before_it_stays(tmp_
         f"{tmp_path / 'checkpoints' / '4'} is not written: 1 of 1 numbers of params.w are NaN or "
         "infinite. --resume goes on from step 2."
     )
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2"]
+    folders = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+    assert folders == ["2"]
     # The advice, once the fault is gone.
     _, result, _ = run(tmp_path, Unguarded(), resume=True, **SETTINGS)
     run(tmp_path / "whole", Unguarded(), **SETTINGS)

@@ -24,6 +24,7 @@ def test_numbers_that_are_none_are_counted_by_array():
     assert not_finite(TREE) == {"blocks.1": 1, "embed.embedding": 3}
     assert not_finite({"w": np.ones(4), "n": jnp.arange(3)}) == {}
     assert not_finite(()) == {}
+    assert not_finite(jnp.float32(np.nan)) == {"array": 1}
 
 
 def test_arrays_over_several_devices_are_counted_as_a_whole():
