@@ -99,3 +99,15 @@ class PluginError(InputError):
     def and_then(self, more: str) -> "PluginError":
         """The same error with a further sentence."""
         return PluginError(self.what, f"{self.then} {more}", self.record)
+
+
+class NotFinite(InputError):
+    """Weights, or a training state, hold a NaN or an infinity; names the array."""
+
+
+class BadSteps(InputError):
+    """Several steps in a row had numbers that are NaN or infinite; a run that they end is saved."""
+
+    def and_then(self, more: str) -> "BadSteps":
+        """The same error with a further sentence."""
+        return BadSteps(f"{self} {more}")

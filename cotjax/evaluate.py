@@ -19,7 +19,7 @@ from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
 from cotjax.run.early import check_files, check_held_out
 from cotjax.run.measure import FILES, measure, measure_files
-from cotjax.run.opened import config_from_flags, open_model
+from cotjax.run.opened import ALLOWS, ALLOWS_HELP, config_from_flags, open_model
 from cotjax.startup import set_up
 
 STOPPED = 130  # the exit status of what Ctrl-C ended
@@ -44,11 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
     )
+    command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
     known, rest = command.parse(argv)
     if known.out:
         _check_out(known.out)
     try:
-        numbers = evaluate(known.checkpoint, rest, files=known.files)
+        numbers = evaluate(
+            known.checkpoint, rest, files=known.files, allow_nonfinite=known.allow_nonfinite
+        )
     except KeyboardInterrupt:
         print("stopped before the first batch was done, so there are no numbers", file=sys.stderr)
         return STOPPED
@@ -61,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(
-    checkpoint: str, argv: Sequence[str] = (), *, files: Sequence[str] = ()
+    checkpoint: str,
+    argv: Sequence[str] = (),
+    *,
+    files: Sequence[str] = (),
+    allow_nonfinite: bool = False,
 ) -> dict[str, Any]:
     """The numbers of `cotjax.evaluate`, from flags.
 
@@ -69,6 +76,7 @@ def evaluate(
       checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
       argv: config flags.
       files: to measure on instead; see `cotjax.evaluate`.
+      allow_nonfinite: see `cotjax.evaluate`.
 
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
@@ -78,7 +86,7 @@ def evaluate(
         check_files(files, FILES)
     else:
         check_held_out(config, alone=True)
-    opened = open_model(checkpoint, config)
+    opened = open_model(checkpoint, config, allow_nonfinite=allow_nonfinite)
     if not files:
         return measure(opened)
     _, given = read_flags(argv)

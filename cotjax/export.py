@@ -13,6 +13,7 @@ from cotjax import config as configs
 from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.run.opened import ALLOWS, ALLOWS_HELP, refuse_nonfinite
 
 
 @one_line_errors
@@ -37,9 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--base", metavar="MODEL", default="", help="with --adapter: where PEFT finds its base"
     )
+    parser.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
     args, _ = parser.parse(argv)
     step, size = export(
-        args.checkpoint, args.out, dtype=args.dtype, adapter=args.adapter, base=args.base
+        args.checkpoint,
+        args.out,
+        dtype=args.dtype,
+        adapter=args.adapter,
+        base=args.base,
+        allow_nonfinite=args.allow_nonfinite,
     )
     origin = args.checkpoint if step is None else f"{args.checkpoint}, step {step}"
     print(f"Wrote {args.out}: {size / 1e6:.2f} million parameters of {origin}.")
@@ -49,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(
-    checkpoint: str, out: str, *, dtype: str = "", adapter: bool = False, base: str = ""
+    checkpoint: str,
+    out: str,
+    *,
+    dtype: str = "",
+    adapter: bool = False,
+    base: str = "",
+    allow_nonfinite: bool = False,
 ) -> tuple[int | None, int]:
     """Writes a student with its tokenizer; an adapter is merged into its base.
 
@@ -61,11 +74,13 @@ def export(
       adapter: write the adapter of a LoRA run alone, as a PEFT folder.
       base: what that folder names as its base, a model of the same weights; empty = the run's
         `model.path`.
+      allow_nonfinite: write weights that hold a NaN or an infinity too.
 
     Returns:
       the checkpoint's step (None for a model), and the number of parameters.
 
     Raises:
+      NotFinite: the weights hold a NaN or an infinity.
       InputError: no such checkpoint or model, or a folder that is in use or cannot be written.
     """
     folder = pathlib.Path(out)
@@ -100,11 +115,18 @@ def export(
     )
     policy, shapes = Policy.split(student.shell)
     written = {"tokenizer": student.tokenizer, "stop_ids": student.stop_ids, "dtype": dtype}
+
+    def check(params: Any) -> None:
+        if not allow_nonfinite:
+            refuse_nonfinite(checkpoint, params)
+
     if not run:
+        check(Policy.split(student.model)[1])
         huggingface.save(student.model, folder, **written)
         return None, _size(shapes)
     if not has_adapter:
         step, params = _restore(checkpoint, shapes)
+        check(params)
         huggingface.save(policy.bind(params), folder, **written)
         return step, _size(params)
     lora = lora_of(config)
@@ -112,6 +134,7 @@ def export(
     step, trained = _restore(checkpoint, like)
     weights = Policy.split(student.model)[1]
     check_base(run, weights)
+    check(policy.join(trained, weights))
     if adapter:
         print_of = fingerprint(weights)
         name = _base_name(config, base, print_of)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError, visible
-from cotjax.run.opened import config_from_flags, open_model
+from cotjax.run.opened import ALLOWS, ALLOWS_HELP, config_from_flags, open_model
 from cotjax.run.sample import SampleSettings, stream_texts
 from cotjax.startup import set_up
 
@@ -45,6 +45,7 @@ def _command() -> Command:
         default=[],
         help="text that ends it, and stays; repeatable",
     )
+    add(ALLOWS, action="store_true", help=ALLOWS_HELP)
     layout = command.add_mutually_exclusive_group()
     layout.add_argument("--chat", dest="layout", action="store_const", const="chat",
                         default="question",
@@ -66,7 +67,8 @@ def _pieces(args: Namespace) -> Iterator[str]:
     prompt = _prompt(args)
     config = config_from_flags(args.checkpoint, ["--mesh.data=1"])
     texts, shown = [""], 0
-    for texts in stream_texts(open_model(args.checkpoint, config), prompt, settings, _flag):
+    opened = open_model(args.checkpoint, config, allow_nonfinite=args.allow_nonfinite)
+    for texts in stream_texts(opened, prompt, settings, _flag):
         if args.n == 1:  # a letter may need further tokens before it is one
             whole = texts[0].rstrip("\ufffd")
             yield whole[shown:]

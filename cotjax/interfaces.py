@@ -258,6 +258,10 @@ class Step:
       limits: of metrics by name, those of the update included.
       data: what of the batch came from the data and from samples, for its digest; None: all of it.
       groups: what was sampled for it; None if nothing was.
+      bad: what was NaN or infinite before the update, as the subject and verb of a sentence; empty
+        if nothing was. `training.max_bad_steps` such steps in a row end the run.
+      about: what arrays of the batch are, by the end of their name (`hidden.0`), for whoever looks
+        for the one that is NaN.
     """
 
     batch: list[Any]
@@ -267,6 +271,8 @@ class Step:
     limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict[str, Limit])
     data: Any = None
     groups: "SampledGroups | None" = None
+    bad: str = ""
+    about: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 @jax.tree_util.register_dataclass
@@ -275,7 +281,7 @@ class TrainState:
     """What an optimizer step changes.
 
     Attributes:
-      step: optimizer steps taken.
+      step: optimizer steps taken, without those that were skipped.
       params: the student's parameters.
       opt_state: optax's.
     """

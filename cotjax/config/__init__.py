@@ -47,6 +47,7 @@ from cotjax.config.sections import ReconstructConfig as ReconstructConfig
 from cotjax.config.sections import RewardConfig as RewardConfig
 from cotjax.config.sections import RewriteConfig as RewriteConfig
 from cotjax.config.sections import RolloutConfig as RolloutConfig
+from cotjax.config.sections import TrainingConfig as TrainingConfig
 from cotjax.config.stages import PIPELINE as PIPELINE
 from cotjax.config.stages import StageClass as StageClass
 from cotjax.config.stages import stage_class as stage_class

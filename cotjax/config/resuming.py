@@ -26,6 +26,7 @@ MAY_CHANGE = {
     "steps": "when it ends; what is trained stays, and schedules go on to the new end",
     "budget.tokens": "when it ends",
     "supervised.patience": "when it ends",
+    "training.max_bad_steps": "which steps end the run, not what is done about them",
     "eval.every": "which evaluations are made, not what they measure",
     "eval.at": "which evaluations are made, not what they measure",
     "checkpoint": "what is kept on the disk",

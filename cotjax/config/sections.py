@@ -120,7 +120,7 @@ class RolloutConfig:
     max_concurrent: Natural = 0  # Completions decoded at once, others wait for a slot; 0 = all.
     completions_per_slot: Natural = 0  # Of one prompt, sharing a slot's cache; 0 = all of them.
     cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # Of keys and values.
-    on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: end the run, or its row.
+    on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: a bad step, or a lost row.
     max_sampler_gap: NotNegative | Auto = "auto"  # Most nats from sampler to trainer; 0 = any.
 
 
@@ -250,6 +250,13 @@ class OptimizerConfig:
     max_grad_norm: Positive = 1.0  # Gradients of a larger global norm are scaled down to it.
     b1: ShareBelow1 = 0.9  # Decay of the running mean of gradients.
     b2: ShareBelow1 = 0.99  # Decay of the running mean of squared gradients.
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a run does about steps whose numbers are NaN or infinite: each of them is skipped."""
+
+    max_bad_steps: Count = 3  # Such steps in a row that end the run, saved and with a bundle.
 
 
 @dataclass(frozen=True)

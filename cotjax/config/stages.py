@@ -18,7 +18,8 @@ PIPELINE = ("data.workers", "data.prompt_widths")  # of stages with a Grain pipe
 EVERYWHERE = (
     *("stage", "name", "seed", "steps", "output", "resume", "stages"),
     *(key for key in KEYS if key.startswith("data.") and key not in PIPELINE),
-    *("deliberate", "model", "lora", "optimizer", "eval", "budget", "checkpoint", "mesh"),
+    *("deliberate", "model", "lora", "optimizer", "training", "eval", "budget"),
+    *("checkpoint", "mesh"),
     *("reward.function", "reward.verifier", "reward.tolerance"),
     *("reward.workers", "reward.timeout", "reward.memory", "reward.max_failed"),
     *("reward.length_per_step", "reward.unit", "reward.monotone"),

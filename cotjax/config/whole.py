@@ -26,6 +26,7 @@ from cotjax.config.sections import (
     RewriteConfig,
     RolloutConfig,
     SupervisedConfig,
+    TrainingConfig,
 )  # fmt: skip
 from cotjax.config.teaching import (
     CurriculumConfig,
@@ -67,6 +68,7 @@ class Config:
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)
     rationales: RationalesConfig = field(default_factory=RationalesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -19,6 +19,7 @@ from cotjax.core.chunked.blocks import Cut
 from cotjax.core.topk import topk_and_rest
 from cotjax.curriculum.dataset import DistillDataset
 from cotjax.data.packing import Span, pack_in_order
+from cotjax.errors import NotFinite
 from cotjax.interfaces import TokenBatch
 from cotjax.models.head import Head
 from cotjax.parallel import sharding as parallel
@@ -107,6 +108,7 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
     that are there stay.
 
     Raises:
+      NotFinite: a weight or a log-probability that is NaN.
       InputError: as `DistillDataset` and `TeacherPool`, or another cache in the folder.
     """
     student = load_policy(config, mesh)
@@ -179,6 +181,12 @@ def _logits(
         spent[0] += time.perf_counter() - began
         counted = rows.weight > 0
         kept = np.arange(top.shape[1]) < counted.sum(axis=1)[:, None]
+        if wrong := int(np.isnan(top[kept]).any(axis=-1).sum()):
+            raise NotFinite(
+                f"teacher {teachers.names[teacher]}: its log-probabilities at {wrong} of "
+                f"{int(kept.sum())} positions are NaN, so they are not written. Set teachers.dtype "
+                '= "float32", or teachers.paths to others.'
+            )
         kl = kl_of_cache(
             top[kept],
             log_rest[kept],

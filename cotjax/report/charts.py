@@ -57,6 +57,7 @@ MORE = (
     Chart("update_s", "Update time", "s", "{:.2f}"),
     Chart("sampler_gap", "Sampler from trainer", "nats/token", "{:.1e}"),
     Chart("nonfinite", "Completions that met a NaN", "", "{:.0f}"),
+    Chart("skipped", "Updates skipped for a NaN", "", "{:.0%}"),
     Chart("data_wait", "Wait for data, share of a step", "", "{:.2%}"),
     Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
 )

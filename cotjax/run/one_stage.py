@@ -88,6 +88,7 @@ def _run_stage(
         budget=config.budget.tokens,
         patience=config.supervised.patience,
         shaped_by=shaping(config),
+        max_bad_steps=config.training.max_bad_steps,
     )
     table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
     signals = StopSignals(config.checkpoint.grace, out.print)
@@ -96,6 +97,7 @@ def _run_stage(
         try:
             with signals.at_once():
                 notes = (*stage.notes, *stage.prepare(folder))
+                assert stage.state is not None, "weights are read here, where they may be refused"
         except InputError:
             if first and not config.resume:
                 forget_unbegun(folder)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cotjax.student.load import LoadedPolicy
 
 
+ALLOWS = "--allow-nonfinite"  # the flag of commands that use weights with a NaN all the same
+ALLOWS_HELP = "use weights that hold a NaN or an infinity, which are refused otherwise"
 BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.locate.resolve`
 
 
@@ -141,12 +143,14 @@ def newest_stage(folder: pathlib.Path) -> pathlib.Path:
     return max(stages, key=lambda stage: int(stage.name.partition("-")[0]), default=folder)
 
 
-def open_model(checkpoint: str, config: Config) -> OpenedModel:
+def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False) -> OpenedModel:
     """Opens a run's newest checkpoint, one of its checkpoints, or a model.
 
     Args:
       checkpoint: a run folder, one of its `checkpoints/<step>`, or a model (see `model.path`).
       config: with which.
+      allow_nonfinite: whether weights that are NaN or infinite may be used; if not, reading
+        `params` raises `NotFinite`.
 
     Raises:
       InputError: no such checkpoint or model.
@@ -166,14 +170,35 @@ def open_model(checkpoint: str, config: Config) -> OpenedModel:
     use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     student = load_policy(config, mesh)
-    if run is None:
-        return OpenedModel(config, mesh, student, 0, lambda: student.params)
-    newest = newest_stage(pathlib.Path(checkpoint))
-    step = check_params(newest, student.shapes)
+    newest, step = newest_stage(pathlib.Path(checkpoint)), 0
+    if run is not None:
+        step = check_params(newest, student.shapes)
 
     def read() -> Any:
-        if student.base:
+        if run is not None and student.base:
             check_base(run, student.base)
-        return restore_params(newest, student.shapes)[1]
+        params = student.params if run is None else restore_params(newest, student.shapes)[1]
+        if not allow_nonfinite:
+            refuse_nonfinite(checkpoint, student.all_params(params))
+        return params
 
     return OpenedModel(config, mesh, student, step, read)
+
+
+def refuse_nonfinite(checkpoint: str, params: Any) -> None:
+    """Refuses weights that hold a NaN or an infinity, unless the user has allowed them.
+
+    Args:
+      checkpoint: as it was named.
+      params: all parameters.
+
+    Raises:
+      NotFinite: names the arrays.
+    """
+    from cotjax.training.finite import check_finite
+
+    fix = (
+        f"Name another checkpoint or model, or add {ALLOWS} (in Python allow_nonfinite=True) to "
+        "use this one as it is."
+    )
+    check_finite(params, f"--checkpoint {checkpoint}", fix)

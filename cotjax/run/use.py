@@ -23,6 +23,7 @@ def evaluate(
     *,
     config: Config | None = None,
     files: Sequence[str | pathlib.Path] = (),
+    allow_nonfinite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Greedy and sampled accuracy on held-out problems, with intervals and lengths.
@@ -36,6 +37,7 @@ def evaluate(
       config: what to measure with; None is the run's own, or the defaults for a model.
       files: of questions and answers, to measure on these instead: all records of each, unless
         `settings` has `eval={"problems": …}`.
+      allow_nonfinite: measure weights that hold a NaN or an infinity too.
       **settings: over it: top-level keys, and sections as dicts (`eval={"problems": 64}`).
 
     Returns:
@@ -43,21 +45,25 @@ def evaluate(
       a dict of these by the file's name.
 
     Raises:
+      NotFinite: the weights hold a NaN or an infinity.
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    opened = _open(checkpoint, config, settings, "cotjax.evaluate")
+    opened = _open(checkpoint, config, settings, "cotjax.evaluate", allow_nonfinite=allow_nonfinite)
     if not files:
         return measure(opened)
     problems = settings.get("eval", {}).get("problems", 0)
     return measure_files(opened, [str(file) for file in files], problems=problems)
 
 
-def generate(checkpoint: Trained, question: str, **settings: Any) -> str | list[str]:
+def generate(
+    checkpoint: Trained, question: str, *, allow_nonfinite: bool = False, **settings: Any
+) -> str | list[str]:
     """What a run or a model answers to a question.
 
     Args:
       checkpoint: as `cotjax.evaluate` takes it.
       question: asked as in training, unless `layout` says otherwise.
+      allow_nonfinite: use weights that hold a NaN or an infinity too.
       **settings: n, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop, layout; see
         `cotjax.run.sample.SampleSettings`.
 
@@ -65,15 +71,18 @@ def generate(checkpoint: Trained, question: str, **settings: Any) -> str | list[
       the text; for n > 1 a list of them.
 
     Raises:
+      NotFinite: the weights hold a NaN or an infinity.
       InputError: a value out of range, no such checkpoint or model, or a prompt that is too long.
     """
     _sample_settings(settings)  # before weights are read
-    return completions_of(open_to_generate(checkpoint), question, settings)
+    opened = open_to_generate(checkpoint, allow_nonfinite=allow_nonfinite)
+    return completions_of(opened, question, settings)
 
 
-def open_to_generate(checkpoint: Trained) -> OpenedModel:
+def open_to_generate(checkpoint: Trained, *, allow_nonfinite: bool = False) -> OpenedModel:
     """A run or a model on one device, as one prompt needs it."""
-    return _open(checkpoint, None, {"mesh": {"data": 1}}, "cotjax.generate")
+    settings, where = {"mesh": {"data": 1}}, "cotjax.generate"
+    return _open(checkpoint, None, settings, where, allow_nonfinite=allow_nonfinite)
 
 
 def completions_of(opened: OpenedModel, question: str, settings: dict[str, Any]) -> str | list[str]:
@@ -96,14 +105,20 @@ def _sample_settings(given: dict[str, Any]) -> SampleSettings:
 
 
 def _open(
-    checkpoint: Trained, config: Config | None, settings: dict[str, Any], where: str
+    checkpoint: Trained,
+    config: Config | None,
+    settings: dict[str, Any],
+    where: str,
+    *,
+    allow_nonfinite: bool,
 ) -> OpenedModel:
     set_up()
     if isinstance(checkpoint, Run):
         run = checkpoint.stages[-1] if checkpoint.stages else checkpoint
         checkpoint, config = run.folder, run.config if config is None else config
     name = str(checkpoint)
-    return open_model(name, config_from_settings(name, settings, config, where))
+    config = config_from_settings(name, settings, config, where)
+    return open_model(name, config, allow_nonfinite=allow_nonfinite)
 
 
 def plot(

@@ -19,6 +19,7 @@ from cotjax.student.evaluate import evaluate, evaluation_programs
 from cotjax.student.health import check_template
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import open_reward
+from cotjax.training.finite import check_finite, finite_programs
 from cotjax.training.optimizer import make_optimizer
 from cotjax.training.update import Frozen, LossFn, Update, init_program, init_state, make_update
 
@@ -79,9 +80,16 @@ class BaseStage:
 
     @property
     def state(self) -> TrainState:
-        """The training state to begin with; of the student's weights, unless another is set."""
+        """The training state to begin with; of the student's weights, unless another is set.
+
+        Raises:
+          NotFinite: a weight is NaN or infinite.
+        """
         if self._state is None:
-            params = self.student.params
+            student, path = self.student, self.config.model.path
+            fix = "Copy the weights from their origin again, or set model.path to others."
+            params = student.params
+            check_finite(student.all_params(params), f'model.path = "{path}"', fix)
             if self.keeps_start:  # the update reuses the state's buffers
                 params = jax.tree.map(jnp.copy, params)
             self._state = init_state(params, self.optimizer)
@@ -108,11 +116,12 @@ class BaseStage:
         return self._update(state, batch, self.frozen)
 
     def programs(self) -> Sequence[Program]:
-        """Those of the evaluation and of the first state."""
+        """Those of the evaluation and of the first state, and what looks for a NaN in it."""
         return (
             *evaluation_programs(self.student, self.config, self.mesh, len(self.held_out)),
             *(self.drift.programs() if self.drift else ()),
             init_program(self.student.shapes, self.optimizer),
+            *finite_programs((self.state_shapes, self.student.base_shapes)),
         )
 
     def update_programs(self, micros: Sequence[Any], *, count: int = 1) -> Sequence[Program]:

@@ -241,8 +241,10 @@ class DistillLogitsStage(BaseStage):
         used = float((batch.segment > 0).mean())
         ready = time.perf_counter()
         placed = parallel.shard(self.mesh, batch)
+        about = self.teachers.about(weights)
         if self.config.teachers.cache:
-            outputs = self._read(batch, spans, weights)
+            outputs, broken = self._read(batch, spans, weights)
+            about |= broken
             ready = time.perf_counter()
         else:
             outputs = self._outputs(batch, placed, spans, self.dataset.records, weights, step)
@@ -265,7 +267,7 @@ class DistillLogitsStage(BaseStage):
         work = self._work(placed, outputs, alpha=alpha, own=own, dropout_key=key)
         # Of the rows alone: the teachers' outputs are large, and show in the loss.
         data = {"rows": batch, "alpha": alpha, "own": own, "dropout_key": key}
-        return Step([work], metrics | observed, [], alarm, data=data)
+        return Step([work], metrics | observed, [], alarm, data=data, about=about)
 
     def _open_data(self, params: Any, step: int) -> None:
         """Sorts the examples if it is time to, and opens a logit cache, which must be of them."""
@@ -300,11 +302,14 @@ class DistillLogitsStage(BaseStage):
         shown = self.context.placed(self.mesh, _used(weights), batch, spans, records)
         return self.teachers.outputs(placed, weights, self.temperature(step), shown=shown)
 
-    def _read(self, batch: TokenBatch, spans: list[Span], weights: Any) -> TeacherOutputs:
-        """The cached logits of the teachers in use."""
+    def _read(
+        self, batch: TokenBatch, spans: list[Span], weights: Any
+    ) -> tuple[TeacherOutputs, dict[str, str]]:
+        """The cached logits of the teachers in use, and where those are that hold a NaN."""
         assert self.store is not None, "it is opened before the first step"
         shape = (*batch.tokens.shape, self.config.teachers.top_k)
         slots, read = self.teachers.in_slots(weights), {}
+        broken: dict[int, str] = {}
         for teacher in {k for k, weight in slots if weight > 0}:
             ids, logp = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
             for span in spans:
@@ -313,12 +318,20 @@ class DistillLogitsStage(BaseStage):
                     batch.weight[span.row, span.start : span.stop] > 0
                 )
                 ids[span.row, columns], logp[span.row, columns] = stored.ids, stored.logp
+                if np.isnan(stored.logp).any():
+                    broken.setdefault(teacher, self.store.where(teacher, span.example))
             read[teacher] = parallel.shard(self.mesh, (logp, ids))
-        return TeacherOutputs(
+        outputs = TeacherOutputs(
             *self.teachers.numbers(slots, self.config.distill.temperature),
             topk_logp=tuple(read[k][0] for k, _ in slots),
             topk_ids=tuple(read[k][1] for k, _ in slots),
         )
+        names = {
+            f"topk_logp.{slot}": f"teacher {self.teachers.names[k]}, {broken[k]}"
+            for slot, (k, _) in enumerate(slots)
+            if k in broken
+        }
+        return outputs, names
 
     def _own_rows(self, params: Any, step: int, weights: Any) -> tuple[TokenBatch, list[Span]]:
         """Rows of what the student now writes for the bucket's questions."""

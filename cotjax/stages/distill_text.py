@@ -111,9 +111,14 @@ class DistillTextStage(BaseStage):
             "data_wait_s": time.perf_counter() - began,
             "alpha": alpha,
         }
-        metrics |= self.data.metrics(step)
+        broken = self.teachers.take_broken()
+        bad = "; ".join(
+            f"{count} texts of teacher {name} ended in a logit that is NaN or infinite"
+            for name, count in broken.items()
+        )
+        metrics |= self.data.metrics(step) | {"nonfinite": sum(broken.values())}
         work = parallel.shard(self.mesh, batch), dropout_key(self.config, self.mesh, key)
-        return Step([work], metrics | observed, [], alarm)
+        return Step([work], metrics | observed, [], alarm, bad=bad)
 
     def _filled(
         self, step: int, records: Sequence[Record], writers: np.ndarray, key: Any

@@ -189,9 +189,17 @@ class PolicyStage(RolloutStage):
         if self.config.policy.refill:
             metrics["sampled_groups"] = len(everything.records)
             metrics["dropped_groups"] = len(counts) - int(counts.any(axis=1).sum())
-        alarm = " ".join(self.alarms(everything))
-        data, rows = [_digested(micro) for micro in micros], examples(kept)
-        work = Step(micros, metrics, rows, alarm, self.limits, data=data, groups=everything)
+        work = Step(
+            batch=micros,
+            metrics=metrics,
+            completions=examples(kept),
+            alarm=" ".join(self.alarms(everything)),
+            limits=self.limits,
+            bad=preflight.bad_completions(self.config, metrics["nonfinite"]),
+            about={} if self.teachers is None else self.teachers.about(step),
+            data=[_digested(micro) for micro in micros],
+            groups=everything,
+        )
         return work, everything
 
     def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:

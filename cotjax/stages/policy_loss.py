@@ -53,6 +53,10 @@ class TeacherTerm(Protocol):
         """Micro-batches with what the teachers in use give for them, and metrics."""
         ...
 
+    def about(self, step: int) -> Mapping[str, str]:
+        """Whose the arrays are that `add_teacher_term` adds; see `Step.about`."""
+        ...
+
     def advantage(self, groups: ScoredGroups, logp: Array) -> tuple[Array, dict[str, SumCount]]:
         """The advantage [B, G, T] of every token, and metrics."""
         ...

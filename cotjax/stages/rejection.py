@@ -25,6 +25,7 @@ from cotjax.student import preflight
 from cotjax.student.groups import informative_program
 from cotjax.student.load import LoadedPolicy
 from cotjax.training.metrics import SPEED, Column
+from cotjax.training.update import with_skipped
 
 COLUMNS = (
     Column("accuracy", "", "accuracy", "{:.1%}", 8),
@@ -113,12 +114,15 @@ class RejectionStage(RolloutStage):
                 "rewrite.equations and rewrite.min_right, so this step trains nothing. Raise "
                 "rollout.group_size, or take easier problems or a stronger student.",
             )
+        bad = preflight.bad_completions(self.config, metrics["nonfinite"])
         rows, told = examples(groups), " ".join(alarms)
-        return Step(batches, metrics, rows, told, self.limits, groups=groups)
+        return Step(batches, metrics, rows, told, self.limits, groups=groups, bad=bad)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
-        """One optimizer update on each batch; the metrics are the last one's."""
-        metrics = {}
+        """One optimizer update on each batch; the metrics are the last one's, `skipped` of all."""
+        metrics: dict[str, Any] = {}
         for rows in batch:
+            earlier = metrics
             state, metrics = super().update(state, [rows])
+            metrics = with_skipped(metrics, earlier)
         return state, metrics

@@ -22,7 +22,7 @@ from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import mine, mining_programs
 from cotjax.student.records import check_prompts, in_order, solution, with_steps
 from cotjax.student.rewards import written_tokens
-from cotjax.training.update import Frozen
+from cotjax.training.update import Frozen, with_skipped
 
 
 class RecordPrompt(Protocol):
@@ -161,12 +161,15 @@ class ReplayStage(PolicyStage):
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:
         """The policy's inner updates, then those on the replayed rewrites."""
         micros, replays = batch
-        for _ in range(self.config.policy.inner_updates - 1):
-            state, _ = super().update(state, micros)
-        state, metrics = super().update(state, micros)
+        metrics: dict[str, Any] = {}
+        for _ in range(self.config.policy.inner_updates):
+            earlier = metrics
+            state, metrics = super().update(state, micros)
+            metrics = with_skipped(metrics, earlier)
         for replay in replays:
             state, replayed = self._update_replayed(state, [replay], self._frozen_for_replay())
             shown = [name for name in ("loss", "kl") if name in replayed]
+            metrics = with_skipped(metrics, replayed)
             metrics = metrics | {f"replay_{name}": replayed[name] for name in shown}
         return state, metrics
 

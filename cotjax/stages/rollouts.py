@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, is_reference
 from cotjax.curriculum.prompt_stream import BucketStream
-from cotjax.interfaces import DataStream, Program, PromptBatch, Record
+from cotjax.interfaces import DataStream, Limit, Program, PromptBatch, Record
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
@@ -87,7 +87,7 @@ class RolloutStage(BaseStage):
             preflight.evaluation_use(config, student, mesh, len(held_out)),
         )
         self.notes = (*student.notes, *notes, *memory)
-        self.limits = preflight.nonfinite_limit(config)
+        self.limits: dict[str, Limit] = {}
         self.root = jax.random.key(config.seed)
 
     @functools.cached_property

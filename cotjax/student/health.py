@@ -26,6 +26,7 @@ from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.preflight import SAMPLER_GAP
+from cotjax.training.finite import described, named_leaves, not_finite
 
 QUESTION = "Ann has 3 boxes of 12 pens and gives away 5. How many are left?"
 ROWS = 4  # per device, in the larger of two batches
@@ -175,14 +176,9 @@ def _not_finite(
     real = np.asarray(batch.segment) > 0
     wrong = int((~finite & real).sum())
     told = f"{name}: logits at {wrong} of {int(real.sum())} positions are NaN or infinite"
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        bad = int((~jnp.isfinite(leaf)).sum())
-        if bad:
-            where = jax.tree_util.keystr(path, simple=True, separator=".")
-            return (
-                f"{told}, and {bad} of {leaf.size} numbers of the parameter {where} are. Copy the "
-                "weights from the model's origin again."
-            )
+    if found := not_finite(params):
+        arrays = described(found, named_leaves(params))
+        return f"{told}, and {arrays}. Copy the weights from the model's origin again."
     row, column = np.argwhere(~finite & real)[0]
     token = student.tokenizer.convert_ids_to_tokens(int(np.asarray(batch.tokens)[row, column]))
     return (

@@ -177,19 +177,19 @@ def _shown(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
-def nonfinite_limit(config: Config) -> dict[str, Limit]:
-    """The number of completions with a NaN in their logits that stops a stage that samples."""
-    if config.rollout.on_nonfinite != "stop":
-        return {}
-    return {
-        "nonfinite": Limit(
-            0,
-            'rollout.on_nonfinite = "stop": {value} completions met a logit that is NaN or '
-            "infinite. Resume from the last checkpoint with a lower optimizer.learning_rate or "
-            'model.compute_dtype = "float32", or set rollout.on_nonfinite = "count" to go on '
-            "without these completions.",
-        )
-    }
+def bad_completions(config: Config, count: int) -> str:
+    """What `Step.bad` says of completions with a NaN in their logits; empty if they do not matter.
+
+    Args:
+      config: of the run.
+      count: of such completions in a step.
+    """
+    if not count or config.rollout.on_nonfinite != "stop":
+        return ""
+    return (
+        f"{count} completions met a logit that is NaN or infinite (with rollout.on_nonfinite = "
+        '"count" a step without them is a good one)'
+    )
 
 
 def gap_limit(config: Config) -> dict[str, Limit]:

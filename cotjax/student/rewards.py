@@ -22,6 +22,7 @@ from cotjax.training.evaluation import JudgedCompletion
 Earned = tuple[float, dict[str, float]]  # a reward and its named parts
 # A completion of a record, and what it says, to what it earns.
 RewardFn = Callable[[Config, Record, Completion, Verdict], Earned]
+LARGEST = float(np.finfo(np.float32).max)  # a reward; advantages are made of float32
 RESERVED = ("correct", "well_formed", "overlong")  # parts that are not the user's
 
 
@@ -72,7 +73,7 @@ class UserReward:
         given = self._workers(pairs) if self._workers else map(self._called, pairs)
         for gave, (_, record) in zip(given, pairs, strict=True):
             try:
-                yield gave if isinstance(gave, PluginError) else self._read(gave, record)
+                yield gave if isinstance(gave, PluginError) else self._read_single(gave, record)
             except PluginError as error:
                 yield error
 
@@ -81,6 +82,14 @@ class UserReward:
             return self.own(*pair, record=pair[1].id)
         except PluginError as error:
             return error
+
+    def _read_single(self, gave: Any, record: Record) -> Earned:
+        """What `_read` gives; its reward is finite in the format of advantages too."""
+        reward, parts = self._read(gave, record)
+        if not abs(reward) <= LARGEST:
+            needs = f"it needs a reward between -{LARGEST:.2g} and {LARGEST:.2g}. Scale it."
+            raise self.own.refuse(gave, needs, record.id)
+        return reward, parts
 
     def _read(self, gave: Any, record: Record) -> Earned:
         """The reward, and its parts if the function names some.

@@ -217,7 +217,7 @@ class LogitStore:
     ) -> None:
         self.manifest = check_manifest(folder, expected)
         self.entries: list[dict[str, Any]] = []
-        self._where: dict[tuple[int, int], tuple[Any, int]] = {}
+        self._where: dict[tuple[int, int], tuple[Any, int, pathlib.Path]] = {}
         for bucket, teacher in sorted(pairs):
             found = sorted(folder.glob(f"t{teacher}-b{bucket}-*.json"))
             if not found:
@@ -241,11 +241,11 @@ class LogitStore:
         )
         self.entries.append(entry)
         for number, example in enumerate(entry["examples"]):
-            self._where[teacher, example] = reader, number
+            self._where[teacher, example] = reader, number, file
 
     def read(self, teacher: int, example: int) -> TopKLogits:
         """A teacher's logits at the counted positions of an example."""
-        reader, number = self._where[teacher, example]
+        reader, number, _ = self._where[teacher, example]
         (record,) = reader.read([number])
         manifest = self.manifest
         found, logits = from_bytes(
@@ -253,6 +253,14 @@ class LogitStore:
         )
         assert found == example, "the list of examples is of this very shard"
         return logits
+
+    def where(self, teacher: int, example: int) -> str:
+        """Where an example's logits lie, and how they are made again."""
+        *_, file = self._where[teacher, example]
+        return (
+            f"example {example} in {file} (remove that and {file.stem}.json, and run python -m "
+            "cotjax.cache_logits again)"
+        )
 
 
 def check_manifest(folder: pathlib.Path, expected: Manifest) -> Manifest:

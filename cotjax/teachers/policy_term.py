@@ -133,6 +133,12 @@ class PolicyTerm:
         self.teachers.prefetch(upcoming)
         return added, {f"teacher_{k + 1}": float(w) for k, w in enumerate(weights)}
 
+    def about(self, step: int) -> dict[str, str]:
+        """Whose the arrays are that a step's micro-batches are given; see `Step.about`."""
+        weights = self.schedule.weights(step, self._progress(step))
+        used = ", ".join(self.teachers.names[k] for k in np.flatnonzero(weights))
+        return self.teachers.about(weights) | {"logp_teacher": f"teachers ({used})"}
+
     def _add(self, groups: ScoredGroups, weights: np.ndarray, temperature: float) -> ScoredGroups:
         outputs = self.teachers.outputs(groups, weights, temperature, read_groups)
         if not self.by_gap:

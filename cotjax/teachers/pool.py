@@ -30,6 +30,7 @@ from cotjax.teachers.context import ShownRows, read_shown
 from cotjax.teachers.distill_loss import TeacherOutputs
 from cotjax.teachers.teacher_plan import TeacherPlan, check_memory, plan_start, plan_teacher
 from cotjax.teachers.vocabulary import check_same_texts, common_size
+from cotjax.training.finite import check_finite, finite_programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,14 @@ class TeacherPool:
         used = [(k, float(w)) for k, w in enumerate(weights) if w > 0]
         return (used + [(used[0][0], 0.0)] * self._slots)[: self._slots]
 
+    def about(self, weights: Any) -> dict[str, str]:
+        """Whose the parts of `TeacherOutputs` are, by the ends of their names; see `Step.about`."""
+        return {
+            f"{part}.{slot}": f"teacher {self.names[k]}"
+            for slot, (k, _) in enumerate(self.in_slots(weights))
+            for part in ("hidden", "head", "topk_logp")
+        }
+
     def hidden(self, index: int, batch: Any, read: Read = read_rows) -> Array:
         """Last hidden states [..., D] of a teacher, with zero columns up to the widest's D.
 
@@ -221,6 +230,8 @@ class TeacherPool:
 
     def _load(self, plan: TeacherPlan) -> Teacher:
         params, _ = plan.student.read()
+        fix = "Copy its weights from their origin again, or set teachers.paths to others."
+        check_finite(params, f"teacher {plan.name}", fix)
         head = plan.student.policy.head(params)
         if head.matrix.shape == self._head_size(head):  # its own, without a copy
             matrix = parallel.replicate(self._mesh, head.matrix)
@@ -302,8 +313,10 @@ class TeacherPool:
             yield Program(*(name, self._reader(index, how), (params, own)), always=index in sure)
 
     def loading_programs(self, index: int, *, always: bool) -> Iterator[Program]:
-        """What a teacher's head compiles when it is loaded."""
+        """What a teacher compiles when it is loaded."""
         plan = self.plans[index]
+        for program in finite_programs(plan.student.shapes):
+            yield dataclasses.replace(program, always=always)
         head = jax.eval_shape(plan.student.policy.head, plan.student.shapes)
         if head.matrix.shape != self._head_size(head):
             function, args = self._fitter(plan, head), (plan.student.shapes,)

@@ -26,6 +26,7 @@ from cotjax.student.records import in_order, load_records, solution
 from cotjax.student.verify import open_verifier
 from cotjax.teachers.answer_cache import AnswerCache
 from cotjax.teachers.chat_client import ChatServer, ServerFailed, ServerSettings
+from cotjax.training.finite import check_finite
 
 INSTRUCTION = (
     'Solve the problem step by step. Write each step on a line of its own as "Step 1: ...", '
@@ -122,6 +123,9 @@ class ModelWriter:
         self._config, self._mesh = config, mesh
         self._student = load_policy(config, mesh)
         self._records = _records(config, self._student)
+        fix = "Copy the weights from their origin again, or set model.path to others."
+        params = self._student.all_params(self._student.params)
+        check_finite(params, f'model.path = "{self.name}"', fix)
 
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
         """A batch of questions at a time, all attempts together."""

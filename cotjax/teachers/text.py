@@ -3,6 +3,7 @@
 A text crosses from one tokenizer to another, so teacher and student may have different ones.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from cotjax.config import Config
 from cotjax.cot import is_correct
 from cotjax.data.sources import read_records
 from cotjax.errors import InputError
-from cotjax.interfaces import Program, Record
+from cotjax.interfaces import End, Program, Record
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete, completing_programs, rollout_sampling
 from cotjax.student.load import LoadedPolicy
@@ -51,6 +52,7 @@ class TextTeachers:
                        if name.endswith(FILE)}  # fmt: skip
         rest = [k for k in range(len(self.names)) if k not in self._files]
         self._place = {k: place for place, k in enumerate(rest)}
+        self._broken: collections.Counter[str] = collections.Counter()
         self.models: TeacherPool | None = None
         if rest or not self.names:
             named = tuple(self.names[k] for k in rest)
@@ -89,6 +91,12 @@ class TextTeachers:
                 self._sampled(teacher, records, key, first), records, strict=True
             )
         ]
+
+    def take_broken(self) -> dict[str, int]:
+        """How many texts of each model ended in a NaN of its logits since this was last asked."""
+        found = dict(self._broken)
+        self._broken.clear()
+        return found
 
     def is_model(self, teacher: int) -> bool:
         """Whether a teacher writes; a file holds what was written."""
@@ -154,7 +162,10 @@ class TextTeachers:
             key=key,
             first=first,
         )
-        return [one.text if one.ended else None for (one,) in groups]
+        written = [one for (one,) in groups]
+        if broken := sum(one.end == End.NONFINITE for one in written):
+            self._broken[self.names[teacher]] += broken
+        return [one.text if one.ended else None for one in written]
 
 
 def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 A checkpoint holds the training state (parameters, optimizer, step), where the data stands, the
 tokens that were used, the settings that shaped it and the evaluations so far; and checksums of all
-these files, which are compared before it is used.
+these files, which are compared before it is used. None holds a NaN: it is not written, or not used.
 Random numbers need no storage: every key is folded from the seed and the step.
 """
 
@@ -25,6 +25,7 @@ from cotjax.config.resuming import differences, fingerprint, refuse
 from cotjax.errors import InputError, visible
 from cotjax.storage import AGAIN, unwritten
 from cotjax.training.checksums import damage, lost, newest_whole, steps_in, write_checksums
+from cotjax.training.finite import check_finite
 from cotjax.training.update import TrainState
 from cotjax.training.used import UsedTokens
 
@@ -77,8 +78,12 @@ class Checkpoints:
           evaluations: up to this step.
 
         Raises:
+          NotFinite: the state holds a NaN or an infinity; the checkpoints before stay.
           InputError: this one, or the one before, cannot be written.
         """
+        newest = self.latest()
+        way_on = f"--resume goes on from step {newest}." if newest else "There is none before it."
+        check_finite(state, f"{self.folder / str(step)} is not written", way_on)
         run = {
             "settings": self._settings or {},
             "fingerprint": fingerprint(self._settings or {}),
@@ -129,6 +134,7 @@ class Checkpoints:
           like: a state of the expected shapes and shardings.
 
         Raises:
+          NotFinite: the state there holds a NaN or an infinity.
           InputError: the checkpoint is of another model or optimizer, or of other settings.
         """
         self._manager.wait_until_finished()
@@ -144,6 +150,10 @@ class Checkpoints:
             restored = self._manager.restore(step, args=items)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(_mismatch(self.folder / str(step), error)) from error
+        way_on = "Begin another run with another --name."
+        if any(one < step for one in steps_in(self.folder)):
+            way_on = "Move it away: --resume goes on from the one before it."
+        check_finite(restored["state"], f"checkpoint {self.folder / str(step)}", way_on)
         return restored["state"], restored["data"]
 
     def used(self, step: int) -> UsedTokens | None:

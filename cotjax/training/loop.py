@@ -16,13 +16,15 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from cotjax.errors import InputError, PluginError, Stopped, visible
-from cotjax.interfaces import Limit, Stage, Step, TrainState
+from cotjax.errors import BadSteps, InputError, PluginError, Stopped, visible
+from cotjax.interfaces import Limit, Stage, Step, SumCounts, TrainState
 from cotjax.storage import rows_of
+from cotjax.training.bad_steps import BadStepWatch
 from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
 from cotjax.training.detectors import Alarm, Watch
 from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
 from cotjax.training.signals import StopSignals
+from cotjax.training.update import on_host, with_skipped
 from cotjax.training.used import UsedTokens
 
 Look = Callable[[Any, Step], Step]  # parameters before the update, and what they are updated on
@@ -42,6 +44,7 @@ class LoopSettings:
       keep: checkpoints kept.
       resume: continue from the newest whole checkpoint; without any, from the beginning.
       shaped_by: the settings that each checkpoint says it was made with; None is not said.
+      max_bad_steps: steps in a row whose numbers are NaN or infinite that end the run.
     """
 
     steps: int
@@ -53,6 +56,7 @@ class LoopSettings:
     budget: int = 0
     patience: int = 0
     shaped_by: Mapping[str, Any] | None = None
+    max_bad_steps: int = 3
 
 
 def fit(
@@ -84,6 +88,9 @@ def fit(
     Raises:
       InputError: resume beyond the last step, or with a checkpoint of another model or other
         settings, or with none that is whole; a metric above its limit; a full disk.
+      NotFinite: what the run begins or goes on with, or would save, holds a NaN or an infinity.
+      BadSteps: several steps in a row had such numbers; the last of them is saved, and there is a
+        bundle of the first.
       PluginError: a user's function did something wrong; the last completed step is saved.
       Stopped: a signal came; the last completed step is saved.
     """
@@ -114,7 +121,7 @@ def fit(
         run.used = used  # right whatever became of metrics.jsonl
     try:
         result = run.train()
-    except (PluginError, Stopped) as error:
+    except (BadSteps, PluginError, Stopped) as error:
         run.save_completed()
         checkpoints.close()
         way_on = "Nothing is trained yet: --resume begins again."
@@ -154,6 +161,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.watch = Watch(rows_of(self.folder / "metrics.jsonl"))
+        self.bad = BadStepWatch(self.folder, self.settings.max_bad_steps)
         for line in self._lines("train"):  # of a run whose checkpoint is older than the count
             if line["step"] <= self.done:
                 self.used = self.used.plus(line)
@@ -173,10 +181,11 @@ class _Run:
         while not self._has_ended():
             state, metrics, work = one_step(self.stage, self.state, self.done)
             used = self.used.plus(metrics)
-            self._tell(self.done + 1, metrics | {"used_tokens": used.total}, work)
+            self._tell(self.done + 1, metrics | {"used_tokens": used.total}, work, state)
             # Read now: the next step may fail when it has moved the data on.
             self.done, self.state, self.place = self.done + 1, state, self.stage.data.get_state()
             self.used = used
+            self.bad.check()
             self.signals.check()
             self.checkpoints.check()
             if self._is_due():
@@ -231,8 +240,8 @@ class _Run:
     def _lines(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in rows_of(self.folder / "metrics.jsonl") if line["kind"] == kind]
 
-    def _tell(self, done: int, metrics: dict[str, float], work: Step) -> None:
-        """Writes down what a step gave.
+    def _tell(self, done: int, metrics: dict[str, float], work: Step, state: TrainState) -> None:
+        """Writes down what a step gave, and the state after it.
 
         Raises:
           InputError: a metric is above its limit.
@@ -245,7 +254,10 @@ class _Run:
             name, _, says = work.alarm.partition(": ")
             self._alarm(done, Alarm(done, name, says))
         self._look(done, "train", metrics)
-        if wrong := _beyond_limits(metrics, work.limits):
+        if told := self.bad.look(done, metrics, work, state, self.checkpoints.latest):
+            self.writer.write_alarm(done, "not finite", told.partition(", ")[2])
+            self.console.print(visible(told), style="yellow")
+        elif wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
 
     def _look(self, step: int, kind: str, numbers: Mapping[str, Any]) -> None:
@@ -311,11 +323,13 @@ def one_step(
     work = stage.next_step(state.params, step)
     work = look(state.params, work)
     ready = time.perf_counter()
+    updates: list[SumCounts] = []
     for _ in range(stage.inner_updates):
         state, pairs = stage.update(state, work.batch)
-    pairs = jax.device_get(pairs)
+        updates.append(pairs)
+    *earlier, last = updates
+    learned = on_host(with_skipped(last, *earlier))
     ended = time.perf_counter()
-    learned = {name: float(s) / max(float(n), 1e-9) for name, (s, n) in pairs.items()}
     metrics = work.metrics | learned | {"update_s": ended - ready, "step_s": ended - began}
     metrics["update_tok_s"] = metrics["batch_tokens"] / metrics["update_s"]
     if "data_wait_s" in metrics:

@@ -3,10 +3,13 @@
     gradient = Σ_micro ∇ sum_i  /  Σ_micro count_i
 
 so the result does not depend on how a batch is split into micro-batches or devices.
+
+Where the loss or the gradient is NaN or infinite, the update is skipped on the device: parameters
+and optimizer, its count included, stay as they were. No host waits to decide it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +103,9 @@ class Update:
     only one is computed at a time, beside the sum of gradients. The old state's buffers are reused,
     and the new state lies where it lay.
 
-    Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping.
+    Metrics are (sum, count) pairs, `loss` among them; `grad_norm` is the norm before clipping, and
+    `skipped` 1 if the loss or that norm was not finite, so that nothing changed, and else 0. An
+    element that a finite gradient would make infinite keeps its value.
 
     Attributes:
       whole: the step on micro-batches of one shape; of `jax.jit`, as the others.
@@ -220,8 +225,19 @@ def make_update(
         mean = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), total)
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"grad_norm": (optax.tree.norm(mean), jnp.ones(()))}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        norm = optax.tree.norm(mean)
+        # Squares enter the norm: while it is finite, so are the moments made of them.
+        finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
+        params = jax.tree.map(
+            lambda new, old: jnp.where(jnp.isfinite(new), new, old), params, state.params
+        )
+        new = TrainState(state.step + 1, params, opt_state)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        skipped = 1 - finite.astype(jnp.float32)
+        return new, metrics | {
+            "grad_norm": (norm, jnp.ones(())),
+            "skipped": (skipped, jnp.ones(())),
+        }
 
     def accumulate(params: Any, frozen: Frozen, micros: Sequence[Any]) -> Gradient:
         def add(summed: Gradient, micro: Any) -> tuple[Gradient, None]:
@@ -252,6 +268,33 @@ def make_update(
         apply=jax.jit(apply, donate_argnums=0, out_shardings=(place, whole)),
         scan=scan,
     )
+
+
+def with_skipped(
+    metrics: dict[str, SumCount], *earlier: Mapping[str, SumCount]
+) -> dict[str, SumCount]:
+    """The metrics of an update, whose `skipped` is that of earlier ones of its step too.
+
+    Nothing is computed: sum and count are tuples of what each update gave, added up on the host.
+    """
+    pairs = [one["skipped"] for one in (*earlier, metrics) if "skipped" in one]
+    if len(pairs) < 2:
+        return metrics
+    sums, counts = zip(*pairs, strict=True)
+    together: Any = sums, counts
+    return metrics | {"skipped": together}
+
+
+def on_host(metrics: Mapping[str, SumCount]) -> dict[str, float]:
+    """Sums over counts as numbers; the one place where a step waits for its updates."""
+    pairs = jax.device_get(metrics)
+    return {
+        name: _added(total) / max(_added(count), 1e-9) for name, (total, count) in pairs.items()
+    }
+
+
+def _added(number: Any) -> float:
+    return sum(map(_added, number)) if isinstance(number, tuple) else float(number)
 
 
 def _shapes(tree: Any) -> Any:

@@ -131,7 +131,10 @@ def test_a_program_that_the_list_does_not_have_is_found(folder, tmp_path):
     stage = open_stage(folder, "grpo")
     listed = stage.programs()
     names = {program.function.__name__ for program in listed}
-    assert names == {"generate", "init_fn", "_informative_groups", "advantage", "update"}
+    assert names == {
+        *("generate", "init_fn", "_informative_groups", "advantage", "update"),
+        "_count_not_finite",
+    }
     compiled(one for one in listed if one.name not in ("rollout", "update"))
     assert run_and_count(stage, tmp_path) == {"generate", "update"}
 

@@ -93,7 +93,7 @@ def test_a_nan_names_the_parameter_that_has_it(config, tmp_path):
         scored(student)
     said = str(error.value)
     assert said.startswith("it: logits at ") and "are NaN or infinite" in said
-    assert "1 of 1024 numbers of the parameter layers.down.kernel are" in said
+    assert "and 1 of 1024 numbers of layers.down.kernel are NaN or infinite. Copy" in said
 
 
 def test_a_nan_of_the_activations_names_the_token_and_the_format(config, monkeypatch):

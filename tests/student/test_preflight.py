@@ -96,28 +96,24 @@ def poisoned(stage):
 
 def test_a_completion_that_meets_a_nan_teaches_nothing_and_harms_nothing(folder):
     stage = poisoned(open_stage(folder, "--rollout.on-nonfinite=count"))
-    assert "nonfinite" not in stage.limits
     work, sampled = stage.sample_step(stage.state.params, 0)
     ill = sampled.rollout.end == End.NONFINITE
-    assert work.metrics["nonfinite"] == ill.sum() and 0 < ill.sum() < ill.size
+    assert work.metrics["nonfinite"] == ill.sum() and 0 < ill.sum() < ill.size and not work.bad
     assert ill.all(axis=1).any(), "a prompt that has the token itself is in the batch"
-    clean = jax.tree.map(np.array, stage.state.params)
-    state, metrics = stage.update(stage.state, work.batch)
-    assert all(np.isfinite(float(total)) for total, _ in metrics.values())
-    new = jax.tree.map(np.array, state.params)
-    for before, after in zip(*map(jax.tree.leaves, (clean, new)), strict=True):
-        np.testing.assert_array_equal(np.isfinite(after), np.isfinite(before))
-    assert (new["unembed_weight"] != clean["unembed_weight"]).any(), "the others teach"
+    for micro in work.batch:
+        gradient, metrics = stage._update.gradient(stage.state.params, stage.frozen, micro)
+        assert all(np.isfinite(float(total)) for total, _ in metrics.values())
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert sum(float(micro.completion_mask.sum()) for micro in work.batch), "the others teach"
 
 
-def test_a_nan_stops_the_run_unless_it_is_only_counted(folder):
+def test_a_step_with_a_nan_is_a_bad_one_unless_it_is_only_counted(folder):
     stage = poisoned(open_stage(folder))
-    limit = stage.limits["nonfinite"]
-    count = stage.next_step(stage.state.params, 0).metrics["nonfinite"]
-    assert count > limit.most == 0
-    said = limit.says.format(value=count)
-    assert f"{count} completions met a logit that is NaN" in said
-    assert 'rollout.on_nonfinite = "count"' in said
+    work = stage.next_step(stage.state.params, 0)
+    count = work.metrics["nonfinite"]
+    assert count > 0 and work.bad.startswith(f"{count} completions met a logit that is NaN")
+    assert 'rollout.on_nonfinite = "count"' in work.bad
+    assert preflight.bad_completions(stage.config, 0) == ""
 
 
 # Room.

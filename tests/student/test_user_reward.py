@@ -80,6 +80,12 @@ def test_what_is_no_number_is_no_reward_and_says_so_with_the_record(gives):
     assert "Return" in said
 
 
+@pytest.mark.parametrize("gives", [1e39, {"a": 3e38, "b": 3e38}, {"reward": -1e300}])
+def test_a_reward_beyond_the_format_of_advantages_is_none(gives):
+    (one,) = judged(lambda completion, record: gives, GOOD)
+    assert one.reward == 0 and "on r/1: it needs a reward between -3.4e+38 and" in one.failed
+
+
 @pytest.mark.parametrize("name", ["correct", "well_formed", "overlong"])
 def test_the_names_of_other_parts_are_taken(name):
     (one,) = judged(lambda completion, record: {name: 1.0}, GOOD)

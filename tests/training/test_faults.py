@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cotjax import storage
-from cotjax.errors import InputError, Stopped
+from cotjax.errors import InputError, NotFinite, Stopped
 from cotjax.training import checkpoint as checkpoints
 from cotjax.training.signals import StopSignals
 from tests.training.test_loop import Stop, Sums, checkpoint, lines, run, written
@@ -114,6 +114,30 @@ def test_files_of_lines_that_are_cut_or_damaged_are_repaired(broken, unbroken):
     ]
     assert written(broken)[0] == expected
     assert all(row in written(unbroken[0])[1] for row in lines(broken / "completions.jsonl"))
+
+
+# NaN in what is there.
+
+
+def test_a_checkpoint_that_holds_a_nan_is_not_used_and_the_way_on_works(
+    broken, unbroken, monkeypatch
+):
+    manager = checkpoints.Checkpoints(broken, keep=9)
+    state, place = manager.restore(4, Sums().state)
+    state.params["w"] = state.params["w"] * np.nan
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "check_finite", lambda *_: None)
+        manager.save(5, state, place)
+        manager.close()
+    planted = broken / "checkpoints" / "5"
+    with pytest.raises(NotFinite) as error:
+        run(broken, resume=True, **EVERY)
+    assert str(error.value) == (
+        f"checkpoint {planted}: 1 of 1 numbers of params.w are NaN or infinite. Move it away: "
+        "--resume goes on from the one before it."
+    )
+    planted.rename(broken / "elsewhere")  # the advice
+    goes_on(broken, unbroken)
 
 
 # A full disk.

@@ -7,7 +7,14 @@ import optax
 import pytest
 
 from cotjax.startup import counted
-from cotjax.training.update import Frozen, init_program, init_state, make_update
+from cotjax.training.update import (
+    Frozen,
+    init_program,
+    init_state,
+    make_update,
+    on_host,
+    with_skipped,
+)
 
 ROWS, WIDTH = 12, 5
 
@@ -150,6 +157,94 @@ def test_what_is_frozen_reaches_the_loss_and_stays(batch, params):
     expected = {name: -0.1 * g for name, g in by_hand(params, batch).items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, expected)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+# NaN and infinity.
+
+
+def broken(batch, kind):
+    """The batch, or loss of a batch, with something that is not finite."""
+    x, y = batch["x"].copy(), batch["y"].copy()
+    mask = batch["mask"].copy()
+    row, column = np.argwhere(mask)[0]
+    if kind == "a NaN in the batch":
+        x[row, column, 0] = np.nan
+    elif kind == "an infinite loss":
+        y[row, column] = 1e30
+    return {"x": x, "y": y, "mask": mask, "root": np.float32(kind == "a gradient alone")}
+
+
+def rooted(params, frozen, batch):
+    """The same loss, whose gradient alone is NaN where the batch says so: that of √0 · 0."""
+    total, count, metrics = regression(params, frozen, batch)
+    zero = jnp.where(batch["root"] > 0, params["b"] * 0, 1.0)
+    return total + jnp.sqrt(zero) * 0, count, metrics
+
+
+KINDS = ("a NaN in the batch", "an infinite loss", "a gradient alone")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("count", "scan"), [(1, True), (2, True), (2, False)], ids=str)
+def test_what_is_not_finite_changes_nothing_and_is_counted(batch, params, kind, count, scan):
+    optimizer = optax.adamw(optax.linear_schedule(0.1, 0.0, 9))
+    state = init_state(params, optimizer)
+    update = make_update(rooted, optimizer, state, scan=scan)
+    good = [broken(batch, "")] * count
+    state, metrics = update(state, good)
+    assert metrics["skipped"] == (0, 1) and np.isfinite(metrics["grad_norm"][0])
+    before = jax.tree.map(np.array, state)
+    state, metrics = update(state, [broken(batch, kind), *good[1:]])
+    assert metrics["skipped"] == (1, 1)
+    if kind == "a gradient alone":
+        assert np.isfinite(metrics["loss"][0]) and np.isnan(metrics["grad_norm"][0])
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), before)
+    state, _ = update(state, good)
+    assert state.step == 2 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_what_is_finite_is_the_same_to_the_bit_as_without_a_guard(batch, params):
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1, b2=0.99))
+
+    @jax.jit
+    def unguarded(params, opt_state, summed):
+        total, metrics = summed
+        count = jnp.maximum(metrics["loss"][1], 1e-9)
+        mean = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), total)
+        updates, opt_state = optimizer.update(mean, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, optax.tree.norm(mean)
+
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer)
+    update = make_update(regression, optimizer, state, scan=False)
+    opt_state = optimizer.init(params)
+    for _ in range(3):
+        micros = cut(batch, [6, 6])
+        one, other = (update.gradient(params, Frozen(), micro) for micro in micros)
+        params, opt_state, _ = unguarded(params, opt_state, update.add(one, other))
+        state, _ = update(state, micros)
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, opt_state)
+
+
+def test_an_element_that_would_become_infinite_keeps_its_value():
+    loss = lambda params, _, micro: (  # noqa: E731
+        (params["w"] * micro["x"]).sum(), jnp.ones(()), {}
+    )  # fmt: skip
+    optimizer, params = optax.sgd(3e38), {"w": jnp.array([1.0, 2.0])}
+    state = init_state(params, optimizer)
+    state, metrics = make_update(loss, optimizer, state)(state, [{"x": jnp.array([10.0, 1.0])}])
+    np.testing.assert_array_equal(state.params["w"], np.float32([1.0, -3e38]))
+    assert metrics["skipped"] == (0, 1)
+
+
+def test_skipped_updates_of_a_step_are_added_up_on_the_host():
+    def one(loss, skipped):
+        return {"loss": (jnp.float32(loss), 2.0), "skipped": (jnp.float32(skipped), 1.0)}
+
+    step = with_skipped(one(6, 0), with_skipped(one(4, 1), one(2, 1)), one(8, 0))
+    assert on_host(step) == {"loss": 3.0, "skipped": 0.5}
+    assert on_host(with_skipped(one(6, 1), {})) == {"loss": 3.0, "skipped": 1.0}
+    assert on_host(with_skipped({"loss": (0.0, 0.0)})) == {"loss": 0.0}
 
 
 # What it lists.

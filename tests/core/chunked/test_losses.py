@@ -187,6 +187,27 @@ def test_masked_positions_have_no_value_and_no_gradient(poison):
     assert all(not np.any(x) for x in jax.tree.leaves(nothing))
 
 
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_teacher_that_is_not_finite_is_never_hidden(poison):
+    student, teachers, _, _ = arrays(6)
+    hidden = teachers[1][0].copy()
+    hidden[0, 0, 0] = poison
+    heads = [teacher[1] for teacher in teachers]
+
+    @jax.jit
+    def values(hidden):
+        both = [teachers[0][0], hidden]
+        return [
+            core.chunked_divergence(
+                kind, both, heads, *student, chunk_size=4, teacher_weight=jnp.array([0.9, 0.1])
+            )
+            for kind, _ in KINDS
+        ]
+
+    for value in values(hidden):
+        assert np.isnan(value[0, 0]) and np.isfinite(value).sum() == BATCH * LENGTH - 1
+
+
 def test_a_teacher_of_weight_zero_contributes_exactly_nothing():
     student, teachers, cotangent, _ = arrays(6)
     (first, head), (second, other_head) = teachers
@@ -345,6 +366,16 @@ def test_topk_equals_the_dense_function(tail):
 
     temperature = jnp.float32(2.0)
     assert_close(slopes_of(chunked, *student, temperature), slopes_of(dense, *student, temperature))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("tail", TAILS)
+def test_topk_never_hides_what_is_not_finite(tail, poison):
+    student, logp, ids, _, _ = topk_problem(14)
+    value = core.chunked_topk_forward_kl(
+        logp.at[0, 1, 4].set(poison), ids, *student, chunk_size=4, tail=tail
+    )
+    assert not np.isfinite(value[0, 1]) and np.isfinite(value).sum() == BATCH * LENGTH - 1
 
 
 def test_topk_hides_masked_positions_and_padding_and_teacher():

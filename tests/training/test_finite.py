@@ -1,0 +1,56 @@
+"""What is NaN or infinite is counted and named; nothing else is looked at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cotjax.errors import InputError, NotFinite
+from cotjax.parallel.mesh import make_mesh
+from cotjax.parallel.sharding import batched
+from cotjax.training.finite import check_finite, finite_programs, not_finite
+
+TREE = {
+    "embed": {"embedding": jnp.array([[1.0, np.nan], [np.inf, -np.inf]])},
+    "blocks": [jnp.zeros(3), jnp.array([np.nan], jnp.bfloat16)],
+    "step": jnp.int32(7),
+    "key": jax.random.key(0),
+    "none": None,
+    "text": 3.0,
+}
+
+
+def test_numbers_that_are_none_are_counted_by_array():
+    assert not_finite(TREE) == {"blocks.1": 1, "embed.embedding": 3}
+    assert not_finite({"w": np.ones(4), "n": jnp.arange(3)}) == {}
+    assert not_finite(()) == {}
+    assert not_finite(jnp.float32(np.nan)) == {"array": 1}
+
+
+def test_arrays_over_several_devices_are_counted_as_a_whole():
+    values = np.ones((8, 4), np.float32)
+    values[3], values[7, 0] = np.nan, np.inf
+    assert not_finite({"w": jax.device_put(values, batched(make_mesh(8)))}) == {"w": 5}
+
+
+def test_the_error_names_the_arrays_and_the_fix():
+    check_finite({"w": jnp.ones(2)}, "model", "Do that.")
+    with pytest.raises(NotFinite) as error:
+        check_finite(TREE, 'model.path = "x"', "Do that.")
+    assert isinstance(error.value, InputError)
+    assert str(error.value) == (
+        'model.path = "x": 1 of 1 numbers of blocks.1, 3 of 4 numbers of embed.embedding are NaN '
+        "or infinite. Do that."
+    )
+    many = {f"w{n}": jnp.full(2, np.nan) for n in range(5)}
+    with pytest.raises(NotFinite, match="of w2, some of 2 more arrays are NaN or infinite"):
+        check_finite(many, "model", "Do that.")
+
+
+def test_the_programs_are_those_of_the_shapes_each_once():
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=batched(make_mesh(1)))
+        for shape, dtype in [((4,), "float32"), ((4,), "float32"), ((2,), "float32"),
+                             ((4,), "bfloat16"), ((4,), "int32")]
+    ]  # fmt: skip
+    assert [one.args[0].shape for one in finite_programs(shapes)] == [(4,), (2,), (4,)]
