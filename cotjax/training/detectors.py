@@ -1,7 +1,8 @@
 """Detectors: what goes wrong over many steps and raises no error, read off the metrics of a run.
 
-Each looks at the lines that a run has written so far and gives a sentence, or nothing. They are
-functions of these lines alone, so that a resumed run says what an unbroken one would have said.
+Each looks at the lines that a run has written so far, metrics and digests, and gives a sentence or
+nothing. They are functions of these lines alone, so that a resumed run says what an unbroken one
+would have said.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ SHORTER = 0.8  # of the length at which the run was most accurate
 LESS_RIGHT = 0.15  # accuracy lost since then
 KL = 1.0  # nats a token
 KL_GROWTH = 10.0  # times the run's median, from a tenth of `KL` on
+REPEATS = 2  # steps in a row with the data of the step before
 LONGER = 1.5  # times the length of the answers before training
 DRIFT = 1.0  # nats a token that the student's first answers are less likely to it than at first
 
@@ -59,18 +61,25 @@ class History:
     Attributes:
       step: the newest line of a step; empty before the first.
       evaluations: a line for each, the first before training.
+      repeats: steps in a row, up to the newest, whose data were those of the step before.
     """
 
     def __init__(self) -> None:
         self.step: Line = {}
+        self.repeats = 0
+        self._data: Any = None
         self.evaluations: list[Line] = []
         self._values: dict[str, list[float]] = {}
         self._rewards: dict[int, float] = {}
 
     def add(self, line: Line) -> None:
-        """Takes a line of a step or of an evaluation."""
+        """Takes a line of a step, of its digests, or of an evaluation."""
         if line["kind"] == "eval":
             self.evaluations.append(line)
+        if line["kind"] == "digest":
+            data = line.get("records") or line.get("rows")
+            self.repeats = self.repeats + 1 if data and data == self._data else 0
+            self._data = data
         if line["kind"] != "train":
             return
         self.step = line
@@ -105,7 +114,7 @@ class Watch:
     """Looks at every line of a run; a detector that spoke is quiet for `QUIET` steps.
 
     Args:
-      lines: of metrics.jsonl so far, which were told already.
+      lines: of metrics.jsonl and digests.jsonl so far, which were told already.
     """
 
     def __init__(self, lines: Sequence[Line] = ()) -> None:
@@ -205,6 +214,16 @@ def kl_blow_up(run: History) -> str:
     )
 
 
+def stale_data(run: History) -> str:
+    """Steps are taken on the same questions or rows again and again."""
+    if run.repeats < REPEATS:
+        return ""
+    return (
+        f"the last {run.repeats + 1} steps had the same data. Look at the source: does it move on? "
+        "A set of one batch is trained on again and again."
+    )
+
+
 def reward_hacking(run: History) -> str:
     """The reward rises while fewer of the held-out answers are right."""
     *earlier, now = run.evaluations
@@ -256,5 +275,6 @@ DETECTORS: dict[str, dict[str, Detector]] = {
         "length collapse": length_collapse,
         "KL blow-up": kl_blow_up,
     },
+    "digest": {"stale data": stale_data},
     "eval": {"reward hacking": reward_hacking, "style drift": style_drift},
 }

@@ -22,7 +22,7 @@ from cotjax.storage import rows_of
 from cotjax.training.bad_steps import BadStepWatch
 from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
 from cotjax.training.detectors import Alarm, Watch
-from cotjax.training.metrics import MetricsWriter, StepTable, plain_number
+from cotjax.training.metrics import MetricsWriter, StepTable, plain_numbers
 from cotjax.training.signals import StopSignals
 from cotjax.training.update import on_host, with_skipped
 from cotjax.training.used import UsedTokens
@@ -160,7 +160,8 @@ class _Run:
     watch: Watch = dataclasses.field(default_factory=Watch)
 
     def __post_init__(self) -> None:
-        self.watch = Watch(rows_of(self.folder / "metrics.jsonl"))
+        digests = [one | {"kind": "digest"} for one in rows_of(self.folder / "digests.jsonl")]
+        self.watch = Watch([*rows_of(self.folder / "metrics.jsonl"), *digests])
         self.bad = BadStepWatch(self.folder, self.settings.max_bad_steps)
         for line in self._lines("train"):  # of a run whose checkpoint is older than the count
             if line["step"] <= self.done:
@@ -203,10 +204,7 @@ class _Run:
     def save_completed(self) -> None:
         """Saves the last completed step, unless that is done or nothing was trained."""
         if self.done and self.checkpoints.latest() != self.done:
-            known = {
-                step: {name: plain_number(one) for name, one in numbers.items()}
-                for step, numbers in self.evaluations.items()
-            }
+            known = {step: plain_numbers(one) for step, one in self.evaluations.items()}
             self.checkpoints.save(self.done, self.state, self.place, self.used, known)
             self.saved(self.done)
 
@@ -248,23 +246,23 @@ class _Run:
         """
         self.writer.write(done, "train", metrics)
         self.writer.write_completions(done, "train", work.completions)
-        self.writer.write_digests(done, work)
+        digests = self.writer.write_digests(done, work)
         self.table.add(done, metrics)
         if work.alarm:
             name, _, says = work.alarm.partition(": ")
             self._alarm(done, Alarm(done, name, says))
-        self._look(done, "train", metrics)
+        self._look({"step": done, "kind": "train", **plain_numbers(metrics)})
+        self._look({"step": done, "kind": "digest", **digests})
         if told := self.bad.look(done, metrics, work, state, self.checkpoints.latest):
             self.writer.write_alarm(done, "not finite", told.partition(", ")[2])
             self.console.print(visible(told), style="yellow")
         elif wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
 
-    def _look(self, step: int, kind: str, numbers: Mapping[str, Any]) -> None:
-        """Lets the detectors look at a line of metrics as it was written."""
-        plain = {name: plain_number(value) for name, value in numbers.items()}
-        for alarm in self.watch({"step": step, "kind": kind, **plain}):
-            self._alarm(step, alarm)
+    def _look(self, line: Mapping[str, Any]) -> None:
+        """Lets the detectors look at a line as it was written."""
+        for alarm in self.watch(line):
+            self._alarm(line["step"], alarm)
 
     def _alarm(self, step: int, alarm: Alarm) -> None:
         self.writer.write_alarm(step, alarm.name, alarm.says)
@@ -292,7 +290,7 @@ class _Run:
                 )
             self.writer.write(step, "eval", numbers)
             self.evaluations[step] = numbers
-            self._look(step, "eval", numbers)
+            self._look({"step": step, "kind": "eval", **plain_numbers(numbers)})
             when = "after" if self._is_stalled() else when  # nothing follows it
             self.writer.write_completions(step, when, rows)
         self.console.print(_sentence(f"step {step}" if when == "eval" else when, numbers))

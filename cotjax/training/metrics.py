@@ -63,8 +63,7 @@ class MetricsWriter:
         """
         if self._silent:
             return
-        numbers = {name: plain_number(value) for name, value in values.items()}
-        _append(self._metrics, [{"step": step, "kind": kind, **numbers}])
+        _append(self._metrics, [{"step": step, "kind": kind, **plain_numbers(values)}])
 
     def insert_evaluations(self, found: Mapping[int, Mapping[str, Any]]) -> None:
         """Writes evaluations again that metrics.jsonl has lost, each behind its step.
@@ -114,15 +113,23 @@ class MetricsWriter:
         if kinds != [row["kind"] for row in rows]:
             write_whole(self._completions, _lines(rows))
 
-    def write_digests(self, step: int, work: Step) -> None:
-        """Appends the digests of what a step took, see `cotjax.training.digests`.
+    def write_digests(self, step: int, work: Step) -> dict[str, Any]:
+        """Appends the digests of what a step took, see `cotjax.training.digests`, and gives them.
 
         Args:
           step: training steps done.
           work: what the stage gave for the last one.
         """
-        if not self._silent:
-            _append(self._digests, [{"step": step, "kind": "train", **digests(work)}])
+        if self._silent:
+            return {}
+        found = digests(work)
+        _append(self._digests, [{"step": step, "kind": "train", **found}])
+        return found
+
+
+def plain_numbers(values: Mapping[str, Any]) -> dict[str, float | int | None]:
+    """Metrics as metrics.jsonl has them."""
+    return {name: plain_number(value) for name, value in values.items()}
 
 
 def plain_number(value: Any) -> float | int | None:

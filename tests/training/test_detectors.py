@@ -40,6 +40,10 @@ PLANTED = {
     "entropy collapse": steps({}, {"entropy": 0.01, "no_signal": 0.6}),
     "length collapse": steps({}, {"accuracy": 0.6}, {"accuracy": 0.3, "completion_tokens": 40.0}),
     "KL blow-up": steps({}, {}, {"kl": 0.4}),
+    "stale data": [
+        {"step": step, "kind": "digest", "batch": {}, "records": [["a", "1"], ["b", "2"]]}
+        for step in (1, 2, 3)
+    ],
     "reward hacking": [
         evaluation(0, 0.6), *steps({}, {"reward": 0.5}), evaluation(20, 0.4)
     ],
@@ -66,6 +70,12 @@ def test_drift_is_told_with_its_nats():
     lines = [evaluation(0, 0.5, drift=0.0), *steps({}), evaluation(10, 0.5, drift=1.5)]
     (alarm,) = told(lines)
     assert "cost it 1.50 nats a token more" in alarm.says
+
+
+def test_data_that_come_back_are_not_stale():
+    rows = [{"step": step, "kind": "digest", "rows": [step % 2]} for step in range(1, 9)]
+    empty = [{"step": step, "kind": "digest"} for step in range(9, 15)]
+    assert told([*rows, *rows[:1], *rows[:1], *empty]) == []
 
 
 def test_a_single_step_says_nothing():
