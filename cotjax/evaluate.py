@@ -18,7 +18,7 @@ from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
 from cotjax.run.early import check_files, check_held_out
-from cotjax.run.measure import FILES, measure, measure_files
+from cotjax.run.measure import FILES, Keep, forget, measure, measure_files
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, config_from_flags, open_model
 from cotjax.startup import set_up
 
@@ -44,19 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
     )
+    command.add_argument(
+        "--completions",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="JSON Lines file for the greedy completions: question, text, right or wrong, tokens",
+    )
     command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
     known, rest = command.parse(argv)
-    if known.out:
-        _check_out(known.out)
+    for flag, path in (("--out", known.out), ("--completions", known.completions)):
+        if path:
+            _check_out(flag, path)
+    rows: list[dict[str, Any]] = []
     try:
         numbers = evaluate(
-            known.checkpoint, rest, files=known.files, allow_nonfinite=known.allow_nonfinite
+            known.checkpoint,
+            rest,
+            files=known.files,
+            allow_nonfinite=known.allow_nonfinite,
+            keep=rows.extend,
         )
     except KeyboardInterrupt:
         print("stopped before the first batch was done, so there are no numbers", file=sys.stderr)
         return STOPPED
     if known.out:
-        _write(known.out, numbers)
+        _write("--out", known.out, json.dumps(numbers, indent=2) + "\n")
+    if known.completions:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _write("--completions", known.completions, lines)
     stopped = _print(known.checkpoint, numbers if known.files else {"": numbers})
     if left := [name for name in known.files if name not in numbers]:
         print(f"stopped: nothing was measured on {', '.join(left)}", file=sys.stderr)
@@ -69,6 +84,7 @@ def evaluate(
     *,
     files: Sequence[str] = (),
     allow_nonfinite: bool = False,
+    keep: Keep = forget,
 ) -> dict[str, Any]:
     """The numbers of `cotjax.evaluate`, from flags.
 
@@ -77,6 +93,7 @@ def evaluate(
       argv: config flags.
       files: to measure on instead; see `cotjax.evaluate`.
       allow_nonfinite: see `cotjax.evaluate`.
+      keep: is given the greedy completions behind the numbers, those of each file at once.
 
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
@@ -88,23 +105,24 @@ def evaluate(
         check_held_out(config, alone=True)
     opened = open_model(checkpoint, config, allow_nonfinite=allow_nonfinite)
     if not files:
-        return measure(opened)
+        return measure(opened, keep)
     _, given = read_flags(argv)
-    return measure_files(opened, files, problems=given.get("eval", {}).get("problems", 0))
+    problems = given.get("eval", {}).get("problems", 0)
+    return measure_files(opened, files, problems=problems, keep=keep)
 
 
-def _check_out(path: pathlib.Path) -> None:
-    """Before anything is computed, that the numbers will have a place."""
+def _check_out(flag: str, path: pathlib.Path) -> None:
+    """Before anything is computed, that it will have a place."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         reason = "it is a folder" if path.is_dir() else "its folder is not there"
-        raise InputError(f"--out {path}: cannot write there ({reason}). Name a file.")
+        raise InputError(f"{flag} {path}: cannot write there ({reason}). Name a file.")
 
 
-def _write(path: pathlib.Path, numbers: dict[str, Any]) -> None:
+def _write(flag: str, path: pathlib.Path, text: str) -> None:
     try:
-        path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise InputError(f"--out {path}: cannot write there ({error.strerror}).") from error
+        raise InputError(f"{flag} {path}: cannot write there ({error.strerror}).") from error
 
 
 def _print(checkpoint: str, by_file: dict[str, dict[str, Any]]) -> bool:

@@ -19,9 +19,14 @@ def world(tmp_path_factory):
 
 def test_a_model_is_measured_and_its_numbers_written(world, capsys):
     folder, student, own = world
-    out = folder / "numbers.json"
-    assert main(["--checkpoint", student, f"--out={out}", *own]) == 0
+    out, texts = folder / "numbers.json", folder / "completions.jsonl"
+    argv = ["--checkpoint", student, f"--out={out}", f"--completions={texts}", *own]
+    assert main(argv) == 0
     numbers = json.loads(out.read_text())
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    assert len(rows) == 4 and len({row["id"] for row in rows}) == 4
+    assert sum(row["tokens"] for row in rows) / 4 == numbers["tokens"]
+    assert sum(row["parts"]["correct"] for row in rows) / 4 == numbers["accuracy"]
     assert numbers["step"] == 0 and numbers["problems"] == 4
     shown = capsys.readouterr().out
     assert f"{student}, step 0" in shown and f"{numbers['tokens']:.4g}" in shown
@@ -31,7 +36,12 @@ def test_what_is_not_there_or_cannot_be_written_is_one_line(world, capsys):
     folder, student, own = world
     assert main(["--checkpoint", "nowhere", *own]) == 2
     assert main(["--checkpoint", student, f"--out={folder / 'no' / 'x.json'}", *own]) == 2
-    told = capsys.readouterr().err.splitlines()
+    argv = ["--checkpoint", student, f"--completions={folder}", *own]
+    assert main(argv) == 2
+    *told, third = capsys.readouterr().err.splitlines()
+    assert (
+        third == f"error: --completions {folder}: cannot write there (it is a folder). Name a file."
+    )
     first, second = (line for line in told if not line.startswith("note: "))
     assert first.startswith("error: --checkpoint nowhere: there is no such run")
     assert second.startswith("error: --out ") and "cannot write there" in second
@@ -55,7 +65,7 @@ def test_ctrl_c_prints_the_numbers_that_there_are(world, capsys, monkeypatch):
     folder, student, own = world
     partial = {"step": 0, "problems": 64, "accuracy": 0.5, "problems_left": 192}
     command = importlib.import_module("cotjax.evaluate")
-    monkeypatch.setattr(command, "measure", lambda opened: partial)
+    monkeypatch.setattr(command, "measure", lambda opened, keep: partial)
     assert main(["--checkpoint", student, *own]) == 130
     assert "stopped after 64 of 256 problems" in capsys.readouterr().out
     names = [write_sevens(folder / f"{count}.jsonl", count) for count in (2, 3)]

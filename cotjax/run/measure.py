@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from cotjax.interfaces import Record
 
 Numbers = dict[str, Any]
+Keep = Callable[[list[dict[str, Any]]], None]  # is given the greedy completions behind some numbers
 FILES = "--files"  # as the command writes it
 # Endings of files that are no JSON.
 _SOURCES = {".parquet": "parquet", ".array_record": "array_record", ".arrayrecord": "array_record"}
 
 
-def measure(opened: OpenedModel) -> Numbers:
+def forget(rows: list[dict[str, Any]]) -> None:
+    """Keeps no completions."""
+
+
+def measure(opened: OpenedModel, keep: Keep = forget) -> Numbers:
     """The numbers of `cotjax.training.evaluation.summarize`, and the checkpoint's `step`.
 
     Records are read and checked before weights are. Ctrl-C ends it with the numbers of what is
@@ -29,11 +34,11 @@ def measure(opened: OpenedModel) -> Numbers:
       KeyboardInterrupt: Ctrl-C before the first batch was done.
     """
     records = _held_out(opened, opened.config)
-    return _measured(opened, opened.config, records, "evaluation")
+    return _measured(opened, opened.config, records, "evaluation", keep)
 
 
 def measure_files(
-    opened: OpenedModel, files: Sequence[str], *, problems: int = 0
+    opened: OpenedModel, files: Sequence[str], *, problems: int = 0, keep: Keep = forget
 ) -> dict[str, Numbers]:
     """The same for each of some files, by their names as given; none of them was trained on.
 
@@ -44,6 +49,7 @@ def measure_files(
       opened: the model.
       files: of questions and answers; see `data.layout` for their rows.
       problems: of each file, its first; 0 = all.
+      keep: is given the completions of each file.
 
     Raises:
       InputError: a file that cannot be read or is named twice, or see `measure`.
@@ -58,7 +64,7 @@ def measure_files(
     done: dict[str, Numbers] = {}
     for name, config, records in todo:
         try:
-            done[name] = _measured(opened, config, records, name)
+            done[name] = _measured(opened, config, records, name, keep)
         except KeyboardInterrupt:
             if not done:
                 raise
@@ -88,7 +94,9 @@ def _of_file(config: Config, name: str, problems: int) -> Config:
     return dataclasses.replace(config, data=data, eval=own)
 
 
-def _measured(opened: OpenedModel, config: Config, records: "list[Record]", name: str) -> Numbers:
+def _measured(
+    opened: OpenedModel, config: Config, records: "list[Record]", name: str, keep: Keep
+) -> Numbers:
     from cotjax.student import preflight
     from cotjax.student.evaluate import evaluate
     from cotjax.student.health import check_template
@@ -97,8 +105,9 @@ def _measured(opened: OpenedModel, config: Config, records: "list[Record]", name
     check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
     use = preflight.evaluation_use(config, student, mesh, len(records))
     preflight.check_fits(student, mesh, use)
-    numbers, _ = evaluate(
+    numbers, rows = evaluate(
         *(student, config, mesh, opened.params, records), name=name, keep_partial=True
     )
+    keep(rows)
     left = len(records) - numbers["problems"]
     return {"step": opened.step} | numbers | ({"problems_left": left} if left else {})
