@@ -81,7 +81,7 @@ def axis_sizes(count: int, data: int, fsdp: int = 1, tensor: int = 1) -> dict[st
       >>> axis_sizes(8, -1, 2)
       {'data': 4, 'fsdp': 2, 'tensor': 1}
     """
-    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     words = ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values():
