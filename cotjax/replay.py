@@ -75,7 +75,6 @@ def replay(
       InputError: there is no such run, step, group or row, or a file that it reads is gone.
     """
     open_run(folder)  # refused before JAX is imported
-    from cotjax.run.bundled import compare_batch, compare_metrics
     from cotjax.run.compare import Compared, compare, first_of
     from cotjax.run.recompute import recompute
     from cotjax.run.token_tables import Shown, look_at, print_shown
@@ -86,6 +85,8 @@ def replay(
 
     def see(stage: Any, params: Any, work: "Step") -> "Step":
         if bundle is not None:
+            from cotjax.run.bundled import compare_batch
+
             bundled.append(compare_batch(bundle, work.batch))
             made = work.batch if work.data is None else work.data  # its digest is the run's
             work = dataclasses.replace(work, batch=bundle.fill(work.batch), data=made)
@@ -97,6 +98,8 @@ def replay(
 
     replayed = recompute(written, step, see=see)
     if bundle is not None:
+        from cotjax.run.bundled import compare_metrics
+
         bundled.append(compare_metrics(bundle, replayed.metrics))
         replayed = dataclasses.replace(
             replayed,
