@@ -111,6 +111,10 @@ def checkpoint(run, step=STEPS):
     return state, json.loads((folder / "data" / "metadata").read_text())
 
 
+# Files of what some runs have: failures, something to tell, a student whose answers end.
+SOMETIMES = {"mined.jsonl", "alarms.jsonl", "first_answers.json"}
+
+
 def assert_same_run(one, other, step=STEPS, rounding=()):
     """Equal bit for bit, except how long it took, and metrics that are a rounding's size alone."""
     for mine, theirs in zip(without_times(one), without_times(other), strict=True):
@@ -119,6 +123,10 @@ def assert_same_run(one, other, step=STEPS, rounding=()):
         assert mine == theirs
     for name in ("completions.jsonl", "digests.jsonl"):
         assert lines(one / name) == lines(other / name)
+    for name in SOMETIMES - {"mined.jsonl"}:
+        mine, theirs = (run / name for run in (one, other))
+        assert mine.exists() == theirs.exists()
+        assert not mine.exists() or mine.read_bytes() == theirs.read_bytes()
     (state, position), (other_state, other_position) = (
         checkpoint(one, step),
         checkpoint(other, step),
@@ -149,7 +157,7 @@ def test_a_step_is_replayed_to_the_same_bits(world, stage, capsys):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_leaves_its_folder(world, stage):
     run, _ = world.run(stage)
-    assert {path.name for path in run.iterdir()} - {"mined.jsonl"} == {
+    assert {path.name for path in run.iterdir()} - SOMETIMES == {
         *("config.toml", "metrics.jsonl", "completions.jsonl", "checkpoints", "result.json"),
         *("report.html", "facts.json", "parts.json", "digests.jsonl", ".lock"),
         *(["base.json"] if stage == "adapter" else []),

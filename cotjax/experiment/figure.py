@@ -29,13 +29,14 @@ def draw(experiment: Experiment, rows: Sequence[ArmResult], path: pathlib.Path) 
     """
     try:
         figures: Any = importlib.import_module("matplotlib.figure")
-        colors: Any = importlib.import_module("matplotlib").colormaps["tab10"].colors
+        tab: Any = importlib.import_module("matplotlib").colormaps["tab10"].colors
     except ModuleNotFoundError as error:
         raise InputError(
             "the figure needs matplotlib. Run: pip install 'cotjax[plot]', or leave it out with "
             "--no-figure."
         ) from error
-    figure = figures.Figure(figsize=(11, 4.6), layout="constrained")
+    colors = [color for color in tab if len({*color}) > 1]  # grey is the base's
+    figure = figures.Figure(figsize=(12, 4.6), layout="constrained")
     reached, curves = figure.subplots(1, 2, sharey=True)
     for number, (arm, found) in enumerate(by_arm(rows).items()):
         color = GREY if arm == BASE else colors[(number - 1) % len(colors)]
@@ -43,14 +44,13 @@ def draw(experiment: Experiment, rows: Sequence[ArmResult], path: pathlib.Path) 
         reached.errorbar(
             x[0], y[0], xerr=x[1], yerr=y[1], fmt="o", color=color, capsize=2, label=arm
         )
-        reached.annotate(arm, (x[0], y[0]), xytext=(6, 5), textcoords="offset points", color=color)
         if arm != BASE:
             _curve(curves, found, color, arm)
     reached.set(xlabel="tokens of an answer", ylabel="held-out accuracy, greedy, %", ylim=(0, 100))
     reached.set_xlim(left=0)
     unit = f"{experiment.budget:,} {experiment.unit}"
     curves.set(xlabel=f"share of the budget of {unit}")
-    curves.legend(frameon=False, fontsize="small")
+    figure.legend(*reached.get_legend_handles_labels(), loc="outside right center", frameon=False)
     for axes in (reached, curves):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

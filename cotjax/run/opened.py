@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 ALLOWS = "--allow-nonfinite"  # the flag of commands that use weights with a NaN all the same
-ALLOWS_HELP = "use weights that hold a NaN or an infinity, which are refused otherwise"
+ALLOWS_HELP = "also weights that hold a NaN or an infinity"
 BUILT_IN = ("tiny", "smollm2-135m")  # models by name, see `models.formats.locate.resolve`
 
 
