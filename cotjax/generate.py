@@ -1,7 +1,4 @@
-"""Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
-
-One completion is printed as it is written, several are numbered.
-"""
+"""Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`."""
 
 import pathlib
 import sys
@@ -31,7 +28,7 @@ def _command() -> Command:
     add("prompt", metavar="PROMPT", nargs="?", help="default: --file, or the standard input")
     add("--file", metavar="FILE", help="file that holds the prompt")
     add("--checkpoint", metavar="RUN", default="tiny", help="run folder, checkpoint, or a model")
-    add("--n", metavar="N", type=int, default=1, help="completions")
+    add("--n", metavar="N", type=int, default=1, help="completions; one is shown as it is written")
     add("--max-new-tokens", metavar="N", type=int, default=256, help="longest completion")
     add("--temperature", metavar="X", type=float, default=1.0, help="0 is greedy")
     add("--top-k", metavar="N", type=int, default=0, help="0 = all")
