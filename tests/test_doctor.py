@@ -107,7 +107,7 @@ def dropping(student, folder):
 
 BROKEN = {
     "no tokenizer": (student_of(without_tokenizer), "student", "no tokenizer.json"),
-    "NaN weights": (student_of(with_nan), "numbers", "parameter layers.down.kernel"),
+    "NaN weights": (student_of(with_nan), "numbers", "numbers of layers.down.kernel are NaN"),
     "a template without the question": (student_of(dropping), "student", "drops the user's mess"),
     "a teacher's other tokens": (teacher(with_other_tokens), "stage", "different tokenizers (421"),
     "a teacher's other cuts": (teacher(with_other_cuts), "stage", "have the same tokens and write"),

@@ -147,7 +147,7 @@ _RULES: tuple[tuple[str, str, Callable[[_Calls], float], Callable[[_Calls], floa
     (r"update on the replay", "update", lambda c: c.config.rewrite.updates, _none),
     (r"evaluation(: parameters)?", "evaluation", _none, _evaluated),
     (
-        *(r"loss of held-out solutions", "evaluation", _none),
+        *(r"loss of (held-out solutions|first answers)", "evaluation", _none),
         lambda c: c.evaluations * c.solution_rows,
     ),
     (r"held-out loss|the pass rate on .*", "evaluation", _none, lambda c: c.checks),

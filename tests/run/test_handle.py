@@ -64,7 +64,7 @@ def test_the_config_is_the_resolved_one(trained):
 def test_result_and_completions(trained):
     assert trained.result == json.loads((trained.folder / "result.json").read_text())
     kinds = {row["kind"] for row in trained.completions}
-    assert kinds == {"before", "train", "after"}
+    assert kinds == {"before", "train", "eval", "after"}
 
 
 def test_a_single_stage_has_no_stages(trained):
