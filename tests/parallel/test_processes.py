@@ -106,13 +106,12 @@ def world(tmp_path_factory):
 
 def assert_same_run(world, one, other, *, stopped=None):
     """All that the two runs wrote, but for the evaluation with which one of them stopped."""
-    kinds = {"metrics.jsonl": "eval", "completions.jsonl": "after"}
-    for file, kind in kinds.items():
+    for file in ("metrics.jsonl", "completions.jsonl"):
         ours, theirs = (
             [
                 row
                 for row in world.lines(name, file)
-                if (row["step"], row["kind"]) != (stopped, kind)
+                if (row["step"], row["kind"]) != (stopped, "eval")
             ]
             for name in (one, other)
         )
