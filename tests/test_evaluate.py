@@ -74,7 +74,7 @@ def test_ctrl_c_prints_the_numbers_that_there_are(world, capsys, monkeypatch):
     assert main(["--checkpoint", student, *own, "--files", *names]) == 130
     assert f"nothing was measured on {names[1]}" in capsys.readouterr().err
 
-    def stopped(opened):
+    def stopped(opened, keep):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "measure", stopped)

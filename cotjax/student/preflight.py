@@ -184,7 +184,7 @@ def bad_completions(config: Config, count: int) -> str:
       config: of the run.
       count: of such completions in a step.
     """
-    if not count or config.rollout.on_nonfinite != "stop":
+    if config.rollout.on_nonfinite != "stop" or not count:
         return ""
     return (
         f"{count} completions met a logit that is NaN or infinite (with rollout.on_nonfinite = "

@@ -17,7 +17,7 @@ steps = 2
 
 [batch]
 size = 2
-sequence_length = 256
+sequence_length = 512
 
 [mesh]
 data = 1
@@ -58,7 +58,8 @@ def test_colabs_trains_on_what_there_is_and_goes_on_when_all_is_run_again(job, t
     notebook = nbformat.reads(notebooks.colab(job(text=SMALL, bucket=None)), as_version=4)
     _, _, config, _, train, *_ = notebook.cells
     assert config.source.startswith("CONFIG") and "train(load(" in train.source
-    notebook.cells += [nbformat.v4.new_code_cell('FLAGS = ["--steps=3"]'), dict(train)]
+    notebook.cells += [nbformat.v4.new_code_cell('FLAGS = ["--steps=3"]')]
+    notebook.cells += [nbformat.v4.new_code_cell(train.source)]
     client = nbclient.NotebookClient(
         notebook,
         timeout=300,

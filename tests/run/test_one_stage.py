@@ -13,7 +13,7 @@ from cotjax.training.checkpoint import Checkpoints
 
 def test_the_folder_holds_a_whole_run(trained):
     names = {path.name for path in trained.folder.iterdir()}
-    assert names == {
+    assert names - {"alarms.jsonl", "first_answers.json"} == {  # of some runs
         *("config.toml", "facts.json", "metrics.jsonl", "completions.jsonl", "checkpoints"),
         *("parts.json", "result.json", "report.html", "digests.jsonl", ".lock"),
     }

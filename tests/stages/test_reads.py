@@ -107,7 +107,7 @@ def run(folder, stage, more):
 
 
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
-BY_THE_RUN = {"budget.tokens", "supervised.patience",
+BY_THE_RUN = {"budget.tokens", "supervised.patience", "training.max_bad_steps",
               "eval.at", "checkpoint.every", "checkpoint.keep", "checkpoint.grace", "eval.every",
               "mesh.data", "mesh.fsdp", "mesh.tensor"}  # fmt: skip
 ELSEWHERE = {
