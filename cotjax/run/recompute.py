@@ -113,12 +113,13 @@ def recompute(
     written.check_step(step)
     start, notes = start_before(written, step)
     config = written.config_at(step)
-    notes += tuple(_circumstances(written, step, start, config))
     check_plugins(config)
     check_platforms()
     check_model(config.model.path)
     check_data(config)
     check_teachers(config)
+    use_cpu_cores(model_bytes(config.model.path))  # before anything asks for the devices
+    notes += tuple(_circumstances(written, step, start, config))
     with _copy(written.folder, start) as folder:
         return _recompute(written, folder, config, (start, step), notes, see)
 
@@ -131,7 +132,6 @@ def _recompute(
     notes: tuple[str, ...],
     see: See,
 ) -> Replayed:
-    use_cpu_cores(model_bytes(config.model.path))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")

@@ -17,7 +17,7 @@ QUIET = 20  # steps for which a detector that spoke says nothing more
 
 TRUNCATED = 0.3  # share of completions that the limit cuts off
 NO_SIGNAL = 0.8  # share of groups whose rewards are equal
-REPEATED = 0.75  # share of completions that say what another of their group says
+REPEATED = 0.9  # share of completions that say what another of their group does; with `EQUAL`
 ENTROPY = 0.1  # of the first steps' entropy; with many groups without a signal it is a collapse
 EQUAL = 0.5  # share of such groups
 SHORTER = 0.8  # of the length at which the run was most accurate
@@ -162,12 +162,12 @@ def no_signal(run: History) -> str:
 
 def repeated_completions(run: History) -> str:
     """The completions of a group are mostly the same text."""
-    share = run.latest("repeated")
-    if not share >= REPEATED:
+    share, equal = run.latest("repeated"), run.latest("no_signal")
+    if not (share >= REPEATED and equal >= EQUAL):  # groups may repeat and still differ enough
         return ""
     return (
         f"{share:.0%} of the last {WINDOW} steps' completions say what another of their group "
-        "says. Raise rollout.temperature, or add policy.entropy_bonus."
+        f"says, and {equal:.0%} of groups have equal rewards. Raise rollout.temperature, or add policy.entropy_bonus."
     )
 
 

@@ -36,7 +36,7 @@ def told(lines):
 PLANTED = {
     "truncation": steps({}, {"truncated": 0.5}),
     "no signal": steps({}, {"no_signal": 0.9}),
-    "repeated completions": steps({}, {"repeated": 0.9}),
+    "repeated completions": steps({}, {"repeated": 0.95, "no_signal": 0.6}),
     "entropy collapse": steps({}, {"entropy": 0.01, "no_signal": 0.6}),
     "length collapse": steps({}, {"accuracy": 0.6}, {"accuracy": 0.3, "completion_tokens": 40.0}),
     "KL blow-up": steps({}, {}, {"kl": 0.4}),
@@ -82,6 +82,10 @@ def test_a_single_step_says_nothing():
     lines = steps({}, count=20)
     lines[12] |= {"truncated": 1.0, "no_signal": 1.0, "kl": 0.3}
     assert told(lines) == []
+
+
+def test_groups_that_repeat_and_still_differ_are_no_alarm():
+    assert told(steps({}, {"repeated": 0.95})) == []
 
 
 def test_a_detector_that_spoke_is_quiet_for_a_while():
