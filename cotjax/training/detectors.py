@@ -167,7 +167,8 @@ def repeated_completions(run: History) -> str:
         return ""
     return (
         f"{share:.0%} of the last {WINDOW} steps' completions say what another of their group "
-        f"says, and {equal:.0%} of groups have equal rewards. Raise rollout.temperature, or add policy.entropy_bonus."
+        f"says, and {equal:.0%} of groups have equal rewards. Raise rollout.temperature, or add "
+        "policy.entropy_bonus."
     )
 
 
