@@ -73,7 +73,8 @@ def fit(
 
     Args:
       stage: the stream of batches and the loss.
-      folder: the run folder; metrics, completions, digests (.jsonl) and checkpoints go there.
+      folder: the run folder; metrics, completions, digests, alarms (.jsonl) and checkpoints go
+        there.
       settings: see `LoopSettings`.
       table: prints a line per step.
       console: for everything else.
@@ -161,13 +162,15 @@ class _Run:
 
     def __post_init__(self) -> None:
         digests = [one | {"kind": "digest"} for one in rows_of(self.folder / "digests.jsonl")]
-        self.watch = Watch([*rows_of(self.folder / "metrics.jsonl"), *digests])
+        metrics = rows_of(self.folder / "metrics.jsonl")
+        self.watch = Watch([*metrics, *digests])
         self.bad = BadStepWatch(self.folder, self.settings.max_bad_steps)
-        for line in self._lines("train"):  # of a run whose checkpoint is older than the count
-            if line["step"] <= self.done:
+        for line in metrics:
+            if line["step"] > self.done:
+                continue
+            if line["kind"] == "train":  # of a run whose checkpoint is older than the count
                 self.used = self.used.plus(line)
-        for line in self._lines("eval"):
-            if line["step"] <= self.done:
+            elif line["kind"] == "eval":
                 numbers = {name: one for name, one in line.items() if name not in ("step", "kind")}
                 self.evaluations.setdefault(line["step"], numbers)
 
@@ -234,9 +237,6 @@ class _Run:
             return False
         losses = [_loss(numbers) for _, numbers in sorted(self.evaluations.items())]
         return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
-
-    def _lines(self, kind: str) -> list[dict[str, Any]]:
-        return [line for line in rows_of(self.folder / "metrics.jsonl") if line["kind"] == kind]
 
     def _tell(self, done: int, metrics: dict[str, float], work: Step, state: TrainState) -> None:
         """Writes down what a step gave, and the state after it.

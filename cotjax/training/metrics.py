@@ -1,4 +1,4 @@
-"""What a run writes and prints: metrics.jsonl, completions.jsonl, digests.jsonl, a table of steps.
+"""What a run writes and prints: metrics, completions, digests, alarms (.jsonl), a table of steps.
 
 A metric is named once, here or by the stage, and has the same name in the file, the table and the
 report: rates and accuracies are 0–1, `*_s` are seconds, `*_tok_s` tokens per second, `kl` and
@@ -22,7 +22,7 @@ ALARMS = "alarms.jsonl"  # of a run folder: step, name and words of each alarm
 
 
 class MetricsWriter:
-    """Appends lines to a run folder's metrics.jsonl, completions.jsonl and digests.jsonl.
+    """Appends lines to a run folder's metrics, completions, digests and alarms (.jsonl).
 
     A line is written in one piece, so that a reader of a running or killed run meets whole lines.
 
