@@ -44,10 +44,10 @@ def write_cache(out: pathlib.Path, argv: Sequence[str]) -> str:
     check_data(config)
     check_teachers(config)
     from cotjax.curriculum.cache_logits import cache_logits
-    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.parallel.mesh import run_mesh, use_cpu_cores
 
     use_cpu_cores()
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     done = cache_logits(config, mesh, out)
     if not done.shards:
         return f"{out} was complete already."

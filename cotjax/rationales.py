@@ -54,13 +54,13 @@ def write_rationales(out: pathlib.Path, argv: Sequence[str] = ()) -> dict[str, i
     check_platforms()
     check_model(config.model.path)
     check_data(config)
-    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.student.load import model_bytes
     from cotjax.student.verify import open_verifier
     from cotjax.teachers.rationales import WRITERS, collect
 
     use_cpu_cores(model_bytes(config.model.path))
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     with WRITERS[config.rationales.writer](config, mesh) as writer:
         rows, counts = collect(writer, open_verifier(config))
     try:

@@ -26,6 +26,7 @@ END, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 # Whoever asks for no more than its tokenizer and its prompts needs no model.
 STUDENT = LoadedPolicy(
     policy=None,  # pyright: ignore[reportArgumentType]
+    sampler=None,  # pyright: ignore[reportArgumentType]
     shapes={},
     base_shapes={},
     tokenizer=TOKENIZER,

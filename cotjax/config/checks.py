@@ -11,6 +11,7 @@ from typing import Any
 
 from cotjax.config.ranges import ROW_KEYS, SOURCES, Range
 from cotjax.config.reference import is_reference, name_of
+from cotjax.config.rollout_axes import parse_axes
 from cotjax.config.sections import DataConfig
 from cotjax.config.stages import stage_class
 from cotjax.config.teaching import RationalesConfig
@@ -63,11 +64,17 @@ def _disagreements(config: Config) -> Iterator[str]:
     yield from _source_disagreements(data)
     yield from _server_disagreements(config.rationales)
     yield from stage_class(config.stage).check(config)
+    parse_axes(config.mesh.rollout)
     mesh = dataclasses.asdict(config.mesh)
     if len(open_axes := [axis for axis, size in mesh.items() if size == -1]) > 1:
         yield (
             f"mesh.{' = mesh.'.join(open_axes)} = -1: only one axis can take the devices that are "
             f"left. Set mesh.{open_axes[0]} >= 1."
+        )
+    if config.rollout.off_policy_steps and not config.policy.sampler_correction:
+        yield (
+            "rollout.off_policy_steps = 1: completions then come from older parameters, and "
+            "policy.sampler_correction = 0 does not weigh them. Set policy.sampler_correction = 2."
         )
     group, share = config.rollout.group_size, config.rollout.completions_per_slot
     if share and group % share:

@@ -17,6 +17,7 @@ class Range:
 
 Natural = Annotated[int, Range("{} >= 0", lambda value: value >= 0)]
 Count = Annotated[int, Range("{} >= 1", lambda value: value >= 1)]
+AtMost1 = Annotated[int, Range("{} = 0 or 1", lambda value: value in (0, 1))]
 NotNegative = Annotated[float, Range("{} >= 0", lambda value: 0 <= value < math.inf)]
 Positive = Annotated[float, Range("{} > 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Range("0 <= {} <= 1", lambda value: 0 <= value <= 1)]

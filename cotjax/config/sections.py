@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cotjax.config.ranges import (
+    AtMost1,
     Auto,
     AxisSize,
     Count,
@@ -120,6 +121,7 @@ class RolloutConfig:
     max_concurrent: Natural = 0  # Completions decoded at once, others wait for a slot; 0 = all.
     completions_per_slot: Natural = 0  # Of one prompt, sharing a slot's cache; 0 = all of them.
     cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # Of keys and values.
+    off_policy_steps: AtMost1 = 0  # 1 = sample the next step while this one learns.
     on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: a bad step, or a lost row.
     max_sampler_gap: NotNegative | Auto = "auto"  # Most nats from sampler to trainer; 0 = any.
 
@@ -295,6 +297,9 @@ class CheckpointConfig:
 class MeshConfig:
     """How devices are arranged."""
 
+    replica: Natural = 0  # Slices that a slow network joins, each a copy; 0 = those of the TPU.
     data: AxisSize = -1  # Copies of the model, each with a share of the batch; -1 = what is left.
     fsdp: AxisSize = 1  # Devices that split a copy's parameters, and share its batch.
     tensor: AxisSize = 1  # Devices that split each layer: heads, MLP columns, vocabulary.
+    rollout: str = ""  # Axes for sampling, "tensor=4" or "data=2,tensor=4"; "" = as above.
+    rollout_devices: Natural = 0  # Devices that only sample, taken from the last; 0 = all do both.

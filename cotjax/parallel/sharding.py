@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from cotjax.errors import InputError
 from cotjax.interfaces import Placement
+from cotjax.parallel.mesh import BATCH_AXES
 
-BATCH = P(("data", "fsdp"))  # the first axis of everything that is per example
+BATCH = P(BATCH_AXES)  # the first axis of everything that is per example
 
 # Parameters by name, the first match counts; layers are stacked on a leading axis, never split.
 RULES: Sequence[tuple[str, P]] = (
@@ -75,8 +76,14 @@ def param_shardings(mesh: Mesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
+def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int, *, key: str = "mesh.tensor") -> None:
     """Refuses a mesh whose tensor axis would cut a head in two.
+
+    Args:
+      mesh: with the axis.
+      num_heads: of queries.
+      num_kv_heads: of keys and values.
+      key: that sets the axis.
 
     Raises:
       InputError: names the heads and what would fit.
@@ -86,8 +93,8 @@ def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int) -> None:
         both = np.gcd(num_heads, num_kv_heads)
         fits = ", ".join(str(n) for n in range(1, both + 1) if both % n == 0)
         raise InputError(
-            f"mesh.tensor = {parts}: the model has {num_heads} query heads and {num_kv_heads} key "
-            f"heads, which it does not divide. Set mesh.tensor to one of {fits}."
+            f"{key} = {parts}: the model has {num_heads} query heads and {num_kv_heads} key "
+            f"heads, which it does not divide. Set {key} to one of {fits}."
         )
 
 
@@ -99,7 +106,7 @@ def placement(mesh: Mesh, *, flash: bool | None = None) -> Placement:
       flash: use an attention kernel; None does where there is one, on TPUs.
     """
     on_tpu = mesh.devices.flat[0].platform == "tpu"
-    return Placement(mesh, ("data", "fsdp"), "tensor", on_tpu if flash is None else flash)
+    return Placement(mesh, BATCH_AXES, "tensor", on_tpu if flash is None else flash)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -158,38 +165,57 @@ def rollout_formats(params: Any, dtype: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def for_rollout(mesh: Mesh, params: Any, dtype: Any) -> Any:
+def for_rollout(mesh: Mesh, params: Any, dtype: Any, *, rollout: Mesh | None = None) -> Any:
     """The parameters as decoding wants them, laid out once.
 
     Decoding reads every parameter for every token; gathered over `fsdp` and rounded to the format
-    of the activations once, they are read from the device's own memory and in that format.
+    of the activations once, they are read from the device's own memory and in that format. They go
+    from device to device.
 
     Args:
       mesh: the devices.
       params: each split as its name says.
       dtype: number format of the activations.
+      rollout: the mesh that samples; None: the same.
     """
-    lay_out, _ = rollout_layout(mesh, params, dtype)
-    return params if lay_out is None else lay_out(params)
+    rollout = rollout or mesh
+    lay_out, shapes = rollout_layout(mesh, params, dtype, rollout=rollout)
+    params = params if lay_out is None else lay_out(params)
+    if same_devices(mesh, rollout):
+        return params
+    return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), params, shapes)
 
 
-def rollout_layout(mesh: Mesh, params: Any, dtype: Any) -> tuple[Callable[[Any], Any] | None, Any]:
-    """The program that lays parameters out for decoding, and the shapes that it gives.
+def same_devices(mesh: Mesh, other: Mesh) -> bool:
+    """Whether one program can compute on both."""
+    return bool(np.array_equal(mesh.devices.flatten(), other.devices.flatten()))
+
+
+def rollout_layout(
+    mesh: Mesh, params: Any, dtype: Any, *, rollout: Mesh | None = None
+) -> tuple[Callable[[Any], Any] | None, Any]:
+    """The program that lays parameters out for decoding, and the shapes that decoding takes.
 
     Args:
       mesh: the devices.
       params: see `for_rollout`; or their shapes.
       dtype: number format of the activations.
+      rollout: see `for_rollout`. On other devices the program rounds alone: what is sent is small.
 
     Returns:
       None in place of the program where they are right as they are.
     """
+    rollout = rollout or mesh
     formats = rollout_formats(params, dtype)
-    places = rollout_shardings(mesh, params)
+    places = rollout_shardings(rollout, params)
     shapes = jax.tree.map(lambda x, to, p: placed_shape(p, x.shape, to), params, formats, places)
-    same = jax.tree.map(lambda leaf, to: leaf.dtype == to, params, formats)
-    if mesh.shape["fsdp"] == 1 and all(jax.tree.leaves(same)):
-        return None, params
+    rounded = all(jax.tree.leaves(jax.tree.map(lambda x, to: x.dtype == to, params, formats)))
+    if not same_devices(mesh, rollout):
+        places = param_shardings(mesh, params)
+    elif rollout is not mesh or mesh.shape["fsdp"] > 1:
+        rounded = False
+    if rounded:
+        return None, shapes if rollout is not mesh else params
     leaves, structure = jax.tree.flatten((formats, places))
     return _lay_out(structure, *leaves), shapes
 

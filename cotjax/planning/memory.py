@@ -161,7 +161,7 @@ def _caches(program: Any, stage: Any) -> int:
     batch, settings = program.args[2], program.kwargs["settings"]
     prompts, width = batch.tokens.shape
     size = cache_bytes(program.args[0], program.args[1], settings, prompts=prompts, width=width)
-    return size.total // stage.mesh.size
+    return size.total // program.args[0].placement.mesh.size
 
 
 def _activations(program: Any, stage: Any, config: Config) -> int:

@@ -57,7 +57,7 @@ def search(
       config: of a stage or of a list, whose stages get the same changes.
       measure: compiles a config; may raise `InputError` where it cannot be split.
       devices: of the topology.
-      slices: of it, which only the data axis joins.
+      slices: of it, each a replica.
       told: is given a sentence after each config that was tried.
 
     Returns:
@@ -79,7 +79,7 @@ def search(
     first = best = tried({})
     for _ in range(_PASSES):
         before = best
-        for options in _axes(config, devices // slices, slices):
+        for options in _axes(config, devices // slices):
             for option in options:
                 try:
                     found = tried(_merged(best.table, option))
@@ -92,17 +92,19 @@ def search(
     return first, best
 
 
-def _axes(config: Config, size: int, slices: int) -> Iterator[Sequence[Table]]:
+def _axes(config: Config, size: int) -> Iterator[Sequence[Table]]:
     """The values of each setting that some stage of the run reads."""
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
     yield [
-        {"mesh": {"data": slices * size // (fsdp * tensor), "fsdp": fsdp, "tensor": tensor}}
+        {"mesh": {"data": size // (fsdp * tensor), "fsdp": fsdp, "tensor": tensor}}
         for tensor in _TENSOR
         if size % tensor == 0
         for fsdp in sorted({1, max(size // tensor // 4, 1), size // tensor}, reverse=True)
         if (size // tensor) % fsdp == 0
     ]
     yield [{"model": {"remat": one}} for one in ("none", "dots", "full")]
+    if any(stage_class(own.stage).reads_key("rollout.prompts") for own in stages):
+        yield [{"mesh": {"rollout": axes}} for axes in ("", *_sampling_axes(size))]
     for section, name, values in (
         ("policy", "micro_batch", _halves(max(own.rollout.prompts for own in stages))),
         ("rollout", "cache_dtype", ("auto", "bfloat16", "int8")),
@@ -110,6 +112,11 @@ def _axes(config: Config, size: int, slices: int) -> Iterator[Sequence[Table]]:
     ):
         if any(stage_class(own.stage).reads_key(f"{section}.{name}") for own in stages):
             yield [{section: {name: value}} for value in values]
+
+
+def _sampling_axes(size: int) -> tuple[str, ...]:
+    """Axes for sampling alone, over the devices of a slice."""
+    return tuple(f"tensor={one}" for one in _TENSOR if one > 1 and size % one == 0)
 
 
 def _halves(most: int) -> tuple[int, ...]:

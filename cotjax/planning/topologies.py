@@ -181,7 +181,7 @@ def devices_of(topology: Topology) -> list[Any]:
 
 
 def mesh_of(topology: Topology, sizes: MeshConfig, devices: Sequence[Any] | None = None) -> Any:
-    """The mesh of a config on a topology; slices lie along the data axis.
+    """The mesh of a config on a topology, a replica on each slice.
 
     Args:
       topology: whose devices.
@@ -189,50 +189,38 @@ def mesh_of(topology: Topology, sizes: MeshConfig, devices: Sequence[Any] | None
       devices: those of `devices_of`; None asks for them.
 
     Raises:
-      InputError: the axes do not fill the devices, or the slices do not divide the data axis.
+      InputError: the axes do not fill the devices.
     """
-    import numpy as np
-    from jax.sharding import Mesh
+    from cotjax.parallel.mesh import run_mesh
 
-    from cotjax.parallel.mesh import AXES, make_mesh
-
-    devices = list(devices_of(topology) if devices is None else devices)
-    own, size = mesh_sizes(topology, sizes), topology.slice_size
-    parts = [
-        make_mesh(**own, devices=devices[start : start + size])
-        for start in range(0, topology.size, size)
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    array = np.concatenate([part.devices for part in parts])
-    return Mesh(array, AXES, axis_types=parts[0].axis_types)
+    sizes = dataclasses.replace(sizes, replica=mesh_sizes(topology, sizes)["replica"])
+    return run_mesh(sizes, list(devices_of(topology) if devices is None else devices))
 
 
 def mesh_sizes(topology: Topology, sizes: MeshConfig) -> dict[str, int]:
-    """Devices along each axis within a slice; needs no devices.
+    """Devices along each axis; needs no devices.
 
     Args:
       topology: that the axes are to fill.
-      sizes: of the axes over all slices, as the config has them.
+      sizes: of the axes, as the config has them.
 
     Raises:
-      InputError: the axes do not fill the devices, or the slices do not divide the data axis.
+      InputError: the axes do not fill the devices.
     """
     from cotjax.parallel.mesh import axis_sizes
 
-    if sizes.data > 0 and sizes.data % topology.slices:
+    replicas, learning = sizes.replica or topology.slices, topology.size - sizes.rollout_devices
+    if topology.slices not in (1, replicas) or learning % replicas or learning < 1:
         raise InputError(
-            f"mesh.data = {sizes.data}: {topology.name} has {topology.slices} slices, over whose "
-            f"network only the data axis may go. Set mesh.data to a multiple of {topology.slices}."
+            f"mesh.replica = {replicas}: {topology.name} has {topology.slices} slices and "
+            f"{learning} devices that learn. Set mesh.replica = 0 for a replica on each slice."
         )
-    data = sizes.data // topology.slices if sizes.data > 0 else sizes.data
-    own = axis_sizes(topology.slice_size, data, sizes.fsdp, sizes.tensor)
-    used = math.prod(own.values()) * topology.slices
-    if used < topology.size:
-        whole = own | {"data": own["data"] * topology.slices}
-        shown = ", ".join(f"mesh.{axis} = {size}" for axis, size in whole.items())
+    own = axis_sizes(learning // replicas, sizes.data, sizes.fsdp, sizes.tensor)
+    own = {"replica": replicas, **own}
+    if (used := math.prod(own.values())) < learning:
+        shown = ", ".join(f"mesh.{axis} = {size}" for axis, size in own.items())
         raise InputError(
-            f"{shown}: use {used} of the {topology.size} devices of {topology.name}. Set one "
+            f"{shown}: use {used} of the {learning} devices of {topology.name}. Set one "
             "of them to -1, which takes what is left."
         )
     return own

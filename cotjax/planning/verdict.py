@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from cotjax.config import Config, stage_class
+from cotjax.config.rollout_axes import parse_axes
 from cotjax.planning.memory import Memory
 
 
@@ -66,13 +67,17 @@ def _of_sampler(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iter
     if memory.program.startswith(("evaluation", "mining")):
         key = "eval.batch_size" if memory.program.startswith("eval") else "mining.batch_size"
         size = config.eval.batch_size if key.startswith("eval") else config.mining.batch_size
-        if size > mesh["data"] * mesh["fsdp"]:
+        if size > _copies(mesh) * mesh["fsdp"]:
             yield Change(key, str(size // 2), (caches + memory.of("temporaries")) // 2)
         return
     rows = rollout.max_concurrent or rollout.prompts * rollout.group_size
-    if rows > mesh["data"] * mesh["fsdp"] * rollout.group_size:
+    if rows > _copies(mesh) * mesh["fsdp"] * rollout.group_size:
         saves = (caches + memory.of("temporaries")) // 2
         yield Change("rollout.max_concurrent", str(rows // 2), saves)
+
+
+def _copies(mesh: Mapping[str, int]) -> int:
+    return mesh["replica"] * mesh["data"]
 
 
 def _of_everything(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
@@ -81,9 +86,10 @@ def _of_everything(config: Config, memory: Memory, mesh: Mapping[str, int]) -> I
         whole = mesh["fsdp"] * mesh["data"]
         rest = held + memory.of("teachers")
         yield Change("mesh.fsdp", f"{whole}, mesh.data = 1", int(rest * (1 - 1 / mesh["data"])))
-    if memory.of("sampling weights") and mesh["data"] * mesh["fsdp"] > 1:
+    if memory.of("sampling weights") and _copies(mesh) * mesh["fsdp"] > 1:
         saves = memory.of("sampling weights") // 2
-        yield Change("mesh.tensor", str(2 * mesh["tensor"]), saves)
+        tensor = 2 * parse_axes(config.mesh.rollout or f"tensor={mesh['tensor']}")["tensor"]
+        yield Change("mesh.rollout", f'"tensor={tensor}"', saves)
     if config.model.param_dtype == "float32":
         yield Change("model.param_dtype", '"bfloat16"', held // 2)
     if not config.lora.rank:

@@ -15,7 +15,7 @@ import jax
 from cotjax.config import Config, check_plugins, name_of, stage_class, stage_configs
 from cotjax.config.plugins import open_stage
 from cotjax.errors import InputError
-from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+from cotjax.parallel.mesh import run_mesh, use_cpu_cores
 from cotjax.run import early
 from cotjax.run.findings import Examination, Finding
 from cotjax.run.folder import check_folder
@@ -50,7 +50,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from look.check("device", _device, first)
     if look.failed:
         return
-    mesh = make_mesh(first.mesh.data, first.mesh.fsdp, first.mesh.tensor)
+    mesh = run_mesh(first.mesh)
     for own in stages:
         label = f"{own.name}: " if config.stages else ""
         init = own.model.init if own is first else "pretrained"  # it begins from the one before
@@ -80,7 +80,7 @@ def _taken(config: Config, folder: pathlib.Path) -> Iterator[Finding]:
 
 def _device(config: Config) -> str:
     use_cpu_cores(model_bytes(config.model.path))
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     kind = mesh.devices.flat[0].device_kind
     return f"{mesh.size} × {kind}, " + ", ".join(f"{k} {n}" for k, n in mesh.shape.items())
 

@@ -103,8 +103,8 @@ def _measured(
 
     student, mesh = opened.student, opened.mesh
     check_template(student.tokenizer, student.prompts, f'model.path = "{config.model.path}"')
-    use = preflight.evaluation_use(config, student, mesh, len(records))
-    preflight.check_fits(student, mesh, use)
+    use = preflight.evaluation_use(config, student, len(records))
+    preflight.check_fits(student, use)
     numbers, rows = evaluate(
         *(student, config, mesh, opened.params, records), name=name, keep_partial=True
     )

@@ -48,7 +48,7 @@ def _run_stage(
     out = console()
     # The heavy imports come after the config is known to be right.
     from cotjax.parallel import processes
-    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.run.parts import Parts
     from cotjax.student.load import model_bytes
@@ -58,7 +58,7 @@ def _run_stage(
     from cotjax.training.signals import StopSignals
 
     use_cpu_cores(model_bytes(config.model.path))
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     first, changes = processes.is_first(), changes_of(config, folder)

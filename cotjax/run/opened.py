@@ -157,7 +157,7 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
     """
     check_platforms()
     check_model(config.model.path)
-    from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+    from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
     from cotjax.training.checkpoint import check_params, restore_params
@@ -168,7 +168,7 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
         # adapter the checkpoint holds that alone, so its base is loaded as it was.
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, init="random"))
     use_cpu_cores(model_bytes(config.model.path))
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     student = load_policy(config, mesh)
     newest, step = newest_stage(pathlib.Path(checkpoint)), 0
     if run is not None:

@@ -17,7 +17,7 @@ from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
 from cotjax.config.resuming import differences, shaping
 from cotjax.interfaces import Step
-from cotjax.parallel.mesh import make_mesh, use_cpu_cores
+from cotjax.parallel.mesh import run_mesh, use_cpu_cores
 from cotjax.run.commit import commit_of
 from cotjax.run.compare import Compared, compare, first_of
 from cotjax.run.data_files import changed_files, data_digests
@@ -132,7 +132,7 @@ def _recompute(
     notes: tuple[str, ...],
     see: See,
 ) -> Replayed:
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = run_mesh(config.mesh)
     stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     stage.prepare(folder)

@@ -96,7 +96,7 @@ def stream_texts(
     from cotjax.student.preflight import Use, check_fits
 
     settings.check(spelled)
-    student, mesh = opened.student, opened.mesh
+    student = opened.student
     text = _laid_out(prompt, settings.layout, opened)
     shape = student.architecture
     size = len(student.tokenizer.encode(text, add_special_tokens=False))
@@ -113,9 +113,7 @@ def stream_texts(
     )
     key = spelled("max_new_tokens")
     sizes = {spelled("n"): settings.n, key: longest}
-    check_fits(
-        student, mesh, Use("generate", sampling, 1, size, "the prompt's tokens", key, sizes, "")
-    )
+    check_fits(student, Use("generate", sampling, 1, size, "the prompt's tokens", key, sizes, ""))
     batch = encode_prompts(
         student.tokenizer, [text], [0], max_length=_in_blocks(size), names=["prompt"]
     )

@@ -9,9 +9,8 @@ from jax.sharding import Mesh
 
 from cotjax.config import Config, RewriteConfig
 from cotjax.cot import equations, normalize_rationale, parse_rationale, render_rationale
-from cotjax.curriculum.prompt_stream import BucketStream
 from cotjax.data.encode import encode_supervised
-from cotjax.interfaces import Record, TokenBatch
+from cotjax.interfaces import DataStream, Record, TokenBatch
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.stages.supervised import dropout_key
@@ -34,7 +33,7 @@ class Accepted:
       settings: what is asked of equations and groups.
     """
 
-    def __init__(self, stream: BucketStream, settings: RewriteConfig) -> None:
+    def __init__(self, stream: DataStream, settings: RewriteConfig) -> None:
         self._stream, self._settings = stream, settings
         self.completions: dict[str, dict[str, Any]] = {}
 

@@ -95,11 +95,11 @@ class DistillLogitsStage(BaseStage):
         )
         self.context = self.dataset.context(self.teachers)
         self.sampling = rollout_sampling(config.rollout, student, in_groups=False)
-        uses = [preflight.evaluation_use(config, student, mesh, len(self.held_out))]
+        uses = [preflight.evaluation_use(config, student, len(self.held_out))]
         if config.distill.on_policy:
             uses.append(preflight.rollout_use(config, self.sampling))
         problems = self.dataset.monitor[: config.curriculum.ranking_problems]
-        self.notes += preflight.check_fits(student, mesh, *uses)
+        self.notes += preflight.check_fits(student, *uses)
         self._problems = problems
         self.distill_loss = make_distill_loss(config, student, self.teachers.vocab_size)
         self._likelihood = Likelihood(
@@ -343,9 +343,9 @@ class DistillLogitsStage(BaseStage):
             self.student.tokenizer, indices, records, texts, rollout.max_prompt_tokens
         )
         written = generate(
-            self.student.policy,
+            self.student.sampler,
             rollout_params(self.student, self.config, self.mesh, params),
-            parallel.shard(self.mesh, prompts),
+            parallel.shard(self.student.rollout_mesh, prompts),
             jax.random.fold_in(self.root, step),
             settings=self.sampling,
             stop_table=self.student.stop_table,

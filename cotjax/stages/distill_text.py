@@ -55,8 +55,8 @@ class DistillTextStage(BaseStage):
         self.drift = drift_of(student, mesh, config)
         self.data = self.dataset.curriculum
         self.teachers = TextTeachers(config, mesh, self.dataset.records, student)
-        use = preflight.evaluation_use(config, student, mesh, len(self.held_out))
-        self.notes += preflight.check_fits(student, mesh, use)
+        use = preflight.evaluation_use(config, student, len(self.held_out))
+        self.notes += preflight.check_fits(student, use)
         self.notes += tuple(self.teachers.notes(self.dataset.records))
         loss = make_loss(student.policy)
         self.learn_from(loss, config.steps)

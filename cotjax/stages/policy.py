@@ -112,7 +112,7 @@ class PolicyStage(RolloutStage):
         self.teachers = teachers(self.objective) if teachers else None
         temperature = rollout.temperature if self.objective.tempered else 1.0
         comparable = temperature == rollout.temperature
-        if comparable:
+        if comparable and not rollout.off_policy_steps:  # else the policies differ by an update
             self.limits |= preflight.gap_limit(config)
         loss = make_loss(
             student.policy,

@@ -117,7 +117,7 @@ class ReplayStage(PolicyStage):
         """
         told = self._mine(folder)
         told = (*super().prepare(folder), *told)  # opens the stream of what is left
-        self.data = self.accepted = Accepted(self.stream, self.config.rewrite)
+        self.data = self.accepted = Accepted(self.ahead or self.stream, self.config.rewrite)
         return told
 
     def _mine(self, folder: pathlib.Path) -> list[str]:

@@ -19,6 +19,7 @@ from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
 from cotjax.rollout.engine import generate
+from cotjax.stages.ahead import Ahead
 from cotjax.stages.base import BaseStage
 from cotjax.stages.policy_programs import rollout_programs
 from cotjax.student import guards, preflight
@@ -74,6 +75,9 @@ class RolloutStage(BaseStage):
         notes: tuple[str, ...] = (),
     ) -> None:
         check_divides(mesh, config.rollout.prompts, "rollout.prompts")
+        check_divides(
+            student.rollout_mesh, config.rollout.prompts, "rollout.prompts", axes="mesh.rollout"
+        )
         super().__init__(config, mesh, student, held_out)
         self._open_data, self._data_programs = data, data_programs
         own = self.reward_held_out  # a user's, called in the same processes
@@ -82,9 +86,8 @@ class RolloutStage(BaseStage):
         self.sampling = rollout_sampling(config.rollout, student)
         memory = preflight.check_fits(
             student,
-            mesh,
             preflight.rollout_use(config, self.sampling),
-            preflight.evaluation_use(config, student, mesh, len(held_out)),
+            preflight.evaluation_use(config, student, len(held_out)),
         )
         self.notes = (*student.notes, *notes, *memory)
         self.limits: dict[str, Limit] = {}
@@ -96,9 +99,16 @@ class RolloutStage(BaseStage):
         return self._open_data(self._folder)
 
     @functools.cached_property
+    def ahead(self) -> Ahead | None:
+        """What samples a step ahead; None samples each step when it is asked for."""
+        if not self.config.rollout.off_policy_steps:
+            return None
+        return Ahead(self.stream, self._sample, self.config.steps)
+
+    @functools.cached_property
     def data(self) -> DataStream:
         """Where the data stands: with the stream of prompts."""
-        return self.stream
+        return self.ahead or self.stream
 
     def prepare(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Checks the golds and what else there is, and opens the stream."""
@@ -120,10 +130,17 @@ class RolloutStage(BaseStage):
 
     def sample(self, params: Any, step: int) -> tuple[RolloutGroups, dict[str, Any]]:
         """Everything that is sampled for a step, and its metrics; may open the next bucket."""
+        weights = rollout_params(self.student, self.config, self.mesh, params)
+        if self.ahead is None:
+            return self._sample(weights, step)
+        asked = time.perf_counter()
+        groups, metrics = self.ahead.take(weights, step)
+        return groups, metrics | {"rollout_wait_s": time.perf_counter() - asked}
+
+    def _sample(self, weights: Any, step: int) -> tuple[RolloutGroups, dict[str, Any]]:
         waited = time.perf_counter()
         batch = next(self.stream)
         began = time.perf_counter()
-        weights = rollout_params(self.student, self.config, self.mesh, params)
         groups = self.collect(batch, weights, jax.random.fold_in(self.root, step), step)
         seconds = time.perf_counter() - began
         metrics: dict[str, Any] = groups.metrics() | {
@@ -155,9 +172,10 @@ class RolloutStage(BaseStage):
         """A batch of prompts sampled and rewarded."""
         del step  # rewards may depend on it in other stages
         prompts, records = batch
-        placed = parallel.shard(self.mesh, prompts)
+        mesh = self.student.rollout_mesh
+        placed = parallel.shard(mesh, prompts)
         rollout = generate(
-            self.student.policy,
+            self.student.sampler,
             weights,
             placed,
             key,
@@ -165,7 +183,7 @@ class RolloutStage(BaseStage):
             stop_table=self.student.stop_table,
         )
         rollout = processes.fetch(rollout)
-        judged = judge_own(self.mesh, self.student, self.config, records, rollout, self.reward)
+        judged = judge_own(mesh, self.student, self.config, records, rollout, self.reward)
         return RolloutGroups(prompts, rollout, records, judged)
 
     def alarms(self, groups: RolloutGroups) -> tuple[str, ...]:

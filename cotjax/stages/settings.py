@@ -98,6 +98,10 @@ ORDER_SWITCHES = (in_buckets("curriculum.examples", *BUCKETS), *MEASURED)
 POLICY_SWITCHES = (
     *ORDER_SWITCHES,
     Switch(
+        *("mesh.rollout_devices", "> 0", lambda config: config.mesh.rollout_devices > 0),
+        ("rollout.off_policy_steps",),
+    ),
+    Switch(
         "policy.kl_coefficient",
         "> 0",
         lambda config: config.policy.kl_coefficient != 0,  # "auto" is what the preset says

@@ -161,8 +161,8 @@ class SupervisedStage(BaseStage):
     ) -> None:
         check_divides(mesh, config.batch.size, "batch.size")
         super().__init__(config, mesh, student, held_out)
-        use = preflight.evaluation_use(config, student, mesh, len(held_out))
-        self.notes += (*notes, *preflight.check_fits(student, mesh, use))
+        use = preflight.evaluation_use(config, student, len(held_out))
+        self.notes += (*notes, *preflight.check_fits(student, use))
         kl = config.supervised.kl_coefficient
         self.keeps_start = bool(kl) and not config.lora.rank
         if self.keeps_start:

@@ -59,7 +59,8 @@ def rollout_sampling(
 
 def rollout_params(student: LoadedPolicy, config: Config, mesh: Mesh, params: Any) -> Any:
     """The parameters with which a student samples, its adapter joined; see `for_rollout`."""
-    return parallel.for_rollout(mesh, student.all_params(params), config.model.compute_dtype)
+    all_params, dtype = student.all_params(params), config.model.compute_dtype
+    return parallel.for_rollout(mesh, all_params, dtype, rollout=student.rollout_mesh)
 
 
 def sampling_programs(
@@ -85,11 +86,13 @@ def sampling_programs(
       width: tokens of a prompt.
       always: whether every run samples so.
     """
-    params = student.all_shapes
-    lay_out, laid_out = parallel.rollout_layout(mesh, params, config.model.compute_dtype)
+    params, rollout = student.all_shapes, student.rollout_mesh
+    lay_out, laid_out = parallel.rollout_layout(
+        mesh, params, config.model.compute_dtype, rollout=rollout
+    )
     if lay_out is not None:
         yield Program(f"{name}: parameters", lay_out, (params,), always=always)
-    args = student.policy, laid_out, shapes.prompt_batch(mesh, prompts, width), shapes.key()
+    args = student.sampler, laid_out, shapes.prompt_batch(rollout, prompts, width), shapes.key()
     more = {"settings": settings, "stop_table": student.stop_table}
     yield Program(name, generate, args, more, always)
 
@@ -106,7 +109,7 @@ def completing_programs(
     always: bool = True,
 ) -> Iterator[Program]:
     """What `complete` compiles for a number of records; arguments as for both."""
-    prompts = prompts_at_once(completions, settings.group_size, mesh, records)
+    prompts = prompts_at_once(completions, settings.group_size, student.rollout_mesh, records)
     return sampling_programs(
         name,
         student,
@@ -183,7 +186,8 @@ def complete(
     if not records:
         return
     width = prompt_width(config)
-    size = prompts_at_once(completions, settings.group_size, mesh, of or len(records))
+    rollout_mesh, count = student.rollout_mesh, of or len(records)
+    size = prompts_at_once(completions, settings.group_size, rollout_mesh, count)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
     params = rollout_params(student, config, mesh, params)
     for start in range(0, len(records), size):
@@ -191,10 +195,11 @@ def complete(
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
         texts = [student.prompts.solve(record.question) for record in full]
         ids = range(first + start, first + start + size)
-        batch = parallel.shard(mesh, prompt_batch(student.tokenizer, ids, full, texts, width))
+        batch = prompt_batch(student.tokenizer, ids, full, texts, width)
+        batch = parallel.shard(rollout_mesh, batch)
         rollout = generate(
-            student.policy, params, batch, key, settings=settings, stop_table=student.stop_table
+            student.sampler, params, batch, key, settings=settings, stop_table=student.stop_table
         )
         rollout = processes.fetch(rollout)
-        judged = judge_own(mesh, student, config, full, rollout, reward, verifier)
+        judged = judge_own(rollout_mesh, student, config, full, rollout, reward, verifier)
         yield from judged[: len(chunk)]

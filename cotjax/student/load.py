@@ -24,6 +24,7 @@ from cotjax.models.lora import Lora, attach, join_adapter, merge, split_adapter
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
+from cotjax.parallel.mesh import rollout_mesh
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.student.base_model import check_base
 from cotjax.training.checkpoint import check_params, restore_params
@@ -38,6 +39,7 @@ class LoadedPolicy:
 
     Attributes:
       policy: how to call it.
+      sampler: how to call it where it samples, over the axes of `mesh.rollout`.
       shapes: of what is trained, with its shardings: all parameters, or an adapter's.
       base_shapes: of the parameters beside an adapter; empty without one.
       tokenizer: text to ids and back.
@@ -51,6 +53,7 @@ class LoadedPolicy:
     """
 
     policy: Policy
+    sampler: Policy
     shapes: Any
     base_shapes: Any
     tokenizer: Any
@@ -61,6 +64,12 @@ class LoadedPolicy:
     read: Callable[[], tuple[Any, Any]]
     stop_ids: tuple[int, ...] = ()
     stop_table: Any = None
+
+    @property
+    def rollout_mesh(self) -> Mesh:
+        """The devices over which it samples."""
+        assert self.sampler.placement is not None, "`load_policy` places it"
+        return self.sampler.placement.mesh
 
     @property
     def ends(self) -> dict[str, Any]:
@@ -149,12 +158,18 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
     parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
     flash = {"auto": None, "dense": False, "flash": True}[model.attention]
     cache = config.rollout.cache_dtype
+    sampling = rollout_mesh(mesh, config.mesh)
+    if sampling is not mesh:
+        parallel.check_heads(
+            sampling, shape.num_heads, shape.num_kv_heads, key="mesh.rollout: tensor"
+        )
     policy = dataclasses.replace(
         policy,
         placement=parallel.placement(mesh, flash=flash),
         cache_dtype=None if cache == "auto" else jnp.dtype(cache),
         lora=lora_of(config) if config.lora.rank else None,
     )
+    sampler = dataclasses.replace(policy, placement=parallel.placement(sampling, flash=flash))
     if policy.lora:
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
@@ -171,6 +186,7 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
 
     return LoadedPolicy(
         policy,
+        sampler,
         shapes,
         base_shapes,
         loaded.tokenizer,

@@ -80,7 +80,8 @@ def mine(
     count = min(config.mining.questions, len(train))
     first = processes.is_first()
     known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
-    size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh, count)
+    mesh_of = student.rollout_mesh
+    size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh_of, count)
     for start in range(0, count, size):
         numbers = range(start, min(start + size, count))
         if all(number in known for number in numbers):

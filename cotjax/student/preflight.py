@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from cotjax.config import Config
 from cotjax.errors import InputError
@@ -60,10 +59,10 @@ def rollout_use(config: Config, settings: Sampling) -> Use:
     return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
 
 
-def evaluation_use(config: Config, student: LoadedPolicy, mesh: Mesh, problems: int) -> Use:
+def evaluation_use(config: Config, student: LoadedPolicy, problems: int) -> Use:
     """How every stage samples in an evaluation on so many problems."""
     settings, size = evaluation_sampling(student, config), config.eval.batch_size
-    prompts = prompts_at_once(size, settings.group_size, mesh, problems)
+    prompts = prompts_at_once(size, settings.group_size, student.rollout_mesh, problems)
     sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
     keys = _prompt_key(config), "eval.max_new_tokens"
     return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)
@@ -74,7 +73,7 @@ def _prompt_key(config: Config) -> str:
     return f"{'eval' if config.eval.max_prompt_tokens else 'rollout'}.max_prompt_tokens"
 
 
-def check_fits(student: LoadedPolicy, mesh: Mesh, *uses: Use) -> tuple[str, ...]:
+def check_fits(student: LoadedPolicy, *uses: Use) -> tuple[str, ...]:
     """One sentence per use on the size of its caches; nothing is allocated.
 
     Raises:
@@ -85,6 +84,7 @@ def check_fits(student: LoadedPolicy, mesh: Mesh, *uses: Use) -> tuple[str, ...]
     for use in uses:
         length = use.settings.max_new_tokens
         check_context(limit, {use.width_key: use.width, use.length_key: length})
+    mesh = student.rollout_mesh
     free = free_bytes(mesh)
     return tuple(check_memory(student, use, mesh.size, free) for use in uses)
 
@@ -140,7 +140,7 @@ def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> st
       InputError: they do not fit.
     """
     shapes = student.all_shapes
-    size = cache_bytes(student.policy, shapes, use.settings, prompts=use.prompts, width=use.width)
+    size = cache_bytes(student.sampler, shapes, use.settings, prompts=use.prompts, width=use.width)
     shown = f"keys and values take {_parts(size, devices)} on each device"
     if size.total // devices > free:
         settings = ", ".join(f"{key} = {value}" for key, value in use.sizes.items())

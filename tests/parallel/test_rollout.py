@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cotjax.config import MeshConfig
 from cotjax.core.sampling import BLOCK
 from cotjax.interfaces import PromptBatch
 from cotjax.models.policy import Policy
 from cotjax.models.transformer import Transformer
-from cotjax.parallel.mesh import make_mesh
-from cotjax.parallel.sharding import for_rollout, placement, shard, shard_params
+from cotjax.parallel.mesh import make_mesh, rollout_mesh, run_mesh
+from cotjax.parallel.sharding import (
+    for_rollout,
+    placement,
+    rollout_layout,
+    shard,
+    shard_params,
+)
 from cotjax.rollout.engine import generate
 from cotjax.rollout.plan import Sampling
 from tests.parallel import sharded
@@ -66,6 +73,43 @@ def test_every_mesh_writes_what_one_device_writes(alone, shape, mode):
     for name in ("logp", "entropy"):
         ours, theirs = getattr(rollout, name), getattr(alone[mode], name)
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fsdp": 8, "rollout": "tensor=4"},
+        {"data": 2, "fsdp": 2, "tensor": 2, "rollout": "tensor=8"},
+        {"fsdp": -1, "rollout_devices": 4, "rollout": "tensor=2"},
+    ],
+)
+def test_axes_and_devices_of_its_own_write_the_same(alone, sizes):
+    sizes = MeshConfig(**{"data": 1, **sizes})
+    mesh = run_mesh(sizes)
+    sampling = rollout_mesh(mesh, sizes)
+    policy, params, _, key = open_rollout((1, 1, 1))
+    policy = dataclasses.replace(policy, placement=placement(sampling))
+    split = shard_params(mesh, jax.device_get(params))
+    with jax.transfer_guard_device_to_host("disallow"):
+        moved = for_rollout(mesh, split, "float32", rollout=sampling)
+    _, shapes = rollout_layout(mesh, split, "float32", rollout=sampling)
+    jax.tree.map(lambda leaf, like: leaf.sharding == like.sharding or 1 / 0, moved, shapes)
+    jax.tree.map(np.testing.assert_array_equal, moved, params)
+    rollout = generate(policy, moved, shard(sampling, inputs()), key, settings=WHOLE)
+    for name in ("tokens", "mask", "end"):
+        np.testing.assert_array_equal(getattr(rollout, name), getattr(alone["static"], name))
+
+
+def test_parameters_go_straight_to_their_new_devices():
+    """All-to-all and all-gather over the copies alone: no parameter is whole on any device."""
+    sizes = MeshConfig(data=1, fsdp=8, rollout="tensor=8")
+    mesh = run_mesh(sizes)
+    split = shard_params(mesh, Policy.split(make_model(SHAPE))[1])
+    lay_out, _ = rollout_layout(mesh, split, "float32", rollout=rollout_mesh(mesh, sizes))
+    assert lay_out is not None
+    program = lay_out.lower(split).compile().as_text()
+    assert results("all-to-all", program)
+    assert max(results("all-gather", program), default=0) <= SHAPE.hidden_size * SHAPE.num_layers
 
 
 # What a compiled rollout sends.

@@ -17,7 +17,7 @@ def test_hours_and_cost(plan):
     assert plan.fits and plan.change is None
     assert plan.chip_hours == pytest.approx(plan.seconds * 8 / 3600)
     assert plan.cost == pytest.approx(2.0 * plan.chip_hours)
-    assert plan.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert plan.mesh == {"replica": 1, "data": 2, "fsdp": 4, "tensor": 1}
 
 
 def test_two_stages_take_the_time_of_both(plan):

@@ -78,14 +78,14 @@ def test_more_devices_than_jax_has_are_refused():
 
 def test_the_axes_of_a_mesh():
     mesh = mesh_of(parse_topology("cpu:8"), MeshConfig(data=-1, fsdp=2, tensor=2))
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh.shape) == {"replica": 1, "data": 2, "fsdp": 2, "tensor": 2}
 
 
-def test_slices_lie_along_the_data_axis():
+def test_a_replica_lies_on_each_slice():
     two = topologies.Topology("two", "v5e", "2x2", slices=2)
     mesh = mesh_of(two, MeshConfig(data=-1, fsdp=2, tensor=1), jax.devices())
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
-    first = {device.id for device in mesh.devices[:2].flat}
+    assert dict(mesh.shape) == {"replica": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    first = {device.id for device in mesh.devices[0].flat}
     assert first == {device.id for device in jax.devices()[:4]}
 
 
@@ -95,7 +95,8 @@ def test_slices_lie_along_the_data_axis():
         ("cpu:8", {"data": 3}, "mesh.data = 3"),
         ("cpu:8", {"data": 2}, "use 2 of the 8 devices of cpu:8"),
         ("cpu:8", {"data": -1, "tensor": 3}, "8 devices are not a multiple of 3"),
-        ("v5e:2x2*2", {"data": 1}, "Set mesh.data to a multiple of 2"),
+        ("v5e:2x2*2", {"replica": 4}, "Set mesh.replica = 0"),
+        ("cpu:8", {"rollout_devices": 8}, "0 devices that learn"),
     ],
 )
 def test_a_mesh_that_does_not_fill_the_devices_is_refused(topology, sizes, says):

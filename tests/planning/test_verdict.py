@@ -6,7 +6,8 @@ from cotjax.config import load
 from cotjax.planning.memory import Memory
 from cotjax.planning.verdict import best_change, changes
 
-ALONE, COPIES = {"data": 1, "fsdp": 8, "tensor": 1}, {"data": 8, "fsdp": 1, "tensor": 1}
+ALONE = {"replica": 1, "data": 1, "fsdp": 8, "tensor": 1}
+COPIES = {"replica": 1, "data": 8, "fsdp": 1, "tensor": 1}
 
 
 def best(program, parts, *flags, mesh=ALONE):
@@ -37,6 +38,11 @@ def best(program, parts, *flags, mesh=ALONE):
         (
             *("evaluation", {"KV cache": 50, "temporaries": 50}, [], ALONE),
             "eval.batch_size = 160",
+        ),
+        ("rollout", {"sampling weights": 90}, [], ALONE, 'mesh.rollout = "tensor=2"'),
+        (
+            *("rollout", {"sampling weights": 90}, ["--mesh.rollout=tensor=2"], ALONE),
+            'mesh.rollout = "tensor=4"',
         ),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_cache_that_does_not_fit_names_what_to_lower(folder, monkeypatch):
     use = preflight.rollout_use(config, open_stage(folder, "--rollout.max-concurrent=8").sampling)
     monkeypatch.setattr(preflight, "free_bytes", lambda mesh: 2**16 - 1)
     with pytest.raises(InputError) as error:
-        preflight.check_fits(student, make_mesh(1), use)
+        preflight.check_fits(student, use)
     said = str(error.value)
     assert "rollout.prompts = 4, rollout.max_concurrent = 8, rollout.max_new_tokens = 8: " in said
     assert "copies in slots 0.0 MiB" in said and "which has 0.1 MiB left" in said
@@ -146,11 +146,11 @@ def test_devices_share_a_cache(folder, monkeypatch):
     flags = "--rollout.prompts=8", "--eval.problems=8", "--eval.batch-size=40"
     config, mesh = make_config(folder, *flags), make_mesh(8)
     student = load_policy(config, mesh)
-    use = preflight.evaluation_use(config, student, mesh, 8)
+    use = preflight.evaluation_use(config, student, 8)
     assert use.prompts == 8
     need = 2 * 2 * 2 * 8 * 4 * (8 * 32 + 40 * 8)
     monkeypatch.setattr(preflight, "free_bytes", lambda mesh: need // 8)
-    preflight.check_fits(student, mesh, use)
+    preflight.check_fits(student, use)
     monkeypatch.setattr(preflight, "free_bytes", lambda mesh: need // 8 - 1)
     with pytest.raises(InputError, match="eval.batch_size = 40, eval.max_new_tokens = 8"):
-        preflight.check_fits(student, mesh, use)
+        preflight.check_fits(student, use)
