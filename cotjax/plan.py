@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cotjax.planning.run_plan import plan_run
 
     stages = [_with_data(own, told) for own in stages_of(config)]
-    plan = plan_run(stages, topology, price=price, told=told)
+    plan = plan_run(stages, topology, price=price, exact=args.exact, told=told)
     print(json.dumps(show.as_json(plan)) if args.json else "\n".join(show.lines(plan)))
     return 0 if plan.fits else TOO_SMALL
 
@@ -64,6 +64,7 @@ def _command() -> Command:
     add("--price", metavar="X", type=float, help="of a chip for an hour")
     add("--search", action="store_true", help="look for the fastest settings that fit")
     add("--write", metavar="FILE", type=pathlib.Path, help="TOML file for what was found")
+    add("--exact", action="store_true", help="compile every layer of samplers; minutes")
     add("--json", action="store_true", help="print JSON")
     return command
 

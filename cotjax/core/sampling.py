@@ -190,9 +190,21 @@ def _nucleus(logits: Array, mass: Any) -> Array:
     """The least logit, [*B, 1], of the smallest set of largest logits that holds the mass.
 
     A sort of V numbers is slow everywhere. Nearly always the largest few hold the mass; where they
-    do not, the threshold is found by halving.
+    do not, the threshold is found by halving. A TPU sorts to find the few, and compiles that for
+    most of a minute where V is large, so there halving does it alone.
     """
     probability = _probabilities(logits)
+
+    def halving(logits: Array, probability: Array) -> Array:
+        return _nucleus_by_halving(logits, probability, mass)
+
+    def head(logits: Array, probability: Array) -> Array:
+        return _nucleus_of_head(logits, probability, mass)
+
+    return cast(Array, lax.platform_dependent(logits, probability, tpu=halving, default=head))
+
+
+def _nucleus_of_head(logits: Array, probability: Array, mass: Any) -> Array:
     largest, index = lax.top_k(logits, min(HEAD, logits.shape[-1]))
     reach = jnp.take_along_axis(probability, index, axis=-1).cumsum(axis=-1)
     enough = reach >= mass

@@ -91,6 +91,17 @@ class Architecture:
             kinds[i] = dataclasses.replace(kinds[i], rope=Rope(kind="none"))
         return tuple(kinds)
 
+    def first_layers(self, number: int) -> "Architecture":
+        """The same decoder with its first layers alone."""
+        if number == self.num_layers:
+            return self
+        return dataclasses.replace(
+            self,
+            num_layers=number,
+            layer_types=self.layer_types[:number],
+            nope_layers=tuple(layer for layer in self.nope_layers if layer < number),
+        )
+
     @property
     def score_scale(self) -> float:
         """What attention scores are multiplied by."""

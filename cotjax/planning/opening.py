@@ -43,17 +43,18 @@ def with_builtin_data(config: Config) -> Config:
 
 
 @contextlib.contextmanager
-def opened(config: Config, mesh: Any) -> Iterator[Any]:
+def opened(config: Config, mesh: Any, *, layers: int = 0) -> Iterator[Any]:
     """The stage of a config of `stages_of`; no weights are read and no memory is allocated.
 
     Args:
       config: of one stage.
       mesh: of devices that may not be there.
+      layers: how many of their first layers models have; 0 = all.
 
     Raises:
       InputError: a config that cannot be split over the mesh, or a wrong input.
     """
-    with shapes_only(), unlimited():
+    with shapes_only(layers=layers), unlimited():
         try:
             yield open_stage(config, mesh)
         except InputError as error:

@@ -86,6 +86,7 @@ def plan_run(
     devices: list[Any] | None = None,
     price: float | None = None,
     steps_only: bool = False,
+    exact: bool = False,
     told: Told = lambda _: None,
 ) -> RunPlan:
     """Plans the stages of a run together.
@@ -97,6 +98,7 @@ def plan_run(
       devices: of `devices_of`; None asks for them.
       price: of a device for an hour.
       steps_only: leave out evaluations and what a run begins with.
+      exact: compile every layer of samplers, see `depth`.
       told: is given a sentence before each program that is compiled.
 
     Raises:
@@ -111,6 +113,7 @@ def plan_run(
                 *(config, mesh, chip),
                 island=topology.island,
                 steps_only=steps_only,
+                exact=exact,
                 told=told,
             )
         )

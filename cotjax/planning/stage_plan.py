@@ -7,9 +7,9 @@ from typing import Any
 from cotjax.config import Config, name_of
 from cotjax.planning import steps
 from cotjax.planning.chips import Chip
-from cotjax.planning.collectives import MeshShape
-from cotjax.planning.compiling import compile_program, on_devices
+from cotjax.planning.compiling import on_devices
 from cotjax.planning.cost import Cost
+from cotjax.planning.depth import Compiler
 from cotjax.planning.memory import Memory, memory_of, resident
 from cotjax.planning.opening import opened
 from cotjax.planning.roofline import Roofline, at_least, together
@@ -82,6 +82,7 @@ def plan_stage(
     *,
     island: int = 0,
     steps_only: bool = False,
+    exact: bool = False,
     told: Told = lambda _: None,
 ) -> StagePlan:
     """Compiles what a stage runs, and adds it up.
@@ -92,12 +93,14 @@ def plan_stage(
       chip: what one of them can do.
       island: devices that fast links join; 0 = all.
       steps_only: leave out what steps do not call.
+      exact: compile every layer of samplers, see `depth`.
       told: is given a sentence before each program that is compiled.
 
     Raises:
       InputError: see `opening.opened`.
     """
-    shape = MeshShape(dict(mesh.shape), island)
+    dumped = chip.platform == "tpu"
+    compiler = Compiler(config, mesh, island=island, dumped=dumped, exact=exact)
     with opened(config, mesh) as stage:
         name, held = name_of(config.stage), resident(stage)
         memory: list[Memory] = []
@@ -110,7 +113,7 @@ def plan_stage(
             if small or not on_devices(program) or (steps_only and not use.per_step):
                 continue
             told(f"{name}: compiling {program.name}")
-            compiled = compile_program(program, shape, dumped=chip.platform == "tpu")
+            compiled = compiler(program)
             memory.append(memory_of(compiled, stage, config, held))
             seconds[program.name] = round(compiled.seconds, 1)
             turns = steps.turns(program)

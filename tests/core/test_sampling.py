@@ -112,6 +112,14 @@ def test_halving_finds_the_threshold_that_the_head_finds(mass, seed):
         assert p[row > limit].sum() <= mass + 1e-6
 
 
+def test_a_tpu_sorts_nothing():
+    draw = jax.jit(functools.partial(sample, top_p=0.9))
+    traced = draw.trace(jax.random.key(0), jnp.zeros((2, 1000)))
+    sorts = ("top_k", "stablehlo.sort")
+    assert not any(one in traced.lower(lowering_platforms=("tpu",)).as_text() for one in sorts)
+    assert any(one in traced.lower(lowering_platforms=("cpu",)).as_text() for one in sorts)
+
+
 def test_halving_tells_neighbouring_floats_apart():
     # From −inf to far above 0 the interval of ranks is the widest that there is.
     lower = np.random.default_rng(0).normal(size=64).astype(np.float32)

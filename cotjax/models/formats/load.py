@@ -12,9 +12,9 @@ from flax import nnx
 from cotjax.errors import InputError
 from cotjax.models.formats import huggingface, peft
 from cotjax.models.formats.gguf_gemma import open_gguf
+from cotjax.models.formats.locate import layers_left, without_weights
 from cotjax.models.formats.locate import resolve as resolve
 from cotjax.models.formats.locate import weight_bytes as weight_bytes
-from cotjax.models.formats.locate import without_weights
 from cotjax.models.formats.special_tokens import check_known, special_tokens
 from cotjax.models.formats.weights import Drawn, Place, Tensors, check_names, fill
 from cotjax.models.transformer import Transformer
@@ -110,6 +110,7 @@ def load_model(
     is_gguf = source.suffix == ".gguf" and source.is_file()
     file = open_gguf(source) if is_gguf else None
     shape = file.architecture() if file else huggingface.read_architecture(source)
+    shape = shape.first_layers(layers_left(shape.num_layers))
     stands_in = without_weights() and not (file or (source / "tokenizer.json").is_file())
     if stands_in:  # for shapes, whose texts no one reads
         tokenizer, ends = load_tokenizer(resolve("tiny")), {}

@@ -15,24 +15,34 @@ from cotjax.errors import InputError
 _SHAPE_FILES = ("*.json", "*.jinja")
 _FILES = (*_SHAPE_FILES, "model*.safetensors")
 _SHAPES_ONLY: contextvars.ContextVar[bool] = contextvars.ContextVar("shapes only", default=False)
+_LAYERS: contextvars.ContextVar[int] = contextvars.ContextVar("layers", default=0)
 
 
 @contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
+def shapes_only(*, layers: int = 0) -> Iterator[None]:
     """Opens models by their shapes while the block runs: no file of weights is needed or read.
 
     What is opened so can be compiled, and trains nothing.
+
+    Args:
+      layers: how many of its first layers a model has; 0 = all.
     """
-    before = _SHAPES_ONLY.set(True)
+    before, depth = _SHAPES_ONLY.set(True), _LAYERS.set(layers)
     try:
         yield
     finally:
         _SHAPES_ONLY.reset(before)
+        _LAYERS.reset(depth)
 
 
 def without_weights() -> bool:
     """Whether models are opened by their shapes alone, see `shapes_only`."""
     return _SHAPES_ONLY.get()
+
+
+def layers_left(number: int) -> int:
+    """How many layers a model of so many has, see `shapes_only`."""
+    return min(_LAYERS.get() or number, number)
 
 
 def resolve(path: str, key: str = "model.path") -> Path:
