@@ -202,6 +202,17 @@ def shown_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def named_p(p: float) -> str:
+    r"""A p-value in a sentence.
+
+    Example:
+      >>> named_p(0.25)
+      'p\xa0=\xa00.250'
+    """
+    shown = shown_p(p)
+    return f"p {shown if shown.startswith('<') else f'= {shown}'}".replace(" ", "\xa0")
+
+
 def sentences(one: Paired) -> Iterator[str]:
     """Accuracy, the questions that changed, and length, in words."""
     before, after = one.right
@@ -210,7 +221,7 @@ def sentences(one: Paired) -> Iterator[str]:
     if one.gained + one.lost:
         yield (
             f"{one.gained} questions gained, {one.lost} lost: {certain} "
-            f"(McNemar, exact: p {'' if one.p_value < 0.001 else '= '}{shown_p(one.p_value)})."
+            f"(McNemar, exact: {named_p(one.p_value)})."
         )
     else:
         yield "No question gained or lost."
