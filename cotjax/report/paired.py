@@ -16,7 +16,7 @@ Key = tuple[str, str]  # a question's id and text
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class GradedAnswer:
     """What a run made of one question.
 
     Attributes:
@@ -42,7 +42,7 @@ class Sheet:
 
     label: str
     when: str
-    answers: Mapping[Key, Answer]
+    answers: Mapping[Key, GradedAnswer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +106,14 @@ def _evaluated(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _sheet(path: str, label: str, when: str, rows: Sequence[Any]) -> Sheet:
-    answers: dict[Key, Answer] = {}
+    answers: dict[Key, GradedAnswer] = {}
     for row in rows:
         parts = row.get("parts") if isinstance(row, dict) else None
         if isinstance(parts, dict) and is_number(parts.get("correct")) and "id" in row:
             level = row.get("difficulty")
             key = str(row["id"]), str(row.get("question"))
             known = level if isinstance(level, int) else None
-            answers[key] = Answer(bool(parts["correct"]), float(row.get("tokens", 0)), known)
+            answers[key] = GradedAnswer(bool(parts["correct"]), float(row.get("tokens", 0)), known)
     if not answers:
         raise InputError(
             f"{path}: holds no answers to held-out questions. Wait for its first evaluation, or "
@@ -162,7 +162,7 @@ def compare_sheets(first: Sheet, second: Sheet, *, levels: bool = True) -> list[
     return found
 
 
-def _paired(level: str, pairs: Sequence[tuple[Answer, Answer]]) -> Paired:
+def _paired(level: str, pairs: Sequence[tuple[GradedAnswer, GradedAnswer]]) -> Paired:
     one, other = ([pair[side].right for pair in pairs] for side in (0, 1))
     lengths = [[pair[side].tokens for pair in pairs] for side in (0, 1)]
     mean: Callable[[Sequence[float]], float] = lambda values: sum(values) / len(values)  # noqa: E731

@@ -5,7 +5,7 @@ from typing import Any
 
 from cotjax.errors import InputError
 from cotjax.report.completions import sides_of
-from cotjax.report.paired import Answer, Paired, Sheet, compare_sheets, named_p
+from cotjax.report.paired import GradedAnswer, Paired, Sheet, compare_sheets, named_p
 from cotjax.report.run_folder import RunFiles, is_number
 
 
@@ -112,7 +112,7 @@ def before_and_after(run: RunFiles) -> Paired | None:
 
 def _sheet(label: str, rows: dict[tuple[str, str], dict[str, Any]]) -> Sheet:
     answers = {
-        key: Answer(bool(row["parts"]["correct"]), row["tokens"], None)
+        key: GradedAnswer(bool(row["parts"]["correct"]), row["tokens"], None)
         for key, row in rows.items()
         if is_number(row.get("parts", {}).get("correct"))
     }

@@ -5,18 +5,21 @@ import json
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.report.paired import Answer, Sheet, check_same_questions, compare_sheets, read_sheet
+from cotjax.report.paired import (
+    GradedAnswer,
+    Sheet,
+    check_same_questions,
+    compare_sheets,
+    read_sheet,
+)
 from cotjax.report.statistics import bootstrap_interval, mcnemar
 
 
 def sheet(rights, tokens=None, levels=None, label="a", first=0):
     tokens, levels = tokens or [10] * len(rights), levels or [None] * len(rights)
-    rows = zip(rights, tokens, levels, strict=True)
-    return Sheet(
-        label,
-        "",
-        {(f"q{n}", "?"): Answer(bool(r), t, level) for n, (r, t, level) in enumerate(rows, first)},
-    )
+    graded = [GradedAnswer(bool(right), size, level)
+              for right, size, level in zip(rights, tokens, levels, strict=True)]  # fmt: skip
+    return Sheet(label, "", {(f"q{n}", "?"): one for n, one in enumerate(graded, first)})
 
 
 def row(step, kind, name, correct=1.0, **more):
@@ -80,7 +83,7 @@ def test_other_questions_are_refused(other):
 
 def test_equal_ids_of_other_texts_are_other_questions():
     with pytest.raises(InputError, match="1 and 1, 0 of them the same"):
-        compare_sheets(sheet([1]), Sheet("b", "", {("q0", "another?"): Answer(True, 1, 2)}))
+        compare_sheets(sheet([1]), Sheet("b", "", {("q0", "another?"): GradedAnswer(True, 1, 2)}))
 
 
 def test_of_a_run_the_last_evaluation_counts(tmp_path):
@@ -88,7 +91,7 @@ def test_of_a_run_the_last_evaluation_counts(tmp_path):
     run = write(tmp_path / "run", [*rows, row(9, "after", "a")])
     found = read_sheet(run)
     assert (found.label, found.when) == ("run", "step 9")
-    assert found.answers == {("a", "?"): Answer(True, 3, 2)}
+    assert found.answers == {("a", "?"): GradedAnswer(True, 3, 2)}
     assert read_sheet(write(run, rows[:1])).when == "before training"
 
 
@@ -105,7 +108,7 @@ def test_a_file_of_completions_is_a_sheet(tmp_path):
     line = {key: one for key, one in row(0, "x", "a").items() if key not in ("step", "kind")}
     (tmp_path / "base.jsonl").write_text(json.dumps(line) + "\n\n")
     assert read_sheet(tmp_path / "base.jsonl") == Sheet(
-        "base", "", {("a", "?"): Answer(True, 3, 2)}
+        "base", "", {("a", "?"): GradedAnswer(True, 3, 2)}
     )
 
 
