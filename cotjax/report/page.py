@@ -21,6 +21,8 @@ from cotjax.report.words import what_happened
 from cotjax.storage import write_whole
 
 MOST_RUNS = 6  # that colours tell apart
+# What a browser lets the page do: nothing over a network. Vega-Lite compiles its expressions.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
 
 
 def write_report(folder: Path, *, refresh: int = 0) -> Path:
@@ -71,7 +73,7 @@ def render(*runs: RunFiles, refresh: int = 0) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{text(title)} · cotjax</title><style>{asset('page.css')}</style></head><body>"
         f'<a class="skip" href="#completions">To the completions</a>{head}{_contents(body)}{body}'
         f"{data_block('data', data)}{''.join(map(_script, _scripts(charts)))}</body></html>\n"

@@ -155,6 +155,32 @@ def test_model_text_is_shown_and_does_nothing(opened, run):
     assert page.evaluate("window.taken") is None and page.locator("img").count() == 0
 
 
+def test_the_page_may_not_reach_a_network(chromium, run):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(write_report(run).absolute().as_uri())
+    reached = "fetch('http://127.0.0.1:9/').then(() => 'reached', (error) => `${error}`)"
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    assert "Failed to fetch" in page.evaluate(reached)
+    assert any("Content Security Policy" in one for one in said)
+    context.close()
+
+
+def test_a_page_of_5000_completions_answers_at_once(opened, run):
+    text = "Step 1: 2+2=4. Check: 4-2=2.\n" * 8
+    rows = [completion(kind, f"q{n}", f"{text}{kind} {n}") for n in range(2500)
+            for kind in ("before", "after")]  # fmt: skip
+    json_lines(run / "completions.jsonl", rows)
+    page = opened(write_report(run))
+    took = page.evaluate("(() => { const began = performance.now(); set({ search: 'before 77' });"
+                         " return performance.now() - began; })()")  # fmt: skip
+    assert "of 2,500 questions, evenly spaced" in count(page) or "of 2,500 questions." in count(
+        page
+    )
+    assert took < 2000
+
+
 def test_a_step_s_command_is_written_for_any_step(opened, run):
     page = opened(write_report(run))
     page.fill("#replay-step", "7")

@@ -12,7 +12,7 @@ const CONFIG = {
   view: { stroke: null },
   axis: {
     labelColor: "var(--muted)", titleColor: "var(--muted)", titleFontWeight: 400, titleFontSize: 11.5,
-    labelFontSize: 11.5, gridColor: "var(--line)", domain: false, ticks: false, labelPadding: 6,
+    labelFontSize: 11.5, gridColor: "var(--line)", gridOpacity: 0.6, domain: false, ticks: false, labelPadding: 6,
     titlePadding: 4,
   },
   axisX: { grid: false, domain: true, domainColor: "var(--line)", tickCount: 5, titleAnchor: "end", format: "~s", labelOverlap: true },
@@ -21,12 +21,17 @@ const CONFIG = {
   text: { fill: "var(--ink)" },
 };
 
-// A number as people write it: SI prefixes for thousands alone, powers for what is very small.
+// A number as people write it, with the digits that tell ticks apart: SI prefixes for thousands
+// alone, powers for what is very small.
 function formatOf({ percent, limits }) {
-  if (percent) return ".3~%";
   const most = Math.max(...limits.map(Math.abs));
-  return most >= 10000 ? ".3~s" : most >= 10 ? ",.4~r" : most >= 1e-3 ? ".3~r" : ".1~e";
+  const apart = Math.ceil(Math.log10(most / ((limits[1] - limits[0]) / 4))) + 1;
+  const digits = Math.min(Math.max(apart, 3), 7);
+  if (percent) return `.${digits}~%`;
+  if (most >= 10000) return `.${digits}~s`;
+  return most >= 10 ? `,.${Math.max(digits, 4)}~r` : most >= 1e-3 ? `.${digits}~r` : ".2~e";
 }
+
 const runField = { field: "run", title: "run" };
 const color = (extra = {}) => ({
   field: "run", type: "nominal", legend: null,
@@ -58,7 +63,7 @@ function curve(chart) {
   return {
     height: 150,
     layer: [
-      { data: { values: raw }, mark: { type: "line", strokeWidth: 0.8, opacity: 0.4, clip: true },
+      { data: { values: raw }, mark: { type: "line", strokeWidth: 0.8, opacity: 0.5, clip: true },
         encoding: { x: step, y, color: several ? color() : { value: "var(--accent)" } } },
       { data: { values: mean }, mark: { type: "line", strokeWidth: 1.8, clip: true },
         encoding: { x: step, y, color: several ? color() : { value: "var(--accent)" } } },

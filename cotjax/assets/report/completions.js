@@ -124,11 +124,11 @@ function controls() {
       ];
   return make("div", { class: "controls", role: "search" },
     make("label", { class: "search" }, "Search ", search), own,
-    check("cut off", "truncated"),
     parts.length && [
       choice("Reward part", "part", [["", "any"], ...parts]),
       choice("which is", "sign", [["1", "above 0"], ["0", "0"], ["-1", "below 0"]]),
     ],
+    check("cut off", "truncated"),
     state.tab === "questions" && DATA.sides.length > 1 && check("mark changed words", "diff"));
 }
 
