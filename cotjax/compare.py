@@ -28,6 +28,8 @@ from cotjax.report.paired import (
     shown_p,
 )
 
+TABLE = 52  # columns that the narrowest table takes
+
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +85,12 @@ def print_compared(console: Console, first: Sheet, second: Sheet, found: Sequenc
     if not levels:
         return
     console.print(Text("\nPer difficulty, in steps of the solution", style="bold"))
+    if console.width < TABLE:
+        for one in levels:
+            right = f"{one.right[0]:.0%} → {one.right[1]:.0%}"
+            changes = f"{one.gained} gained, {one.lost} lost, {one.token_change.mean:+.1f} tokens"
+            console.print(Text(f"{one.level}: {right}, {changes}"))
+        return
     narrow = console.width < 72
     table = Table(box=None, pad_edge=False, padding=(0, 2 if not narrow else 1, 0, 0))
     for title in ("steps", "n", "right", "gained", "lost", "p", "tokens"):
