@@ -110,10 +110,11 @@ def _sheet(path: str, label: str, when: str, rows: Sequence[Any]) -> Sheet:
     for row in rows:
         parts = row.get("parts") if isinstance(row, dict) else None
         if isinstance(parts, dict) and is_number(parts.get("correct")) and "id" in row:
-            level = row.get("difficulty")
+            level, tokens = row.get("difficulty"), row.get("tokens")
             key = str(row["id"]), str(row.get("question"))
             known = level if isinstance(level, int) else None
-            answers[key] = GradedAnswer(bool(parts["correct"]), float(row.get("tokens", 0)), known)
+            size = float(tokens) if is_number(tokens) else 0.0
+            answers[key] = GradedAnswer(bool(parts["correct"]), size, known)
     if not answers:
         raise InputError(
             f"{path}: holds no answers to held-out questions. Wait for its first evaluation, or "
@@ -139,13 +140,8 @@ def check_same_questions(first: Sheet, second: Sheet) -> None:
         )
 
 
-def compare_sheets(first: Sheet, second: Sheet, *, levels: bool = True) -> list[Paired]:
+def compare_sheets(first: Sheet, second: Sheet) -> list[Paired]:
     """All questions, then each difficulty if the runs say it and there are several.
-
-    Args:
-      first: what is compared with.
-      second: what is compared.
-      levels: whether difficulties are wanted.
 
     Raises:
       InputError: the questions are not the same.
@@ -153,7 +149,7 @@ def compare_sheets(first: Sheet, second: Sheet, *, levels: bool = True) -> list[
     check_same_questions(first, second)
     pairs = [(answer, second.answers[key]) for key, answer in first.answers.items()]
     found = [_paired("", pairs)]
-    bands = _bands([one.difficulty for one, _ in pairs]) if levels else []
+    bands = _bands([one.difficulty for one, _ in pairs])
     if len(bands) > 1:
         for low, high in bands:
             level = f"{low}" if low == high else f"{low}–{high}"

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from cotjax.errors import InputError
 from cotjax.report.completions import sides_of
-from cotjax.report.paired import GradedAnswer, Paired, Sheet, compare_sheets, named_p
+from cotjax.report.paired import named_p
 from cotjax.report.run_folder import RunFiles, is_number
+from cotjax.report.statistics import mcnemar
 
 
 def what_happened(run: RunFiles) -> Iterator[str]:
@@ -16,7 +16,7 @@ def what_happened(run: RunFiles) -> Iterator[str]:
     if "accuracy" in before and "accuracy" in after:
         yield from _changed(before, after)
         if (found := before_and_after(run)) is not None:
-            yield _by_question(found)
+            yield _by_question(*found)
     elif newest := _newest(run):
         yield (
             f"At step {newest['step']:,} it answers {newest['accuracy']:.1%} of the held-out "
@@ -75,17 +75,16 @@ def _changed(before: dict[str, float], after: dict[str, float]) -> Iterator[str]
     yield f"Held-out accuracy {accuracy}{length}."
 
 
-def _by_question(found: Paired) -> str:
-    if not found.gained + found.lost:
+def _by_question(before: list[bool], after: list[bool]) -> str:
+    gained = sum(new and not old for old, new in zip(before, after, strict=True))
+    lost = sum(old and not new for old, new in zip(before, after, strict=True))
+    if not gained + lost:
         return "No question was gained or lost."
-    chance = (
-        "which is more than chance would give"
-        if found.p_value < 0.05
-        else "which chance alone could give"
-    )
+    p = mcnemar(before, after)
+    chance = "which is more than chance would give" if p < 0.05 else "which chance alone could give"
     return (
-        f"{found.gained:,} of {found.questions:,} questions were gained and {found.lost:,} lost, "
-        f"{chance} (McNemar's exact test, {named_p(found.p_value)})."
+        f"{gained:,} of {len(before):,} questions were gained and {lost:,} lost, {chance} "
+        f"(McNemar's exact test, {named_p(p)})."
     )
 
 
@@ -98,22 +97,18 @@ def _length(line: dict[str, Any]) -> str:
     return f", in {line['tokens']:,.0f} tokens on average" if is_number(line.get("tokens")) else ""
 
 
-def before_and_after(run: RunFiles) -> Paired | None:
-    """The first and last evaluation by question; None if their answers were not kept."""
+def before_and_after(run: RunFiles) -> tuple[list[bool], list[bool]] | None:
+    """What was right in the first and in the last evaluation, question by question.
+
+    None if their answers were not kept, or the questions are not the same.
+    """
     sides = sides_of([run])
-    if len(sides) < 2:
+    first, last = (_right(side.rows) for side in (sides[0], sides[-1])) if sides else ({}, {})
+    if len(sides) < 2 or not first or first.keys() != last.keys():
         return None
-    sheets = [_sheet(side.label, side.rows) for side in (sides[0], sides[-1])]
-    try:
-        return compare_sheets(*sheets, levels=False)[0] if all(s.answers for s in sheets) else None
-    except InputError:  # the questions of a run that goes on with others
-        return None
+    return list(first.values()), [last[key] for key in first]
 
 
-def _sheet(label: str, rows: dict[tuple[str, str], dict[str, Any]]) -> Sheet:
-    answers = {
-        key: GradedAnswer(bool(row["parts"]["correct"]), row["tokens"], None)
-        for key, row in rows.items()
-        if is_number(row.get("parts", {}).get("correct"))
-    }
-    return Sheet(label, "", answers)
+def _right(rows: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], bool]:
+    marks = {key: row.get("parts", {}).get("correct") for key, row in rows.items()}
+    return {key: bool(mark) for key, mark in marks.items() if is_number(mark)}

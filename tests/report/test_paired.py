@@ -122,6 +122,13 @@ def test_a_file_without_answers_is_refused(tmp_path, text):
         read_sheet(tmp_path / "x.jsonl")
 
 
+def test_values_of_a_wrong_type_do_no_harm(tmp_path):
+    line = row(0, "x", ["a"], tokens="many", difficulty=[2])
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    (found,) = read_sheet(tmp_path / "x.jsonl").answers.values()
+    assert found == GradedAnswer(True, 0.0, None)
+
+
 def test_a_run_before_its_first_evaluation_is_refused(tmp_path):
     run = write(tmp_path / "run", [row(1, "train", "a")])
     with pytest.raises(InputError, match="holds no answers to held-out questions"):
