@@ -31,6 +31,7 @@ ORDER = (
         *(
             "train",
             "evaluate",
+            "compare",
             "generate",
             "export",
             "rationales",

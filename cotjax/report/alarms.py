@@ -9,7 +9,7 @@ from cotjax.report.run_folder import RunFiles
 LETTERS = 600  # of one sentence
 
 
-def alarms(run: RunFiles) -> str:
+def alarms(run: RunFiles, *, heading: bool = True) -> str:
     """HTML of a list: which alarm, at which steps, and its newest words; empty without any."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in run.alarms:
@@ -21,7 +21,8 @@ def alarms(run: RunFiles) -> str:
         f"{_text(rows[-1]['says'])}</li>"
         for name, rows in found.items()
     )
-    return f'<h2>What to look at</h2><ul class="alarms">{items}</ul>'
+    title = '<h2 id="findings">What to look at</h2>' if heading else ""
+    return f'{title}<ul class="alarms">{items}</ul>'
 
 
 def _when(rows: list[dict[str, Any]]) -> str:

@@ -24,8 +24,8 @@ def buckets(run: RunFiles) -> str:
     titles = "".join(f"<th>{title}</th>" for title in [*head, "Groups without signal"])
     return (
         '<h2>Buckets</h2><p class="quiet">Shares of the completions that training sampled; begin '
-        f"and end are means of a bucket's first and last quarter.</p><table><tr>{titles}</tr>{rows}"
-        "</table>"
+        f'and end are means of a bucket\'s first and last quarter.</p><div class="wide" '
+        f'tabindex="0"><table><tr>{titles}</tr>{rows}</table></div>'
     )
 
 

@@ -1,22 +1,26 @@
-"""Curves as inline SVG, drawn by matplotlib, coloured by the page."""
+"""Curves as data for the page's charts, which Vega-Lite draws in the browser.
+
+The library comes with this package (assets/report/vega.js), for the page loads nothing: bundling it
+anew takes half a minute, so it is done once. Its colours are the page's CSS variables, so a chart
+follows the reader's light or dark theme, and prints.
+"""
 
 import html
-import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cotjax.errors import visible
+from cotjax.report.completions import NOT_SUMMED, part_means, sides_of
 from cotjax.report.run_folder import RunFiles, Series, is_number
+
+POINTS = 400  # of all the runs' curves in one chart; more steps are joined to means
+MOST_CHARTS = 60
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ CHARTS = (
     Chart("completion_tokens", "Completion length", "tokens", "{:.0f}"),
     Chart("tokens", "Greedy length", "tokens", "{:.0f}"),
     Chart("kl", "KL to reference", "nats/token", "{:.4f}"),
+    Chart("bucket", "Curriculum bucket", "", "{:.0f}"),
     Chart("masked_share", "Masked share of the steps", "", "{:.0%}"),
     Chart("entropy", "Entropy", "nats/token", "{:.2f}"),
     Chart("no_signal", "Groups without signal", "", "{:.0%}"),
@@ -65,31 +70,56 @@ _WEIGHT = re.compile(r"teacher_\d+")  # the share of one teacher, weak to strong
 HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch
 
 
-def curves(run: RunFiles) -> str:
-    """HTML of one figure per metric; what is not in `CHARTS` is folded away."""
+@dataclass(frozen=True)
+class Figure:
+    """A chart of the page.
+
+    Attributes:
+      title: above it.
+      unit: behind the title; may be empty.
+      ends: first and last value in words.
+      says: the chart in a sentence, for whoever does not see it.
+      data: what report/charts.js draws.
+    """
+
+    title: str
+    unit: str
+    ends: str
+    says: str
+    data: dict[str, Any]
+
+    def html(self, number: int) -> str:
+        """Its element, which names the data by their number."""
+        title, unit = html.escape(visible(self.title)), html.escape(self.unit)
+        ends, says = html.escape(visible(self.ends)), html.escape(visible(self.says))
+        return (
+            f'<figure><figcaption>{title} <span class="unit">{unit}</span>'
+            f'<span class="ends">{ends}</span></figcaption>'
+            f'<div class="chart" role="img" aria-label="{says}" data-chart="{number}"></div>'
+            "</figure>"
+        )
+
+
+def figures(runs: Sequence[RunFiles]) -> tuple[list[Figure], list[Figure]]:
+    """(charts of well-known metrics, the others), each of all runs."""
     known = {chart.metric for chart in CHARTS + MORE}
-    lines = [line for line in run.metrics if line["kind"] == "train"]
-    names = {name for line in lines for name, value in line.items() if is_number(value)}
+    names = {
+        name
+        for run in runs
+        for line in run.metrics
+        if line["kind"] == "train"
+        for name, value in line.items()
+        if is_number(value) and len(name) <= 200
+    }
     weights = sorted(filter(_WEIGHT.fullmatch, names), key=lambda name: int(name[8:]))
-    others = sorted(names - known - {"step", "kind", *weights})
-    figures = "".join(_figure(run, chart) for chart in CHARTS) + _weights(run, weights)
-    more = "".join(
-        _figure(run, chart)
-        for chart in [*MORE, *(Chart(name, name, "", "{:.3g}") for name in others)]
-    )
-    if not figures and not more:
-        return ""
-    folded = f"<details><summary>More curves</summary>{_grid(more)}</details>" if more else ""
-    return (
-        '<h2>Curves</h2><p class="quiet keys"><span><i class="raw"></i>each step</span> '
-        f"<span><i></i>mean of about {_width(run.last_step()):.0f} steps, rare outliers left out"
-        '</span> <span><i class="dot"></i>held-out problems, with 95% interval</span></p>'
-        f"{_grid(figures)}{folded}"
-    )
+    others = sorted(names - known - {"step", "kind", *weights})[:MOST_CHARTS]
+    first = [*_all(runs, CHARTS), *_weights(runs, weights), *_reward_parts(runs)]
+    rest = [*MORE, *(Chart(name, name, "", "{:.3g}") for name in others)]
+    return first, list(_all(runs, rest))
 
 
-def _grid(figures: str) -> str:
-    return f'<div class="charts">{figures}</div>'
+def _all(runs: Sequence[RunFiles], charts: Sequence[Chart]) -> Iterator[Figure]:
+    return (found for chart in charts if (found := _curve(runs, chart)) is not None)
 
 
 def smooth(values: Sequence[float], width: float) -> list[float]:
@@ -125,119 +155,172 @@ def without_outliers(series: Series) -> Series:
     return [int(step) for step in np.array(series[0])[usual]], values[usual].tolist()
 
 
-def _width(steps: int) -> float:
+def width(steps: int) -> float:
+    """Of the mean of a curve of so many steps."""
     return max(5.0, steps / 12)
 
 
-def _figure(run: RunFiles, chart: Chart) -> str:
-    train, held_out = run.series(chart.metric, "train"), run.series(chart.metric, "eval")
+def _curve(runs: Sequence[RunFiles], chart: Chart) -> Figure | None:
+    """A metric by step: each step, its running mean, and held-out values with intervals."""
+    found = [one for number, run in enumerate(runs) if (one := _series(run, number, chart, runs))]
+    if not found:
+        return None
+    ends = found[0]["mean"] or found[0]["held"][1]
+    spread = [value for one in found for value in (one["mean"] or one["held"][1])]
+    shown = " → ".join(chart.form.format(ends[end]) for end in (0, -1)).replace("-", "−")
+    form = chart.form.format
+    many = f" of {len(found)} runs" if len(found) > 1 else ""
+    says = (
+        f"{chart.title}{many} by step: {shown.replace('→', 'to')}, lowest {form(min(spread))}, "
+        f"highest {form(max(spread))}"
+    )
+    data = {
+        "kind": "curve",
+        "percent": "%" in chart.form,
+        "limits": _limits([v for one in found for v in one.pop("shown")]),
+        "series": found,
+    }
+    return Figure(chart.title, chart.unit, "" if len(runs) > 1 else shown, says, data)
+
+
+def _series(
+    run: RunFiles, number: int, chart: Chart, runs: Sequence[RunFiles]
+) -> dict[str, Any] | None:
+    """One run's part of a curve; None if it has none."""
+    train, held = run.series(chart.metric, "train"), run.series(chart.metric, "eval")
     if chart.metric in HELD_OUT_ONLY:
         train = [], []
-    if not train[0] and not held_out[0]:
-        return ""
-    usual = without_outliers(train)
-    means = smooth(usual[1], _width(len(usual[1]))) if usual[1] else []
-    shown = means if means else held_out[1]
-    ends = " → ".join(chart.form.format(shown[end]) for end in (0, -1)).replace("-", "−")
-    intervals = _intervals(run, chart)
-
-    def draw(axes: Axes) -> None:
-        axes.plot(*train, color=_ACCENT, linewidth=0.7, alpha=0.35)
-        axes.plot(usual[0], means, color=_ACCENT, linewidth=1.6)
-        axes.plot(*held_out, color=_MARK, linewidth=0.8, marker="o", markersize=3.5)
-        axes.vlines(*intervals, color=_MARK, linewidth=1.2, alpha=0.6)
-        axes.set_xlim(0, 1.02 * max([*train[0], *held_out[0], 1]))
-        axes.set_ylim(*_limits(usual[1] + means + held_out[1] + intervals[1] + intervals[2]))
-        _calm(axes, percent="%" in chart.form)
-
-    return _framed(chart.title, chart.unit, ends, draw)
+    if not train[0] and not held[0]:
+        return None
+    raw = joined(train, max(POINTS // len(runs), 60))
+    usual = without_outliers(raw)
+    means = smooth(usual[1], width(len(usual[1]))) if usual[1] else []
+    intervals = _intervals(run, chart.metric, held[0])
+    shown = [*usual[1], *means, *held[1], *(end for ends in intervals for end in ends)]
+    return {
+        "run": number,
+        "steps": raw[0],
+        "raw": _short(raw[1]),
+        "meanSteps": usual[0],
+        "mean": _short(means),
+        "held": [held[0], _short(held[1]), [_short(ends) for ends in intervals]],
+        "shown": shown,
+    }
 
 
-def _framed(title: str, unit: str, ends: str, draw: Callable[[Axes], None]) -> str:
-    return (
-        f"<figure><figcaption>{html.escape(visible(title))} "
-        f'<span class="unit">{unit}</span><span class="ends">{html.escape(visible(ends))}</span>'
-        f"</figcaption>{_svg(title, draw)}</figure>"
+def joined(series: Series, most: int) -> Series:
+    """At most so many points: neighbours become their mean, at the last one's step.
+
+    Example:
+      >>> joined(([1, 2, 3, 4], [0.0, 1.0, 2.0, 4.0]), 2)
+      ([2, 4], [0.5, 3.0])
+    """
+    steps, values = series
+    size = -(-len(steps) // most)
+    if size <= 1:
+        return steps, values
+    parts = [slice(first, first + size) for first in range(0, len(steps), size)]
+    return [steps[one][-1] for one in parts], [float(np.mean(values[one])) for one in parts]
+
+
+def _intervals(run: RunFiles, metric: str, steps: Sequence[int]) -> list[list[float]]:
+    """Lower and upper end at each held-out step; an empty list where there is none."""
+    low, high = f"{metric}_low", f"{metric}_high"
+    ends = {one["step"]: [one[low], one[high]] for one in run.lines("eval", low, high)}
+    return [ends.get(step, []) for step in steps]
+
+
+def _weights(runs: Sequence[RunFiles], metrics: Sequence[str]) -> Iterator[Figure]:
+    """The teachers' weights, one above the other, by run."""
+    for run in runs:
+        lines = run.lines("train", *metrics)
+        if not metrics or not lines:
+            continue
+        paths = run.setting("teachers", "paths", list) or metrics
+        names = [visible(Path(str(name)).name)[:60] for name in paths][: len(metrics)]
+        names += list(metrics[len(names) :])
+        columns = [joined(([one["step"] for one in lines], [one[m] for one in lines]), POINTS // 2)
+                   for m in metrics]  # fmt: skip
+        ends = " → ".join(dict.fromkeys((names[0], names[-1])))
+        final = zip(names, columns, strict=True)
+        last = ", ".join(f"{name} {column[1][-1]:.0%}" for name, column in final)
+        data = {
+            "kind": "stack",
+            "names": names,
+            "steps": columns[0][0],
+            "values": [_short(column[1]) for column in columns],
+        }
+        own = f", {run.name}" if len(runs) > 1 else ""
+        yield Figure(f"Teacher weights{own}", "", ends, f"Teacher weights at the end: {last}", data)
+
+
+def _reward_parts(runs: Sequence[RunFiles]) -> Iterator[Figure]:
+    """The means of what rewards add up, over the answers of each evaluation."""
+    for number, run in enumerate(runs):
+        sides = sides_of([run])
+        names = dict.fromkeys(
+            name for side in sides for row in side.rows.values() for name in row.get("parts", {})
+        )
+        parts = [name for name in names if name not in NOT_SUMMED][:8]
+        if len(sides) < 2 or not parts or run.stages:
+            continue
+        rows = [list(side.rows.values()) for side in sides]
+        means = [part_means(one, parts) for one in rows]
+        data = {
+            "kind": "lines",
+            "names": [visible(name)[:60] for name in parts],
+            "steps": [one[0]["step"] for one in rows],
+            "values": [
+                [None if mean[k] is None else float(f"{mean[k]:.4g}") for mean in means]
+                for k in range(len(parts))
+            ],
+        }
+        says = ", ".join(
+            f"{name} {means[0][k] or 0:+.2f} to {means[-1][k] or 0:+.2f}"
+            for k, name in enumerate(parts)
+        )
+        own = f", {runs[number].name}" if len(runs) > 1 else ""
+        yield Figure(f"Reward parts{own}", "held-out mean", "", f"Reward parts: {says}", data)
+
+
+def accuracy_against_length(runs: Sequence[RunFiles]) -> Figure | None:
+    """Each evaluation as a point with its interval, in the order in which they came."""
+    series = [
+        {"run": number, "points": points}
+        for number, run in enumerate(runs)
+        if len(points := [*_points(run)]) > 0
+    ]
+    if not any(len(one["points"]) > 1 for one in series) and len(series) < 2:
+        return None
+    told = "; ".join(
+        f"{one['points'][0][2]:.1%} right in {one['points'][0][1]:.0f} tokens to "
+        f"{one['points'][-1][2]:.1%} in {one['points'][-1][1]:.0f}"
+        for one in series
     )
+    data = {"kind": "path", "series": series}
+    return Figure("Accuracy against length", "held-out problems", "", f"From {told}", data)
 
 
-def _weights(run: RunFiles, metrics: Sequence[str]) -> str:
-    """The teachers' weights one above the other, the strongest darkest and on top."""
-    lines = run.lines("train", *metrics)
-    if not metrics or not lines:
-        return ""
-    steps, height = [line["step"] for line in lines], np.zeros(len(lines))
-    paths = run.setting("teachers", "paths", list) or metrics
-    names = [Path(str(name)).name for name in paths]
-    ends = " → ".join(dict.fromkeys((names[0], names[-1])))
-
-    def draw(axes: Axes) -> None:
-        bottom = height
-        for k, metric in enumerate(metrics):
-            top = bottom + np.array([line[metric] for line in lines])
-            shade = (k + 1) / len(metrics)
-            axes.fill_between(steps, bottom, top, color=_ACCENT, alpha=0.75 * shade, linewidth=0)
-            bottom = top
-        axes.set_xlim(0, 1.02 * max([*steps, 1]))
-        axes.set_ylim(0, 1)
-        _calm(axes, percent=True)
-
-    return _framed("Teacher weights", "", ends, draw)
+def _points(run: RunFiles) -> Iterator[list[Any]]:
+    """Label, tokens, accuracy, low, high of each evaluation; of a list, of each stage."""
+    stages = run.result.get("stages", [])
+    lines = [(stage["name"], stage) for stage in stages] or [
+        (f"step {line['step']:,}", line) for line in run.lines("eval")
+    ]
+    needed = ("tokens", "accuracy")
+    for label, line in lines:
+        if all(is_number(line.get(name)) for name in needed):
+            low, high = (line.get(f"accuracy_{end}") for end in ("low", "high"))
+            ends = [low, high] if is_number(low) and is_number(high) else [None, None]
+            yield [visible(label), *(line[name] for name in needed), *ends]
 
 
-def _intervals(run: RunFiles, chart: Chart) -> tuple[list[int], list[float], list[float]]:
-    """Steps, lower and upper ends of the held-out values."""
-    low, high = f"{chart.metric}_low", f"{chart.metric}_high"
-    lines = run.lines("eval", low, high)
-    return [one["step"] for one in lines], [one[low] for one in lines], [one[high] for one in lines]
+def _short(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
-# Colours that matplotlib writes and the page's variables replace, so that a curve follows the
-# reader's light or dark theme.
-_ACCENT, _MARK, _MUTED, _LINE = "#0000f1", "#0000f2", "#0000f3", "#0000f4"
-_VARIABLES = {_ACCENT: "accent", _MARK: "mark", _MUTED: "muted", _LINE: "line"}
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "cotjax", "font.size": 8}
-
-
-def _svg(title: str, draw: Callable[[Axes], None]) -> str:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.7, 1.9))
-        draw(figure.add_axes((0.13, 0.17, 0.84, 0.77)))
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # several figures share one page
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, f"var(--{variable})")
-    label = html.escape(visible(f"{title} by step"))
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-
-
-def _calm(axes: Axes, *, percent: bool) -> None:
-    """Few ticks, a faint grid, no frame."""
-
-    def tick(value: float, _: int) -> str:
-        if percent:
-            return f"{100 * value:.10g}%"
-        return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:,.10g}"
-
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.set_xlabel("step", loc="right", color=_MUTED, labelpad=1)
-    axes.grid(axis="y", color=_LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=_MUTED, pad=4)
-    axes.spines[:].set_visible(False)
-    axes.spines["bottom"].set(visible=True, color=_LINE)
-
-
-def _limits(values: list[float]) -> tuple[float, float]:
+def _limits(values: list[float]) -> list[float]:
     """The y range with a margin, which does not cross 0 for values that do not."""
     low, high = min(values), max(values)
     margin = max(0.08 * (high - low), 1e-3 * abs(high), 1e-6)
-    return (max(low - margin, 0.0) if low >= 0 else low - margin), high + margin
+    return _short([max(low - margin, 0.0) if low >= 0 else low - margin, high + margin])

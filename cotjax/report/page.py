@@ -1,305 +1,210 @@
-"""The page: what the run was, before and after, curves, completions, settings."""
+"""The page of one run or of several: one file of HTML that loads nothing from elsewhere.
 
-import collections
-import html
-import re
-import string
-import urllib.parse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+words (what happened) → findings → before and after → completions → curves → settings. Model text
+reaches the page escaped, or as JSON that its scripts show as text; it is never HTML there.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cotjax.errors import visible
 from cotjax.report.alarms import alarms
 from cotjax.report.buckets import buckets
-from cotjax.report.charts import curves
-from cotjax.report.run_folder import RunFiles, is_number, read_run
+from cotjax.report.charts import Figure, accuracy_against_length, figures, width
+from cotjax.report.completions import completions_data
+from cotjax.report.embed import asset, data_block, text
+from cotjax.report.run_folder import RunFiles, read_run
+from cotjax.report.settings import environment, replay, replay_commands, settings
+from cotjax.report.several import named_apart, paired_tests
+from cotjax.report.tables import comparison, facts, stages
+from cotjax.report.words import what_happened
 from cotjax.storage import write_whole
 
-PAIRS_SHOWN = 8
-LETTERS_SHOWN = 20_000  # of one text; a longer one makes a browser wait
-_STYLESHEET = Path(__file__).parents[1] / "assets" / "report.css"
+MOST_RUNS = 6  # that colours tell apart
+# What a browser lets the page do: nothing over a network. Vega-Lite compiles its expressions.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, refresh: int = 0) -> Path:
     """Writes `folder`/report.html and returns its path.
+
+    Args:
+      folder: of a run.
+      refresh: seconds after which an open page looks again; 0: never.
 
     Raises:
       InputError: the folder does not exist or holds no file of a run.
     """
     page = folder / "report.html"
-    write_whole(page, render(read_run(folder)))
+    write_whole(page, render(read_run(folder), refresh=refresh))
     return page
 
 
-def render(run: RunFiles) -> str:
-    """The whole page as HTML that loads nothing from elsewhere."""
-    title = _text(run.name)
-    stage = _text(str(run.config.get("stage", "run")))
-    facts = "".join(
-        f"<div><dt>{_text(label)}</dt><dd>{_text(text)}</dd></div>" for label, text in _facts(run)
-    )
-    missing = () if "stages" in run.result else run.notes  # a list's files lie in its stages
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in missing)
+def write_comparison(folders: Sequence[Path], page: Path, *, refresh: int = 0) -> Path:
+    """Writes one page of several runs, and returns its path.
+
+    Raises:
+      InputError: see `write_report`.
+    """
+    write_whole(page, render(*map(read_run, folders), refresh=refresh))
+    return page
+
+
+def render(*runs: RunFiles, refresh: int = 0) -> str:
+    """The whole page.
+
+    Args:
+      runs: at least one.
+      refresh: seconds after which an open page looks again; 0: never.
+    """
+    runs = tuple(named_apart(runs))
+    title = " · ".join(run.name for run in runs)
+    charts: list[Figure] = []
+    head, body = (_one if len(runs) == 1 else _several)(runs, charts)
+    body += _completions(runs) + _curves(runs, charts)
+    body += settings(runs) + environment(runs) + replay(runs)
+    data = {
+        "charts": [chart.data for chart in charts],
+        "runs": [{"name": visible(run.name), "replay": replay_commands(run)} for run in runs],
+        "mask": sorted({mask for run in runs if (mask := run.setting("mask", "token", str))}),
+        "refresh": refresh,
+        **completions_data(runs),
+    }
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title} · cotjax</title><style>{_STYLESHEET.read_text('utf-8')}</style></head>"
-        f'<body><p class="quiet">cotjax · {stage}</p><h1>{title}</h1><dl>{facts}</dl>{notes}'
-        f"{_stages(run)}{_comparison(run)}{alarms(run)}{buckets(run)}{curves(run)}{_pairs(run)}{_latest(run)}{_settings(run)}"
-        "</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{text(title)} · cotjax</title><style>{asset('page.css')}</style></head><body>"
+        f'<a class="skip" href="#completions">To the completions</a>{head}{_contents(body)}{body}'
+        f"{data_block('data', data)}{''.join(map(_script, _scripts(charts)))}</body></html>\n"
     )
 
 
-def _settings(run: RunFiles) -> str:
-    if not run.config_text:
-        return ""
+def _scripts(charts: Sequence[Figure]) -> list[str]:
+    """The page's scripts; Vega, the heaviest, only where there is something to draw."""
+    drawn = ["vega.js", "charts.js"] if charts else []
+    return ["page.js", "diff.js", "completions.js", *drawn]
+
+
+def _script(name: str) -> str:
+    return f"<script>{asset(name)}</script>"
+
+
+def _one(runs: Sequence[RunFiles], charts: list[Figure]) -> tuple[str, str]:
+    """(what was trained and what happened, what to look at)."""
+    (run,) = runs
+    told = "".join(f"<p>{text(one)}</p>" for one in what_happened(run))
+    missing = () if "stages" in run.result else run.notes  # a list's files lie in its stages
+    notes = "".join(f'<p class="note">{text(note)}</p>' for note in missing)
+    shown = "".join(
+        f"<div><dt>{text(label)}</dt><dd>{text(words)}</dd></div>" for label, words in facts(run)
+    )
+    stage = text(str(run.config.get("stage", "run")))
     return (
-        "<h2>Settings</h2><details><summary>Every setting of this run, config.toml</summary>"
-        f"<pre>{_text(run.config_text)}</pre></details>"
+        f'<header><div><p class="quiet">cotjax · {stage}</p><h1>{text(run.name)}</h1>'
+        f'<div class="lead">{told}</div>{_watching(run)}</div>{_path(runs, charts)}</header>'
+        f"{notes}",
+        f"{alarms(run)}{stages(run)}{comparison(run)}<dl>{shown}</dl>",
     )
 
 
-# What the run was.
+def _several(runs: Sequence[RunFiles], charts: list[Figure]) -> tuple[str, str]:
+    """(which runs and what differs by more than chance, tables of it)."""
+    told, table = paired_tests(runs)
+    lead = "".join(f"<p>{text(one)}</p>" for one in told)
+    found = "".join(
+        f'<section class="of"><h3>{text(run.name)}</h3>{alarms(run, heading=False)}</section>'
+        for run in runs
+        if run.alarms
+    )
+    found = f'<h2 id="findings">What to look at</h2>{found}' if found else ""
+    notes = "".join(
+        f'<p class="note">{text(run.name)}: {text(note)}</p>'
+        for run in runs
+        for note in ([] if run.stages else run.notes)
+    )
+    return (
+        f'<header><div><p class="quiet">cotjax · {len(runs)} runs</p>'
+        "<h1>Runs compared</h1>"
+        f'<p class="keys">{_run_keys(runs)}</p><div class="lead">{lead}</div></div>'
+        f"{_path(runs, charts)}</header>{notes}",
+        f"{table}{found}",
+    )
 
-_DATA = {
-    "problems": "built-in problems of {data[min_steps]}–{data[max_steps]} steps",
-    "jsonl": "{data[path]}",
-    "mixture": "{data[mixture]}",
+
+def _run_keys(runs: Sequence[RunFiles]) -> str:
+    return "".join(
+        f'<span><i style="--own:var(--c{number % MOST_RUNS})"></i>{text(run.name)}</span>'
+        for number, run in enumerate(runs)
+    )
+
+
+def _watching(run: RunFiles) -> str:
+    """Where the page says whether it looks again; its script fills it."""
+    return "" if "seconds" in run.result else '<p class="quiet" id="watching" hidden></p>'
+
+
+_PLACES = {
+    "findings": "What to look at",
+    "paired": "Paired tests",
+    "stages": "Stages",
+    "before": "Before and after",
+    "completions": "Completions",
+    "curves": "Curves",
+    "settings": "Settings",
+    "environment": "Environment",
+    "replay": "Replay",
 }
 
 
-class _Words(string.Formatter):
-    """As `str.format`, but a list is its items."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value))
-        if re.search(r"\d{3}", format_spec):  # of a damaged facts.json
-            raise ValueError(f"{format_spec}: too wide")
-        return super().format_field(value, format_spec)
+def _contents(page: str) -> str:
+    """Links to the parts that a long page has."""
+    there = [name for name in _PLACES if f'id="{name}"' in page]
+    links = "".join(f'<a href="#{name}">{_PLACES[name]}</a>' for name in there)
+    return f'<nav aria-label="Parts of this page">{links}</nav>'
 
 
-def _source(run: RunFiles) -> str:
-    mixed = run.setting("data", "mixture", str)
-    return "mixture" if mixed else run.setting("data", "source", str) or ""
+def _path(runs: Sequence[RunFiles], charts: list[Figure]) -> str:
+    found = accuracy_against_length(runs)
+    return "" if found is None else f'<div class="single">{_added(found, charts)}</div>'
 
 
-def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """(label, text) for everything that the config and the result say."""
-    config, done = run.config, run.last_step()
-    budget = run.setting("budget", "tokens", int)
-    if "stages" in run.result and "steps" in run.result:  # a list counts those of all its stages
-        yield "Steps", f"{run.result['steps']:,}"
-    elif isinstance(config.get("steps"), int) and not budget:
-        yield "Steps", f"{done:,} of {config['steps']:,}"
-    else:  # tokens end it
-        yield "Steps", f"{done:,}"
-    if budget and "used_tokens" in run.result:
-        yield "Tokens", f"{sum(run.result['used_tokens'].values()):,} of {budget:,}"
-    if "seconds" in run.result:
-        yield "Time", _duration(run.result["seconds"])
-    if "programs" in run.result:
-        form = "{compiled} compiled, {cached} from the cache, {seconds:.0f} s"
-        yield "Programs", form.format_map(collections.defaultdict(int, run.result["programs"]))
-    forms = [
-        ("Student", "{model[path]}, {model[init]}"),
-        ("Data", _DATA.get(_source(run), "{data[source]} {data[path]}")),
-        *run.facts,
-        ("Optimizer", "AdamW, {optimizer[schedule]}, peak {optimizer[learning_rate]:g}"),
-        ("Seed", "{seed}"),
-    ]
-    for label, form in forms:
-        try:
-            yield label, _Words().vformat(form, (), config)
-        except (LookupError, ValueError, TypeError, AttributeError):
-            continue  # no config, one of another version, or a damaged one
+def _added(figure: Figure, charts: list[Figure]) -> str:
+    charts.append(figure)
+    return figure.html(len(charts) - 1)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _curves(runs: Sequence[RunFiles], charts: list[Figure]) -> str:
+    """Buckets and figures; what is less known is folded away."""
+    known, others = figures(runs)
+    shown = "".join(_added(one, charts) for one in known)
+    more = "".join(_added(one, charts) for one in others)
+    tables = buckets(runs[0]) if len(runs) == 1 else ""
+    if not shown and not more:
+        return tables
+    folded = f"<details><summary>More curves</summary>{_grid(more)}</details>" if more else ""
+    steps = max(run.last_step() for run in runs)
+    means = f"mean of about {width(steps):.0f} steps, rare outliers left out"
+    keys = (
+        f'<span><i class="raw"></i>each step</span><span><i></i>{means}</span>'
+        '<span><i class="dot"></i>held-out problems, with 95% interval</span>'
+    )
+    if len(runs) > 1:
+        keys = f"{_run_keys(runs)}<span>thin: each step; thick: {means}; dots: held-out</span>"
+    head = f'<h2 id="curves">Curves</h2><p class="quiet keys">By step. {keys}</p>'
+    return f"{tables}{head}{_grid(shown)}{folded}"
 
 
-# The stages of a list.
+def _grid(shown: str) -> str:
+    return f'<div class="charts">{shown}</div>'
 
 
-def _stages(run: RunFiles) -> str:
-    """A list's held-out numbers, base first; each name leads to its stage's page."""
-    stages = run.result.get("stages", [])
-    rows = [row for row in ROWS if all(row.key in stage for stage in stages)]
-    if not stages:
+def _completions(runs: Sequence[RunFiles]) -> str:
+    """The place that report/completions.js fills."""
+    if not any(part.completions for run in runs for part in (run.stages or [run])):
         return ""
-    head = "".join(f"<th>{row.title}</th>" for row in rows)
-    body = ""
-    for stage in stages:
-        name = _text(stage["name"])
-        page = urllib.parse.quote(f"{stage['name']}/report.html", errors="replace")
-        link = name if stage is stages[0] else f'<a href="{page}">{name}</a>'
-        body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
-    return f"<h2>Stages</h2><table><tr><th></th>{head}</tr>{body}</table>"
-
-
-# Before and after.
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the comparison: how to print value and change, and which way is better."""
-
-    key: str
-    title: str
-    form: str
-    change: Callable[[float, float], str]
-    better: int
-
-
-def _points(before: float, after: float) -> str:
-    return f"{100 * (after - before):+.1f} points"
-
-
-def _percent(before: float, after: float) -> str:
-    return f"{after / before - 1:+.1%}" if before else "–"
-
-
-ROWS = (
-    Row("accuracy", "Accuracy, greedy", "{:.1%}", _points, 1),
-    Row("sampled_accuracy", "Accuracy, sampled", "{:.1%}", _points, 1),
-    Row("pass_at_k", "Any sample right", "{:.1%}", _points, 1),
-    Row("tokens", "Mean length, tokens", "{:.1f}", _percent, -1),
-    Row("median_tokens", "Median length, tokens", "{:.1f}", _percent, -1),
-    Row("correct_tokens", "Mean length when right, tokens", "{:.1f}", _percent, -1),
-    Row("sampled_tokens", "Mean length, sampled, tokens", "{:.1f}", _percent, -1),
-    Row("truncated", "Cut off at the limit", "{:.1%}", _points, -1),
-    Row("well_formed", "Well-formed", "{:.1%}", _points, 1),
-)
-
-
-def _comparison(run: RunFiles) -> str:
-    before, after = run.result.get("before", {}), run.result.get("after", {})
-    rows = [row for row in ROWS if row.key in before and row.key in after]
-    if not rows:
-        return ""
-    body = "".join(
-        f"<tr><td>{row.title}</td>{_value(row, before)}{_value(row, after)}"
-        f"{_change(row, before[row.key], after[row.key])}{_span(row, before, after)}</tr>"
-        for row in rows
-    )
     return (
-        '<h2>Before and after</h2><p class="quiet">The same held-out problems, prompt and stop '
-        "rule; small numbers are 95% intervals.</p><table><tr><th></th><th>Before</th>"
-        f'<th>After</th><th>Change</th><th class="span"></th></tr>{body}</table>'
-    )
-
-
-def _interval(row: Row, values: dict[str, float]) -> list[float]:
-    """Low and high end, or nothing."""
-    keys = f"{row.key}_low", f"{row.key}_high"
-    return [values[key] for key in keys] if all(key in values for key in keys) else []
-
-
-def _value(row: Row, values: dict[str, float]) -> str:
-    ends = " – ".join(map(row.form.format, _interval(row, values)))
-    below = f"<small>{ends}</small>" if ends else ""
-    return f'<td class="number">{row.form.format(values[row.key])}{below}</td>'
-
-
-def _change(row: Row, before: float, after: float) -> str:
-    gain = row.better * (after - before)
-    style = "good" if gain > 0 else "bad" if gain < 0 else ""
-    return f'<td class="number {style}">{row.change(before, after).replace("-", "−")}</td>'
-
-
-def _span(row: Row, before: dict[str, float], after: dict[str, float]) -> str:
-    """Both values as bars from 0, with their intervals."""
-    shown = [*_interval(row, before), *_interval(row, after), before[row.key], after[row.key]]
-    scale = 200 / (1.0 if "%" in row.form else max(*shown, 1e-9))
-
-    def bar(values: dict[str, float], y: int, color: str) -> str:
-        width = scale * values[row.key]
-        ends = [scale * end for end in _interval(row, values)]
-        whisker = f'<path d="M{ends[0]:.1f} {y + 4}H{ends[1]:.1f}"/>' if ends else ""
-        return (
-            f'<g fill="{color}" stroke="{color}" stroke-width="1.5">{whisker}<rect y="{y}" '
-            f'width="{width:.1f}" height="8" fill-opacity="0.35" stroke="none"/></g>'
-        )
-
-    return (
-        '<td class="span"><svg viewBox="0 0 200 30" aria-hidden="true">'
-        '<path d="M0 14.5H200" stroke="var(--line)" stroke-width="29" opacity="0.25"/>'
-        f"{bar(before, 5, 'var(--muted)')}{bar(after, 16, 'var(--accent)')}</svg></td>"
-    )
-
-
-# Completions.
-
-
-def _pairs(run: RunFiles) -> str:
-    """The same questions before and after, in the order of the file, so not hand-picked."""
-    sides: dict[str, dict[str, dict[str, Any]]] = {"before": {}, "after": {}}
-    for line in run.completions:
-        if line["kind"] in sides:
-            sides[line["kind"]].setdefault(line["id"], line)
-    ids = list(sides["before"] | sides["after"])
-    if not ids:
-        return ""
-    cards = "".join(
-        _card([(kind.capitalize(), found.get(name)) for kind, found in sides.items()])
-        for name in ids[:PAIRS_SHOWN]
-    )
-    count = f"The first {min(len(ids), PAIRS_SHOWN)} of {len(ids)} questions in completions.jsonl"
-    return f'<h2>Completions, before and after</h2><p class="quiet">{count}.</p>{cards}'
-
-
-def _latest(run: RunFiles) -> str:
-    """What the student wrote in the newest training step that kept completions."""
-    lines = [line for line in run.completions if line["kind"] == "train"]
-    lines = [line for line in lines if line["step"] == lines[-1]["step"]][:PAIRS_SHOWN]
-    if not lines:
-        return ""
-    step = lines[0]["step"]
-    cards = "".join(_card([(f"Step {step}", line)]) for line in lines)
-    return f"<details><summary>Completions of training step {step}</summary>{cards}</details>"
-
-
-def _card(sides: list[tuple[str, dict[str, Any] | None]]) -> str:
-    line = next(line for _, line in sides if line is not None)
-    columns = "".join(_side(label, line) for label, line in sides)
-    return (
-        f'<div class="pair"><p>{_text(line["question"])} '
-        f'<span class="quiet">Gold answer {_text(str(line["gold"]))}.</span></p>'
-        f'<div class="sides">{columns}</div></div>'
-    )
-
-
-def _text(text: str) -> str:
-    if len(text) > LETTERS_SHOWN:
-        more = f"… and {len(text) - LETTERS_SHOWN:,} letters more, which the run folder has"
-        text = f"{text[:LETTERS_SHOWN]}\n{more}"
-    return html.escape(visible(text))
-
-
-# Parts that a reward records without adding them up.
-_NOT_SUMMED = {"correct", "well_formed", "num_steps", "length", "ratio"}
-
-
-def _side(label: str, line: dict[str, Any] | None) -> str:
-    if line is None:
-        return f'<div class="side"><header><b>{label}</b>not written yet</header></div>'
-    parts = line.get("parts", {})
-    named = {name: part for name, part in parts.items() if is_number(part) and part}
-    summed = {name: part for name, part in named.items() if name not in _NOT_SUMMED}
-    summands = ", ".join(f"{name} {part:+.2f}" for name, part in summed.items())
-    facts = [f"{line['tokens']:,} tokens" + (", cut off" if line.get("end") == "length" else "")]
-    if is_number(line.get("reward")):
-        facts += [f"reward {line['reward']:+.2f}" + (f" = {summands}" if summands else "")]
-    shown = "".join(f"<span>{_text(fact).replace('-', '−')}</span>" for fact in facts)
-    if "correct" in parts:
-        style, word = ("good", "right") if parts["correct"] else ("bad", "wrong")
-        shown = f'<span class="{style}">{word}</span>{shown}'
-    return (
-        f'<div class="side"><header><b>{label}</b>{shown}</header>'
-        f'<div class="text">{_text(line["completion"])}</div></div>'
+        '<section id="completions"><h2>Completions</h2><div id="browser"><noscript><p class="note">'
+        "Completions and curves need JavaScript, which this page brings along; allow it, or read "
+        "completions.jsonl in the run folder.</p></noscript></div></section>"
     )

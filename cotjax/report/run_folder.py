@@ -4,6 +4,7 @@ What a file should not hold is left out and told: a page of what is there helps 
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ class RunFiles:
       facts: of facts.json, (label, form) of settings that the stage shows.
       notes: one sentence for each file that is missing or damaged.
       alarms: the objects of alarms.jsonl that have a step, a name and words.
+      parts: of parts.json, with which code and devices the run was made; one for each start.
+      path: the folder as it was given, for commands.
+      stages: of a list, its stages that have begun, in their order.
     """
 
     name: str
@@ -51,6 +55,9 @@ class RunFiles:
     facts: list[tuple[str, str]]
     notes: list[str]
     alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    parts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    path: str = ""
+    stages: list["RunFiles"] = field(default_factory=list["RunFiles"])
 
     def series(self, metric: str, kind: str) -> Series:
         """Steps and values of a metric in lines of one kind; only finite numbers are taken."""
@@ -113,6 +120,7 @@ def read_run(folder: Path) -> RunFiles:
     config = parsed("config.toml", config_text, tomllib.loads, {})
     facts = parsed("facts.json", _text(folder / "facts.json") or "[]", json.loads, [])
     result = parsed("result.json", texts.get("result.json", "{}"), json.loads, {})
+    parts = parsed("parts.json", _text(folder / "parts.json") or "[]", json.loads, [])
     return RunFiles(
         name=folder.resolve().name,
         config_text=config_text,
@@ -123,7 +131,23 @@ def read_run(folder: Path) -> RunFiles:
         facts=[(one[0], one[1]) for one in facts if _is_fact(one)],
         notes=notes,
         alarms=[one for one in _objects(_text(folder / "alarms.jsonl") or "") if _is_alarm(one)],
+        parts=[one for one in parts if isinstance(one, dict)],
+        path=str(folder),
+        stages=[read_run(one) for one in _stage_folders(folder, config)],
     )
+
+
+_STAGE = re.compile(r"([1-9]\d*)-.+")  # 1-reconstruct
+
+
+def _stage_folders(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The folders of a list's stages that have begun; none for a run of one stage."""
+    if not config.get("stages"):
+        return []
+    named = [one for one in folder.iterdir() if _STAGE.fullmatch(one.name)]
+    found = [one for one in named if not one.is_symlink()]  # which might lead back
+    begun = [one for one in found if any((one / name).is_file() for name in _MISSING)]
+    return sorted(begun, key=lambda one: int(one.name.partition("-")[0]))
 
 
 def _text(path: Path) -> str | None:

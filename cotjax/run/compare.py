@@ -14,6 +14,8 @@ from cotjax.training.digests import first_difference
 Texts = Callable[[str, tuple[int, ...], int], str]
 ROUNDING = {"sampler_gap": 1e-6}  # metrics that are a rounding's size, of which no update depends
 _APART = ("loss", "grad_norm")
+# Of completions.jsonl: what earlier versions did not write, and what follows from what they did.
+_LATER = frozenset({"difficulty", "prompt", "letters", "logp", "advantage"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +234,8 @@ def _completion_rows(then: StepRecord, now: StepRecord) -> Iterator[Compared]:
             yield _differs(name, f"has {len(old)} whole lines of this step, now there are "
                                  f"{len(new)}")  # fmt: skip
             return
-        if differing := [key for key in {**one, **other} if one.get(key) != other.get(key)]:
+        written = [key for key in {**one, **other} if key in one or key not in _LATER]
+        if differing := [key for key in written if one.get(key) != other.get(key)]:
             key = differing[0]
             told = f"line {place} of this step ({other.get('id')}), {key}: "
             yield _differs(name, told + _values(one.get(key), other.get(key)))

@@ -175,7 +175,8 @@ class PolicyStage(RolloutStage):
         """A step, and everything that was sampled for it."""
         everything, metrics = self.sample(params, step)
         kept, counts = self._kept(everything)
-        micros, told = [self._score(params, micro) for micro in self._micros(kept, counts)], {}
+        advantage, told = self._advantage(kept), {}
+        micros = [self._score(params, one) for one in self._micros(kept, counts, advantage)]
         if self.teachers is not None:
             micros, told = self.teachers.add_teacher_term(micros, step)
         rows, width = kept.rollout.ended.size, kept.prompts.mask.shape[1]
@@ -192,7 +193,7 @@ class PolicyStage(RolloutStage):
         work = Step(
             batch=micros,
             metrics=metrics,
-            completions=examples(kept),
+            completions=examples(kept, self.student.tokenizer, advantage),
             alarm=" ".join(self.alarms(everything)),
             limits=self.limits,
             bad=preflight.bad_completions(self.config, metrics["nonfinite"]),
@@ -243,15 +244,21 @@ class PolicyStage(RolloutStage):
             counts &= kept.rollout.ended
         return kept, counts
 
-    def _micros(self, groups: RolloutGroups, counts: np.ndarray) -> Iterator[ScoredGroups]:
-        """Micro-batches on the mesh."""
+    def _advantage(self, groups: RolloutGroups) -> np.ndarray:
+        """[B, G] over the completions that count in a group's baseline."""
         counted: Any = groups.counted
         baseline = None if counted.all() else counted
         if self.config.policy.overlong == "mask":
             baseline = groups.rollout.ended & groups.rewarded
         reward: Any = groups.reward
+        return np.asarray(self.advantage(reward, baseline))
+
+    def _micros(
+        self, groups: RolloutGroups, counts: np.ndarray, advantage: np.ndarray
+    ) -> Iterator[ScoredGroups]:
+        """Micro-batches on the mesh."""
         for micro in groups.micro_batches(
-            np.asarray(self.advantage(reward, baseline)),
+            advantage,
             counts,
             prompts=self.micro_batch,
             longest=self.sampling.max_new_tokens,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from cotjax.config import Config, is_reference
@@ -35,6 +36,9 @@ from cotjax.student.rewards import (
     part_means,
     solve_reward,
 )
+from cotjax.student.token_row import token_row
+
+KEPT = 2  # groups of a step in completions.jsonl, and completions of each
 
 
 def nothing() -> Iterable[Program]:
@@ -199,10 +203,21 @@ class RolloutStage(BaseStage):
         )
 
 
-def examples(groups: RolloutGroups) -> list[dict[str, Any]]:
-    """Lines of completions.jsonl: two completions of each of the first two groups."""
-    return [
-        completion_row(record, one)
-        for record, group in zip(groups.records[:2], groups.judged, strict=False)
-        for one in group[:2]
-    ]
+def examples(
+    groups: RolloutGroups, tokenizer: Any, advantage: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Lines of completions.jsonl: two completions of each of the first two groups.
+
+    Args:
+      groups: of a step.
+      tokenizer: of the student.
+      advantage: [B, G] if the stage has one.
+    """
+    rows = []
+    for place, record in enumerate(groups.records[:KEPT]):
+        for number, one in enumerate(groups.judged[place][:KEPT]):
+            row = completion_row(record, one) | token_row(tokenizer, groups, place, number)
+            if advantage is not None:
+                row["advantage"] = round(float(advantage[place, number]), 4)
+            rows.append(row)
+    return rows

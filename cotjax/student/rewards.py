@@ -270,6 +270,7 @@ def completion_row(record: Record, completion: JudgedCompletion) -> dict[str, An
         "id": record.id,
         "question": record.question,
         "gold": record.answer,
+        "difficulty": record.difficulty,
         "completion": completion.text,
         "reward": completion.reward,
         "parts": completion.parts,

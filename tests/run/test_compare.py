@@ -137,3 +137,15 @@ def test_what_is_not_written_is_no_difference():
 def test_lines_that_completions_jsonl_lacks():
     told = differing(record(), dataclasses.replace(record(), completions=[]))
     assert told == {"completions.jsonl": "has 0 whole lines of this step, now there are 1"}
+
+
+def test_a_run_of_an_earlier_version_lacks_the_tokens_of_its_completions():
+    now = record()
+    rows = [one | {"logp": [-0.5], "letters": [9], "difficulty": 2} for one in now.completions]
+    now = dataclasses.replace(now, completions=rows)
+    assert (
+        differing(now) == {}
+        and "logp" in differing(record(completions__0__logp=[-0.4]), now)["completions.jsonl"]
+    )
+    failed = [one | {"failed": "it raised"} for one in rows]
+    assert differing(dataclasses.replace(now, completions=failed))

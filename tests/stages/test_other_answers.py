@@ -86,6 +86,7 @@ def test_every_character_of_a_text_survives_a_run(tmp_path, capsys):
     assert shown <= {text.format(i).replace("\ud800", "\ufffd") for i in range(24)}
     page = (folder / "report.html").read_text("utf-8")
     out = capsys.readouterr().out
+    assert r"Mia \u2028has\u0000 \u001b[31m" in page  # as JSON, which its script shows
+    assert r"Mia \u2028has\x00 \x1b[31m" in out
     for written in (page, out):
-        assert r"Mia \u2028has\x00 \x1b[31m" in written
         assert not set(written) & set("\u2028\x00\x85\x1b\u202e\ud800")

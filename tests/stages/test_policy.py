@@ -62,6 +62,9 @@ def test_a_step_holds_scored_groups_and_says_what_they_are_like(folder):
     assert work.metrics["completion_tokens"] == pytest.approx(mask.sum() / 16)
     assert work.metrics["batch_tokens"] == mask.sum() + 16 * 32
     assert len(work.completions) == 4 and len({row["id"] for row in work.completions}) == 2
+    assert {row["advantage"] for row in work.completions} <= set(
+        advantage.round(4).ravel().tolist()
+    )
     # The sampler, the trainer and the reference are still one policy.
     for logp in (groups.logp_sampler, groups.logp_ref):
         np.testing.assert_allclose(

@@ -21,7 +21,17 @@ def test_both_kinds_sample_the_same_groups(tmp_path_factory, own):
     groups, metrics = stage.sample(stage.state.params, 0)
     assert groups.reward.shape == (4, 4) == np.asarray(groups.rollout.ended).shape
     assert metrics["sampled_tokens"] == groups.tokens and metrics["rollout_s"] > 0
-    rows = examples(groups)
+    rows = examples(groups, stage.student.tokenizer)
     assert [row["id"] for row in rows] == [one.id for one in groups.records[:2] for _ in range(2)]
     texts = [one.text for group in groups.judged[:2] for one in group[:2]]
     assert [row["completion"] for row in rows] == texts
+    for row, place in zip(rows, [(0, 0), (0, 1), (1, 0), (1, 1)], strict=True):
+        mask = np.asarray(groups.rollout.mask)[place]
+        np.testing.assert_allclose(
+            row["logp"], np.asarray(groups.rollout.logp)[place][mask], atol=6e-3
+        )
+        assert len(row["letters"]) == row["tokens"] and sum(row["letters"]) == len(
+            row["completion"]
+        )
+        assert ("prompt" in row) == (place[1] == 0) and "advantage" not in row
+        assert place[1] or row["question"] in row["prompt"]

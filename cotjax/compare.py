@@ -1,0 +1,109 @@
+"""Compares runs on the same held-out questions, in the terminal: `cotjax compare A B …`.
+
+Each is a run folder, whose last evaluation counts, or a file that `cotjax evaluate --completions`
+wrote. Every further one is compared with the first, question by question: who is right (McNemar's
+exact test), and how long answers are (95% bootstrap intervals), in all and per difficulty. Runs
+that were tested on different questions are refused. `cotjax report A B` shows them on a page.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cotjax.config.command import Command, one_line_errors
+from cotjax.errors import InputError, visible
+from cotjax.report.paired import (
+    Paired,
+    Sheet,
+    compare_sheets,
+    read_sheet,
+    sentences,
+    shown_interval,
+    shown_p,
+)
+
+TABLE = 52  # columns that the narrowest table takes
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints each comparison; 2 if runs cannot be compared."""
+    command = Command("compare", __doc__, usage="A B …")
+    command.add_argument(
+        "runs", metavar="RUN", nargs="+", type=pathlib.Path, help="run folder, or file of answers"
+    )
+    command.add_argument(
+        "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
+    )
+    known, _ = command.parse(argv)
+    if len(known.runs) < 2:
+        raise InputError(f"cotjax compare {known.runs[0]}: needs two runs or more. Name another.")
+    first, *others = _named_apart([read_sheet(path) for path in known.runs], known.runs)
+    compared = [(other, compare_sheets(first, other)) for other in others]
+    if known.out:
+        numbers = {
+            other.label: [dataclasses.asdict(one) for one in found] for other, found in compared
+        }
+        try:
+            known.out.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"--out {known.out}: cannot write there ({error.strerror}). Name a file."
+            ) from error
+    console = Console(highlight=False, markup=False)
+    for number, (other, found) in enumerate(compared):
+        if number:
+            console.print()
+        print_compared(console, first, other, found)
+    return 0
+
+
+def _named_apart(sheets: list[Sheet], paths: Sequence[pathlib.Path]) -> list[Sheet]:
+    """Sheets of one name, as of two runs `grpo-0`, take their paths as labels."""
+    labels = [sheet.label for sheet in sheets]
+    return [
+        dataclasses.replace(sheet, label=str(path)) if labels.count(sheet.label) > 1 else sheet
+        for sheet, path in zip(sheets, paths, strict=True)
+    ]
+
+
+def print_compared(console: Console, first: Sheet, second: Sheet, found: Sequence[Paired]) -> None:
+    """What became of the questions in words, then a table per difficulty."""
+    overall, *levels = found
+    console.print(Text(visible(f"{second.label} beside {first.label}"), style="bold"))
+    whens = [f"{sheet.label}: {sheet.when}" for sheet in (first, second) if sheet.when]
+    same = f"The same {overall.questions:,} held-out questions, answered greedily"
+    console.print(Text(visible(f"{same} ({'; '.join(whens)})." if whens else f"{same}.")))
+    for sentence in sentences(overall):
+        console.print(Text(sentence))
+    if not levels:
+        return
+    console.print(Text("\nPer difficulty, in steps of the solution", style="bold"))
+    if console.width < TABLE:
+        for one in levels:
+            right = f"{one.right[0]:.0%} → {one.right[1]:.0%}"
+            changes = f"{one.gained} gained, {one.lost} lost, {one.token_change.mean:+.1f} tokens"
+            console.print(Text(f"{one.level}: {right}, {changes}"))
+        return
+    narrow = console.width < 72
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if not narrow else 1, 0, 0))
+    for title in ("steps", "n", "right", "gained", "lost", "p", "tokens"):
+        table.add_column(title, justify="left" if title == "steps" else "right", no_wrap=True)
+    for one in levels:
+        table.add_row(
+            *(one.level, f"{one.questions:,}"),
+            f"{one.right[0]:.0%} → {one.right[1]:.0%}",
+            *(f"{one.gained}", f"{one.lost}", shown_p(one.p_value)),
+            f"{one.token_change.mean:+.1f}" if narrow else shown_interval(one.token_change),
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What happened, in the words of a person, and the numbers that a reader looks for first."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cotjax.report.completions import sides_of
+from cotjax.report.paired import named_p
+from cotjax.report.run_folder import RunFiles, is_number
+from cotjax.report.statistics import mcnemar
+
+
+def what_happened(run: RunFiles) -> Iterator[str]:
+    """Sentences: what was trained, what changed, by more than chance or not, and what was found."""
+    yield _trained(run)
+    before, after = run.result.get("before", {}), run.result.get("after", {})
+    if "accuracy" in before and "accuracy" in after:
+        yield from _changed(before, after)
+        if (found := before_and_after(run)) is not None:
+            yield _by_question(*found)
+    elif newest := _newest(run):
+        yield (
+            f"At step {newest['step']:,} it answers {newest['accuracy']:.1%} of the held-out "
+            f"questions right{_length(newest)}."
+        )
+    names = list(dict.fromkeys(row["name"] for row in run.alarms))
+    if names:
+        shown = ", ".join(names[:4]) + (" and others" if len(names) > 4 else "")
+        yield f"Worth a look: {shown}."
+
+
+def _trained(run: RunFiles) -> str:
+    model, done, planned = (
+        run.setting("model", "path", str),
+        run.last_step(),
+        run.config.get("steps"),
+    )
+    stage = run.config.get("stage")
+    who = f"the student {model}" if model else "a student"
+    how = f" with {stage}" if isinstance(stage, str) and stage != "list" else ""
+    if run.result.get("stages"):
+        names = ", ".join(stage["name"] for stage in run.result["stages"][1:])
+        return f"This run trained {who} in stages: {names}."
+    ended = "seconds" in run.result
+    of = f" of {planned:,}" if isinstance(planned, int) and planned > done and not ended else ""
+    verb = "trained" if ended else "has trained"
+    time = f" in {duration(run.result['seconds'])}" if ended else ""
+    return f"This run {verb} {who}{how} for {done:,}{of} steps{time}."
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    Example:
+      >>> duration(252.4), duration(7300)
+      ('4 min 12 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _changed(before: dict[str, float], after: dict[str, float]) -> Iterator[str]:
+    gain = 100 * (after["accuracy"] - before["accuracy"])
+    verb = "rose" if gain > 0.05 else "fell" if gain < -0.05 else "stayed"
+    moved = f"from {before['accuracy']:.1%} to {after['accuracy']:.1%}"
+    accuracy = f"{verb} {moved}" if verb != "stayed" else f"stayed at {after['accuracy']:.1%}"
+    old, new = before.get("tokens"), after.get("tokens")
+    length = ""
+    if is_number(old) and is_number(new) and old:
+        share = new / old - 1
+        size = "as long as before" if abs(share) < 0.005 else (
+            f"{abs(share):.0%} {'longer' if share > 0 else 'shorter'}"
+        )  # fmt: skip
+        length = f", and answers are {size} ({old:,.0f}\xa0→\xa0{new:,.0f} tokens)"
+    yield f"Held-out accuracy {accuracy}{length}."
+
+
+def _by_question(before: list[bool], after: list[bool]) -> str:
+    gained = sum(new and not old for old, new in zip(before, after, strict=True))
+    lost = sum(old and not new for old, new in zip(before, after, strict=True))
+    if not gained + lost:
+        return "No question was gained or lost."
+    p = mcnemar(before, after)
+    chance = "which is more than chance would give" if p < 0.05 else "which chance alone could give"
+    return (
+        f"{gained:,} of {len(before):,} questions were gained and {lost:,} lost, {chance} "
+        f"(McNemar's exact test, {named_p(p)})."
+    )
+
+
+def _newest(run: RunFiles) -> dict[str, Any] | None:
+    lines = [line for part in (run.stages or [run]) for line in part.lines("eval", "accuracy")]
+    return lines[-1] if lines else None
+
+
+def _length(line: dict[str, Any]) -> str:
+    return f", in {line['tokens']:,.0f} tokens on average" if is_number(line.get("tokens")) else ""
+
+
+def before_and_after(run: RunFiles) -> tuple[list[bool], list[bool]] | None:
+    """What was right in the first and in the last evaluation, question by question.
+
+    None if their answers were not kept, or the questions are not the same.
+    """
+    sides = sides_of([run])
+    first, last = (_right(side.rows) for side in (sides[0], sides[-1])) if sides else ({}, {})
+    if len(sides) < 2 or not first or first.keys() != last.keys():
+        return None
+    return list(first.values()), [last[key] for key in first]
+
+
+def _right(rows: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], bool]:
+    marks = {key: row.get("parts", {}).get("correct") for key, row in rows.items()}
+    return {key: bool(mark) for key, mark in marks.items() if is_number(mark)}

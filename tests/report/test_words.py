@@ -1,0 +1,80 @@
+"""What happened, in sentences: of a run that ended, one that goes on, and one that says little."""
+
+import dataclasses
+
+import pytest
+
+from cotjax.report.run_folder import RunFiles, read_run
+from cotjax.report.words import before_and_after, duration, what_happened
+from tests.report.pages import completion, json_lines
+
+
+@pytest.fixture
+def run(folder):
+    return read_run(folder)
+
+
+def result(before, after):
+    return {"before": before, "after": after, "seconds": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ((0.5, 100), (0.6, 50), "rose from 50.0% to 60.0%, and answers are 50% shorter (100\xa0"),
+        ((0.5, 100), (0.4, 150), "fell from 50.0% to 40.0%, and answers are 50% longer (100\xa0"),
+        ((0.5, 100), (0.5, 100), "stayed at 50.0%, and answers are as long as before (100"),
+        ((0.5, 0), (0.6, 50), "Held-out accuracy rose from 50.0% to 60.0%."),
+    ],
+)  # fmt: skip
+def test_what_changed(run, before, after, says):
+    numbers = [dict(zip(("accuracy", "tokens"), one, strict=True)) for one in (before, after)]
+    told = list(what_happened(dataclasses.replace(run, result=result(*numbers))))
+    assert says in told[1]
+
+
+def test_questions_are_gained_and_lost_by_more_than_chance_or_not(folder):
+    def rows(rights):
+        return [
+            completion(kind, f"q{n}", parts={"correct": right})
+            for n, pair in enumerate(rights)
+            for kind, right in zip(("before", "after"), pair, strict=True)
+        ]
+
+    for rights, says in (
+        ([(0.0, 1.0)] * 8, "8 of 8 questions were gained and 0 lost, which is more than chance"),
+        ([(0.0, 1.0)] * 2, "2 of 2 questions were gained and 0 lost, which chance alone could"),
+        ([(1.0, 1.0)] * 2, "No question was gained or lost."),
+    ):
+        json_lines(folder / "completions.jsonl", rows(rights))
+        assert any(one.startswith(says) for one in what_happened(read_run(folder)))
+
+
+def test_a_run_that_goes_on_says_where_it_stands(run):
+    told = list(what_happened(dataclasses.replace(run, result={})))
+    assert told[0] == "This run has trained the student tiny with grpo for 20 steps."
+    assert told[1].startswith("At step 20 it answers 70.0% of the held-out questions right, in 90")
+
+
+def test_alarms_are_named_once(run):
+    rows = [{"step": 1, "kind": "alarm", "name": name, "says": "x"} for name in "abcdea"]
+    told = list(what_happened(dataclasses.replace(run, alarms=rows)))
+    assert told[-1] == "Worth a look: a, b, c, d and others."
+
+
+def test_a_run_that_says_nothing_has_a_sentence():
+    empty = RunFiles("x", "", {}, [], [], {}, [], [])
+    assert list(what_happened(empty)) == ["This run has trained a student for 0 steps."]
+
+
+def test_other_questions_at_the_end_are_not_paired(folder):
+    json_lines(folder / "completions.jsonl", [completion("before", "a"), completion("after", "b")])
+    assert before_and_after(read_run(folder)) is None
+    json_lines(folder / "completions.jsonl", [completion("before", "a")])
+    assert before_and_after(read_run(folder)) is None
+
+
+def test_times():
+    assert [duration(one) for one in (0, 59.6, 3599, 7300)] == [
+        *("0 min 0 s", "1 min 0 s", "59 min 59 s", "2 h 1 min"),
+    ]
