@@ -6,10 +6,10 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from injection.storage import damaged
 from injection.world import NAME, Ran, World, differing, state_of
 
 Row = dict[str, Any]
@@ -134,8 +134,9 @@ def server(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     seen = (folder / "elsewhere.txt").read_text() if kind.startswith("sends") else ""
     rows = (folder / "out.jsonl").read_text().splitlines() if not again.status else []
     key = SECRET in ran.said + again.said + seen + "".join(rows)
-    return row | {"then": again.line_with("kept"), "lost": None, "key was seen": key,
-                  "equal": len(rows) == (0 if kind.startswith("cuts") else 3) and not key}  # fmt: skip
+    expected = 0 if kind.startswith("cuts") else 3  # what was cut off teaches nothing
+    row |= {"then": again.line_with("kept"), "lost": None, "key was seen": key}
+    return row | {"equal": len(rows) == expected and not key}
 
 
 def _ask(world: World, kind: str, folder: Path) -> int:
@@ -168,18 +169,14 @@ def _ask(world: World, kind: str, folder: Path) -> int:
 
 # Replay.
 
-CHANGES: dict[str, Callable[[Path], None]] = {
-    "a step": lambda run: None,
-    "a number of metrics.jsonl": lambda run: _edit(
-        run / "metrics.jsonl", r'("loss": -?)', r"\g<1>1"
-    ),
-    "a batch of digests.jsonl": lambda run: _edit(
-        run / "digests.jsonl", r'(": ")(?=[0-9a-f]{12}")', r"\g<1>0"
-    ),
-    "a byte of a checkpoint": lambda run: _flip_checkpoint(run),
+# What is changed before: a file, and in the line of a step what becomes what.
+CHANGES = {
+    "a number of metrics.jsonl": ("metrics.jsonl", r'("loss": -?)', r"\g<1>1"),
+    "a batch of digests.jsonl": ("digests.jsonl", r'(": ")(?=[0-9a-f]{12}")', r"\g<1>0"),
+    "a byte of a checkpoint": ("checkpoints", "", ""),
 }
 STEPS = (3, 4, 6)  # of 6; there are checkpoints of 2, 4 and 6
-REPLAYS = [*[("a step", step) for step in STEPS], *[(name, 5) for name in list(CHANGES)[1:]]]
+REPLAYS = [*[("", step) for step in STEPS], *[(name, 5) for name in CHANGES]]
 
 
 def replay(world: World, stage: str, number: int, rng: random.Random, folder: Path) -> Row:
@@ -188,26 +185,25 @@ def replay(world: World, stage: str, number: int, rng: random.Random, folder: Pa
 
     name, step = REPLAYS[number]
     run = shutil.copytree(world.whole(stage).folder / NAME, folder / NAME)
-    CHANGES[name](run)
+    if name:
+        _change(run, *CHANGES[name])
     ran = world.start(lambda: main([str(run), f"--step={step}"]), folder).end()
     saw = ran.line_with("equal, bit for bit", "different. The first", "note: ") or ran.last
-    names_it = "is damaged" in ran.said if name.endswith("checkpoint") else ran.status == 1
-    fault = f"replay of step {step}" if name == "a step" else f"replay, {name} was changed"
-    fine = ran.status == 0 if name == "a step" else names_it
+    fault = f"replay, {name} was changed" if name else f"replay of step {step}"
+    fine = ran.status == (1 if name.endswith(".jsonl") else 0)  # 0: it is equal
+    if name.endswith("checkpoint"):  # it takes the one before, and says so
+        fine = fine and "checkpoints/4 is damaged" in ran.said
     return {"fault": fault, "status": ran.status, "saw": saw, "lost": None, "equal": fine}
 
 
-def _edit(file: Path, pattern: str, new: str) -> None:
-    """Changes the line of the fifth step."""
-    rows = file.read_text("utf-8").splitlines(keepends=True)
+def _change(run: Path, name: str, pattern: str, new: str) -> None:
+    """Changes the line of the fifth step in a file, or a byte of the fourth one's checkpoint."""
+    if not pattern:
+        files = (one for one in (run / name / "4" / "state").rglob("*") if one.is_file())
+        damaged(max(files, key=lambda one: one.stat().st_size), "flipped", random.Random(0))
+        return
+    rows = (run / name).read_text("utf-8").splitlines(keepends=True)
     place = next(n for n, row in enumerate(rows) if row.startswith('{"step": 5, "kind": "train"'))
     rows[place], count = re.subn(pattern, new, rows[place], count=1)
-    assert count, file
-    file.write_text("".join(rows), "utf-8")
-
-
-def _flip_checkpoint(run: Path) -> None:
-    file = max((run / "checkpoints" / "4").rglob("*"), key=lambda one: one.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    assert count, run / name
+    (run / name).write_text("".join(rows), "utf-8")
