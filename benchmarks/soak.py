@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +75,8 @@ def fitted(points: Points, steps: int) -> Growth:
       steps: of the run.
     """
     blocks = [one for number in sorted({p[2] for p in points}) for one in _blocks(points, number)]
+    if not blocks:
+        return Growth(0.0, -math.inf, math.inf, float(np.mean([p[1] for p in points])), steps)
     x, y = (np.concatenate([pair[k] for pair in blocks]) for k in (0, 1))
     heights = np.concatenate([pair[2] for pair in blocks])
     free = len(x) - len(blocks) - 1
@@ -107,6 +110,7 @@ def watch(out: Path, flags: Sequence[str], every: float) -> int:
     argv = [sys.executable, "-m", "cotjax.train", f"--output={out}", "--name=run", *flags]
     with (out / "output.txt").open("ab") as said:
         process = subprocess.Popen([*argv, *["--resume"] * begun], stdout=said, stderr=said)
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves itself
         try:
             while process.poll() is None:
                 if seen := look(process.pid):
@@ -116,7 +120,9 @@ def watch(out: Path, flags: Sequence[str], every: float) -> int:
                     )
                 time.sleep(every)
         except KeyboardInterrupt:
-            process.wait()  # which heard it too, and saves itself
+            process.wait()  # which heard it too
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return process.returncode
 
 

@@ -96,6 +96,7 @@ def reward(world: World, stage: str, number: int, rng: random.Random, folder: Pa
         return row | {"then": ran.last, "equal": row["status"] != 0 and not ran.status}
     same = world.folder / "whole" / "reward"
     if not state_of(same):  # which all of them must equal
+        shutil.rmtree(same, ignore_errors=True)
         _rewarded(world, stage, same, "raises", 8)
     found = re.search(r"(\d+) of \d+ completions have no reward", saw)
     row["lost"] = f"{found[1]} completions" if found else None

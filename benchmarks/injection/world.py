@@ -130,6 +130,7 @@ class World:
     def _flags(self) -> dict[str, list[str]]:
         file = self.folder / "flags.json"
         if not file.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)  # what is left of half a world
             ran = self.start(lambda: _make(self.folder, file), self.folder).end()
             assert ran.status == 0, ran.said
         return json.loads(file.read_text())
@@ -199,6 +200,7 @@ class World:
         """The folder of a run that was killed a step after its newest checkpoint, made once."""
         folder = self.folder / "cut" / stage
         if not (folder / "is_made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
             last = {"bridge": "3-rewrite"}.get(stage, NAME)
             step = CUT_AT_OF_LIST if stage == "bridge" else CUT_AT
             ran = self.begin(stage, folder, around=functools.partial(_killing, last, step)).end()
@@ -229,7 +231,7 @@ def _make(folder: Path, file: Path) -> int:
     flags = {stage: trained.flags(stage, NAME) for stage in test_train.STAGES}
     flags["distill"] = test_distill_run.World(folder).flags(NAME, *test_distill_run.ADAPTIVE)
     bridge = folder / "bridge"
-    bridge.mkdir(exist_ok=True)
+    bridge.mkdir()
     flags["bridge"] = [*test_bridge.World(bridge).argv(NAME), "--checkpoint.every=1"]
     file.write_text(json.dumps(flags))
     return 0
