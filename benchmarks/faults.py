@@ -18,6 +18,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -85,6 +87,8 @@ def run_cases(work: Path, cases: Sequence[tuple[str, str, int]], seed: int) -> l
         world.folder.mkdir(exist_ok=True)
     for place, (kind, stage, number) in enumerate(left, 1):
         folder = work.resolve() / "case"
+        if os.path.ismount(folder / "disk"):  # of a case that was killed
+            subprocess.run(["umount", str(folder / "disk")], check=True)
         shutil.rmtree(folder, ignore_errors=True)
         row: Row = {"seed": seed, "kind": kind, "stage": stage, "number": number}
         try:
@@ -192,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cotjax.startup import set_up
 
         set_up()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a disk is taken away again
         stages = known.stages.split(",")
         rows = run_cases(known.work, [*wanted(kinds_of(known.cases), stages)], known.seed)
     print(table(rows))

@@ -103,6 +103,7 @@ class Process:
 
 
 def _call(call: Call, out: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a process that was not forked
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
