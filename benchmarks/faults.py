@@ -100,7 +100,7 @@ def run_cases(work: Path, cases: Sequence[tuple[str, str, int]], seed: int) -> l
             row["seconds"] = round(time.monotonic() - began, 2)
         except Exception:
             row |= {"fault": kind, "saw": traceback.format_exc()[-1500:], "equal": False}
-        if not row["equal"]:  # for whoever looks for the reason
+        if not row["equal"] and folder.exists():  # for whoever looks for the reason
             kept = work / "kept" / f"{kind}-{stage}-{number}-{seed}"
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept, ignore_dangling_symlinks=True)
