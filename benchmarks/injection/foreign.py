@@ -87,7 +87,7 @@ def reward(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     kind = REWARDS[number]
     always = kind.endswith("always")
     ran = _rewarded(world, stage, folder, kind.removesuffix(" always"), 1 if always else 8)
-    saw = ran.line_with("have no reward", "error")
+    saw = ran.line_with("have no reward", "error: ")
     row = {"fault": f"a reward {kind}", "status": ran.status, "saw": saw, "lost": None}
     if always:  # it stops, its author mends it, and it goes on
         write_reward(folder, "none")
@@ -130,7 +130,7 @@ def server(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     ran = world.start(lambda: _ask(world, kind, folder), folder).end()
     again = world.start(lambda: _ask(world, "is good", folder), folder, "again.txt").end()
     row = {"fault": f"a server {kind}", "status": ran.status}
-    row["saw"] = ran.line_with("error") or ran.line_with("kept")
+    row["saw"] = ran.line_with("error: ") or ran.line_with("kept")
     row["seconds of it"] = round(ran.seconds, 1)
     seen = (folder / "elsewhere.txt").read_text() if kind.startswith("sends") else ""
     rows = (folder / "out.jsonl").read_text().splitlines() if not again.status else []
@@ -189,7 +189,7 @@ def replay(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     if name:
         _change(run, *CHANGES[name])
     ran = world.start(lambda: main([str(run), f"--step={step}"]), folder).end()
-    saw = ran.line_with("equal, bit for bit", "different. The first", "note: ") or ran.last
+    saw = ran.line_with("equal, bit for bit", "different. The first") or ran.last
     fault = f"replay, {name} was changed" if name else f"replay of step {step}"
     fine = ran.status == (1 if name.endswith(".jsonl") else 0)  # 0: it is equal
     if name.endswith("checkpoint"):  # it takes the one before, and says so

@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from injection.world import NAME, POLL, World, differing, lost_steps, parts_of, state_of, steps_in
+from injection.world import (
+    NAME,
+    POLL,
+    Process,
+    World,
+    differing,
+    lost_steps,
+    parts_of,
+    state_of,
+    steps_in,
+)
 
 from tests.processes import is_alive, outlive
 
@@ -65,24 +75,29 @@ def _resuming(folder: Path) -> Any:
 def _stopped(
     world: World, stage: str, number: int, rng: random.Random, folder: Path, sent: signal.Signals
 ) -> Row:
-    """Sends a signal at a random moment: of the whole run, or, twice as often, of its steps."""
-    whole, process = world.whole(stage), world.begin(stage, folder)
-    part, window = rng.choice(sorted(whole.windows.items()))
-    moment, of_steps = rng.uniform(0, whole.seconds), number % 3 > 0
-    if of_steps:
-        moment = rng.uniform(0, window)
-        while not (folder / part / "digests.jsonl").exists() and process.lives(POLL):
-            pass
-    fault = sent.name
-    if process.lives(moment):
+    """Sends a signal at a random moment."""
+    process = world.begin(stage, folder)
+    row = _moment(world, stage, number, rng, folder, process)
+    fault = sent.name if process.lives(0) else f"{sent.name} after its end"
+    if process.lives(0):
         process.send(sent)
-    else:
-        fault = f"{sent.name} after its end"
     since = time.monotonic()
     ran = process.end()
-    took, where = round(time.monotonic() - since, 2), part if of_steps else "anywhere"
-    return {"fault": fault, "moment": round(moment, 3), "of": where, "took": took,
-            "status": ran.status, "saw": ran.last}  # fmt: skip
+    took = round(time.monotonic() - since, 2)
+    return {"fault": fault, "took": took, "status": ran.status, "saw": ran.last, **row}
+
+
+def _moment(
+    world: World, stage: str, number: int, rng: random.Random, folder: Path, process: Process
+) -> Row:
+    """Waits for a random moment: of the whole run, or, twice as often, of a part's steps."""
+    whole, of_steps = world.whole(stage), number % 3 > 0
+    part, window = rng.choice(sorted(whole.windows.items()))
+    moment = rng.uniform(0, window if of_steps else whole.seconds)
+    while of_steps and not (folder / part / "digests.jsonl").exists() and process.lives(POLL):
+        pass
+    process.lives(moment)
+    return {"moment": round(moment, 3), "of": part if of_steps else "all"}
 
 
 def _then(world: World, stage: str, folder: Path, aside: Path | None = None) -> Row:
@@ -118,36 +133,58 @@ def _is_json(row: bytes) -> bool:
 
 
 def full(world: World, stage: str, number: int, rng: random.Random, folder: Path) -> Row:
-    """A disk that takes a part of what the run writes; then there is space."""
+    """A disk that is too small, or that becomes full at a random moment; then there is space."""
     needs = sum(file.stat().st_size for file in world.whole(stage).folder.rglob("*"))
-    space = round(rng.uniform(0.02, 0.9) * needs)
+    small = number % 4 == 3
     disk = folder / "disk"
     disk.mkdir(parents=True)
-    with _of_size(disk, space) as (around, enlarge):
-        ran = world.begin(stage, disk, around=around, aside=folder).end()
+    space = round(rng.uniform(0.1, 0.9) * needs)
+    with _of_size(disk, space if small else 2 * needs + 8 * MIB) as mounted:
+        around = None if mounted else lambda: _limited(space)
+        process = world.begin(stage, disk, around=around, aside=folder)
+        if mounted and not small:
+            _moment(world, stage, number, rng, disk, process)
+            _fill(disk / "filler", rng.randrange(64 * 1024))
+        ran = process.end()
+        fault = "a small disk" if small else "disk full"
         saw = ran.line_with("No space left", "error:") or ran.last
-        row = {"fault": "disk full" if ran.status else "disk large enough", "status": ran.status,
-               "saw": saw, "space": space}  # fmt: skip
-        enlarge()
+        row = {"fault": fault if ran.status else f"{fault}, too late", "status": ran.status,
+               "saw": saw}  # fmt: skip
+        (disk / "filler").unlink(missing_ok=True)
+        if mounted:
+            _mount(disk, f"remount,size={1024**2}k")
         return row | _then(world, stage, disk, folder)
 
 
-@contextlib.contextmanager
-def _of_size(disk: Path, space: int) -> Iterator[tuple[Any, Any]]:
-    """Makes a folder a disk of so many bytes: what its runs need around them, and how it grows.
+def _fill(file: Path, left: int) -> None:
+    """Takes what a disk has, but for so many bytes."""
+    size = 0
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as out:
+        while True:
+            size += out.write(bytes(4096))
+    os.truncate(file, max(size - left, 0))
 
-    It is a file system of its own where this user may mount one. Else writes of cotjax's own files
-    fail beyond that many bytes, and those of checkpoints do not.
+
+@contextlib.contextmanager
+def _of_size(disk: Path, space: int) -> Iterator[bool]:
+    """Makes a folder a disk of so many bytes; whether this user may.
+
+    Where not, writes of cotjax's own files can be made to fail, and those of checkpoints cannot.
     """
-    size = ["mount", "-t", "tmpfs", "-o", f"size={max(space // 1024, 4)}k", "tmpfs", str(disk)]
-    if subprocess.run(size, capture_output=True).returncode:
-        yield lambda: _limited(space), lambda: None
+    try:
+        _mount(disk, f"size={max(space // 1024, 64)}k")
+    except (OSError, subprocess.CalledProcessError):
+        yield False
         return
     try:
-        grow = ["mount", "-o", f"remount,size={1024 * MIB // 1024}k", str(disk)]
-        yield None, lambda: subprocess.run(grow, check=True, capture_output=True)
+        yield True
     finally:
         subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+
+
+def _mount(disk: Path, options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @contextlib.contextmanager
@@ -189,7 +226,7 @@ def damage(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     there = _contents(run)
     ran = world.go_on(folder)
     row = {"fault": f"{name} {how}", "file": str(file.relative_to(run)), "status": ran.status}
-    row["saw"] = ran.line_with("error", "damaged", "lacks", "left out", "is now", "missing")
+    row["saw"] = ran.line_with("error: ", "damaged", "lacks", "left out", "is now", "missing")
     if ran.status:
         row["left as it was"] = _contents(run) == there
         file.write_bytes(was)
