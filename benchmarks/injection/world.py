@@ -5,6 +5,7 @@ not import JAX anew; and all but the undisturbed ones leave the figures of the r
 student and data are those of the tests.
 """
 
+import atexit
 import dataclasses
 import functools
 import hashlib
@@ -109,7 +110,11 @@ def _call(call: Call, out: Path) -> None:
     os.dup2(file, 2)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # pyright: ignore
-    sys.exit(call())
+    try:
+        status = call()
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out; they end what it has started
+    sys.exit(status)
 
 
 @dataclasses.dataclass(frozen=True)
