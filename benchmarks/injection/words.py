@@ -10,4 +10,5 @@ def plainly(text: str) -> str:
       >>> plainly("/a/b/run: the checkpoint of step 4 is damaged")
       '…/run: the checkpoint of step N is damaged'
     """
+    text = " ".join(text.split())
     return re.sub(r"\d[\d,.]*\d|\d", "N", re.sub(r"/[^\s:]*/", "…/", text))
