@@ -1,4 +1,7 @@
-"""How a process starts: the clock, memory pages, and compiled programs kept on disk and counted."""
+"""How a process starts: the clock, memory pages, and compiled programs kept on disk and counted.
+
+And how a worker process ends: with its parent.
+"""
 
 import contextlib
 import importlib.util
@@ -211,3 +214,20 @@ def use_large_pages() -> None:
     if sys.platform == "linux" and not any(name in os.environ for name in _MALLOC):
         os.environ.update(_MALLOC)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def end_with_parent(parent: int) -> None:
+    """Lets this process, a worker, end within a second or two of its parent, however that ends.
+
+    A parent that is killed ends no worker itself, and one that waits for it would wait for ever.
+
+    Args:
+      parent: the process that started this one; it may be gone already.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -217,16 +217,24 @@ def ends_in_bad_steps(stage, run):
     return str(error.value)
 
 
-@pytest.fixture
-def nan_of_strong(monkeypatch):
-    """Hidden states of the teacher that is not the first are NaN, for the first of some texts."""
+@contextlib.contextmanager
+def nan_of_teacher(which=1):
+    """Hidden states of a teacher are NaN, for the first of some texts."""
     own = TeacherPool.hidden
 
     def hidden(self, index, batch, *more):
         found = own(self, index, batch, *more)
-        return found.at[(0,) * (found.ndim - 2)].set(np.nan) if index else found
+        return found.at[(0,) * (found.ndim - 2)].set(np.nan) if index == which else found
 
-    monkeypatch.setattr(TeacherPool, "hidden", hidden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TeacherPool, "hidden", hidden)
+        yield
+
+
+@pytest.fixture
+def nan_of_strong():
+    with nan_of_teacher():
+        yield
 
 
 BOTH = "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.5", "0.5"

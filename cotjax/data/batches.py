@@ -7,6 +7,8 @@ worker processes makes the blocks and whatever number of processes trains on the
 
 import concurrent.futures
 import dataclasses
+import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ import grain
 from absl import flags
 
 from cotjax.data.sources import Records
+from cotjax.startup import end_with_parent
 
 AHEAD = 2  # blocks that each worker keeps ready
 
@@ -109,7 +112,8 @@ class Batches:
             stream = stream.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._workers, per_worker_buffer_size=AHEAD
-                )
+                ),
+                worker_init_fn=functools.partial(_begin_worker, os.getpid()),
             )
         return iter(stream)
 
@@ -131,3 +135,9 @@ class Batches:
         if self._place:
             batch = self._place(batch)
         return batch, (self._index, self._row)
+
+
+def _begin_worker(parent: int, number: int, count: int) -> None:
+    """What a worker process of Grain does first."""
+    del number, count
+    end_with_parent(parent)  # Grain ends its workers when it is closed, and a kill closes nothing

@@ -9,8 +9,6 @@ import functools
 import multiprocessing
 import os
 import pickle
-import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as Late
@@ -21,6 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 from cotjax.config import Plugin, RewardConfig
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Completion, Record
+from cotjax.startup import end_with_parent
 
 START = 120.0  # seconds until the first worker has to be there
 GIB = 2**30
@@ -104,7 +103,7 @@ def _start(own: Plugin, memory: float, parent: int) -> None:
     """
     global _own
     _own = own
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     assert own.found, "it is read before its first call is timed"
     _limit_memory(memory)
 
@@ -120,13 +119,6 @@ def _limit_memory(more: float) -> None:
         return
     limit = taken + int(more * GIB)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process once its parent is gone, however that ended."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _call(completion: Completion, record: Record) -> Any:

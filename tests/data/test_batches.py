@@ -1,6 +1,10 @@
 """Batches cut from blocks: nothing is lost at the seams, and a place is a block and a row."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import textwrap
 
 import grain
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from cotjax.data.batches import Batches, Cutting
 from cotjax.data.sources import RecordList
 from cotjax.interfaces import Record
+from tests.processes import outlive
 
 SOURCE = RecordList(Record(f"n/{i}", str(i), "", (), 1) for i in range(3))
 BLOCK = 5  # rows a block; a batch of 3 ends inside of one
@@ -77,3 +82,28 @@ def test_what_is_made_ahead_is_not_yet_given():
     assert stream.get_state() == {"block": 0, "row": 3}
     assert next(stream) == [3, 4, 5] and [3, 4, 5] in made
     stream.close()
+
+
+def test_workers_end_with_their_parent_however_it_ends(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import multiprocessing, time
+            import grain
+            from cotjax.data.batches import Batches, Cutting
+            if __name__ == "__main__":
+                cutting = Cutting(1, rows=len, cut=lambda block, start, stop: block, join=list)
+                batches = Batches(
+                    [], lambda source: grain.MapDataset.range(99).batch(1), cutting, workers=1
+                )
+                next(batches)
+                print(*(one.pid for one in multiprocessing.active_children()), flush=True)
+                time.sleep(60)
+        """),
+        encoding="utf-8",
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        (worker,) = map(int, run.stdout.readline().split())
+        run.send_signal(signal.SIGKILL)
+    assert not outlive([worker]), "the worker outlived its parent"

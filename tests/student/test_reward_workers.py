@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from cotjax.config import Plugin, RewardConfig
 from cotjax.errors import PluginError
 from cotjax.interfaces import Completion, End, Record
 from cotjax.student.reward_workers import RewardWorkers
+from tests.processes import outlive
 
 REWARDS = """
 import os, sys, time
@@ -141,17 +141,4 @@ def test_workers_end_with_their_parent_however_it_ends(folder):
         assert run.stdout
         worker = int(run.stdout.readline())
         run.send_signal(signal.SIGKILL)
-    for _ in range(100):
-        if not _alive(worker):
-            return
-        time.sleep(0.1)
-    pytest.fail("the worker outlived its parent")
-
-
-def _alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{process}/stat", encoding="ascii") as file:
-        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    assert not outlive([worker]), "the worker outlived its parent"
