@@ -40,7 +40,7 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_rtype = False
+napoleon_custom_sections = ["Returns"]  # a text, not a type
 napoleon_use_admonition_for_examples = False
 maximum_signature_line_length = 78
 
@@ -120,15 +120,22 @@ def _escaped(line):
     return "".join(parts)
 
 
+def mathml(text, display="inline"):
+    """MathML of a formula; names of functions are no operators, which would have wide spaces."""
+    made = convert(text, display=display)
+    made = re.sub(r"<mo>(min|max)</mo>", r"<mi>\1</mi>", made)
+    return made.replace("<mo>log</mo>", '<mi>log</mi><mspace width="0.16em" />')
+
+
 def inline_math(self, node):
-    """A formula in a line, as MathML, which browsers draw themselves."""
-    self.body.append(f'<span class="math">{convert(node.astext())}</span>')
+    """A formula in a line, which browsers draw themselves."""
+    self.body.append(f'<span class="math">{mathml(node.astext())}</span>')
     raise _skip()
 
 
 def block_math(self, node):
     """A formula on lines of its own."""
-    formula = convert(node.astext(), display="block")
+    formula = mathml(node.astext(), "block")
     self.body.append(f'<div class="math" tabindex="0">{formula}</div>')
     raise _skip()
 

@@ -198,6 +198,7 @@ def page(text: str, depth: int = 0) -> str:
     for name, own in FROM_ROOT.items():
         text = text.replace(f"]({up}../{name}", f"]({up}{own}.md")
         text = text.replace(f"]({name}", f"]({up}{own}.md")
+    text = text.replace("\n\n```\n", "\n```\n")  # doctest's end of an example
     text = KEPT.sub(r"{download}`\1 <\2>`", text)
     return TITLED.sub(r"```{code-block} \1\n:caption: \2\n\n", text)
 

@@ -78,7 +78,7 @@ def canvas(width, height, x, y):
 
 def step() -> None:
     """One GRPO step, as the data sees it."""
-    figure, axes = canvas(8.2, 3.1, 11.2, 4.2)
+    figure, axes = canvas(7.0, 3.1, 11.2, 4.2)
     first = (("prompts", "[B, P]"), ("rollout", "[B, G, T]"), ("rewards", "[B, G]"))
     for place, (title, shape) in enumerate(first):
         box(axes, 0.1 + 3.9 * place, 2.9, 2.4, 1.1, title, shape)
@@ -111,7 +111,7 @@ def masking() -> None:
         ("stage 1: mask one, shuffle", mixed.steps, BLUE),
         ("stage 2: mask about half", half.steps, ORANGE),
     )
-    figure, axes = canvas(8.2, 2.7, 12.2, 3.9)
+    figure, axes = canvas(7.0, 2.7, 12.2, 3.9)
     for place, (title, steps, colour) in enumerate(columns):
         left = 0.1 + 4.1 * place
         axes.text(left + 1.85, 3.6, title, ha="center", weight="bold", fontsize=9)
@@ -129,7 +129,7 @@ def masking() -> None:
 
 def rewards() -> None:
     """What a right completion earns for its length in stages 2 and 3."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.9))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 2.9))
     lengths, limit = np.array([0, 70, 140, 175, 175.01, 176, 268, 275, 290]), 175.0
     for monotone, colour, dash, name in ((True, GREEN, "-", "monotone (default)"),
                                          (False, ORANGE, "--", "as released")):  # fmt: skip
@@ -151,7 +151,7 @@ def advantages() -> None:
     """Rewards of a group of eight, and their advantages."""
     reward = np.array([1.2, 1.1, 1.3, -2, -2, 0.9, -1, 1.2])
     advantage = np.asarray(group_advantage(jnp.asarray(reward[None])))[0]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 2.5))
     for axes, values, title in ((left, reward, "reward"), (right, advantage, "advantage")):
         colours = [GREEN if one > 0 else RED for one in values]
         axes.bar(np.arange(1, 9), values, color=colours, width=0.62)
@@ -166,7 +166,7 @@ def advantages() -> None:
 def curriculum() -> None:
     """Buckets of data, and the weights of three teachers by schedule."""
     figure, panels = plt.subplots(
-        4, 1, figsize=(8.2, 4.6), sharex=True, height_ratios=(0.8, 1, 1, 1)
+        4, 1, figsize=(7.0, 4.6), sharex=True, height_ratios=(0.8, 1, 1, 1)
     )
     for bucket in range(5):
         shade = 0.25 + 0.15 * bucket
@@ -192,7 +192,7 @@ def curriculum() -> None:
 def tail() -> None:
     """A teacher's distribution, its top four, and the bucket of the rest."""
     full = np.array([0.42, 0.25, 0.12, 0.07, *([0.14 / 8] * 8)])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.5), width_ratios=(1.7, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 2.5), width_ratios=(1.7, 1))
     left.bar(range(12), full, color=[GREEN] * 4 + [SOFT] * 8, width=0.7)
     left.set(title="the teacher, V tokens", xticks=[], ylabel="probability", ylim=(0, 0.46))
     right.bar(range(4), full[:4], color=GREEN, width=0.7)
@@ -205,7 +205,7 @@ def tail() -> None:
 
 def run() -> None:
     """Parts of a run, in the order in which data walks."""
-    figure, axes = canvas(8.2, 2.3, 12.4, 3.3)
+    figure, axes = canvas(7.0, 2.3, 12.4, 3.3)
     top = (("data", "records"), ("curriculum", "order"), ("stage", "batches, loss"),
            ("training", "update"), ("report", "one page"))  # fmt: skip
     for place, (title, below) in enumerate(top):
