@@ -123,8 +123,9 @@ def _escaped(line):
 def mathml(text, display="inline"):
     """MathML of a formula; names of functions are no operators, which would have wide spaces."""
     made = convert(text, display=display)
-    made = re.sub(r"<mo>(min|max)</mo>", r"<mi>\1</mi>", made)
-    return made.replace("<mo>log</mo>", '<mi>log</mi><mspace width="0.16em" />')
+    space = '<mspace width="0.16em" />'
+    made = re.sub(r"<mo>(min|max)</mo>", rf"{space}<mi>\1</mi>", made)
+    return made.replace("<mo>log</mo>", f"{space}<mi>log</mi>{space}")
 
 
 def inline_math(self, node):

@@ -107,9 +107,9 @@ def masking() -> None:
     mixed, _ = shuffle_steps(one, rng=random.Random(5))
     half, _ = mask_steps(whole, rng=random.Random(2), count=3)
     columns = (
-        ("the teacher's rationale", whole.steps, GREEN),
-        ("stage 1: mask one, shuffle", mixed.steps, BLUE),
-        ("stage 2: mask about half", half.steps, ORANGE),
+        ("the teacher's steps", whole.steps, GREEN),
+        ("stage 1: one, shuffled", mixed.steps, BLUE),
+        ("stage 2: about half", half.steps, ORANGE),
     )
     figure, axes = canvas(7.0, 2.7, 12.2, 3.9)
     for place, (title, steps, colour) in enumerate(columns):
