@@ -18,7 +18,11 @@ PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WORDS = {"off": None, "yes": True, "no": False}
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "results" not in page.parts]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+
+
+@each_page
 def test_every_example_gives_what_the_page_says(page, capsys):
     text = page.read_text(encoding="utf-8")
     # The fences become empty lines, so that a failure names the line of the page.

@@ -16,7 +16,8 @@ from cotjax.config import load, stage_class, stage_configs
 from tests.tiny import flags, in_use, write_sevens, write_student, write_teachers
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "results" not in page.parts]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = ("", "sh", "bash", "shell", "console")
 # Of others than cotjax; `.ci/run` runs what installs, tests and checks.
@@ -73,7 +74,7 @@ def is_command(words):
 
 # A file that a page shows: named by its block's title or by its first line.
 OWN_FILES = re.compile(r"^```python(?: title=\"|\n# )([\w.]+\.py)\"?\n(.*?)^```", re.M | re.S)
-ALL = list(commands())
+ALL = [(page, list(words)) for words, page in {tuple(w): p for p, w in commands()}.items()]
 OURS = [(page, words) for page, words in ALL if words[0] not in TOOLS]
 
 

@@ -91,7 +91,7 @@ def parse_rationale(text: str, *, kind: SplitKind = "auto") -> Rationale:
       text: any string.
       kind: where a new step starts.
         numbered: at a line `Step k:` (bold and headings allowed); if there is none, at the lines
-          `1.`, `2.`, ... or `1)`, `2)`, ... that count up. No such line: no steps.
+        `1.`, `2.`, ... or `1)`, `2)`, ... that count up. No such line: no steps.
         lines: at every line that is not blank.
         sentences: also behind `.`, `!` or `?` and white space, unless a small letter follows.
         auto: numbered if the text has numbered steps, otherwise lines.
