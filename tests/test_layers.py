@@ -31,6 +31,7 @@ ORDER = (
         *(
             "train",
             "evaluate",
+            "lm_eval",
             "generate",
             "export",
             "rationales",
