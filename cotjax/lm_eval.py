@@ -7,17 +7,18 @@ packages once they are imported, so from Python:
 
     import cotjax.lm_eval, lm_eval
     cotjax.lm_eval.register()
-    lm_eval.simple_evaluate(model="cotjax", model_args="path=runs/NAME", tasks=["gsm8k"])
+    lm_eval.simple_evaluate(
+        model="cotjax", model_args="path=runs/NAME", tasks=["gsm8k"]
+    )
 """
 
 import functools
 import importlib
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cotjax.config.command import VERSION, one_line_errors
+from cotjax.config.command import VERSION, Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.run.harness import Scorer
 from cotjax.run.opened import config_from_flags, open_model
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the harness; 0 if it worked, 2 if the input was wrong."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("--help", "-h"):
-        print(f"Usage: cotjax lm-eval --model_args path=RUN --tasks TASK …\n{_about()}")
+        usage = "--model_args path=RUN --tasks TASK … [FLAG …]"
+        print(Command("lm-eval", __doc__, usage=usage).format_help(), end="")
         return 0
     if argv[0] == "--version":
         print(VERSION)
@@ -60,10 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         sys.argv = given
     return 0
-
-
-def _about() -> str:
-    return inspect.cleandoc(__doc__ or "")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

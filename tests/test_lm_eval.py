@@ -87,6 +87,8 @@ def harness(folder, model, args):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
+@pytest.mark.parity
 @needs_harness
 @pytest.mark.skipif(not HF, reason="needs torch and accelerate, as the harness's hf does")
 def test_it_agrees_with_hf_on_the_exported_folder(folder):
@@ -106,6 +108,7 @@ def test_it_agrees_with_hf_on_the_exported_folder(folder):
             assert own["results"][task].get(metric) == hf["results"][task].get(metric)
 
 
+@pytest.mark.slow
 @needs_harness
 def test_a_task_whose_data_are_away_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -121,10 +124,11 @@ def test_a_task_whose_data_are_away_is_one_line(folder, capsys, monkeypatch):
     assert "--include_path FOLDER" in said
 
 
+@pytest.mark.slow
 @needs_harness
 @pytest.mark.parametrize(
     ("args", "said"),
-    [("pretrained=x", "no argument pretrained"), ("batch_size=2", "no path"),
+    [("pretrained=x", "no argument pretrained"), ("allow_nonfinite=true", "no path"),
      ("path=nowhere", "there is no such run or model")],
 )  # fmt: skip
 def test_wrong_arguments_are_one_line(folder, capsys, args, said):
@@ -135,7 +139,7 @@ def test_wrong_arguments_are_one_line(folder, capsys, args, said):
 
 def test_help_needs_no_harness(capsys):
     assert main(["--help"]) == main([]) == 0
-    assert "cotjax lm-eval --model_args path=RUN --tasks" in capsys.readouterr().out
+    assert "cotjax lm-eval --model_args path=RUN --tasks TASK" in capsys.readouterr().out
 
 
 def test_without_the_harness_the_error_says_how_to_get_it(capsys, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotjax.errors import InputError
 from cotjax.run.opened import OpenedModel
@@ -33,7 +33,7 @@ class Scorer:
 
         parts = batch_devices(opened.mesh)
         self._opened, self._rows = opened, -(-rows // parts) * parts
-        self._score: Any = jax.jit(self._scored)
+        self._score: Any = cast(Any, jax).jit(self._scored)
 
     @property
     def tokenizer(self) -> Any:
@@ -98,9 +98,10 @@ class Scorer:
             rows, length, *more = values.shape
             return jnp.moveaxis(values.reshape(rows, length // BLOCK, BLOCK, *more), 1, 0)
 
-        blocks = jax.lax.map(of_block, (cut(hidden), cut(batch.targets)))
-        joined = [jnp.moveaxis(one, 0, 1).reshape(batch.targets.shape) for one in blocks]
-        return joined[0], joined[1]
+        each: Any = jax.lax  # JAX does not type all of it
+        logp, likeliest = each.map(of_block, (cut(hidden), cut(batch.targets)))
+        shape = batch.targets.shape
+        return jnp.moveaxis(logp, 0, 1).reshape(shape), jnp.moveaxis(likeliest, 0, 1).reshape(shape)
 
     def complete(
         self,
@@ -173,7 +174,7 @@ class Scorer:
             pad_id=student.pad_id,
             names=["prompt"] * len(full),
         )
-        rollout = generate(
+        rollout: Any = generate(
             student.policy,
             rollout_params(student, opened.config, opened.mesh, opened.params),
             parallel.shard(opened.mesh, batch),
