@@ -161,6 +161,8 @@ def _compare(known: Namespace, argv: Sequence[str]) -> int:
                 keep=kept.append,
             )
         except KeyboardInterrupt:
+            by_name[name] = {}
+        if not _is_whole(by_name[name], known.files):
             print(f"stopped while {name} was measured: nothing is compared", file=sys.stderr)
             return STOPPED
         of = [f"{file}: " for file in known.files] or [""]
@@ -187,6 +189,12 @@ def _compare(known: Namespace, argv: Sequence[str]) -> int:
     for name, one in told.items():
         print(visible(sentences(first, name, one)))
     return 0
+
+
+def _is_whole(numbers: dict[str, Any], files: Sequence[str]) -> bool:
+    """Whether numbers are of all problems, and not of those before Ctrl-C."""
+    parts = [numbers.get(file, {}) for file in files] if files else [numbers]
+    return all(part and "problems_left" not in part for part in parts)
 
 
 def _check_out(flag: str, path: pathlib.Path) -> None:

@@ -112,3 +112,12 @@ def test_a_comparison_of_nothing_is_one_line(capsys, flags, said):
     assert main(flags) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and said in told
+
+
+def test_a_comparison_that_ctrl_c_cuts_off_compares_nothing(world, capsys, monkeypatch):
+    _, student, own = world
+    command = importlib.import_module("cotjax.evaluate")
+    partial = {"step": 0, "problems": 64, "problems_left": 192}
+    monkeypatch.setattr(command, "measure", lambda opened, keep: partial)
+    assert main(["--compare", student, "tiny", *own]) == 130
+    assert f"stopped while {student} was measured" in capsys.readouterr().err
