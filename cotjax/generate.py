@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
-from cotjax.run.chat import Ask, ask_lines, chat, show_answer, show_side_by_side
+from cotjax.run.chat import Ask, Clock, ask_lines, chat, show_answer, show_side_by_side
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, OpenedModel, config_from_flags, open_model
 from cotjax.run.paired import configs_of
 from cotjax.run.sample import SampleSettings, stream_texts
@@ -102,12 +102,16 @@ def _asking(
 ) -> Ask:
     """What prints the answer to a question."""
 
+    notes = iter([", with loading and compiling"])  # of the first question alone
+
     def ask(question: str) -> None:
         answers = [stream_texts(one, question, settings, _flag) for one in models.values()]
+        note = next(notes, "")
+        clocks = [Clock(note=note) for _ in answers] if timed else []
         if len(answers) == 1:
-            show_answer(answers[0], settings.n, console, timed=timed)
+            show_answer(answers[0], settings.n, console, clock=clocks[0] if timed else None)
         else:
-            show_side_by_side([*models], answers, console, timed=timed)
+            show_side_by_side([*models], answers, console, clocks=clocks)
 
     return ask
 

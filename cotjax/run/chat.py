@@ -25,10 +25,12 @@ class Clock:
     Attributes:
       first: seconds to its first token; None before it.
       whole: seconds to its end; None before it, and of one that was stopped.
+      note: what else these seconds hold.
     """
 
     first: float | None = None
     whole: float | None = None
+    note: str = ""
 
     def watch(self, texts: Texts) -> Iterator[list[str]]:
         """The same texts, timed."""
@@ -44,7 +46,7 @@ class Clock:
         if self.first is None:
             return ""
         whole = "stopped" if self.whole is None else f"all {self.whole:.2f} s"
-        return f"first token {self.first:.2f} s, {whole}"
+        return f"first token {self.first:.2f} s, {whole}{self.note}"
 
 
 def chat(ask: Ask, console: Console, read: Callable[[str], str] = input) -> None:
@@ -63,7 +65,8 @@ def chat(ask: Ask, console: Console, read: Callable[[str], str] = input) -> None
         try:
             question = read("> ")
         except EOFError:
-            console.print()
+            with contextlib.suppress(KeyboardInterrupt):  # both keys at once
+                console.print()
             return
         except KeyboardInterrupt:
             console.print()
@@ -114,20 +117,24 @@ def pieces(texts: Texts, count: int) -> Iterator[str]:
         yield visible("\n\n".join(f"[{number}] {one}" for number, one in enumerate(now, 1)))
 
 
-def show_answer(texts: Texts, count: int, console: Console, *, timed: bool) -> None:
-    """Prints an answer as it is written, and how long that took if it is timed."""
-    clock = Clock()
+def show_answer(texts: Texts, count: int, console: Console, *, clock: Clock | None) -> None:
+    """Prints an answer as it is written, and how long that took if there is a clock."""
+    watched = clock.watch(texts) if clock else texts
     try:
-        for piece in pieces(clock.watch(texts), count):
+        for piece in pieces(watched, count):
             print(piece, end="", flush=True)
         print()
     finally:
-        if timed:
+        if clock:
             console.print(str(clock), style="dim")
 
 
 def show_side_by_side(
-    names: Sequence[str], answers: Sequence[Texts], console: Console, *, timed: bool
+    names: Sequence[str],
+    answers: Sequence[Texts],
+    console: Console,
+    *,
+    clocks: Sequence[Clock],
 ) -> None:
     """Prints the answers of several models beside each other, as they are written.
 
@@ -135,17 +142,17 @@ def show_side_by_side(
       names: of the models.
       answers: what each writes; one after the other is asked for.
       console: whose width they share; a narrow one has them one below the other.
-      timed: whether to say how long each took.
+      clocks: of each, whose times are told; or none.
     """
-    texts, clocks = [""] * len(names), [Clock() for _ in names]
+    texts = [""] * len(names)
 
     def drawn() -> RenderableType:
-        return _beside(names, texts, clocks if timed else [], console.width)
+        return _beside(names, texts, clocks, console.width)
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
         try:
-            for place, (answer, clock) in enumerate(zip(answers, clocks, strict=True)):
-                for now in clock.watch(answer):
+            for place, answer in enumerate(answers):
+                for now in clocks[place].watch(answer) if clocks else answer:
                     texts[place] = now[0].rstrip("\ufffd")
                     live.update(drawn(), refresh=True)
         finally:

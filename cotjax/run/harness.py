@@ -174,7 +174,7 @@ class Scorer:
             pad_id=student.pad_id,
             names=["prompt"] * len(full),
         )
-        rollout: Any = generate(
+        on_devices: Any = generate(
             student.policy,
             rollout_params(student, opened.config, opened.mesh, opened.params),
             parallel.shard(opened.mesh, batch),
@@ -182,7 +182,7 @@ class Scorer:
             settings=Sampling(group_size=1, **student.ends, **sampling),
             stop_table=self._stop_table(tuple(stops)),
         )
-        rollout = processes.fetch(rollout)
+        rollout: Any = processes.fetch(on_devices)
         sizes = rollout.mask[:, 0].sum(axis=-1) - (rollout.end[:, 0] == End.EOS)
         written = [row[:size] for row, size in zip(rollout.tokens[:, 0], sizes, strict=True)]
         texts = self.tokenizer.batch_decode(written[: len(rows)], skip_special_tokens=True)

@@ -61,11 +61,12 @@ def test_the_first_token_is_timed_also_of_an_answer_that_is_stopped(capsys):
 
     out = console()
     with pytest.raises(KeyboardInterrupt):
-        show_answer(texts(), 1, out, timed=True)
+        show_answer(texts(), 1, out, clock=Clock(note=", at first"))
     assert capsys.readouterr().out == "a"
-    assert out.file.getvalue().startswith("first token 0.0") and "stopped" in out.file.getvalue()
+    told = out.file.getvalue()
+    assert told.startswith("first token 0.0") and told.endswith("stopped, at first\n")
     out = console()
-    show_answer([["a"]], 1, out, timed=False)
+    show_answer([["a"]], 1, out, clock=None)
     assert out.file.getvalue() == "" and str(Clock()) == ""
 
 
@@ -74,7 +75,7 @@ def test_answers_stand_side_by_side_or_below_each_other(width):
     out = console(width)
     long = "word " * 30
     answers = [[["a"], [f"{long}\x1b[2J"]], [[f"right\n{'x' * 70}"]]]
-    show_side_by_side(["base", "runs/a-run"], answers, out, timed=True)
+    show_side_by_side(["base", "runs/a-run"], answers, out, clocks=[Clock(), Clock()])
     lines = out.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b[2J" not in out.file.getvalue() and "\\x1b[2J" in out.file.getvalue()
@@ -91,5 +92,5 @@ def test_an_answer_that_is_stopped_leaves_what_is_there():
 
     out = console()
     with pytest.raises(KeyboardInterrupt):
-        show_side_by_side(["a", "b"], [texts(), [["never"]]], out, timed=False)
+        show_side_by_side(["a", "b"], [texts(), [["never"]]], out, clocks=[])
     assert "half" in out.file.getvalue() and "never" not in out.file.getvalue()
