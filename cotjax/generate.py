@@ -101,7 +101,6 @@ def _asking(
     models: dict[str, OpenedModel], settings: SampleSettings, console: Console, *, timed: bool
 ) -> Ask:
     """What prints the answer to a question."""
-
     notes = iter([", with loading and compiling"])  # of the first question alone
 
     def ask(question: str) -> None:
