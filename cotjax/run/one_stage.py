@@ -56,7 +56,7 @@ def _run_stage(
     from cotjax.parallel import processes
     from cotjax.parallel.mesh import make_mesh, use_cpu_cores
     from cotjax.report import write_report
-    from cotjax.run.parts import Parts
+    from cotjax.run.parts import Parts, earlier_parts
     from cotjax.run.tracking import trackers_of
     from cotjax.student.load import model_bytes
     from cotjax.training.loop import LoopSettings, fit
@@ -114,7 +114,8 @@ def _run_stage(
             raise stopped.and_then("--resume goes on from where the run was.") from stopped
         for note in notes:
             out.print(visible(f"note: {note}"))
-        trackers = trackers_of(config, folder, parts.all, out, silent=not first)
+        begun = earlier_parts(folder) if first else []  # this one has not ended yet
+        trackers = trackers_of(config, folder, begun, out, silent=not first)
         ending.enter_context(closing(trackers))
         result = fit(
             *(stage, folder, settings, table, out),
