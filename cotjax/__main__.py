@@ -11,6 +11,7 @@ from cotjax.errors import InputError
 COMMANDS = {
     "train": "train a student: one stage, or a list of stages",
     "evaluate": "accuracy and length of a run or a model on held-out problems",
+    "lm-eval": "tasks of EleutherAI's evaluation harness",
     "generate": "let a run or a model answer a question",
     "export": "write a run's student as a Hugging Face folder",
     "doctor": "check settings, files and models, and train nothing",

@@ -4,19 +4,27 @@ Greedy first, then sampled (`--eval.samples=0`: greedy alone); same prompt, toke
 rule for whatever is evaluated: a run folder, or a model as `model.path` takes it (so that the base
 is measured like its student). Further flags are config keys, as for `cotjax train`; a run's own
 config is the starting point. Ctrl-C ends it with the numbers of the problems that are done.
+
+`--compare A B` measures several on the same questions, and says what differs by more than chance.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
+from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
+from cotjax.report.paired import compare_sheets, sheet_of
+from cotjax.report.paired_text import print_compared
+from cotjax.run.alike import configs_of
 from cotjax.run.early import check_files, check_held_out
 from cotjax.run.measure import FILES, Keep, forget, measure, measure_files
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, config_from_flags, open_model
@@ -29,10 +37,17 @@ STOPPED = 130  # the exit status of what Ctrl-C ended
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates and prints; 0 if it worked, 2 if the input was wrong, 130 after Ctrl-C."""
     command = Command(
-        "evaluate", __doc__, usage="--checkpoint RUN [--KEY VALUE …]", takes_keys=True
+        *("evaluate", __doc__),
+        usage="(--checkpoint RUN | --compare A B …) [--KEY VALUE …]",
+        takes_keys=True,
     )
+    command.add_argument("--checkpoint", metavar="RUN", default="", help="run folder, or a model")
     command.add_argument(
-        "--checkpoint", metavar="RUN", required=True, help="run folder, or a model"
+        *("--compare",),
+        metavar="RUN",
+        nargs="+",
+        default=[],
+        help="run folders or models, measured alike; a model as the first run is",
     )
     command.add_argument(
         "--files",
@@ -52,10 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
     known, rest = command.parse(argv)
+    if known.checkpoint and known.compare or not (known.checkpoint or known.compare):
+        raise InputError("cotjax evaluate: needs --checkpoint RUN, or --compare A B; one of them.")
     for flag, path in (("--out", known.out), ("--completions", known.completions)):
         if path:
             _check_out(flag, path)
     rows: list[dict[str, Any]] = []
+    if known.compare:
+        return _compare(known, rest)
     try:
         numbers = evaluate(
             known.checkpoint,
@@ -98,7 +117,23 @@ def evaluate(
     Raises:
       InputError: no such checkpoint or model, or a wrong setting.
     """
-    config = config_from_flags(checkpoint, argv)
+    return _measured(
+        *(checkpoint, config_from_flags(checkpoint, argv), argv),
+        files=files,
+        allow_nonfinite=allow_nonfinite,
+        keep=keep,
+    )
+
+
+def _measured(
+    checkpoint: str,
+    config: Config,
+    argv: Sequence[str],
+    *,
+    files: Sequence[str],
+    allow_nonfinite: bool,
+    keep: Keep,
+) -> dict[str, Any]:
     if files:
         check_files(files, FILES)
     else:
@@ -109,6 +144,58 @@ def evaluate(
     _, given = read_flags(argv)
     problems = given.get("eval", {}).get("problems", 0)
     return measure_files(opened, files, problems=problems, keep=keep)
+
+
+def _compare(known: Namespace, argv: Sequence[str]) -> int:
+    """Measures several, compares each with the first, and prints."""
+    names: list[str] = known.compare
+    if len(names) < 2 or len({*names}) < len(names):
+        raise InputError(f"--compare {' '.join(names)}: needs two different runs or models.")
+    by_name: dict[str, dict[str, Any]] = {}
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for name, config in zip(names, configs_of(names, argv), strict=True):
+        kept: list[list[dict[str, Any]]] = []
+        try:
+            by_name[name] = _measured(
+                *(name, config, argv),
+                files=known.files,
+                allow_nonfinite=known.allow_nonfinite,
+                keep=kept.append,
+            )
+        except KeyboardInterrupt:
+            by_name[name] = {}
+        if not _is_whole(by_name[name], known.files):
+            print(f"stopped while {name} was measured: nothing is compared", file=sys.stderr)
+            return STOPPED
+        of = [f"{file}: " for file in known.files] or [""]
+        answers[name] = [
+            {**row, "id": f"{file}{row['id']}"}
+            for file, rows in zip(of, kept, strict=False)
+            for row in rows
+        ]
+    first, *others = (sheet_of(f"--compare {name}", name, "", answers[name]) for name in names)
+    told = [(other, compare_sheets(first, other)) for other in others]
+    if known.completions:
+        rows = [{"model": name} | row for name, own in answers.items() for row in own]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _write("--completions", known.completions, lines)
+    if known.out:
+        pairs = {other.label: [dataclasses.asdict(one) for one in found] for other, found in told}
+        everything = {"numbers": by_name, "against": first.label, "paired": pairs}
+        _write("--out", known.out, json.dumps(everything, indent=2) + "\n")
+    for name, numbers in by_name.items():
+        _print(name, numbers if known.files else {"": numbers})
+    out = Console(highlight=False, markup=False)
+    for other, found in told:
+        out.print()
+        print_compared(out, first, other, found)
+    return 0
+
+
+def _is_whole(numbers: dict[str, Any], files: Sequence[str]) -> bool:
+    """Whether numbers are of all problems, and not of those before Ctrl-C."""
+    parts = [numbers.get(file, {}) for file in files] if files else [numbers]
+    return all(part and "problems_left" not in part for part in parts)
 
 
 def _check_out(flag: str, path: pathlib.Path) -> None:

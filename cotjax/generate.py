@@ -1,13 +1,22 @@
-"""Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`."""
+"""Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
+
+Without a prompt it asks for one, again and again: Ctrl-C ends an answer, Ctrl-D the session. Where
+the standard input is no terminal, each of its lines is a prompt. `--compare BASE RUN` shows the
+answers of both side by side.
+"""
 
 import pathlib
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
-from cotjax.errors import InputError, visible
-from cotjax.run.opened import ALLOWS, ALLOWS_HELP, config_from_flags, open_model
+from cotjax.errors import InputError
+from cotjax.run.chat import Ask, Clock, ask_lines, chat, show_answer, show_side_by_side
+from cotjax.run.opened import ALLOWS, ALLOWS_HELP, OpenedModel, config_from_flags, open_model
+from cotjax.run.alike import configs_of
 from cotjax.run.sample import SampleSettings, stream_texts
 from cotjax.startup import set_up
 
@@ -16,18 +25,29 @@ from cotjax.startup import set_up
 def main(argv: Sequence[str] | None = None) -> int:
     """Generates and prints; 0 if it worked, 2 if the input was wrong."""
     args, _ = _command().parse(argv)
-    for text in _pieces(args):
-        print(visible(text), end="", flush=True)
-    print()
+    names = SampleSettings.__dataclass_fields__
+    settings = SampleSettings(**{name: getattr(args, name) for name in names})
+    settings.check(_flag)
+    prompt = _prompt(args)
+    talks = prompt is None and sys.stdin.isatty()
+    console = Console(highlight=False, markup=False, force_jupyter=False)
+    ask = _asking(_opened(args, settings), settings, console, timed=talks)
+    if prompt is not None:
+        ask(prompt)
+    elif talks:
+        chat(ask, console)
+    else:
+        ask_lines(ask, _lines())
     return 0
 
 
 def _command() -> Command:
     command = Command("generate", __doc__, usage="[--FLAG VALUE …] [PROMPT]")
     add = command.add_argument
-    add("prompt", metavar="PROMPT", nargs="?", help="default: --file, or the standard input")
+    add("prompt", metavar="PROMPT", nargs="?", help="default: --file, or you are asked for some")
     add("--file", metavar="FILE", help="file that holds the prompt")
-    add("--checkpoint", metavar="RUN", default="tiny", help="run folder, checkpoint, or a model")
+    add("--checkpoint", metavar="RUN", help="run folder, checkpoint, or a model; default: tiny")
+    add("--compare", metavar="RUN", nargs=2, help="two of these, whose answers stand side by side")
     add("--n", metavar="N", type=int, default=1, help="completions; one is shown as it is written")
     add("--max-new-tokens", metavar="N", type=int, default=256, help="longest completion")
     add("--temperature", metavar="X", type=float, default=1.0, help="0 is greedy")
@@ -56,27 +76,54 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _pieces(args: Namespace) -> Iterator[str]:
-    """Pieces of what is to be printed, as they are written."""
-    names = SampleSettings.__dataclass_fields__
-    settings = SampleSettings(**{name: getattr(args, name) for name in names})
-    settings.check(_flag)
-    prompt = _prompt(args)
-    config = config_from_flags(args.checkpoint, ["--mesh.data=1"])
-    texts, shown = [""], 0
-    opened = open_model(args.checkpoint, config, allow_nonfinite=args.allow_nonfinite)
-    for texts in stream_texts(opened, prompt, settings, _flag):
-        if args.n == 1:  # a letter may need further tokens before it is one
-            whole = texts[0].rstrip("\ufffd")
-            yield whole[shown:]
-            shown = max(shown, len(whole))
-    if args.n == 1:
-        yield texts[0][shown:]
+def _opened(args: Namespace, settings: SampleSettings) -> dict[str, OpenedModel]:
+    """The models by their names, whose weights are read with the first question."""
+    names = args.compare or [args.checkpoint or "tiny"]
+    if args.compare:
+        if args.checkpoint or settings.n > 1:
+            other = "--checkpoint" if args.checkpoint else f"--n = {settings.n}"
+            raise InputError(
+                f"--compare {' '.join(names)}: with {other}. It takes two runs or models, and "
+                f"shows one completion of each. Leave {other.partition(' ')[0]} out."
+            )
+        if names[0] == names[1]:
+            raise InputError(f"--compare {' '.join(names)}: names one twice. Name two.")
+        configs = configs_of(names, ["--mesh.data=1"], alike=())
     else:
-        yield "\n\n".join(f"[{number}] {one}" for number, one in enumerate(texts, 1))
+        configs = [config_from_flags(names[0], ["--mesh.data=1"])]
+    return {
+        name: open_model(name, config, allow_nonfinite=args.allow_nonfinite)
+        for name, config in zip(names, configs, strict=True)
+    }
 
 
-def _prompt(args: Namespace) -> str:
+def _asking(
+    models: dict[str, OpenedModel], settings: SampleSettings, console: Console, *, timed: bool
+) -> Ask:
+    """What prints the answer to a question."""
+    notes = iter([", with loading and compiling"])  # of the first question alone
+
+    def ask(question: str) -> None:
+        answers = [stream_texts(one, question, settings, _flag) for one in models.values()]
+        note = next(notes, "")
+        clocks = [Clock(note=note) for _ in answers] if timed else []
+        if len(answers) == 1:
+            show_answer(answers[0], settings.n, console, clock=clocks[0] if timed else None)
+        else:
+            show_side_by_side([*models], answers, console, clocks=clocks)
+
+    return ask
+
+
+def _lines() -> list[str]:
+    try:
+        return sys.stdin.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the standard input: cannot be read ({error}).") from error
+
+
+def _prompt(args: Namespace) -> str | None:
+    """The prompt of the flags; None if there is none."""
     if args.prompt is not None and args.file:
         raise InputError(f"--file {args.file}: a prompt is given too. Give one of them.")
     text = args.prompt
@@ -85,12 +132,12 @@ def _prompt(args: Namespace) -> str:
             f'"{text}" stands where the prompt does, and is a folder or a model. Write '
             f"--checkpoint {text} and then the prompt."
         )
-    if text is None:
+    if args.file:
         try:
-            text = pathlib.Path(args.file).read_text("utf-8") if args.file else sys.stdin.read()
+            text = pathlib.Path(args.file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--file {args.file}: cannot be read ({error}).") from error
-    if not text.strip():
+    if text is not None and not text.strip():
         raise InputError("the prompt is empty. Give a text, --file or the standard input.")
     return text
 

@@ -80,3 +80,45 @@ def test_ctrl_c_prints_the_numbers_that_there_are(world, capsys, monkeypatch):
     monkeypatch.setattr(command, "measure", stopped)
     assert main(["--checkpoint", student, *own]) == 130
     assert "stopped before the first batch" in capsys.readouterr().err
+
+
+def test_two_models_are_compared_on_the_same_questions(world, capsys):
+    folder, student, own = world
+    other = write_student(folder / "other", answers=("3", "7"))
+    out, texts = folder / "compared.json", folder / "both.jsonl"
+    argv = ["--compare", student, other, f"--out={out}", f"--completions={texts}", *own]
+    assert main(argv) == 0
+    found = json.loads(out.read_text())
+    assert found["against"] == student and found["numbers"].keys() == {student, other}
+    overall = found["paired"][other][0]
+    assert (overall["level"], overall["questions"]) == ("", 4)
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    assert [row["model"] for row in rows] == [student] * 4 + [other] * 4
+    assert [row["id"] for row in rows[:4]] == [row["id"] for row in rows[4:]]
+    shown = capsys.readouterr().out
+    assert "The same 4 held-out questions, answered greedily." in shown and "Right: " in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "needs --checkpoint RUN, or --compare A B; one of them"),
+        (["--checkpoint=a", "--compare", "a", "b"], "one of them"),
+        (["--compare", "a"], "--compare a: needs two different runs or models"),
+        (["--compare", "a", "a"], "--compare a a: needs two different"),
+        (["--compare", "nowhere", "tiny"], "--checkpoint nowhere: there is no such run or model"),
+    ],
+)
+def test_a_comparison_of_nothing_is_one_line(capsys, flags, said):
+    assert main(flags) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and said in told
+
+
+def test_a_comparison_that_ctrl_c_cuts_off_compares_nothing(world, capsys, monkeypatch):
+    _, student, own = world
+    command = importlib.import_module("cotjax.evaluate")
+    partial = {"step": 0, "problems": 64, "problems_left": 192}
+    monkeypatch.setattr(command, "measure", lambda opened, keep: partial)
+    assert main(["--compare", student, "tiny", *own]) == 130
+    assert f"stopped while {student} was measured" in capsys.readouterr().err

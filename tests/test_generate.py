@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from cotjax.generate import main
+from cotjax.run.chat import chat
 from tests.tiny import write_student
 
 
@@ -69,3 +70,49 @@ def test_a_folder_that_is_neither_run_nor_model_says_so(capsys, tmp_path):
     assert "holds neither a run (config.toml) nor a model" in said(capsys, "Why?", flag, status=2)
     (tmp_path / "config.toml").touch()
     assert "this run has saved no checkpoint" in said(capsys, "Why?", flag, status=2)
+
+
+def test_lines_of_the_standard_input_are_questions(student, capsys, monkeypatch):
+    flags = [f"--checkpoint={student}", "--max-new-tokens=2", "--temperature=0"]
+    one = said(capsys, "Why?", *flags)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why?\n\n  \nHow many pens?\n"))
+    assert said(capsys, *flags) == f"{one}\n{one}"
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    assert "the prompt is empty" in said(capsys, *flags, status=2)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_without_a_prompt_a_session_opens(student, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", Terminal())
+    lines = iter(["Why?", "How?"])
+
+    def read(prompt):
+        print(prompt, end="")
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    asked = sys.modules[main.__module__]
+    monkeypatch.setattr(asked, "chat", lambda ask, console: chat(ask, console, read))
+    shown = said(capsys, f"--checkpoint={student}", "--max-new-tokens=2")
+    assert shown.count("> Answer:") == 2 and shown.count("first token ") == 2
+    assert "Ctrl-D" in shown and shown.endswith("> \n")
+
+
+def test_two_models_answer_side_by_side_in_60_columns(student, capsys, monkeypatch, tmp_path):
+    write_student(tmp_path / "other")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--compare", "other", student, "--max-new-tokens=2"]
+    shown = said(capsys, "Why?", *flags).splitlines()
+    assert max(map(len, shown)) <= 60 and shown[0].startswith("other ")
+    assert any(line.split() == ["Answer:", "Answer:"] for line in shown)
+    assert "names one twice" in said(capsys, "Why?", "--compare", student, student, status=2)
+    assert "Leave --n out" in said(capsys, "Why?", *flags, "--n=2", status=2)
+    both = said(capsys, "Why?", *flags, "--checkpoint=x", status=2)
+    assert "Leave --checkpoint out" in both

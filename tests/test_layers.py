@@ -32,6 +32,7 @@ ORDER = (
             "train",
             "evaluate",
             "compare",
+            "lm_eval",
             "generate",
             "export",
             "rationales",

@@ -8,7 +8,8 @@ import cotjax
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TESTED = ("gguf", "parquet", "tfds", "zst", "math", "test")  # of the README's test command
+# Of the README's test command.
+TESTED = ("gguf", "parquet", "tfds", "zst", "math", "track", "wandb", "test")
 
 
 def bounds(requirements):

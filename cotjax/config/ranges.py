@@ -76,6 +76,7 @@ Divergence = Literal[
     "skew_reverse_kl",
     "total_variation",
 ]
+TrackerName = Literal["trackio", "tensorboard", "wandb"]
 Ramp = Literal["constant", "linear", "cosine"]
 Tail = Literal["bucket", "renormalise", "drop"]
 Signal = Literal["cot_steps", "cot_tokens", "cot_operations", "student_loss", "pass_rate"]

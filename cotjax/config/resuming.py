@@ -36,6 +36,8 @@ MAY_CHANGE = {
     "reward.memory": "which of its calls fail",
     "reward.max_failed": "how many of them end the run",
     "model.remat": "the same values, kept or computed again",
+    "track": "who is told of the numbers",
+    "track_project": "who is told of the numbers",
     "mesh": "the same sums over other devices, equal but for rounding",
 }
 WHERE = ("name", "output", "resume", "stages")  # of these, what is no setting of the training

@@ -16,7 +16,7 @@ TAKES = "a class with from_config(config, mesh), see cotjax.interfaces.Stage"
 PIPELINE = ("data.workers", "data.prompt_widths")  # of stages with a Grain pipeline
 # Every stage loads a student, evaluates it, and saves what it trains.
 EVERYWHERE = (
-    *("stage", "name", "seed", "steps", "output", "resume", "stages"),
+    *("stage", "name", "seed", "steps", "output", "resume", "stages", "track", "track_project"),
     *(key for key in KEYS if key.startswith("data.") and key not in PIPELINE),
     *("deliberate", "model", "lora", "optimizer", "training", "eval", "budget"),
     *("checkpoint", "mesh"),

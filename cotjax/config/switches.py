@@ -63,6 +63,10 @@ def _verifiers(config: Config) -> tuple[str, str]:
 # Of every stage.
 COMMON = (
     Switch(
+        *("track", '= ["trackio"] or others', lambda config: bool(config.track)),
+        ("track_project",),
+    ),
+    Switch(
         *("lora.rank", "> 0", lambda config: config.lora.rank > 0),
         ("lora.alpha", "lora.dropout", "lora.targets"),
     ),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cotjax.config.ranges import Count, Natural, StageName
+from cotjax.config.ranges import Count, Natural, StageName, TrackerName
 from cotjax.config.sections import (
     BatchConfig,
     BudgetConfig,
@@ -49,6 +49,8 @@ class Config:
     steps: Count = 60  # Batches to train on.
     output: str = "runs"  # Folder of the run folders.
     resume: bool = False  # Continue the named run from its newest checkpoint.
+    track: tuple[TrackerName, ...] = ()  # Trackers that are told of numbers and completions too.
+    track_project: str = "cotjax"  # The project of those trackers that the run belongs to.
     stages: Entries = ()  # [[stages]] of a file: each begins from the one before.
     data: DataConfig = field(default_factory=DataConfig)
     deliberate: DeliberateConfig = field(default_factory=DeliberateConfig)

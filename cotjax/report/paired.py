@@ -84,7 +84,7 @@ def read_sheet(path: Path) -> Sheet:
         rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON Lines ({error}).") from error
-    return _sheet(str(path), path.stem, "", rows)
+    return sheet_of(str(path), path.stem, "", rows)
 
 
 def run_sheet(run: RunFiles, path: str = "") -> Sheet:
@@ -98,14 +98,15 @@ def run_sheet(run: RunFiles, path: str = "") -> Sheet:
     step = max((row["step"] for row in rows), default=0)
     of = "" if last is run else f"{last.name}, "
     when = f"{of}step {step:,}" if step else f"{of}before training"
-    return _sheet(path or run.name, run.name, when, [row for row in rows if row["step"] == step])
+    return sheet_of(path or run.name, run.name, when, [row for row in rows if row["step"] == step])
 
 
 def _evaluated(run: RunFiles) -> list[dict[str, Any]]:
     return [row for row in run.completions if row["kind"] != "train"]
 
 
-def _sheet(path: str, label: str, when: str, rows: Sequence[Any]) -> Sheet:
+def sheet_of(path: str, label: str, when: str, rows: Sequence[Any]) -> Sheet:
+    """The sheet of rows as completions.jsonl has them; `path` names it in an error."""
     answers: dict[Key, GradedAnswer] = {}
     for row in rows:
         parts = row.get("parts") if isinstance(row, dict) else None

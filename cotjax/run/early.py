@@ -3,6 +3,7 @@
 JAX and transformers take seconds to import; who mistyped a path should not wait for them.
 """
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -33,6 +34,13 @@ _KINDS = {
     "tfds": "a folder that TFDS wrote",
 }
 
+# Package of each tracker, and the extra that installs it.
+TRACKERS = {
+    "trackio": ("trackio", "track"),
+    "tensorboard": ("tensorboardX", "track"),
+    "wandb": ("wandb", "wandb"),
+}
+
 
 def check_run(config: Config, folder: pathlib.Path) -> None:
     """Refuses a run of a stage, or of a list, that could not begin, or not be written.
@@ -45,11 +53,27 @@ def check_run(config: Config, folder: pathlib.Path) -> None:
         check_resume(config, folder)
     check_platforms()
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
+    check_trackers(stages)
     check_model(stages[0].model.path)
     for own in stages:
         check_data(own)
         check_teachers(own, made_here=folder)
     check_output(config.output, folder, least_bytes(stages))
+
+
+def check_trackers(stages: Sequence[Config]) -> None:
+    """Refuses trackers that are not installed.
+
+    Raises:
+      InputError: names the first, with the line that installs it.
+    """
+    for name in (name for own in stages for name in own.track):
+        package, extra = TRACKERS[name]
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f'track = "{name}": the package {package} is not installed. Run '
+                f'pip install "cotjax[{extra}]", or leave {name} out of track.'
+            )
 
 
 def check_model(path: str, key: str = "model.path") -> None:

@@ -1,5 +1,6 @@
 """One stage, from its config to its report."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -34,7 +35,8 @@ def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.
     """
     with owned(folder, resume=config.resume), counted() as programs:
         try:
-            return _run_stage(config, folder, began, programs)
+            with contextlib.ExitStack() as ending:
+                return _run_stage(config, folder, began, programs, ending)
         except InputError:
             raise
         except Exception as error:
@@ -43,19 +45,25 @@ def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.
 
 
 def _run_stage(
-    config: Config, folder: pathlib.Path, began: float, programs: Programs
+    config: Config,
+    folder: pathlib.Path,
+    began: float,
+    programs: Programs,
+    ending: contextlib.ExitStack,
 ) -> pathlib.Path:
     out = console()
     # The heavy imports come after the config is known to be right.
     from cotjax.parallel import processes
     from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.report import write_report
-    from cotjax.run.parts import Parts
+    from cotjax.run.parts import Parts, earlier_parts
+    from cotjax.run.tracking import trackers_of
     from cotjax.student.load import model_bytes
     from cotjax.training.loop import LoopSettings, fit
     from cotjax.training.metrics import StepTable
     from cotjax.training.preemption import watch_preemption
     from cotjax.training.signals import StopSignals
+    from cotjax.training.trackers import closing
 
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
@@ -106,7 +114,15 @@ def _run_stage(
             raise stopped.and_then("--resume goes on from where the run was.") from stopped
         for note in notes:
             out.print(visible(f"note: {note}"))
-        result = fit(stage, folder, settings, table, out, saved=saved, signals=signals)
+        begun = earlier_parts(folder) if first else []  # this one has not ended yet
+        trackers = trackers_of(config, folder, begun, out, silent=not first)
+        ending.enter_context(closing(trackers))
+        result = fit(
+            *(stage, folder, settings, table, out),
+            saved=saved,
+            signals=signals,
+            trackers=trackers,
+        )
     if not first:
         return folder
     parts.end()
@@ -116,5 +132,7 @@ def _run_stage(
     result |= {"programs": dataclasses.asdict(programs), "parts": parts.all}
     write_result(folder, result)
     out.print(f"\nPrograms: {programs}.")
-    print_summary(out, folder, write_report(folder), result)
+    report = write_report(folder)
+    trackers.keep_report(report)
+    print_summary(out, folder, report, result)
     return folder

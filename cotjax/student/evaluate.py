@@ -12,6 +12,7 @@ from cotjax.parallel import processes
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import Reward, completion_row, solve_reward
+from cotjax.student.verify import open_verifier
 from cotjax.training.evaluation import JudgedCompletion, summarize
 from cotjax.training.progress import Progress
 
@@ -62,7 +63,8 @@ def evaluate(
                 raise
     greedy, sampled = [one[0] for one in judged], [one[1:] for one in judged]
     rows = [completion_row(record, one) for record, one in zip(records, greedy, strict=False)]
-    return summarize(greedy, sampled if config.eval.samples else ()), rows
+    equal = open_verifier(config, "eval.verifier").equal
+    return summarize(greedy, sampled if config.eval.samples else (), equal), rows
 
 
 def evaluation_programs(

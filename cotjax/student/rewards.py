@@ -192,7 +192,8 @@ def _judged(
     parts = {**parts, "correct": float(verdict.correct), "well_formed": float(verdict.well_formed)}
     failed = str(earned) if isinstance(earned, PluginError) else ""
     return JudgedCompletion(
-        completion.text, completion.tokens, completion.end, reward, parts, failed
+        *(completion.text, completion.tokens, completion.end, reward, parts, failed),
+        answer=completion.answer,
     )
 
 

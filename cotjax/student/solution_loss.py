@@ -1,6 +1,7 @@
 """The student's loss on whole solutions, each behind its bare question."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,40 @@ from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import solution
 
 BLOCK = 64  # tokens; rows are a multiple as long, so that few lengths are compiled
+
+
+def in_blocks(examples: Sequence[Example]) -> int:
+    """Tokens of rows that hold the longest example, a multiple of `BLOCK`."""
+    longest = max((len(example["tokens"]) for example in examples), default=1)
+    return -(-longest // BLOCK) * BLOCK
+
+
+def scored(
+    mesh: Mesh,
+    examples: Sequence[Example],
+    rows: int,
+    length: int,
+    score: Callable[[TokenBatch], Any],
+) -> Iterator[tuple[int, np.ndarray, Any]]:
+    """Scores examples in packed rows: (its place, its weight [n], its scores, leaves [n]) of each.
+
+    Args:
+      mesh: over which a batch is laid.
+      examples: none is longer than a row.
+      rows: of a batch.
+      length: tokens of a row.
+      score: a batch's scores, leaves [rows, length].
+    """
+    left = list(enumerate(examples))
+    while left:
+        batch, spans = pack_in_order(left, rows, length)
+        found = processes.fetch(score(parallel.shard(mesh, batch)))
+        for span in spans:
+            inside = span.row, slice(span.start, span.stop)
+            own = jax.tree.map(lambda leaf, inside=inside: leaf[inside], found)
+            yield span.example, np.asarray(batch.weight[inside]), own
+        done = {span.example for span in spans}
+        left = [(place, example) for place, example in left if place not in done]
 
 
 class SolutionLoss:
@@ -55,27 +90,18 @@ class SolutionLoss:
           params: what is trained of the student.
           examples: of `encode`; none is longer than a row.
         """
-        left, length = list(enumerate(examples)), self.row_length(examples)
-        nll, tokens = np.zeros((2, len(left)), np.float32)
+        nll, tokens = np.zeros((2, len(examples)), np.float32)
         everything = self._student.all_params(params)
-        while left:
-            batch, spans = pack_in_order(left, self._rows, length)
-            scored = self._score(everything, parallel.shard(self._mesh, batch))
-            logp = processes.fetch(scored)
-            for span in spans:
-                inside = span.row, slice(span.start, span.stop)
-                nll[span.example] = -logp[inside].sum()
-                tokens[span.example] = batch.weight[inside].sum()
-            done = {span.example for span in spans}
-            left = [(place, example) for place, example in left if place not in done]
+        score = functools.partial(self._score, everything)
+        length = self.row_length(examples)
+        for place, weight, logp in scored(self._mesh, examples, self._rows, length, score):
+            nll[place] = -logp.sum()
+            tokens[place] = weight.sum()
         return nll, tokens
 
     def row_length(self, examples: Sequence[Example]) -> int:
         """Tokens of the rows that hold some examples."""
-        if self._length:
-            return self._length
-        longest = max((len(example["tokens"]) for example in examples), default=1)
-        return -(-longest // BLOCK) * BLOCK
+        return self._length or in_blocks(examples)
 
     def programs(self, name: str, lengths: Sequence[int]) -> Iterator[Program]:
         """What scoring rows of some lengths compiles; if they are several, perhaps."""

@@ -24,6 +24,7 @@ from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
 from cotjax.training.detectors import Alarm, Watch
 from cotjax.training.metrics import MetricsWriter, StepTable, plain_numbers
 from cotjax.training.signals import StopSignals
+from cotjax.training.trackers import Trackers
 from cotjax.training.update import on_host, with_skipped
 from cotjax.training.used import UsedTokens
 
@@ -68,6 +69,7 @@ def fit(
     *,
     saved: Callable[[int, int], None] = lambda first_step, last_step: None,
     signals: StopSignals | None = None,
+    trackers: Trackers | None = None,
 ) -> dict[str, Any]:
     """Trains a stage.
 
@@ -81,6 +83,7 @@ def fit(
       saved: is told the step that it began with and the newest one, at first and after each
         checkpoint.
       signals: that end the run between two steps; None hears none.
+      trackers: that are told what is written; None tells nobody.
 
     Returns:
       `before` and `after`: the evaluations; `steps`: how many were taken in all; `used_tokens`:
@@ -111,7 +114,10 @@ def fit(
         start, used = latest, checkpoints.used(latest)
         evaluations = checkpoints.evaluations(latest)
     saved(start, start)
-    writer = MetricsWriter(folder, resumed_step=start, silent=jax.process_index() > 0)
+    if trackers:
+        trackers.begin(start if settings.resume else None)
+    silent = jax.process_index() > 0
+    writer = MetricsWriter(folder, resumed_step=start, silent=silent, also=trackers)
     writer.insert_evaluations(evaluations)
     for repair in writer.repairs:
         console.print(visible(repair), style="yellow")

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +19,18 @@ from cotjax.storage import append_whole, rows_of, whole_rows, write_whole
 from cotjax.training.digests import digests
 
 ALARMS = "alarms.jsonl"  # of a run folder: step, name and words of each alarm
+
+
+class Mirror(Protocol):
+    """Who else is told what is written; see `cotjax.training.trackers.Trackers`."""
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """A line of metrics."""
+        ...
+
+    def write_completions(self, step: int, kind: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Lines of completions."""
+        ...
 
 
 class MetricsWriter:
@@ -32,6 +44,7 @@ class MetricsWriter:
       resumed_step: the step of the checkpoint that the run continues from: later lines are
         dropped, since the run will write them again, and so are lines that were cut or damaged.
         A new run gives 0.
+      also: is told each line of metrics and completions behind the file; None: nobody is.
 
     Attributes:
       repairs: sentences about lines up to that step that are lost.
@@ -40,8 +53,16 @@ class MetricsWriter:
       InputError: a file cannot be written, as on a full disk; so does each method.
     """
 
-    def __init__(self, folder: Path, *, resumed_step: int = 0, silent: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resumed_step: int = 0,
+        silent: bool = False,
+        also: Mirror | None = None,
+    ):
         self.repairs: list[str] = []
+        self._also = also
         self._metrics = folder / "metrics.jsonl"
         self._completions = folder / "completions.jsonl"
         self._digests, self._alarms = folder / "digests.jsonl", folder / ALARMS
@@ -64,6 +85,8 @@ class MetricsWriter:
         if self._silent:
             return
         _append(self._metrics, [{"step": step, "kind": kind, **plain_numbers(values)}])
+        if self._also:
+            self._also.write(step, kind, values)
 
     def insert_evaluations(self, found: Mapping[int, Mapping[str, Any]]) -> None:
         """Writes evaluations again that metrics.jsonl has lost, each behind its step.
@@ -92,7 +115,10 @@ class MetricsWriter:
         """
         if self._silent:
             return
-        _append(self._completions, [{"step": step, "kind": kind, **row} for row in completions])
+        rows = [*completions]
+        _append(self._completions, [{"step": step, "kind": kind, **row} for row in rows])
+        if self._also:
+            self._also.write_completions(step, kind, rows)
 
     def write_alarm(self, step: int, name: str, says: str) -> None:
         """Appends what a guard or a detector says of a step to alarms.jsonl."""

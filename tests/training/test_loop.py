@@ -79,7 +79,7 @@ class Sums:
         return numbers | {"tokens": 3.0, "problems": 2}, [{"id": "held-out"}]
 
 
-def run(folder, stage=None, signals=None, **changes):
+def run(folder, stage=None, signals=None, trackers=None, **changes):
     """A run of 5 steps; returns the stage, the result and what was printed."""
     settings = {"steps": 5, "eval_every": 2, "checkpoint_every": 1, "keep": 2, "resume": False}
     folder.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def run(folder, stage=None, signals=None, **changes):
     console = Console(file=out, width=100)
     settings = LoopSettings(**settings | changes)
     table = StepTable(COLUMNS, settings.steps, console)
-    result = fit(stage, folder, settings, table, console, signals=signals)
+    result = fit(stage, folder, settings, table, console, signals=signals, trackers=trackers)
     return stage, result, out.getvalue()
 
 

@@ -1,0 +1,50 @@
+"""The trackers of a run, as its config names them."""
+
+import hashlib
+import pathlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from cotjax.config import Config, to_toml
+from cotjax.errors import visible
+from cotjax.training.tracker_kinds import KINDS
+from cotjax.training.trackers import TrackedRun, Trackers
+
+
+def trackers_of(
+    config: Config,
+    folder: pathlib.Path,
+    parts: Sequence[Mapping[str, Any]],
+    out: Console,
+    *,
+    silent: bool,
+) -> Trackers:
+    """The trackers that `track` names; nothing is opened yet.
+
+    Args:
+      config: of the run, resolved.
+      folder: of the run.
+      parts: of the run, the first of which says when it began; a name of its own comes from that.
+      out: where a tracker that fails is told.
+      silent: tell nobody, as all processes of a run but one do.
+    """
+    above = folder.parent
+    listed = (above / "config.toml").is_file()  # a stage lies in the folder of its list
+    began = f"{folder.name} {parts[0]['started']}" if parts else folder.name
+    run = TrackedRun(
+        project=config.track_project,
+        name=f"{above.name}-{folder.name}" if listed else folder.name,
+        group=above.name if listed else "",
+        id=hashlib.sha256(began.encode()).hexdigest()[:12],
+        folder=folder,
+        config=tomllib.loads(to_toml(config)),
+    )
+    names = () if silent else dict.fromkeys(config.track)
+
+    def warn(told: str) -> None:
+        out.print(visible(told), style="yellow")
+
+    return Trackers({name: KINDS[name] for name in names}, run, warn)
