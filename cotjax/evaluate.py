@@ -21,7 +21,7 @@ from rich.console import Console
 from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
-from cotjax.errors import InputError, visible
+from cotjax.errors import InputError
 from cotjax.report.paired import compare_sheets, sheet_of
 from cotjax.report.paired_text import print_compared
 from cotjax.run.alike import configs_of

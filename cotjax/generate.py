@@ -14,9 +14,9 @@ from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.run.alike import configs_of
 from cotjax.run.chat import Ask, Clock, ask_lines, chat, show_answer, show_side_by_side
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, OpenedModel, config_from_flags, open_model
-from cotjax.run.alike import configs_of
 from cotjax.run.sample import SampleSettings, stream_texts
 from cotjax.startup import set_up
 
