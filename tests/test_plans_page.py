@@ -1,0 +1,62 @@
+"""The page of plans: what its script makes of results, and the models it plans for."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cotjax.models.formats.huggingface import read_architecture
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("plans", ROOT / "docs" / "plans.py")
+assert SPEC and SPEC.loader
+plans = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(plans)
+ROW = {"student": "qwen2.5-3b", "method": "BRIDGE", "slice": "v5e-16", "seconds": 9}
+
+
+def test_a_page_holds_what_fits_what_does_not_and_what_cannot_be_split():
+    stages = [{"stage": "grpo", "step_seconds": 12.3456, "steps": 9}]
+    says = "fits: at most 9.50 of 16.00 GiB (grpo, update) on each device"
+    text = plans.page(
+        [
+            ROW | {"slice": "v6e-64", "fits": None, "says": "rollout.prompts = 16: 64 devices"},
+            ROW | {"fits": True, "says": says, "chip_hours": 1234.5, "stages": stages, "tensor": 2},
+            ROW | {"slice": "v5e-8", "fits": False, "says": "does not fit: 20 of 16 GiB. Set x",
+                   "chip_hours": 9.0, "stages": stages, "tensor": 1},
+        ]
+    )  # fmt: skip
+    lines = [line for line in text.splitlines() if line.startswith("| qwen")]
+    assert lines == [
+        "| qwen2.5-3b | v5e-8 | no: 20 of 16 GiB. Set x | 12.3 |  |",
+        "| qwen2.5-3b | v5e-16 | yes, 9.50 of 16.00 GiB (tensor 2) | 12.3 | 1,234.5 |",
+        "| qwen2.5-3b | v6e-64 | cannot be split: rollout.prompts = 16: 64 devices |  |  |",
+    ]
+    assert "## BRIDGE" in text and "## CLPD" not in text
+
+
+@pytest.mark.skipif(not plans.RESULTS.exists(), reason="nothing was planned yet")
+def test_the_page_is_that_of_the_results():
+    assert plans.PAGE.read_text("utf-8") == plans.page(plans.read())
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        *(("qwen2.5-0.5b", 0.494), ("qwen2.5-1.5b", 1.544), ("qwen2.5-3b", 3.086)),
+        *(("qwen2.5-7b", 7.616), ("qwen2.5-14b", 14.770), ("llama-3.1-8b", 8.030)),
+    ],
+)
+def test_a_shape_has_the_parameters_of_the_model_of_its_name(name, billions):
+    shape = read_architecture(plans.SHAPES / name)
+    heads, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    layer = shape.hidden_size * (2 * heads + 2 * keys + 3 * shape.mlp_size + 2)
+    layer += (heads + 2 * keys) * shape.qkv_bias
+    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_embeddings else 2)
+    total = shape.num_layers * layer + embeddings + shape.hidden_size
+    assert round(total / 1e9, 3) == billions
+
+
+def test_every_result_is_of_a_known_plan():
+    for row in plans.read():
+        assert row["student"] in plans.STUDENTS and row["slice"] in plans.SLICES
