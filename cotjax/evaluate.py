@@ -1,11 +1,8 @@
 """Accuracy on held-out problems: `cotjax evaluate --checkpoint runs/NAME`.
 
-Greedy first, then sampled (`--eval.samples=0`: greedy alone); same prompt, token limit and stop
-rule for whatever is evaluated: a run folder, or a model as `model.path` takes it (so that the base
-is measured like its student). Further flags are config keys, as for `cotjax train`; a run's own
-config is the starting point. Ctrl-C ends it with the numbers of the problems that are done.
-
-`--compare A B` measures several on the same questions, and says what differs by more than chance.
+Greedy first, then sampled (`--eval.samples=0`: greedy alone), of a run, with its own config, or of
+a model as `model.path` takes it, in the same way. `--compare A B` measures several on the same
+questions, and says what differs by more than chance. Ctrl-C keeps what is done.
 """
 
 import dataclasses
@@ -47,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="RUN",
         nargs="+",
         default=[],
-        help="run folders or models, measured alike; a model as the first run is",
+        help="several, measured as the first run is",
     )
     command.add_argument(
         "--files",
         metavar="FILE",
         nargs="+",
         default=[],
-        help="files of problems, each measured as a whole instead of the held-out ones",
+        help="files of problems, in place of the held-out ones",
     )
     command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
@@ -63,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--completions",
         metavar="FILE",
         type=pathlib.Path,
-        help="JSON Lines file for the greedy completions: question, text, right or wrong, tokens",
+        help="JSON Lines file for the greedy completions",
     )
     command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
     known, rest = command.parse(argv)

@@ -1,13 +1,12 @@
 """Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
 
-Without a prompt it asks for one, again and again: Ctrl-C ends an answer, Ctrl-D the session. Where
-the standard input is no terminal, each of its lines is a prompt. `--compare BASE RUN` shows the
-answers of both side by side.
+Without a prompt it asks for one, again and again (Ctrl-C ends an answer, Ctrl-D the session), or
+takes the lines of a standard input that is no terminal.
 """
 
 import pathlib
 import sys
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command() -> Command:
     command = Command("generate", __doc__, usage="[--FLAG VALUE …] [PROMPT]")
     add = command.add_argument
-    add("prompt", metavar="PROMPT", nargs="?", help="default: --file, or you are asked for some")
+    add("prompt", metavar="PROMPT", nargs="?", help=SUPPRESS)
     add("--file", metavar="FILE", help="file that holds the prompt")
     add("--checkpoint", metavar="RUN", help="run folder, checkpoint, or a model; default: tiny")
     add("--compare", metavar="RUN", nargs=2, help="two of these, whose answers stand side by side")

@@ -100,7 +100,7 @@ def test_without_a_dry_run_the_file_is_written_and_submitted(tmp_path, monkeypat
         (["slurm", f"--config={CONFIG}", "--mesh.fsdp=3", "--topology=h100:8"], "mesh.fsdp = 3"),
         (
             ["tpu-vm", f"--config={CONFIG}", "--mesh.data=3", "--topology=v5e:4x4*2"],
-            "mesh.data = 3: v5e:4x4*2 has 2 slices",
+            "mesh.data = 3, mesh.fsdp = 1, mesh.tensor = 1: use 6 of the 32 devices",
         ),
         (["sky", f"--config={CONFIG}", "--topology=h100:8", "--bucket=my-runs"], "is no bucket"),
         (["slurm", f"--config={CONFIG}", "--stepz=3"], 'unknown key "stepz"'),

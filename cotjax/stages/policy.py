@@ -4,6 +4,7 @@ prompts -> rollout -> rewards -> advantage -> (reference log-probs) -> loss -> u
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from cotjax.curriculum.prompt_stream import BucketStream
 from cotjax.interfaces import Program, PromptBatch, Record, ScoredGroups, Step
 from cotjax.models.policy import Policy
 from cotjax.parallel import sharding as parallel
+from cotjax.stages.ahead import Ahead
 from cotjax.stages.policy_loss import (
     TeacherTerm,
     logprobs,
@@ -140,6 +142,13 @@ class PolicyStage(RolloutStage):
         place = parallel.batched(mesh)
         self.advantage = jax.jit(advantage)
         self.score = jax.jit(score, static_argnums=0, out_shardings=place)
+
+    @functools.cached_property
+    def ahead(self) -> Ahead | None:
+        """What samples a step ahead, if the config asks for it."""
+        if not self.config.rollout.off_policy_steps:
+            return None
+        return Ahead(self.stream, self.sample_with, self.config.steps)
 
     def prepare_others(self) -> tuple[str, ...]:
         """Checks the teachers."""

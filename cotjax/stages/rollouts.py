@@ -105,9 +105,7 @@ class RolloutStage(BaseStage):
     @functools.cached_property
     def ahead(self) -> Ahead | None:
         """What samples a step ahead; None samples each step when it is asked for."""
-        if not self.config.rollout.off_policy_steps:
-            return None
-        return Ahead(self.stream, self._sample, self.config.steps)
+        return None
 
     @functools.cached_property
     def data(self) -> DataStream:
@@ -136,12 +134,13 @@ class RolloutStage(BaseStage):
         """Everything that is sampled for a step, and its metrics; may open the next bucket."""
         weights = rollout_params(self.student, self.config, self.mesh, params)
         if self.ahead is None:
-            return self._sample(weights, step)
+            return self.sample_with(weights, step)
         asked = time.perf_counter()
         groups, metrics = self.ahead.take(weights, step)
         return groups, metrics | {"rollout_wait_s": time.perf_counter() - asked}
 
-    def _sample(self, weights: Any, step: int) -> tuple[RolloutGroups, dict[str, Any]]:
+    def sample_with(self, weights: Any, step: int) -> tuple[RolloutGroups, dict[str, Any]]:
+        """The same, with parameters as sampling wants them."""
         waited = time.perf_counter()
         batch = next(self.stream)
         began = time.perf_counter()

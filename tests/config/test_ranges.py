@@ -10,6 +10,7 @@ from cotjax.config.ranges import Named, Range
 
 LIMITS = {
     "Natural": ([0, 1, 99], [-1]),
+    "AtMost1": ([0, 1], [-1, 2]),
     "Count": ([1, 99], [0, -1]),
     "NotNegative": ([0.0, 0.5, 1e9], [-0.1, math.inf]),
     "Positive": ([1e-9, 3.0], [0.0, -1.0, math.inf]),

@@ -10,7 +10,7 @@ from tests.planning.conftest import CHIP
 
 def test_the_text_has_memory_phases_and_a_verdict(plan):
     text = "\n".join(show.lines(plan))
-    assert text.startswith("cpu:8: 8 × a test's chip, data 2 × fsdp 4 × tensor 1")
+    assert text.startswith("cpu:8: 8 × a test's chip, replica 1 × data 2 × fsdp 4 × tensor 1")
     for part in ("update: ", "rollout: ", "chip-hours at least", "at 2 per chip-hour"):
         assert part in text
     assert text.splitlines()[-1].startswith("fits: at most ")

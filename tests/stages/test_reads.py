@@ -109,7 +109,8 @@ def run(folder, stage, more):
 # Read by the run and not by the stage, or only on other devices, data or kinds of student.
 BY_THE_RUN = {"budget.tokens", "supervised.patience", "training.max_bad_steps",
               "eval.at", "checkpoint.every", "checkpoint.keep", "checkpoint.grace", "eval.every",
-              "mesh.data", "mesh.fsdp", "mesh.tensor", "track", "track_project"}  # fmt: skip
+              "mesh.replica", "mesh.data", "mesh.fsdp", "mesh.tensor",
+              "track", "track_project"}  # fmt: skip
 ELSEWHERE = {
     *("data.split", "data.size", "data.min_steps", "data.max_steps", "data.concise_share"),
     *("data.style", "data.new_share", "deliberate.wrong_try", "deliberate.what_if"),

@@ -23,7 +23,15 @@ def folder(tmp_path_factory):
 
 # Its parameters go to the generator below as they come.
 WHOLE = types.SimpleNamespace(join=lambda params, base: params)
-WRITER = dataclasses.replace(STUDENT, policy=WHOLE)  # pyright: ignore[reportArgumentType]
+
+
+def writer(devices):
+    """A student that samples on so many devices."""
+    sampler = types.SimpleNamespace(placement=types.SimpleNamespace(mesh=make_mesh(devices)))
+    return dataclasses.replace(STUDENT, policy=WHOLE, sampler=sampler)  # pyright: ignore
+
+
+WRITER = writer(1)
 
 
 def ids(records):
@@ -52,7 +60,7 @@ def calls(monkeypatch):
 def test_an_evaluation_counts_each_record_once_whatever_the_batches(folder, calls, devices):
     config = make_config(folder, "--eval.batch-size=8", "--eval.samples=4", "--eval.problems=11")
     _, held_out = load_records(config, STUDENT.tokenizer, STUDENT.prompts)
-    numbers, rows = evaluate(WRITER, config, make_mesh(devices), {}, held_out)
+    numbers, rows = evaluate(writer(devices), config, make_mesh(devices), {}, held_out)
     assert ids(held_out) == [row["id"] for row in rows]
     assert numbers["problems"] == 11 and numbers["samples"] == 4
     assert numbers["accuracy"] == numbers["sampled_accuracy"] == 5 / 11
