@@ -112,7 +112,9 @@ def _cost(one: Cost, other: Cost, line: Any) -> Cost:
     for key in {**one.moved, **other.moved}:
         a, b = one.moved.get(key, none), other.moved.get(key, none)
         moved[key] = Traffic(line(a.count, b.count), line(a.bytes, b.bytes), line(a.sent, b.sent))
-    numbers = (
-        line(getattr(one, name), getattr(other, name)) for name in ("flops", "hbm", "copies")
+    return Cost(
+        flops=line(one.flops, other.flops),
+        hbm=line(one.hbm, other.hbm),
+        copies=line(one.copies, other.copies),
+        moved=moved,
     )
-    return Cost(*numbers, moved)
