@@ -8,10 +8,10 @@ NAMES = "data", "tensor"  # decoding gathers what fsdp splits, so its devices ar
 
 
 def parse_axes(text: str) -> dict[str, int]:
-    """The devices along each axis, -1 where the rest is meant.
+    """The devices along each axis, -1 where those that are left are meant.
 
     Args:
-      text: `tensor=4`, `data=2,tensor=4`; empty says nothing of either.
+      text: `tensor=4`, `data=2,tensor=4`; without `data` it is what is left, without `tensor` 1.
 
     Raises:
       InputError: another form.
@@ -27,7 +27,7 @@ def parse_axes(text: str) -> dict[str, int]:
         if name not in NAMES or not re.fullmatch(r"[1-9]\d*", size):
             raise InputError(
                 f'mesh.rollout = "{text}": {part or "an empty part"} is not an axis with its size. '
-                'Write "tensor=4" or "data=2,tensor=4"; what is left out takes the other devices.'
+                'Write "tensor=4" (with copies over the other devices) or "data=2,tensor=4".'
             )
         sizes[name] = int(size)
     if len({part.partition("=")[0].strip() for part in parts}) < len(parts):

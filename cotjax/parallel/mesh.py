@@ -146,6 +146,11 @@ def run_mesh(sizes: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         devices = devices[: -_check_spare(sizes, len(devices))]
     slices = _slices(devices)
     replicas = sizes.replica or len(slices)
+    if len({len(one) for one in slices}) > 1:
+        raise InputError(
+            f"mesh.rollout_devices = {sizes.rollout_devices}: leaves slices of different sizes to "
+            "learn. Set mesh.rollout_devices = 0, or to whole slices."
+        )
     if len(slices) not in (1, replicas):
         raise InputError(
             f"mesh.replica = {replicas}: the devices lie in {len(slices)} slices. Set mesh.replica "
@@ -212,11 +217,11 @@ def rollout_mesh(mesh: Mesh, sizes: MeshConfig) -> Mesh:
         devices = everyone[-sizes.rollout_devices :]
     own = parse_axes(sizes.rollout or f"tensor={mesh.shape['tensor']}")
     tensor, count = own["tensor"], len(devices)
-    data = count // tensor if own["data"] == -1 else own["data"]
+    data = max(count // tensor, 1) if own["data"] == -1 else own["data"]
     if data * tensor != count:
         raise InputError(
             f'mesh.rollout = "{sizes.rollout}": {data} · {tensor} devices (data · tensor), and '
-            f"{count} sample. Set tensor to a divisor of {count} and leave data out."
+            f'{count} sample. Set mesh.rollout = "tensor=N" with a divisor of {count}.'
         )
     array = np.array(devices).reshape(1, data, 1, tensor)
     return Mesh(array, AXES, axis_types=_auto())
@@ -227,14 +232,14 @@ def batch_devices(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_divides(mesh: Mesh, size: int, key: str, *, axes: str = "mesh.data · mesh.fsdp") -> None:
+def check_divides(mesh: Mesh, size: int, key: str, *, samples: bool = False) -> None:
     """Refuses a batch that the devices cannot share equally.
 
     Args:
       mesh: whose devices.
       size: of the batch.
       key: behind the size.
-      axes: the keys behind the devices, as an error says them.
+      samples: whether the mesh is that of `mesh.rollout`.
 
     Raises:
       InputError: names the key, its value and the devices.
@@ -242,7 +247,12 @@ def check_divides(mesh: Mesh, size: int, key: str, *, axes: str = "mesh.data · 
     parts = batch_devices(mesh)
     if size % parts:
         fits = max(size // parts, 1) * parts
+        axes = [axis for axis in BATCH_AXES if axis != "replica" or mesh.shape[axis] > 1]
+        by = " · ".join(f"mesh.{axis}" for axis in axes)
+        other = f"mesh.data to a divisor of {size}"
+        if samples:
+            by, other = "mesh.rollout", "mesh.rollout to a larger tensor axis"
         raise InputError(
-            f"{key} = {size}: {parts} devices cannot share it equally ({axes}). "
-            f"Set {key} = {fits}, or mesh.data to a divisor of {size}."
+            f"{key} = {size}: {parts} devices cannot share it equally ({by}). "
+            f"Set {key} = {fits}, or {other}."
         )

@@ -36,7 +36,7 @@ class Compiler:
         self, config: Config, mesh: Any, *, island: int, dumped: bool, exact: bool
     ) -> None:
         self._config, self._mesh, self._exact = config, mesh, exact
-        self._shape, self._dumped = MeshShape(dict(mesh.shape), island), dumped
+        self._island, self._dumped = island, dumped
         self._shallow = functools.cache(self._programs)
 
     def __call__(self, program: Program) -> Compiled:
@@ -50,7 +50,9 @@ class Compiler:
         return dataclasses.replace(whole, program=program)
 
     def _compile(self, program: Program) -> Compiled:
-        return compile_program(program, self._shape, dumped=self._dumped)
+        mesh = program.args[0].placement.mesh if samples(program) else self._mesh
+        shape = MeshShape(dict(mesh.shape), self._island)
+        return compile_program(program, shape, dumped=self._dumped)
 
     def _programs(self, layers: int) -> dict[str, Program]:
         """By name the last, as `steps.usual_programs` takes them."""
@@ -58,9 +60,14 @@ class Compiler:
             return {program.name: program for program in stage.programs()}
 
 
+def samples(program: Program) -> bool:
+    """Whether a program decodes, on a mesh that may be another than the stage's."""
+    return "settings" in program.kwargs and hasattr(program.args[0], "own_caches")
+
+
 def _sampler(program: Program) -> Architecture | None:
     """The decoder that a program samples with; None if it does not."""
-    if "settings" not in program.kwargs or not hasattr(program.args[0], "own_caches"):
+    if not samples(program):
         return None
     policy, params = program.args[:2]
     return policy.bind(split_adapter(params)[1]).shape

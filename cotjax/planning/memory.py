@@ -13,6 +13,7 @@ import jax
 from cotjax.config import Config
 from cotjax.models.architecture import Architecture
 from cotjax.parallel.mesh import batch_devices
+from cotjax.parallel.sharding import same_devices
 from cotjax.planning.compiling import Compiled, bytes_of
 from cotjax.rollout.memory import cache_bytes
 
@@ -115,6 +116,8 @@ def memory_of(compiled: Compiled, stage: Any, config: Config, held: Resident) ->
       held: what the stage holds.
     """
     program, parts = compiled.program, held.sizes()
+    if samples_elsewhere(program, stage):  # on devices that hold nothing of what learns
+        parts = {}
     arguments = jax.tree.leaves((program.args, dict(program.kwargs)))
     own = [
         leaf for leaf in arguments if isinstance(leaf, jax.ShapeDtypeStruct) and leaf not in held
@@ -135,6 +138,12 @@ def memory_of(compiled: Compiled, stage: Any, config: Config, held: Resident) ->
     parts["temporaries"] = left
     shown = {kind: parts[kind] for kind in PARTS if parts.get(kind)}
     return Memory(program.name, shown, compiled.refused)
+
+
+def samples_elsewhere(program: Any, stage: Any) -> bool:
+    """Whether a program decodes on devices of its own."""
+    placement = getattr(program.args[0], "placement", None) if program.args else None
+    return placement is not None and not same_devices(stage.mesh, placement.mesh)
 
 
 def _laid_out(program: Any, stage: Any) -> list[Any]:

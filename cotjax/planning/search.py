@@ -79,7 +79,7 @@ def search(
     first = best = tried({})
     for _ in range(_PASSES):
         before = best
-        for options in _axes(config, devices // slices):
+        for options in _axes(config, devices, slices):
             for option in options:
                 try:
                     found = tried(_merged(best.table, option))
@@ -92,9 +92,11 @@ def search(
     return first, best
 
 
-def _axes(config: Config, size: int) -> Iterator[Sequence[Table]]:
+def _axes(config: Config, devices: int, slices: int) -> Iterator[Sequence[Table]]:
     """The values of each setting that some stage of the run reads."""
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
+    apart = config.mesh.rollout_devices
+    size = (devices - apart) // (config.mesh.replica or slices)
     yield [
         {"mesh": {"data": size // (fsdp * tensor), "fsdp": fsdp, "tensor": tensor}}
         for tensor in _TENSOR
@@ -104,7 +106,10 @@ def _axes(config: Config, size: int) -> Iterator[Sequence[Table]]:
     ]
     yield [{"model": {"remat": one}} for one in ("none", "dots", "full")]
     if any(stage_class(own.stage).reads_key("rollout.prompts") for own in stages):
-        yield [{"mesh": {"rollout": axes}} for axes in ("", *_sampling_axes(size))]
+        yield [
+            {"mesh": {"rollout": axes}}
+            for axes in ("", *_sampling_axes(apart or devices // slices))
+        ]
     for section, name, values in (
         ("policy", "micro_batch", _halves(max(own.rollout.prompts for own in stages))),
         ("rollout", "cache_dtype", ("auto", "bfloat16", "int8")),

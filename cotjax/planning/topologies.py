@@ -210,7 +210,12 @@ def mesh_sizes(topology: Topology, sizes: MeshConfig) -> dict[str, int]:
     from cotjax.parallel.mesh import axis_sizes
 
     replicas, learning = sizes.replica or topology.slices, topology.size - sizes.rollout_devices
-    if topology.slices not in (1, replicas) or learning % replicas or learning < 1:
+    if learning < 1:
+        raise InputError(
+            f"mesh.rollout_devices = {sizes.rollout_devices}: {topology.name} has {topology.size} "
+            f"devices, and some must learn. Set mesh.rollout_devices below {topology.size}."
+        )
+    if topology.slices not in (1, replicas) or learning % replicas:
         raise InputError(
             f"mesh.replica = {replicas}: {topology.name} has {topology.slices} slices and "
             f"{learning} devices that learn. Set mesh.replica = 0 for a replica on each slice."

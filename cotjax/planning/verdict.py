@@ -86,10 +86,12 @@ def _of_everything(config: Config, memory: Memory, mesh: Mapping[str, int]) -> I
         whole = mesh["fsdp"] * mesh["data"]
         rest = held + memory.of("teachers")
         yield Change("mesh.fsdp", f"{whole}, mesh.data = 1", int(rest * (1 - 1 / mesh["data"])))
-    if memory.of("sampling weights") and _copies(mesh) * mesh["fsdp"] > 1:
-        saves = memory.of("sampling weights") // 2
+    if memory.of("sampling weights"):
+        sampling = config.mesh.rollout_devices or _copies(mesh) * mesh["fsdp"] * mesh["tensor"]
         tensor = 2 * parse_axes(config.mesh.rollout or f"tensor={mesh['tensor']}")["tensor"]
-        yield Change("mesh.rollout", f'"tensor={tensor}"', saves)
+        if sampling % tensor == 0:  # whether it divides the heads too, a plan says
+            saves = memory.of("sampling weights") // 2
+            yield Change("mesh.rollout", f'"tensor={tensor}"', saves)
     if config.model.param_dtype == "float32":
         yield Change("model.param_dtype", '"bfloat16"', held // 2)
     if not config.lora.rank:

@@ -167,6 +167,9 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
         # Only the shape and the tokenizer are needed; the weights are the checkpoint's. With an
         # adapter the checkpoint holds that alone, so its base is loaded as it was.
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, init="random"))
+    # Nothing learns here, so that all devices sample alike.
+    alike = dataclasses.replace(config.mesh, rollout="", rollout_devices=0)
+    config = dataclasses.replace(config, mesh=alike)
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
     student = load_policy(config, mesh)

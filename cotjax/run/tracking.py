@@ -33,7 +33,7 @@ def trackers_of(
     """
     above = folder.parent
     listed = (above / "config.toml").is_file()  # a stage lies in the folder of its list
-    began = f"{folder.name} {parts[0]['started']}" if parts else folder.name
+    began = f"{folder.resolve()} {parts[0]['started']}" if parts else folder.name
     run = TrackedRun(
         project=config.track_project,
         name=f"{above.name}-{folder.name}" if listed else folder.name,

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.interfaces import DataStream
+from cotjax.interfaces import DataStream, Deferred
 from cotjax.student.groups import RolloutGroups
 from cotjax.student.sampled_json import groups_as_json, groups_from_json
 
@@ -23,14 +23,30 @@ Sampled = tuple[RolloutGroups, dict[str, Any]]  # of a step, with its metrics
 
 @dataclasses.dataclass
 class _Begun:
-    """The sampling of a step, and where the prompts stood before it."""
+    """The sampling of a step, and where the prompts stood before and stand after it."""
 
-    result: concurrent.futures.Future[Sampled]
+    result: concurrent.futures.Future[tuple[Sampled, dict[str, Any]]]
     before: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a checkpoint; waits until it is done.
+
+        Of a sampling that has failed nothing is kept: a resumed run samples that step again, with
+        the parameters that it then has.
+        """
+        if self.result.exception() is not None:
+            return {"stream": self.before, "sampled": None}
+        (groups, metrics), after = self.result.result()
+        numbers = {
+            name: one.item() if hasattr(one, "item") else one for name, one in metrics.items()
+        }
+        return {"stream": after, "sampled": {"groups": groups_as_json(groups), "metrics": numbers}}
 
 
 class Ahead:
     """Samples a step ahead; what is sampled and not yet learned from is the checkpoint's.
+
+    What is sampled for a step that a budget of tokens leaves out is counted nowhere.
 
     Args:
       stream: of the prompts, which the sampling moves on.
@@ -56,32 +72,30 @@ class Ahead:
           Exception: whatever the sampling of this step has raised.
         """
         begun, self._next = self._next, None
-        sampled = begun.result.result() if begun else self._sample(weights, step)
+        sampled = begun.result.result()[0] if begun else self._sample(weights, step)
         if step + 1 < self._steps:
             before = self._stream.get_state()
-            self._next = _Begun(self._thread.submit(self._sample, weights, step + 1), before)
+            self._next = _Begun(self._thread.submit(self._work, weights, step + 1), before)
         return sampled
 
-    def get_state(self) -> dict[str, Any]:
-        """Where the prompts stand, and what is sampled of them; waits until it is.
+    def _work(self, weights: Any, step: int) -> tuple[Sampled, dict[str, Any]]:
+        return self._sample(weights, step), self._stream.get_state()
 
-        A sampling that has failed leaves no trace: a resumed run samples that step again.
-        """
+    def get_state(self) -> dict[str, Any]:
+        """Where the prompts stand, and what is sampled of them; waits for nothing."""
         begun = self._next
         if begun is None:
-            return {"stream": self._stream.get_state(), "sampled": None}
-        if begun.result.exception() is not None:
-            return {"stream": begun.before, "sampled": None}
-        groups, metrics = begun.result.result()
-        numbers = {name: float(value) for name, value in metrics.items()}
-        sampled = {"groups": groups_as_json(groups), "metrics": numbers}
-        return {"stream": self._stream.get_state(), "sampled": sampled}
+            return {"ahead": {"stream": self._stream.get_state(), "sampled": None}}
+        return {"ahead": Deferred(begun.as_json)}
 
     def set_state(self, state: dict[str, Any], /) -> None:
         """Goes on where `get_state` stood."""
-        self._stream.set_state(state["stream"])
+        held = state["ahead"]
+        self._stream.set_state(held["stream"])
         self._next = None
-        if (held := state["sampled"]) is not None:
-            done: concurrent.futures.Future[Sampled] = concurrent.futures.Future()
-            done.set_result((groups_from_json(held["groups"]), held["metrics"]))
-            self._next = _Begun(done, state["stream"])
+        if (sampled := held["sampled"]) is not None:
+            done: concurrent.futures.Future[tuple[Sampled, dict[str, Any]]]
+            done = concurrent.futures.Future()
+            groups = groups_from_json(sampled["groups"])
+            done.set_result(((groups, sampled["metrics"]), held["stream"]))
+            self._next = _Begun(done, held["stream"])

@@ -279,8 +279,8 @@ class PolicyStage(RolloutStage):
     def _score(self, params: Any, groups: ScoredGroups) -> ScoredGroups:
         """Adds what several updates of one batch compare with: log-probabilities before the first.
 
-        With one update nothing is scored here: the policy that sampled is the policy that learns,
-        so the ratio is 1.
+        With one update nothing is scored here: the policy that learns has not moved yet, so the
+        ratio is 1. Completions of an older policy are weighed by `policy.sampler_correction`.
         """
         if self.config.policy.inner_updates == 1:
             return groups

@@ -79,9 +79,7 @@ class RolloutStage(BaseStage):
         notes: tuple[str, ...] = (),
     ) -> None:
         check_divides(mesh, config.rollout.prompts, "rollout.prompts")
-        check_divides(
-            student.rollout_mesh, config.rollout.prompts, "rollout.prompts", axes="mesh.rollout"
-        )
+        check_divides(student.rollout_mesh, config.rollout.prompts, "rollout.prompts", samples=True)
         super().__init__(config, mesh, student, held_out)
         self._open_data, self._data_programs = data, data_programs
         own = self.reward_held_out  # a user's, called in the same processes

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from cotjax.config.resuming import differences, fingerprint, refuse
 from cotjax.errors import InputError, visible
+from cotjax.interfaces import settled
 from cotjax.storage import AGAIN, unwritten
 from cotjax.training.checksums import damage, lost, newest_whole, steps_in, write_checksums
 from cotjax.training.finite import check_finite
@@ -93,7 +94,7 @@ class Checkpoints:
         }
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave(data),
+            data=ocp.args.JsonSave(settled(data)),
             used=ocp.args.JsonSave(dataclasses.asdict(used or UsedTokens())),
             run=ocp.args.JsonSave(run),
         )

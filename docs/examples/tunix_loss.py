@@ -4,7 +4,7 @@ Read with google-tunix 0.1.7. Its requirements hold transformers below the versi
 cotjax needs, so the two do not install side by side; `cotjax.core` needs JAX alone, and this file
 no more of cotjax than that:
 
-    pip install google-tunix && pip install --no-deps cotjax
+    pip install google-tunix && pip install --no-deps -e .
 """
 
 from typing import Any

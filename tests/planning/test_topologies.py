@@ -96,7 +96,7 @@ def test_a_replica_lies_on_each_slice():
         ("cpu:8", {"data": 2}, "use 2 of the 8 devices of cpu:8"),
         ("cpu:8", {"data": -1, "tensor": 3}, "8 devices are not a multiple of 3"),
         ("v5e:2x2*2", {"replica": 4}, "Set mesh.replica = 0"),
-        ("cpu:8", {"rollout_devices": 8}, "0 devices that learn"),
+        ("cpu:8", {"rollout_devices": 8}, "and some must learn"),
     ],
 )
 def test_a_mesh_that_does_not_fill_the_devices_is_refused(topology, sizes, says):

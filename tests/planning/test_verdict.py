@@ -44,6 +44,10 @@ def best(program, parts, *flags, mesh=ALONE):
             *("rollout", {"sampling weights": 90}, ["--mesh.rollout=tensor=2"], ALONE),
             'mesh.rollout = "tensor=4"',
         ),
+        (
+            *("rollout", {"sampling weights": 90}, ["--mesh.rollout=tensor=8"], ALONE),
+            'rollout.cache_dtype = "bfloat16"',
+        ),
     ],
 )
 def test_the_largest_part_decides(program, parts, flags, mesh, says):

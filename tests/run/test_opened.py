@@ -1,5 +1,7 @@
 """Records without weights; models by any name: a run, a checkpoint, a list, a folder."""
 
+import dataclasses
+
 import pytest
 
 from cotjax.config import Config
@@ -82,3 +84,11 @@ def test_a_measured_run_has_the_numbers_of_its_result(trained):
     name = str(trained.folder)
     numbers = measure(open_model(name, config_from_flags(name, [])))
     assert numbers == {"step": 2} | trained.result["after"]
+
+
+def test_what_only_learning_needs_of_a_mesh_is_left_out(trained):
+    """A run that sampled on devices of its own is asked on all that there are."""
+    config = config_from_flags(str(trained.folder), ["--mesh.data=-1"])
+    mesh = dataclasses.replace(config.mesh, rollout="tensor=2", rollout_devices=4)
+    opened = open_model(str(trained.folder), dataclasses.replace(config, mesh=mesh))
+    assert opened.mesh.size == 8 and opened.student.rollout_mesh is opened.mesh

@@ -9,6 +9,7 @@ import pytest
 
 from cotjax.config import load
 from cotjax.errors import InputError
+from cotjax.interfaces import Deferred, settled
 from cotjax.parallel.mesh import make_mesh, run_mesh
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.grpo import Grpo
@@ -53,6 +54,30 @@ class Numbers:
         self.place = state["place"]
 
 
+def held(place):
+    return {"ahead": {"stream": {"place": place}, "sampled": None}}
+
+
+def test_where_it_stands_is_asked_without_waiting():
+    release = threading.Event()
+
+    def sample(weights, step):
+        assert not step or release.wait(60)
+        return next(stream), {}
+
+    stream = Numbers()
+    ahead = Ahead(stream, sample, 3)
+    ahead.take("p0", 0)
+    state = ahead.get_state()  # while the next step is being sampled
+    release.set()
+    ahead.take("p1", 1)
+    release.clear()
+    assert isinstance(state["ahead"], Deferred)
+    with pytest.raises(AttributeError):  # the numbers of this test are no groups
+        settled(state)
+    release.set()
+
+
 def test_the_next_step_is_sampled_while_this_one_learns():
     stream, learning = Numbers(), threading.Event()
     steps = []
@@ -68,7 +93,7 @@ def test_the_next_step_is_sampled_while_this_one_learns():
     learning.set()
     assert ahead.take("p1", 1) == ("p0", 1, 2)
     assert ahead.take("p2", 2) == ("p1", 2, 3)
-    assert ahead.get_state() == {"stream": {"place": 3}, "sampled": None}  # none beyond the last
+    assert settled(ahead.get_state()) == held(3)  # none beyond the last
 
 
 def test_a_sampling_that_fails_is_heard_of_at_its_step_and_leaves_no_trace():
@@ -82,7 +107,7 @@ def test_a_sampling_that_fails_is_heard_of_at_its_step_and_leaves_no_trace():
 
     ahead = Ahead(stream, sample, 3)
     ahead.take("p0", 0)
-    assert ahead.get_state() == {"stream": {"place": 1}, "sampled": None}
+    assert settled(ahead.get_state()) == held(1)
     with pytest.raises(InputError, match="no"):
         ahead.take("p1", 1)
 
@@ -94,7 +119,7 @@ def steps_of(stage, state, first, last):
         work = stage.next_step(state.params, step)
         tokens.append(np.array(work.groups.rollout.tokens))
         state, _ = stage.update(state, work.batch)
-    return state, tokens, json.loads(json.dumps(stage.data.get_state()))
+    return state, tokens, json.loads(json.dumps(settled(stage.data.get_state())))
 
 
 def test_samples_are_of_the_parameters_one_update_older(folder):
@@ -119,7 +144,8 @@ def test_a_resumed_run_learns_from_what_was_sampled_before(folder):
     end, tokens, _ = steps_of(whole, whole.state, 0, STEPS)
     first = open_stage(folder, *OLDER)
     middle, _, place = steps_of(first, first.state, 0, 2)
-    assert place["sampled"]["groups"]["judged"]
+    assert place["ahead"]["sampled"]["groups"]["judged"]
+    assert isinstance(place["ahead"]["sampled"]["metrics"]["sampled_tokens"], int)
     second = open_stage(folder, *OLDER)
     second.data.set_state(place)
     again, rest, _ = steps_of(second, middle, 2, STEPS)
@@ -148,7 +174,7 @@ def test_rewrites_may_be_sampled_ahead_too(folder):
         folder, *OLDER, "--rollout.max-prompt-tokens=64", "--batch.size=4", own=Rewrite
     )
     _, _, place = steps_of(stage, stage.state, 0, 2)
-    assert place["stream"]["sampled"] is not None
+    assert place["stream"]["ahead"]["sampled"] is not None
 
 
 @pytest.mark.parametrize(
