@@ -131,8 +131,11 @@ def look(process: int) -> dict[str, float]:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
         found = dict(line.split(":", 1) for line in lines if ":" in line)
+        memory = int(found["VmRSS"].split()[0]) / 1024
+        if not memory:  # it is ending
+            return {}
         return {
-            "memory": round(int(found["VmRSS"].split()[0]) / 1024, 2),
+            "memory": round(memory, 2),
             "threads": int(found["Threads"]),
             "descriptors": len(os.listdir(f"/proc/{process}/fd")),
         }

@@ -71,7 +71,8 @@ def test_a_run_is_watched_and_goes_on(soak, tmp_path, capsys):
     assert "memory: " in shown and "60 steps; the figure is" in shown
     rows = soak.samples(tmp_path / "out")
     assert {row["process"] for row in rows} == {0, 1}
-    assert all(row["memory"] > 50 and row["threads"] and row["descriptors"] for row in rows)
+    assert all(row["memory"] > 0 and row["threads"] for row in rows)  # some before its imports
+    assert max(row["memory"] for row in rows) > 50 and max(row["descriptors"] for row in rows) > 2
     found = soak.read(tmp_path / "out")
     assert [step for step, *_ in found["step_s"]] == list(range(1, 61))
     assert {process for *_, process in found["step_s"]} == {0, 1}

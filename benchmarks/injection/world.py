@@ -187,7 +187,10 @@ class World:
                 began, process = time.time(), self.begin(stage, folder)
                 training: dict[str, float] = {}  # when each part took its first step
                 while process.lives(POLL):
-                    for one in folder.glob(f"{NAME}/**/digests.jsonl"):
+                    # Not below these: checkpoints come and go while they are being written.
+                    runs = (*folder.glob(f"{NAME}/digests.jsonl"),
+                            *folder.glob(f"{NAME}/*-*/digests.jsonl"))  # fmt: skip
+                    for one in runs:
                         training.setdefault(str(one.parent), time.time())
                 ran = process.end()
                 assert ran.status == 0, ran.said

@@ -25,9 +25,14 @@ RUNS = {
     "sft": ["--supervised.kl-coefficient=0.1", "--eval.every=1"],
 }
 SLOW = {
-    "budget": ["--reward.length=budget", "--reward.limit-end=4", "--mask.rule=share"],
+    "budget": [
+        "--reward.length=budget",
+        "--reward.limit-end=4",
+        "--mask.rule=share",
+        "--rollout.max-prompt-tokens=64",
+    ],  # fmt: skip
     "target": ["--reward.length=target", "--reward.target-max=6", "--reward.target-min=2"],
-    "texts": ["--distill.target=text", *TEACHERS],
+    "texts": ["--distill.target=text", "--curriculum.num-monitor=2", *TEACHERS],
     "reconstruct": ["--batch.sequence-length=96"],
     "rft": [],
 }
