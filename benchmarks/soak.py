@@ -132,7 +132,7 @@ def look(process: int) -> dict[str, float]:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
         found = dict(line.split(":", 1) for line in lines if ":" in line)
         memory = int(found["VmRSS"].split()[0]) / 1024
-        if not memory:  # it is ending
+        if memory < 1:  # it begins, or ends
             return {}
         return {
             "memory": round(memory, 2),
