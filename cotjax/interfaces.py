@@ -338,7 +338,8 @@ def settled(state: Any) -> Any:
     if isinstance(state, Deferred):
         return settled(state.make())
     if isinstance(state, dict):
-        return {name: settled(one) for name, one in state.items()}
+        parts: dict[str, Any] = state
+        return {name: settled(one) for name, one in parts.items()}
     return state
 
 
