@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -338,7 +338,7 @@ def settled(state: Any) -> Any:
     if isinstance(state, Deferred):
         return settled(state.make())
     if isinstance(state, dict):
-        parts: dict[str, Any] = state
+        parts = cast(dict[str, Any], state)
         return {name: settled(one) for name, one in parts.items()}
     return state
 
