@@ -7,8 +7,8 @@ Dimensions: B prompts, G completions per prompt, P prompt tokens, T completion t
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -322,32 +322,11 @@ class Program:
     always: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Deferred:
-    """A part of a data stream's state that is made when a checkpoint is written.
-
-    Attributes:
-      make: gives it, as JSON holds it; may wait for what is under way.
-    """
-
-    make: Callable[[], Any]
-
-
-def settled(state: Any) -> Any:
-    """A data stream's state as JSON holds it, what was deferred made now."""
-    if isinstance(state, Deferred):
-        return settled(state.make())
-    if isinstance(state, dict):
-        parts = cast(dict[str, Any], state)
-        return {name: settled(one) for name, one in parts.items()}
-    return state
-
-
 class DataStream(Protocol):
     """Where a stage's data stands, for a checkpoint."""
 
     def get_state(self) -> dict[str, Any]:
-        """The place behind what was given out, as JSON holds it once it is `settled`."""
+        """The place behind what was given out, as JSON holds it once `deferred` parts are made."""
         ...
 
     def set_state(self, state: dict[str, Any], /) -> None:

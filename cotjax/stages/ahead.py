@@ -14,9 +14,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.interfaces import DataStream, Deferred
+from cotjax.interfaces import DataStream
 from cotjax.student.groups import RolloutGroups
 from cotjax.student.sampled_json import groups_as_json, groups_from_json
+from cotjax.training.deferred import Deferred
 
 Sampled = tuple[RolloutGroups, dict[str, Any]]  # of a step, with its metrics
 

@@ -23,9 +23,9 @@ from jax.experimental import multihost_utils
 
 from cotjax.config.resuming import differences, fingerprint, refuse
 from cotjax.errors import InputError, visible
-from cotjax.interfaces import settled
 from cotjax.storage import AGAIN, unwritten
 from cotjax.training.checksums import damage, lost, newest_whole, steps_in, write_checksums
+from cotjax.training.deferred import settled
 from cotjax.training.finite import check_finite
 from cotjax.training.update import TrainState
 from cotjax.training.used import UsedTokens

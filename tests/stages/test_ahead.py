@@ -9,11 +9,11 @@ import pytest
 
 from cotjax.config import load
 from cotjax.errors import InputError
-from cotjax.interfaces import Deferred, settled
 from cotjax.parallel.mesh import make_mesh, run_mesh
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.grpo import Grpo
 from cotjax.stages.rewrite import Rewrite
+from cotjax.training.deferred import Deferred, settled
 from tests.tiny import make_config
 
 APART = "--mesh.data=-1", "--mesh.rollout-devices=4", "--rollout.prompts=4"
