@@ -178,7 +178,10 @@ MADE = {
     "CHANGELOG.md": lambda: included("CHANGELOG.md"),
     "CONTRIBUTING.md": lambda: included("CONTRIBUTING.md"),
 }
-PLACE = re.compile(r"^<!-- made from: (\S+) -->$", re.MULTILINE)
+# A place, with what stands there for readers of the repository.
+PLACE = re.compile(
+    r"^<!-- made from: (\S+) -->$(?:\n\nMade when the site is built, .*$)?", re.MULTILINE
+)
 # Links of a page to files that are pages of the site too.
 FROM_ROOT = {"RESULTS.md": "results", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changes"}
 # Markdown that is kept beside the results, and is no page.

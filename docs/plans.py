@@ -4,8 +4,8 @@
     python docs/plans.py --student qwen2.5-3b --slice v5e-16
     python docs/plans.py --page                  # only write the page from what is there
 
-Needs "cotjax[plan]" and some hours of a CPU: each plan compiles its stages' programs, in a process
-of its own. It can be stopped at any time; what is planned is not planned again.
+Needs the extra [plan] and some hours of a CPU: each plan compiles its stages' programs, in a
+process of its own. It can be stopped at any time; what is planned is not planned again.
 """
 
 import argparse
