@@ -2,24 +2,31 @@
 
     python benchmarks/tiny_teachers.py --out teachers                    # for tiny_clpd.toml
     python benchmarks/tiny_teachers.py --out teachers --family styles    # for experiments/clpd.toml
+    python benchmarks/tiny_teachers.py --out teachers --family context   # for clpd_context.toml
 
 Each is the built-in student grown by layers that change nothing at first, then trained on problems
 up to its own size, for its own number of steps (configs/tiny_teachers.toml). Those of the family
 "sizes" all write the concise style. Those of "styles" know words that the student has never read,
-and the stronger one thinks aloud more. A teacher that is there already is left alone, so a run that
-was stopped is continued.
+and the stronger one thinks aloud more. That of "context" is one model, the reader, which has
+learned to write a solution whose first steps it is shown: `teachers/reader@0.5`. A teacher that is
+there already is left alone, so a run that was stopped is continued.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
+import tomli_w
 from safetensors.numpy import load_file, save_file
+
+from cotjax.data.prompts import FOLDER
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "cotjax" / "assets" / "tiny"
@@ -35,6 +42,7 @@ class Recipe:
     steps: int
     hardest: int  # problem that it has seen, in steps
     flags: tuple[str, ...] = ()  # of its style
+    reads: int = 0  # training records whose prompts show a share of the steps; 0 = none do
 
 
 NEW_WORDS = "--data.new-share=0.3", "--batch.size=4", "--batch.sequence-length=704"
@@ -44,6 +52,14 @@ CHECKS = tuple(
     f"--deliberate.{name}" for name in ("check=0.4", "recap=0.1", "restate=0.05", "final=0.2")
 )
 NO_TRIES = "--deliberate.wrong-try=0", "--deliberate.what-if=0"
+READS = (*CHECKS, *NO_TRIES, "--data.new-share=0.3", "--data.style=deliberate")
+READER = "--batch.size=6", "--batch.sequence-length=768", "--eval.problems=64"
+LONG_PROMPTS = (
+    "--rollout.max-prompt-tokens=448",
+    "--eval.max-prompt-tokens=448",
+    "--eval.max-new-tokens=256",
+)
+SHARES = 0.0, 0.25, 0.5, 0.75, 1.0  # of the steps that a reader is shown, each as often
 SOME_TRIES = "--deliberate.wrong-try=0.15", "--deliberate.what-if=0.15"
 FAMILIES = {
     "sizes": {
@@ -55,6 +71,9 @@ FAMILIES = {
         "plain": Recipe(2, 200, 3, ("--data.concise-share=0", *LONG)),
         "checking": Recipe(3, 400, 5, (*ALOUD, *CHECKS, *NO_TRIES)),
         "deliberate": Recipe(4, 800, 6, (*ALOUD, *CHECKS, *SOME_TRIES)),
+    },
+    "context": {
+        "reader": Recipe(4, 1200, 6, (*READER, *LONG_PROMPTS), reads=8192),
     },
 }
 
@@ -92,9 +111,33 @@ def make(name: str, recipe: Recipe, out: pathlib.Path) -> None:
     begun = any((run / "checkpoints").glob("*")) if run.exists() else False
     if run.exists() and not begun:
         shutil.rmtree(run)
+    if recipe.reads:
+        settings |= shown_records(recipe, out / "runs" / f"{name}_data")
     flags = [str(word) for pair in settings.items() for word in pair]
     python("cotjax.train", *flags, *recipe.flags, *(["--resume"] if begun else []))
     python("cotjax.export", "--checkpoint", str(run), "--out", str(out / name))
+
+
+def shown_records(recipe: Recipe, folder: pathlib.Path) -> dict[str, object]:
+    """Writes records whose questions are prompts with a share of the steps; the keys for them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain, shown = folder / "plain.jsonl", folder / "shown.jsonl"
+    sizes = "--data.min-steps=2", f"--data.max-steps={recipe.hardest}"
+    count = f"--rationales.questions={recipe.reads}"
+    python("cotjax.rationales", "--out", str(plain), count, *sizes, *READS)
+    texts = tomllib.loads((FOLDER / "english.toml").read_text())
+    own, draw, rows = texts["plain"], random.Random(0), []
+    for line in plain.read_text().splitlines():
+        row = json.loads(line)
+        steps = row["answer"].splitlines()[:-1]
+        first = steps[: int(draw.choice(SHARES) * len(steps) + 0.5)]
+        listed = "\n".join(own["step"].format(step=step) for step in first)
+        ask = own["hint"] if first else own["solve"]
+        rows.append(row | {"question": ask.format(question=row["question"], steps=listed)})
+    shown.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    templates = folder / "as_written.toml"
+    templates.write_text(tomli_w.dumps(texts | {"plain": own | {"solve": "{question}"}}))
+    return {"--data.source": "jsonl", "--data.path": shown, "--data.templates": templates}
 
 
 def python(module: str, *flags: str) -> None:
