@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from cotjax.errors import InputError
 from cotjax.parallel.launchers import find_launch
 from cotjax.parallel.sharding import batched
+from cotjax.parallel.together import HEARTBEAT
 
 
 def join() -> None:
@@ -34,7 +35,9 @@ def join() -> None:
     if launch is None:
         return
     try:
-        jax.distributed.initialize(launch.address, launch.count, launch.number)
+        jax.distributed.initialize(
+            *(launch.address, launch.count, launch.number), heartbeat_timeout_seconds=HEARTBEAT
+        )
     except ValueError as error:  # something that JAX could not find
         raise InputError(
             f"{launch.by}: JAX cannot join {launch.count} processes ({error}). Set "

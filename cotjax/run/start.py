@@ -93,10 +93,12 @@ def run(config: Config, *, began: float | None = None) -> pathlib.Path:
     check_plugins(config)  # before the heavy imports
     check_run(config, folder)
     from cotjax.parallel import processes
+    from cotjax.parallel.together import ending_together
 
     processes.join()
-    processes.wait("every process has looked at the folder")
-    if config.stages:
-        config = with_ended_stages(config, folder) if config.resume else config
-        return run_list(config, folder, began=began)
-    return run_stage(config, folder, began=began)
+    with ending_together():
+        processes.wait("every process has looked at the folder")
+        if config.stages:
+            config = with_ended_stages(config, folder) if config.resume else config
+            return run_list(config, folder, began=began)
+        return run_stage(config, folder, began=began)

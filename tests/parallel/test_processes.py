@@ -66,17 +66,17 @@ class World:
         with contextlib.redirect_stdout(io.StringIO()):
             assert train(self.argv(*arguments)) == 0
 
-    def together(self, *arguments):
-        """What each of two processes said."""
+    def together(self, *arguments, count=2):
+        """What each of some processes said, which have the eight devices together."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        count = "--xla_force_host_platform_device_count"
-        flags = os.environ["XLA_FLAGS"].replace(f"{count}=8", f"{count}=4")
+        devices = "--xla_force_host_platform_device_count"
+        flags = os.environ["XLA_FLAGS"].replace(f"{devices}=8", f"{devices}={8 // count}")
         environment = self.environment | {
             "XLA_FLAGS": flags,
             "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-            "JAX_NUM_PROCESSES": "2",
+            "JAX_NUM_PROCESSES": str(count),
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         command = [sys.executable, "-m", "cotjax.train", *self.argv(*arguments)]
@@ -88,10 +88,10 @@ class World:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for number in range(2)
+            for number in range(count)
         ]
         said = [process.communicate(timeout=500) for process in started]
-        assert [process.returncode for process in started] == [0, 0], said
+        assert [process.returncode for process in started] == [0] * count, said
         return [out for out, _ in said]
 
     def lines(self, name, file="metrics.jsonl"):
@@ -144,6 +144,15 @@ def test_two_processes_go_on_where_one_stopped(world):
     assert_same_run(world, "handed", "grpo-alone", stopped=2)
 
 
+@pytest.mark.slow
+def test_four_processes_train_as_one_and_two_go_on_where_they_stopped(world):
+    if not (world.runs / "grpo-alone").exists():
+        world.alone("grpo", "grpo-alone", 4)
+    world.together("grpo", "four", 2, count=4)
+    world.together("grpo", "four", 4, "--resume")
+    assert_same_run(world, "four", "grpo-alone", stopped=2)
+
+
 def test_two_processes_distil_as_one(world):
     world.alone("distill", "distill-alone", 4)  # its stages depend on the number of steps
     world.together("distill", "distill-together", 4)
@@ -172,7 +181,7 @@ def test_rows_become_arrays_on_the_mesh_and_are_fetched_again():
 @pytest.mark.parametrize(("devices_of", "joined"), [(2, True), (3, False)])
 def test_other_processes_are_met_and_counted(monkeypatch, capsys, devices_of, joined):
     met = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *settings: met.append(settings))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *of, **_: met.append(of))
     monkeypatch.setattr(jax, "process_count", lambda: devices_of)
     for name, value in {"ADDRESS": "localhost:1", "COUNT": "2", "NUMBER": "1"}.items():
         monkeypatch.setenv(VARIABLES[name], value)
@@ -186,7 +195,7 @@ def test_other_processes_are_met_and_counted(monkeypatch, capsys, devices_of, jo
 
 
 def test_what_jax_cannot_find_is_one_sentence(monkeypatch):
-    def initialize(*settings):
+    def initialize(*settings, **_):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
