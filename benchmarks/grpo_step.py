@@ -43,7 +43,7 @@ from cotjax.models.policy import Policy  # noqa: E402
 from cotjax.models.transformer import Architecture  # noqa: E402
 from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import param_shardings, placement, shard  # noqa: E402
-from cotjax.rollout.engine import generate  # noqa: E402
+from cotjax.rollout.generate import generate  # noqa: E402
 from cotjax.stages.policy import PolicyStage  # noqa: E402
 from cotjax.student.load import LoadedPolicy  # noqa: E402
 

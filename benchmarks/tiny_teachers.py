@@ -26,7 +26,9 @@ import numpy as np
 import tomli_w
 from safetensors.numpy import load_file, save_file
 
+from cotjax import Config, load_records
 from cotjax.data.prompts import FOLDER
+from cotjax.interfaces import Record
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "cotjax" / "assets" / "tiny"
@@ -140,6 +142,23 @@ def shown_records(recipe: Recipe, folder: pathlib.Path) -> dict[str, object]:
     return {"--data.source": "jsonl", "--data.path": shown, "--data.templates": templates}
 
 
+def write_questions(out: pathlib.Path) -> None:
+    """Writes questions for all seeds, whose texts the teachers write once, and held-out ones."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = Config.for_stage("sft", data={"new_share": 0.3}, eval={"problems": 704})
+    records, held_out = load_records(config)
+    for name, some, count in (("questions", records, 1024), ("held_out", held_out, len(held_out))):
+        found = [some[index] for index in range(count)]
+        rows = ({"question": one.question, "answer": written(one)} for one in found)
+        path = out / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def written(record: Record) -> str:
+    """A rationale as GSM8K writes it."""
+    return "\n".join([*record.steps, f"#### {record.answer}"])
+
+
 def python(module: str, *flags: str) -> None:
     """Runs a module of this package as its own process."""
     subprocess.run([sys.executable, "-m", module, *flags], check=True)
@@ -157,6 +176,8 @@ def main() -> None:
     recipes = FAMILIES[options.family]
     if options.only and options.only not in recipes:
         parser.error(f"--only {options.only}: the family has {', '.join(recipes)}.")
+    if options.family == "styles":
+        write_questions(options.out)
     for name in [options.only] if options.only else recipes:
         make(name, recipes[name], options.out)
 

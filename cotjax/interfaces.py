@@ -163,6 +163,7 @@ class Rollout:
         temperature, nats; 0 outside the mask.
       entropy: [B, G, T] of that distribution, nats; 0 outside the mask.
       end: [B, G] why each ended, an `End`.
+      passes: [B, G] how often the decoder ran for each; None: once for each token.
     """
 
     tokens: Int[Array, "B G T"]
@@ -170,6 +171,7 @@ class Rollout:
     logp: Float[Array, "B G T"]
     entropy: Float[Array, "B G T"]
     end: Int[Array, "B G"]
+    passes: Int[Array, "B G"] | None = None
 
     @property
     def ended(self) -> Bool[Array, "B G"]:

@@ -29,7 +29,7 @@ import jax.numpy as jnp  # noqa: E402
 
 from cotjax.parallel.mesh import use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import shard  # noqa: E402
-from cotjax.rollout.engine import generate  # noqa: E402
+from cotjax.rollout.generate import generate  # noqa: E402
 
 
 def ragged(size: dict) -> dict:

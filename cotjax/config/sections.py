@@ -120,6 +120,7 @@ class RolloutConfig:
     min_p: ShareBelow1 = 0.0  # Drop tokens below this multiple of the likeliest one's probability.
     max_concurrent: Natural = 0  # Completions decoded at once, others wait for a slot; 0 = all.
     completions_per_slot: Natural = 0  # Of one prompt, sharing a slot's cache; 0 = all of them.
+    draft_tokens: Natural = 0  # Guessed ahead from prompt and text, a pass decodes all; 0 = none.
     cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # Of keys and values.
     off_policy_steps: AtMost1 = 0  # 1 = sample the next step while this one learns.
     on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: a bad step, or a lost row.

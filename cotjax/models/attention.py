@@ -175,7 +175,7 @@ def _seen_of_prompt(
 Partial = tuple[Array, Array, Array]
 
 
-def _attend_part(
+def attend_part(
     scoring: Scoring, query: Array, key: Kept, value: Kept, seen: Bool[Array, "*B S"]
 ) -> Partial:
     """Attention of query [..., R, D] over key [..., D, S] and value [..., S, D] where `seen`."""
@@ -189,7 +189,7 @@ def _attend_part(
     return peak, weights.sum(axis=-1, keepdims=True), mixed.astype(jnp.float32)
 
 
-def _merge(one: Partial, other: Partial) -> Partial:
+def merge(one: Partial, other: Partial) -> Partial:
     """The softmax over the keys of both, still undivided.
 
     Source: Milakov and Gimelshein 2018, arXiv:1805.02867.
@@ -232,9 +232,9 @@ class DecodeShared:
         num_kv = key.shape[2]
         # R query heads share a key head: [B, K, G, R, D].
         query = jnp.moveaxis(query.reshape(batch, group, num_kv, -1, width), 1, 2)
-        attend_part = functools.partial(_attend_part, scoring)
+        on = functools.partial(attend_part, scoring)
         # All completions of a prompt meet its keys in one product.
-        on_prompt = attend_part(
+        on_prompt = on(
             query.reshape(batch, num_kv, -1, width),
             prompt_key,
             prompt_value,
@@ -259,7 +259,7 @@ class DecodeShared:
             seen = scoring.sees(age) & (age <= self.filled.reshape(-1, 1))
             mixed = jax.lax.cond(
                 seen.any(),
-                lambda mixed, *own: _merge(mixed, attend_part(query, *own)),
+                lambda mixed, *own: merge(mixed, on(query, *own)),
                 lambda mixed, *_: mixed,
                 *(mixed, own_key, own_value, seen[:, None, None, None]),
             )

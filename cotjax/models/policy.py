@@ -1,9 +1,10 @@
-"""The four ways the stages call a decoder, as pure functions of its parameters.
+"""The five ways the stages call a decoder, as pure functions of its parameters.
 
-    rows         supervised rows -> hidden states
-    completions  prompts and their G completions -> the hidden states that predict each token
-    prefill      prompts -> what a decoder needs to continue them
-    decode       one more token for each completion
+    rows          supervised rows -> hidden states
+    completions   prompts and their G completions -> the hidden states that predict each token
+    prefill       prompts -> what a decoder needs to continue them
+    decode        one more token for each completion
+    decode_ahead  several more, as unequally many as each completion has
 
 All return hidden states, not logits: callers that need logits take the `head`, in chunks when the
 vocabulary is large.
@@ -23,6 +24,7 @@ from cotjax.core.logprobs import chunked_token_logprobs
 from cotjax.interfaces import Placement, TokenBatch
 from cotjax.models import kv_cache
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
+from cotjax.models.attention_ahead import DecodeAhead
 from cotjax.models.head import Head
 from cotjax.models.lora import Adapter, Lora, join_adapter, split_adapter
 from cotjax.models.transformer import Transformer
@@ -264,14 +266,20 @@ class Policy:
         return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in layers]
 
     def own_caches(
-        self, prompt_caches: list[Any], *, rows: int, group: int, max_new_tokens: int
+        self,
+        prompt_caches: list[Any],
+        *,
+        rows: int,
+        group: int,
+        max_new_tokens: int,
+        whole: bool = False,
     ) -> list[Any]:
-        """Empty caches for the completions' own tokens, in blocks, one list per layer."""
+        """Empty caches for the completions' own tokens, in blocks or `whole`, a list per layer."""
         caches = []
         for key, _ in prompt_caches:
             _, heads, width, _ = key.values.shape
             token_bytes = rows * heads * group * width * key.values.dtype.itemsize
-            sizes = _block_sizes(max_new_tokens, token_bytes)
+            sizes = [max_new_tokens] if whole else _block_sizes(max_new_tokens, token_bytes)
             shapes = [(rows, heads, group, width, size) for size in sizes]
             empty = [jnp.zeros(shape) for shape in shapes]
             keep = functools.partial(kv_cache.keep, dtype=key.values.dtype)
@@ -316,3 +324,33 @@ class Policy:
         both = [(*prompt, own) for prompt, own in zip(*caches, strict=True)]
         hidden, both = self._run(params, tokens, positions, attend, both, layers=layers)
         return hidden, [own for *_, own in both]
+
+    def decode_ahead(
+        self,
+        params: Any,
+        layers: list[Any] | None,
+        tokens: Int[Array, "B G Q"],
+        prompt_mask: Bool[Array, "B P"],
+        filled: Int[Array, "B G"],
+        caches: tuple[list[Any], list[Any]],
+    ) -> tuple[Float[Array, "B G Q D"], list[Any]]:
+        """The hidden states after Q more tokens of every completion, and their own caches.
+
+        Args:
+          params: the decoder's.
+          layers: what `unstacked` gives.
+          tokens: [B, G, Q], each after the one before it.
+          prompt_mask: [B, P].
+          filled: [B, G] tokens that each completion's own cache holds, in its first columns; what
+            lies behind them is written over.
+          caches: the prompts', as `prefill` gives them, and the completions' own, `whole`.
+        """
+        batch, group, size = tokens.shape
+        positions = (prompt_mask.sum(-1)[:, None] + filled)[..., None] + jnp.arange(size)
+        attend = DecodeAhead(prompt_mask, filled, size)
+        both = [(*prompt, own) for prompt, own in zip(*caches, strict=True)]
+        flat = (batch, group * size)
+        hidden, both = self._run(
+            *(params, tokens.reshape(flat), positions.reshape(flat), attend, both), layers=layers
+        )
+        return hidden.reshape(batch, group, size, -1), [own for *_, own in both]

@@ -25,19 +25,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.core.sampling import sample_at
-from cotjax.interfaces import End, PromptBatch, Rollout
-from cotjax.rollout.plan import NARROW, Decoder, Sampling, make_plan, row_uniforms
+from cotjax.interfaces import End, Rollout
+from cotjax.rollout.plan import NARROW, row_uniforms
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Slots:
+class Slots:
     """What decodes.
 
     Attributes:
       job: [L, S] J = idle.
       filled: [L, S] tokens that its completions have, and that their own caches hold: the last of
-        the prompt and all of theirs but the last.
+        the prompt and all of theirs but the last; [L, S, R] where they may have unequally many.
       live: [L, S, R] rows that go on.
       matched: [L, S, R] state of the stop strings' automaton.
       token: [L, S, R] the last one, which is not in the cache yet.
@@ -45,7 +45,7 @@ class _Slots:
     """
 
     job: Int[Array, "L S"]
-    filled: Int[Array, "L S"]
+    filled: Int[Array, "L S *R"]
     live: Bool[Array, "L S R"]
     matched: Int[Array, "L S R"]
     token: Int[Array, "L S R"]
@@ -54,49 +54,24 @@ class _Slots:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Written:
-    """Results; N = J·R completions of a lane, a prompt's side by side."""
+class Written:
+    """Results; N = J·R completions of a lane, a prompt's side by side.
+
+    `passes` counts how often the decoder ran for each, where that is not its number of tokens.
+    """
 
     tokens: Int[Array, "L N T"]
     logp: Float[Array, "L N T"]
     entropy: Float[Array, "L N T"]
     length: Int[Array, "L N"]
     end: Int[Array, "L N"]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "settings"))
-def generate(
-    model: Decoder,
-    params: Any,
-    batch: PromptBatch,
-    key: Array,
-    *,
-    settings: Sampling,
-    stop_table: Int[Array, "A V"] | None = None,
-) -> Rollout:
-    """Samples G completions for each prompt.
-
-    Args:
-      model: a decoder without parameters.
-      params: its parameters.
-      batch: left-padded prompts [B, P].
-      key: of this step; see `row_uniforms`.
-      settings: how to sample; static, so a new value compiles anew.
-      stop_table: automaton of stop strings, see `rollout.stops`; None: there are none.
-
-    Returns:
-      `Rollout` [B, G, T].
-
-    Raises:
-      ValueError: see `make_plan`.
-    """
-    plan = make_plan(len(batch.tokens), model.lanes, settings)
-    engine = Engine(model, params, batch, key, settings, plan, stop_table)
-    return engine.run()
+    passes: Int[Array, "L N"] | None = None
 
 
 class Engine:
     """One call of `generate`, or of a piece of it, while it is traced."""
+
+    PASSES = False  # whether it counts how often the decoder ran for a completion
 
     def __init__(self, model, params, batch, key, settings, plan, stop_table, layers=None):
         self.model, self.params, self.settings, self.plan = model, params, settings, plan
@@ -106,6 +81,7 @@ class Engine:
         self.prefilled = jnp.roll(batch.tokens, 1, axis=1)
         self.mask = jnp.roll(batch.mask, 1, axis=1).at[:, 0].set(False).reshape(*lanes, -1)
         self.last = batch.tokens[:, -1].reshape(lanes)
+        self.batch = batch
         drawn = row_uniforms(key, batch.ids, settings.group_size, settings.max_new_tokens)
         self.uniforms = drawn.reshape(plan.lanes, plan.jobs, plan.share, -1)
         self.layers = layers or model.unstacked(params)
@@ -146,9 +122,10 @@ class Engine:
             logp=written.logp.reshape(mask.shape),
             entropy=written.entropy.reshape(mask.shape),
             end=written.end.reshape(shape),
+            passes=None if written.passes is None else written.passes.reshape(shape),
         )
 
-    def _begin(self) -> tuple[_Slots, _Written]:
+    def _begin(self) -> tuple[Slots, Written]:
         """The first jobs in their slots, nothing drawn."""
         plan, length = self.plan, self.settings.max_new_tokens
         rows = (plan.lanes, plan.slots, plan.share)
@@ -157,25 +134,37 @@ class Engine:
         if not plan.in_place:
             take = functools.partial(self._take_prompts, job=job)
             prompts = jax.tree.map(lambda leaf: take(leaf).reshape(-1, *leaf.shape[1:]), prompts)
-        own = self.model.own_caches(
-            prompts, rows=rows[0] * rows[1], group=plan.share, max_new_tokens=length
-        )
-        slots = _Slots(
+        slots = Slots(
             job=job,
-            filled=jnp.zeros_like(job),
+            filled=self._nothing(job),
             live=jnp.ones(rows, bool),
             matched=jnp.zeros(rows, jnp.int32),
             token=self._last_tokens(job),
-            caches=(prompts, own),
+            caches=(prompts, self._own_caches(prompts)),
         )
         count = (plan.lanes, plan.jobs * plan.share)
-        return slots, _Written(
+        return slots, Written(
             tokens=jnp.full((*count, length), self.settings.pad_id, jnp.int32),
             logp=jnp.zeros((*count, length), jnp.float32),
             entropy=jnp.zeros((*count, length), jnp.float32),
             length=jnp.zeros(count, jnp.int32),
             end=jnp.full(count, End.LENGTH, jnp.int32),
+            passes=jnp.zeros(count, jnp.int32) if self.PASSES else None,
         )
+
+    def _own_caches(self, prompts: Any) -> Any:
+        """Empty caches of the completions in all slots."""
+        plan = self.plan
+        return self.model.own_caches(
+            prompts,
+            rows=plan.lanes * plan.slots,
+            group=plan.share,
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+
+    def _nothing(self, job: Int[Array, "L S"]) -> Array:
+        """How many tokens the completions of new jobs have."""
+        return jnp.zeros_like(job)
 
     def _crowded(self, narrow: int, state: tuple[Any, ...]) -> Array:
         """Whether jobs wait, or more slots live than the narrower loop has."""
@@ -183,7 +172,7 @@ class Engine:
         alive = slots.live.any(axis=-1).sum(axis=-1)
         return ((queue < self.plan.jobs) | (alive > narrow)).any()
 
-    def _narrowed(self, slots: _Slots, narrow: int) -> _Slots:
+    def _narrowed(self, slots: Slots, narrow: int) -> Slots:
         """The slots that live, in `narrow` places."""
         order = jnp.argsort(~slots.live.any(axis=-1), axis=-1, stable=True)[:, :narrow]
 
@@ -216,11 +205,35 @@ class Engine:
         return clock + 1, *self._advance(hidden, slots, queue, written)
 
     def _advance(
-        self, hidden: Array, slots: _Slots, queue: Array, written: _Written
-    ) -> tuple[_Slots, Array, _Written]:
+        self, hidden: Array, slots: Slots, queue: Array, written: Written
+    ) -> tuple[Slots, Array, Written]:
         """Draws a token for every row, stores it, and gives ended slots their next job."""
+        drawn = self._draw(hidden, slots.job, self._uniform(slots))
+        written, matched, ends = self._record(slots, written, drawn, slots.live)
+        slots = dataclasses.replace(
+            slots,
+            filled=slots.filled + 1,
+            live=slots.live & ~ends,
+            matched=matched,
+            token=drawn[0],
+        )
+        if not self.plan.refill:
+            return slots, queue, written
+        return *self._refill(slots, queue), written
+
+    def _record(
+        self, slots: Slots, written: Written, drawn: tuple[Array, ...], takes: Bool[Array, "L S R"]
+    ) -> tuple[Written, Array, Array]:
+        """Stores the next token of the rows that take one: results, automaton, and which rows end.
+
+        Args:
+          slots: before it.
+          written: so far.
+          drawn: token, log-probability and entropy, [L, S, R] each.
+          takes: which rows.
+        """
         plan, settings = self.plan, self.settings
-        token, logp, entropy = self._draw(hidden, slots)
+        token, logp, entropy = drawn
         finite = jnp.isfinite(logp) & jnp.isfinite(entropy)
         end = jnp.where(finite, End.LENGTH, End.NONFINITE)
         matched = slots.matched
@@ -230,35 +243,40 @@ class Engine:
         for stop_id in (settings.eos_id, *settings.stop_ids):
             end = jnp.where(finite & (token == stop_id), End.EOS, end)
 
-        row = slots.job[..., None] * plan.share + jnp.arange(plan.share)
-        row = jnp.where(slots.live, row, plan.jobs * plan.share)  # out of bounds: dropped
-        column = jnp.where(finite, slots.filled[..., None], settings.max_new_tokens)
-        written = _Written(
-            tokens=_put(written.tokens, token, row, column),
-            logp=_put(written.logp, logp, row, column),
-            entropy=_put(written.entropy, entropy, row, column),
-            length=_put(written.length, slots.filled[..., None] + finite, row),
-            end=_put(written.end, end, row),
+        filled = slots.filled.reshape(*slots.job.shape, -1)
+        row = jnp.where(takes, self._rows(slots.job), plan.jobs * plan.share)  # beyond: dropped
+        column = jnp.where(finite, filled, settings.max_new_tokens)
+        written = dataclasses.replace(
+            written,
+            tokens=put(written.tokens, token, row, column),
+            logp=put(written.logp, logp, row, column),
+            entropy=put(written.entropy, entropy, row, column),
+            length=put(written.length, filled + finite, row),
+            end=put(written.end, end, row),
         )
-        filled = slots.filled + 1
-        live = slots.live & (end == End.LENGTH) & (filled < settings.max_new_tokens)[..., None]
-        slots = dataclasses.replace(slots, filled=filled, live=live, matched=matched, token=token)
-        if not plan.refill:
-            return slots, queue, written
-        return *self._refill(slots, queue), written
+        return written, matched, (end != End.LENGTH) | (filled + 1 >= settings.max_new_tokens)
 
-    def _draw(self, hidden: Array, slots: _Slots) -> tuple[Array, Array, Array]:
-        """Token number `filled` of every row, its log-probability, the entropy; [L, S, R] each.
+    def _rows(self, job: Int[Array, "L S"]) -> Int[Array, "L S R"]:
+        """The numbers of a job's completions in their lane."""
+        return job[..., None] * self.plan.share + jnp.arange(self.plan.share)
+
+    def _uniform(self, slots: Slots) -> Float[Array, "L S R"]:
+        """What the next token of every row is drawn with."""
+        at = jnp.minimum(slots.job, self.plan.jobs - 1)
+        return jax.vmap(lambda rows, job, token: rows[job, :, token])(
+            self.uniforms, at, jnp.minimum(slots.filled, self.settings.max_new_tokens - 1)
+        )
+
+    def _draw(
+        self, hidden: Array, job: Int[Array, "L S"], uniform: Float[Array, "L S R *Q"]
+    ) -> tuple[Array, Array, Array]:
+        """A token of every row, its log-probability, the entropy; [L, S, R, *Q] each.
 
         The devices of a lane may draw for different rows: what goes in and what comes out is kept
         whole, or the split would spread to what decodes.
         """
-        settings, plan, shape = self.settings, self.plan, slots.token.shape
+        settings, plan, shape = self.settings, self.plan, uniform.shape
         logits = self.head(hidden.reshape(shape[0], -1, hidden.shape[-1]))
-        at = jnp.minimum(slots.job, plan.jobs - 1)
-        uniform = jax.vmap(lambda rows, job, token: rows[job, :, token])(
-            self.uniforms, at, jnp.minimum(slots.filled, settings.max_new_tokens - 1)
-        )
         token = sample_at(
             self.model.keep(uniform.reshape(logits.shape[:2])),
             logits,
@@ -271,7 +289,8 @@ class Engine:
             first = logits.reshape(*shape, -1)[:, :, 0]
             likeliest = sample_at(uniform[:, :, 0], first, temperature=0.0)
             token = token.reshape(shape)
-            chosen = jnp.where(slots.job % plan.parts == 0, likeliest, token[:, :, 0])
+            begins = (job % plan.parts == 0).reshape(*job.shape, *(1,) * (likeliest.ndim - 2))
+            chosen = jnp.where(begins, likeliest, token[:, :, 0])
             token = token.at[:, :, 0].set(chosen).reshape(logits.shape[:2])
         tempered = logits / (settings.temperature or 1.0)
         peak = tempered.max(axis=-1, keepdims=True)
@@ -285,7 +304,7 @@ class Engine:
         token, logp, entropy = (self.model.keep(each).reshape(shape) for each in drawn)
         return token, logp, entropy
 
-    def _refill(self, slots: _Slots, queue: Array) -> tuple[_Slots, Array]:
+    def _refill(self, slots: Slots, queue: Array) -> tuple[Slots, Array]:
         """Slots whose rows have all ended take the next jobs of their lane."""
         jobs = self.plan.jobs
         free = ~slots.live.any(axis=-1) & (slots.job < jobs)
@@ -297,7 +316,9 @@ class Engine:
         slots = dataclasses.replace(
             slots,
             job=job,
-            filled=jnp.where(free, 0, slots.filled),
+            filled=jnp.where(
+                free.reshape(*free.shape, *(1,) * (slots.filled.ndim - 2)), 0, slots.filled
+            ),
             live=slots.live | begins[..., None],
             matched=jnp.where(free[..., None], 0, slots.matched),
             token=jnp.where(free[..., None], self._last_tokens(job), slots.token),
@@ -313,13 +334,13 @@ class Engine:
             slot = jnp.where(todo.any(axis=-1), todo.argmax(axis=-1), todo.shape[1])
             now = jnp.take_along_axis(job, jnp.minimum(slot, todo.shape[1] - 1)[:, None], axis=1)
 
-            def put(cache: Array, source: Array) -> Array:
+            def place(cache: Array, source: Array) -> Array:
                 new = self._take_prompts(source, now)[:, 0]
-                return _put(cache.reshape(*todo.shape, *cache.shape[1:]), new, slot).reshape(
+                return put(cache.reshape(*todo.shape, *cache.shape[1:]), new, slot).reshape(
                     cache.shape
                 )
 
-            return _put(todo, False, slot), jax.tree.map(put, caches, self.prompts)
+            return put(todo, False, slot), jax.tree.map(place, caches, self.prompts)
 
         most = begins.sum(axis=-1).max()
         return jax.lax.fori_loop(0, most, copy, (begins, caches))[1]
@@ -342,15 +363,18 @@ class Engine:
         return jnp.take_along_axis(values, index, axis=1)
 
 
-def _put(array: Array, values: Any, *index: Array) -> Array:
+def put(array: Any, values: Any, *index: Array, add: bool = False) -> Array:
     """array[lane, *index[lane]] = values[lane] for every lane; indices out of bounds are dropped.
+
+    With `add`, += in place of =.
 
     Mapped over lanes, not indexed by them: that tells a compiler that no lane reaches into another.
     """
 
-    def put(array: Array, values: Array, *index: Array) -> Array:
-        return array.at[index].set(values, mode="drop")
+    def one(array: Array, values: Array, *index: Array) -> Array:
+        at = array.at[index]
+        return at.add(values, mode="drop") if add else at.set(values, mode="drop")
 
     if not isinstance(values, jax.Array):
         values = jnp.full(index[0].shape, values)
-    return jax.vmap(put)(array, values, *index)
+    return jax.vmap(one)(array, values, *index)

@@ -50,7 +50,11 @@ def cache_bytes(
     rows = plan.lanes * plan.slots
     own = jax.eval_shape(
         lambda caches: model.own_caches(
-            caches, rows=rows, group=plan.share, max_new_tokens=settings.max_new_tokens
+            caches,
+            rows=rows,
+            group=plan.share,
+            max_new_tokens=settings.max_new_tokens + settings.draft_tokens,
+            whole=settings.draft_tokens > 0,
         ),
         caches,
     )

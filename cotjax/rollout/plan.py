@@ -23,8 +23,13 @@ class Decoder(Protocol):
         """The prompts' caches."""
         ...
 
-    def own_caches(self, prompt_caches: Any, *, rows: int, group: int, max_new_tokens: int) -> Any:
-        """Empty caches for the completions of `rows` prompts, `group` each."""
+    def own_caches(
+        self, prompt_caches: Any, *, rows: int, group: int, max_new_tokens: int, whole: bool = False
+    ) -> Any:
+        """Empty caches for the completions of `rows` prompts, `group` each; `whole` in one block.
+
+        `decode` takes blocks, `decode_ahead` one.
+        """
         ...
 
     def unstacked(self, params: Any) -> Any:
@@ -46,6 +51,18 @@ class Decoder(Protocol):
         `layers` is what `unstacked` gave; `filled` counts the tokens that the own caches hold
         already, one number for all where they began together.
         """
+        ...
+
+    def decode_ahead(
+        self,
+        params: Any,
+        layers: Any,
+        tokens: Int[Array, "B R Q"],
+        prompt_mask: Bool[Array, "B P"],
+        filled: Int[Array, "B R"],
+        caches: tuple[Any, Any],
+    ) -> tuple[Float[Array, "B R Q D"], Any]:
+        """The same after Q more tokens of every completion, which have `filled` each."""
         ...
 
     def head(self, params: Any) -> Callable[[Float[Array, "L N D"]], Float[Array, "L N V"]]:
@@ -75,6 +92,7 @@ class Sampling:
       rows: completions decoded at once; 0 = all, which needs no refill.
       share: R, completions of one prompt in a slot, a divisor of G; 0 = G. Refill wastes least at
         1, where a slot holds a copy of its prompt's cache for every completion.
+      draft_tokens: K, tokens guessed ahead for each pass of the decoder; see `speculation`.
     """
 
     group_size: int
@@ -89,6 +107,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     rows: int = 0
     share: int = 0
+    draft_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

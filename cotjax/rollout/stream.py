@@ -1,4 +1,4 @@
-"""`engine.generate` in pieces, to print completions as they are written."""
+"""`generate` in pieces, to print completions as they are written."""
 
 import functools
 from collections.abc import Iterator

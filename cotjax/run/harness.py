@@ -161,7 +161,7 @@ class Scorer:
         from cotjax.interfaces import End
         from cotjax.parallel import processes
         from cotjax.parallel import sharding as parallel
-        from cotjax.rollout import engine
+        from cotjax.rollout.generate import generate
         from cotjax.rollout.plan import Sampling
         from cotjax.student.generate import rollout_params
 
@@ -174,7 +174,7 @@ class Scorer:
             pad_id=student.pad_id,
             names=["prompt"] * len(full),
         )
-        on_devices = cast(Any, engine).generate(
+        on_devices = cast(Any, generate)(
             student.policy,
             rollout_params(student, opened.config, opened.mesh, opened.params),
             parallel.shard(opened.mesh, batch),

@@ -25,7 +25,7 @@ from cotjax.models.head import Head
 from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.stages.base import BaseStage
 from cotjax.stages.supervised import dropout_key, dropout_key_shape
 from cotjax.student import preflight

@@ -19,7 +19,7 @@ from cotjax.interfaces import DataStream, Limit, Program, PromptBatch, Record
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.base import BaseStage
 from cotjax.stages.policy_programs import rollout_programs

@@ -13,7 +13,7 @@ from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import batch_devices
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import prompt_batch
@@ -54,6 +54,7 @@ def rollout_sampling(
         min_p=config.min_p,
         rows=config.max_concurrent if in_groups else 0,
         share=config.completions_per_slot if in_groups else 0,
+        draft_tokens=config.draft_tokens,
     )
 
 

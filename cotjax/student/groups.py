@@ -98,7 +98,9 @@ class RolloutGroups:
     def metrics(self) -> dict[str, float]:
         """Metrics of the student from the completions of a step."""
         flat = [one for group in self.judged for one in group]
-        return {
+        written, passes = self.rollout.mask.sum(), self.rollout.passes
+        drafted = {} if passes is None else {"tokens_per_pass": float(written / passes.sum())}
+        return drafted | {
             "accuracy": float(np.mean([one.parts["correct"] for one in flat])),
             "well_formed": float(np.mean([one.parts["well_formed"] for one in flat])),
             "reward": float(np.mean([one.reward for one in flat if not one.failed] or [0.0])),

@@ -37,6 +37,8 @@ def groups_from_json(held: dict[str, Any]) -> RolloutGroups:
 def _arrays(holder: Any) -> dict[str, Any]:
     found = {}
     for field in dataclasses.fields(holder):
+        if getattr(holder, field.name) is None:
+            continue  # as it is by default
         array = np.asarray(getattr(holder, field.name))
         text = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
         found[field.name] = {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": text}

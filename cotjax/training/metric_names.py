@@ -104,6 +104,8 @@ METRICS: dict[Group, tuple[Metric, ...]] = {
         Metric("step_s", "s", "the whole step"),
         Metric("update_s", "s", "its updates"),
         Metric("rollout_s", "s", "its sampling, rewards included", SAMPLED),
+        Metric("tokens_per_pass", "tokens", "kept of a pass of the sampler (rollout.draft_tokens)",
+               SAMPLED),
         Metric("rollout_wait_s", "s", "waited for completions of a step ahead", SAMPLED),
         Metric("data_wait_s", "s", "waited for data"),
         Metric("data_wait", "0–1", "the same as a share of the step"),

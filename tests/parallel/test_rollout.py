@@ -22,7 +22,7 @@ from cotjax.parallel.sharding import (
     shard,
     shard_params,
 )
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling
 from tests.parallel import sharded
 from tests.tiny import make_model

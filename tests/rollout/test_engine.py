@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cotjax.core.logprobs import entropy, token_logprobs
 from cotjax.interfaces import End, Placement, PromptBatch
 from cotjax.models import policy
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling, make_plan, row_uniforms
 from tests.tiny import SHAPE, make_policy
 

@@ -17,7 +17,7 @@ from cotjax.interfaces import End, PromptBatch
 from cotjax.models.formats import huggingface
 from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling
 from tests.models.make_golden import CASES
 from tests.models.make_golden import GOLDEN as FAMILIES

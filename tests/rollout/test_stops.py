@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from cotjax.errors import InputError
 from cotjax.interfaces import End, PromptBatch
 from cotjax.models.formats.load import load_tokenizer, resolve
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.rollout.stops import stop_table, token_bytes
 from tests.tiny import SHAPE, make_policy

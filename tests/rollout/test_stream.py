@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cotjax.rollout.engine import generate
+from cotjax.rollout.generate import generate
 from cotjax.rollout.stream import stream
 from tests.rollout.test_engine import (
     KEY,

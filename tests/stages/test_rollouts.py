@@ -35,3 +35,18 @@ def test_both_kinds_sample_the_same_groups(tmp_path_factory, own):
         )
         assert ("prompt" in row) == (place[1] == 0) and "advantage" not in row
         assert place[1] or row["question"] in row["prompt"]
+
+
+def test_drafts_change_no_completion(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drafts")
+    found = []
+    for draft in (0, 3):
+        stage = Grpo.from_config(
+            make_config(folder, "--stage=grpo", f"--rollout.draft-tokens={draft}"), make_mesh(1)
+        )
+        stage.prepare(folder)
+        found.append(stage.sample(stage.state.params, 0))
+    (plain, without), (fast, having) = found
+    np.testing.assert_array_equal(fast.rollout.tokens, plain.rollout.tokens)
+    np.testing.assert_array_equal(fast.reward, plain.reward)
+    assert "tokens_per_pass" not in without | plain.metrics() and having["tokens_per_pass"] >= 1

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from cotjax.interfaces import End, PromptBatch, Record, Rollout
 from cotjax.student.groups import RolloutGroups
@@ -11,7 +12,8 @@ from cotjax.student.sampled_json import groups_as_json, groups_from_json
 from cotjax.training.evaluation import JudgedCompletion
 
 
-def test_groups_come_back_as_they_were():
+@pytest.mark.parametrize("drafted", [False, True])
+def test_groups_come_back_as_they_were(drafted):
     rng = np.random.default_rng(0)
     logp = rng.normal(size=(2, 2, 3)).astype(np.float32)
     logp[0, 0, 0], logp[0, 0, 1] = -np.inf, 1e-40
@@ -27,6 +29,7 @@ def test_groups_come_back_as_they_were():
             logp=logp,
             entropy=np.abs(logp),
             end=np.array([[0, 1], [2, 0]], np.int32),
+            passes=np.array([[1, 2], [2, 1]], np.int32) if drafted else None,
         ),
         [Record(f"r/{i}", "How many?", "7", ("3+4=7", "so 7"), 2, target=9) for i in range(2)],
         [
