@@ -54,7 +54,7 @@ class Slots:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Written:
+class WrittenRows:
     """Results; N = J·R completions of a lane, a prompt's side by side.
 
     `passes` counts how often the decoder ran for each, where that is not its number of tokens.
@@ -125,7 +125,7 @@ class Engine:
             passes=None if written.passes is None else written.passes.reshape(shape),
         )
 
-    def _begin(self) -> tuple[Slots, Written]:
+    def _begin(self) -> tuple[Slots, WrittenRows]:
         """The first jobs in their slots, nothing drawn."""
         plan, length = self.plan, self.settings.max_new_tokens
         rows = (plan.lanes, plan.slots, plan.share)
@@ -143,7 +143,7 @@ class Engine:
             caches=(prompts, self._own_caches(prompts)),
         )
         count = (plan.lanes, plan.jobs * plan.share)
-        return slots, Written(
+        return slots, WrittenRows(
             tokens=jnp.full((*count, length), self.settings.pad_id, jnp.int32),
             logp=jnp.zeros((*count, length), jnp.float32),
             entropy=jnp.zeros((*count, length), jnp.float32),
@@ -205,8 +205,8 @@ class Engine:
         return clock + 1, *self._advance(hidden, slots, queue, written)
 
     def _advance(
-        self, hidden: Array, slots: Slots, queue: Array, written: Written
-    ) -> tuple[Slots, Array, Written]:
+        self, hidden: Array, slots: Slots, queue: Array, written: WrittenRows
+    ) -> tuple[Slots, Array, WrittenRows]:
         """Draws a token for every row, stores it, and gives ended slots their next job."""
         drawn = self._draw(hidden, slots.job, self._uniform(slots))
         written, matched, ends = self._record(slots, written, drawn, slots.live)
@@ -222,8 +222,12 @@ class Engine:
         return *self._refill(slots, queue), written
 
     def _record(
-        self, slots: Slots, written: Written, drawn: tuple[Array, ...], takes: Bool[Array, "L S R"]
-    ) -> tuple[Written, Array, Array]:
+        self,
+        slots: Slots,
+        written: WrittenRows,
+        drawn: tuple[Array, ...],
+        takes: Bool[Array, "L S R"],
+    ) -> tuple[WrittenRows, Array, Array]:
         """Stores the next token of the rows that take one: results, automaton, and which rows end.
 
         Args:

@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cotjax.rollout.engine import Engine, Slots, Written, put
+from cotjax.rollout.engine import Engine, Slots, WrittenRows, put
 
 
 def propose(
@@ -97,8 +97,8 @@ class SpeculativeEngine(Engine):
         return clock + 1, slots, queue, written
 
     def _take(
-        self, tokens: Int[Array, "L S R Q"], hidden: Array, slots: Slots, written: Written
-    ) -> tuple[Slots, Written]:
+        self, tokens: Int[Array, "L S R Q"], hidden: Array, slots: Slots, written: WrittenRows
+    ) -> tuple[Slots, WrittenRows]:
         """Draws behind every token that was decoded, and keeps what the drafts were right about."""
         number = slots.filled[..., None] + jnp.arange(tokens.shape[-1])
         drawn = self._draw(hidden, slots.job, self._uniforms_of(slots.job, number))
@@ -126,7 +126,7 @@ class SpeculativeEngine(Engine):
         last = self.settings.max_new_tokens - 1
         return jnp.take_along_axis(rows, jnp.minimum(number, last), axis=-1)
 
-    def _drafts(self, slots: Slots, written: Written) -> Int[Array, "L S R K"]:
+    def _drafts(self, slots: Slots, written: WrittenRows) -> Int[Array, "L S R K"]:
         """What stands behind the newest place of each row's text that reads as its end does."""
         plan = self.plan
         lanes, width = (plan.lanes, plan.prompts), self.mask.shape[-1]
