@@ -58,6 +58,14 @@ def test_a_case_that_is_done_is_not_done_again(faults, tmp_path, monkeypatch, ca
     assert "| sft | SIGKILL | 2 | 2 |" in capsys.readouterr().out
 
 
+def test_parts_of_a_run_are_stages_and_no_bundles(faults, tmp_path):
+    world = importlib.import_module("injection.world")
+    (tmp_path / "bad_step-3").mkdir()
+    assert world.parts_of(tmp_path) == [tmp_path]
+    (tmp_path / "1-sft").mkdir()
+    assert world.parts_of(tmp_path) == [tmp_path / "1-sft"]
+
+
 @pytest.mark.slow
 def test_some_cases(tmp_path):
     argv = [sys.executable, str(BENCHMARKS / "faults.py"), str(tmp_path), "--stages=sft"]

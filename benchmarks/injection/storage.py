@@ -57,7 +57,8 @@ def kill(world: World, stage: str, number: int, rng: random.Random, folder: Path
             process.send(signal.SIGKILL)
         row["fault"] += ", twice"
         process.end()
-    return row | _then(world, stage, folder)
+    row |= _then(world, stage, folder)
+    return row | {"saw": row["then"]}  # a killed process says nothing
 
 
 def term(world: World, stage: str, number: int, rng: random.Random, folder: Path) -> Row:
@@ -108,6 +109,7 @@ def _then(world: World, stage: str, folder: Path, aside: Path | None = None) -> 
         return {"equal": False, "then": ran.last, "lost": None}
     lost = lost_steps(folder / NAME, before)
     row = {"lost": lost, "steps": sum(before.values()), "whole lines": whole_lines}
+    row["then"] = ran.line_with("note: the run ")
     return row | outcome(world, stage, aside or folder)
 
 
@@ -147,7 +149,7 @@ def full(world: World, stage: str, number: int, rng: random.Random, folder: Path
             _fill(disk / "filler", rng.randrange(64 * 1024))
         ran = process.end()
         fault = "a small disk" if small else "disk full"
-        saw = ran.line_with("No space left", "error:") or ran.last
+        saw = ran.line_with("error: ") or ran.last
         row = {"fault": fault if ran.status else f"{fault}, too late", "status": ran.status,
                "saw": saw}  # fmt: skip
         (disk / "filler").unlink(missing_ok=True)
@@ -271,8 +273,10 @@ def twice(world: World, stage: str, number: int, rng: random.Random, folder: Pat
     ran = first.end()
     named = f"process {first.pid} on" in second.said
     fault = f"a second process {' '.join(more)}".strip()
-    return {"fault": fault, "status": second.status, "saw": second.last, "first is named": named,
-            "first": ran.status, "lost": 0} | outcome(world, stage, folder)  # fmt: skip
+    row = {"fault": fault, "status": second.status, "saw": second.last, "first is named": named,
+           "first": ran.status, "lost": 0, **outcome(world, stage, folder)}  # fmt: skip
+    row["equal"] = row["equal"] and named and second.status == 2
+    return row
 
 
 def _again(argv: list[str]) -> Any:

@@ -189,7 +189,7 @@ class World:
                 while process.lives(POLL):
                     # Not below these: checkpoints come and go while they are being written.
                     runs = (*folder.glob(f"{NAME}/digests.jsonl"),
-                            *folder.glob(f"{NAME}/*-*/digests.jsonl"))  # fmt: skip
+                            *folder.glob(f"{NAME}/[0-9]*-*/digests.jsonl"))  # fmt: skip
                     for one in runs:
                         training.setdefault(str(one.parent), time.time())
                 ran = process.end()
@@ -289,7 +289,7 @@ def _killing(last: str, step: int) -> Any:
 
 def parts_of(run: Path) -> list[Path]:
     """The folders of a run that train: itself, or the stages of a list in order."""
-    return sorted(run.glob("*-*/")) or [run]
+    return sorted(run.glob("[0-9]*-*/")) or [run]  # not bad_step-3
 
 
 def state_of(folder: Path) -> dict[str, Any]:

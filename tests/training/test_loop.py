@@ -187,14 +187,16 @@ def test_stopping_and_resuming_equals_an_unbroken_run(
     settings = {"checkpoint_every": checkpoint_every}
     with pytest.raises(Stop):
         run(tmp_path, Sums(stop_at), **settings)
-    stage, result, _ = run(tmp_path, resume=True, **settings)
+    stage, result, shown = run(tmp_path, resume=True, **settings)
     folder, _, expected, _ = unbroken
+    again = "; step 4 is taken again" if stop_at == 4 else ""
+    resumed_at = stop_at - stop_at % checkpoint_every
+    assert f"note: the run goes on after step {resumed_at}{again}.\n" in shown
     assert written(tmp_path) == written(folder)
     assert result == expected
     one, other = (checkpoint(where, 5) for where in (tmp_path, folder))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     # The evaluation before the first step is read, not made again: 2, 4 and 5 are left at most.
-    resumed_at = stop_at - stop_at % checkpoint_every
     assert stage.evaluations == sum(step > resumed_at for step in (2, 4, 5))
 
 
@@ -239,8 +241,9 @@ def test_an_evaluation_in_the_middle_is_the_last_of_a_run_that_is_ended_there(tm
 
 def test_resuming_before_the_first_checkpoint_begins_anew(unbroken, tmp_path):
     with pytest.raises(Stop):
-        run(tmp_path, Sums(stop_at=1), checkpoint_every=0)
-    _, result, _ = run(tmp_path, resume=True)
+        run(tmp_path, Sums(stop_at=2), checkpoint_every=0)
+    _, result, shown = run(tmp_path, resume=True)
+    assert "note: the run begins again; steps 1 to 2 are taken again.\n" in shown
     folder, _, expected, _ = unbroken
     assert result == expected
     steps = [[m for m in written(where)[0] if m["kind"] == "train"] for where in (tmp_path, folder)]
