@@ -29,6 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
+LONGEST = 200  # characters of a message in the table
 
 ALL = ("sft", "reconstruct", "grpo", "rft", "rewrite", "distill", "bridge")
 # How many cases of a kind a stage has by default, and the stages that have any.
@@ -157,8 +158,7 @@ def table(rows: Sequence[Row]) -> str:
         lost = [row["lost"] for row in found if row.get("lost") is not None]
         steps = [one for one in lost if isinstance(one, int)]
         most = f"{max(steps)} steps" if steps else (lost or ["–"])[0]
-        seen = collections.Counter(shortly(row["saw"]) for row in found)
-        (text, count), *others = seen.most_common()
+        (text, count), *others = most_said([row["saw"] for row in found])
         more = f" ({count} of {len(found)})" if others else ""
         lines.append(f"| {stage} | {fault} | {len(found)} | {equal} | {most} | {text}{more} |")
     return "\n".join(lines)
@@ -168,11 +168,25 @@ def _place(row: Row) -> tuple[int, int, str]:
     return ALL.index(row["stage"]), list(KINDS).index(row["kind"]), row["fault"]
 
 
-def shortly(text: str) -> str:
-    """A message as the table has it: without the paths and numbers in which its like differ."""
-    from injection.words import plainly
+def most_said(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Messages as the table has them, with how many said so, the most common first.
 
-    return plainly(text).replace("|", "/")[:160] or "nothing"
+    Without the folders of their paths; and where they differ in numbers, without these.
+    """
+    from injection.words import plainly, without_paths
+
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for text in texts:
+        alike[plainly(text)].append(without_paths(text))
+    counts: collections.Counter[str] = collections.Counter()
+    for plain, own in alike.items():
+        counts[_shortly(own[0] if len({*own}) == 1 else plain)] += len(own)
+    return counts.most_common()
+
+
+def _shortly(text: str) -> str:
+    text = text.replace("|", "/")
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]}…") or "nothing"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

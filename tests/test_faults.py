@@ -43,7 +43,7 @@ def test_the_table_counts_what_is_alike(faults):
     rows += [row(0, "1 line was left out", "2 completions", stage="grpo", fault="a reward")]
     assert faults.table(rows).splitlines()[2:] == [
         "| sft | SIGKILL | 3 | 2 | 2 steps | step N/N (2 of 3) |",
-        "| grpo | a reward | 1 | 1 | 2 completions | N line was left out |",
+        "| grpo | a reward | 1 | 1 | 2 completions | 1 line was left out |",
     ]
 
 

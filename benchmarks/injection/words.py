@@ -3,6 +3,16 @@
 import re
 
 
+def without_paths(text: str) -> str:
+    """A message on one line, without the folders of its paths; addresses stay.
+
+    Example:
+      >>> without_paths("/a/b/run: see http://127.0.0.1:80/v1")
+      '…/run: see http://127.0.0.1:80/v1'
+    """
+    return re.sub(r"(?<![:/\w])/[^\s:]*/", "…/", " ".join(text.split()))
+
+
 def plainly(text: str) -> str:
     """A message without the paths and numbers in which its like differ.
 
@@ -10,5 +20,4 @@ def plainly(text: str) -> str:
       >>> plainly("/a/b/run: the checkpoint of step 4 is damaged")
       '…/run: the checkpoint of step N is damaged'
     """
-    text = " ".join(text.split())
-    return re.sub(r"\d[\d,.]*\d|\d", "N", re.sub(r"/[^\s:]*/", "…/", text))
+    return re.sub(r"\d[\d,.]*\d|\d", "N", without_paths(text))
