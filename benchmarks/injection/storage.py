@@ -300,7 +300,8 @@ def orphans(world: World, stage: str, number: int, rng: random.Random, folder: P
     left = outlive(found, 20.0)
     took = f"{time.monotonic() - began:.1f} s"
     saw = f"{len(found)} processes, {len(left)} of them left after {took}"
-    return {"fault": f"SIGKILL with {' '.join(more)}", "saw": saw, "left": len(left),
+    fault = f"SIGKILL of a run with {more[0].partition('=')[0]}"
+    return {"fault": fault, "saw": saw, "left": len(left),
             "lost": None, "equal": not left and bool(found)}  # fmt: skip
 
 
