@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -65,6 +66,22 @@ def test_parts_of_a_run_are_stages_and_no_bundles(faults, tmp_path):
     assert world.parts_of(tmp_path) == [tmp_path]
     (tmp_path / "1-sft").mkdir()
     assert world.parts_of(tmp_path) == [tmp_path / "1-sft"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
+def test_a_moment_is_told_in_what_a_process_computes(faults, tmp_path):
+    world = importlib.import_module("injection.world")
+
+    def sleep_and_compute():
+        time.sleep(0.3)
+        while time.process_time() < 60:
+            pass
+
+    process = world.Process(sleep_and_compute, tmp_path / "out.txt")
+    assert process.works(0.05)
+    assert 0.05 <= process.used < 10
+    process.send(9)
+    assert process.end().status == -9 and process.used == float("inf")
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def kill(world: World, stage: str, number: int, rng: random.Random, folder: Path
     row = _stopped(world, stage, number, rng, folder, signal.SIGKILL)
     if number % 5 == 4:
         process = world.start(_resuming(folder), folder, "again.txt")
-        if process.lives(rng.uniform(0, world.whole(stage).seconds)):
+        if process.works(rng.uniform(0, world.whole(stage).seconds)):
             process.send(signal.SIGKILL)
         row["fault"] += ", twice"
         process.end()
@@ -97,7 +97,7 @@ def _moment(
     moment = rng.uniform(0, window if of_steps else whole.seconds)
     while of_steps and not (folder / part / "digests.jsonl").exists() and process.lives(POLL):
         pass
-    process.lives(moment)
+    process.works(moment)
     return {"moment": round(moment, 3), "of": part if of_steps else "all"}
 
 
@@ -267,7 +267,7 @@ def twice(world: World, stage: str, number: int, rng: random.Random, folder: Pat
     owner = folder / NAME / "owner.json"
     while not (owner.is_file() and (folder / NAME / "config.toml").is_file()) and first.lives(0.02):
         pass
-    time.sleep(rng.uniform(0, 0.3) * world.whole(stage).seconds)
+    first.works(rng.uniform(0, 0.3) * world.whole(stage).seconds)
     more = ["--resume"] if number % 2 else []
     second = world.start(_again(world.argv(stage, folder, *more)), folder, "second.txt").end()
     ran = first.end()
