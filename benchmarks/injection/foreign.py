@@ -128,16 +128,16 @@ def server(world: World, stage: str, number: int, rng: random.Random, folder: Pa
     kind = SERVERS[number]
     world.argv(stage, folder)  # makes the student, if nobody has
     ran = world.start(lambda: _ask(world, kind, folder), folder).end()
+    seen = (folder / "elsewhere.txt").read_text()
     again = world.start(lambda: _ask(world, "is good", folder), folder, "again.txt").end()
     row = {"fault": f"a server {kind}", "status": ran.status}
     row["saw"] = ran.line_with("error: ") or ran.line_with("kept")
     row["seconds of it"] = round(ran.seconds, 1)
-    seen = (folder / "elsewhere.txt").read_text() if kind.startswith("sends") else ""
     rows = (folder / "out.jsonl").read_text().splitlines() if not again.status else []
     key = SECRET in ran.said + again.said + seen + "".join(rows)
     expected = 0 if kind.startswith("cuts") else 3  # what was cut off is kept, and teaches nothing
     row |= {"then": again.line_with("kept"), "lost": None, "key was seen": key}
-    return row | {"equal": len(rows) == expected and not key}
+    return row | {"equal": len(rows) == expected and not key and not seen}
 
 
 def _ask(world: World, kind: str, folder: Path) -> int:

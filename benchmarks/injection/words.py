@@ -14,10 +14,11 @@ def without_paths(text: str) -> str:
 
 
 def plainly(text: str) -> str:
-    """A message without the paths and numbers in which its like differ.
+    """A message without the paths, digests and numbers in which its like differ.
 
     Example:
       >>> plainly("/a/b/run: the checkpoint of step 4 is damaged")
       '…/run: the checkpoint of step N is damaged'
     """
-    return re.sub(r"\d[\d,.]*\d|\d", "N", without_paths(text))
+    text = re.sub(r"\b[0-9a-f]{32}\b", "…", without_paths(text))
+    return re.sub(r"\d[\d,.]*\d|\d", "N", text)

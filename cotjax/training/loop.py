@@ -265,8 +265,8 @@ class _Run:
         self.writer.write_completions(done, "train", work.completions)
         digests = self.writer.write_digests(done, work)
         self.table.add(done, metrics)
-        if work.alarm:
-            name, _, says = work.alarm.partition(": ")
+        for line in work.alarm.splitlines():
+            name, _, says = line.partition(": ")
             self._alarm(done, Alarm(done, name, says))
         self._look({"step": done, "kind": "train", **plain_numbers(metrics)})
         self._look({"step": done, "kind": "digest", **digests})

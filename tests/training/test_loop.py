@@ -171,6 +171,21 @@ def test_the_evaluations_and_the_steps_are_printed(unbroken):
     assert shown.count("/5") == 5
 
 
+def test_each_alarm_of_a_step_has_its_own_name(tmp_path):
+    class Alarmed(Sums):
+        def next_step(self, params, step):
+            work = super().next_step(params, step)
+            told = "no signal: all are equal.\nfailed rewards: one; the first: it hung"
+            return dataclasses.replace(work, alarm=told if step == 1 else "")
+
+    *_, shown = run(tmp_path, Alarmed(), steps=3)
+    rows = lines(tmp_path / "alarms.jsonl")
+    assert [(row["step"], row["name"], row["says"]) for row in rows] == [
+        (2, "no signal", "all are equal."), (2, "failed rewards", "one; the first: it hung"),
+    ]  # fmt: skip
+    assert "step 2, no signal: all are equal.\nstep 2, failed rewards: one; the first" in shown
+
+
 def test_zero_evaluates_only_before_and_after_and_saves_only_at_the_end(tmp_path):
     stage, *_ = run(tmp_path, eval_every=0, checkpoint_every=0)
     assert stage.evaluations == 2
