@@ -8,8 +8,8 @@ A case plants one fault into a run of seconds, in a process of its own, and lets
 its messages advise. Then everything is compared with the undisturbed run, bit for bit. Cases are
 drawn from --seed and their number; WORK/cases.jsonl has a line for each, and those that it has are
 not done again. Prints a table: what the user saw, the steps that were taken again, and how many
-ended with the same parameters. The status is 1 if any did not. Needs fork, so not Windows, and
-`pip install -e '.[test]'`.
+came to the same end: the same parameters, or what the case looks for where it has none. The status
+is 1 if any did not. Needs fork, so not Windows, and `pip install -e '.[test]'`.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
+LONGEST = 200  # characters of a message in the table
 
 ALL = ("sft", "reconstruct", "grpo", "rft", "rewrite", "distill", "bridge")
 # How many cases of a kind a stage has by default, and the stages that have any.
@@ -146,33 +147,47 @@ def key_of(row: Row) -> tuple[int, str, str, int]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line for each stage and fault, with what most users saw."""
-    groups: dict[tuple[str, str], list[Row]] = collections.defaultdict(list)
-    for row in rows:
-        groups[row["stage"], row["fault"]].append(row)
-    lines = ["| stage | fault | cases | same parameters | lost, most | the user saw |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    for (stage, fault), found in sorted(groups.items(), key=lambda one: _place(one[1][0])):
+    """A line for each fault: its stages, and what most users saw."""
+    groups: dict[str, list[Row]] = collections.defaultdict(list)
+    for row in sorted(rows, key=_place):
+        groups[row["fault"]].append(row)
+    lines = ["| fault | cases | same end | lost, most | the user saw |", "|---|---|---|---|---|"]
+    for fault, found in groups.items():
+        stages = collections.Counter(row["stage"] for row in found)
+        cases = ", ".join(f"{stage} {count}" for stage, count in stages.items())
         equal = sum(row["equal"] for row in found)
         lost = [row["lost"] for row in found if row.get("lost") is not None]
         steps = [one for one in lost if isinstance(one, int)]
         most = f"{max(steps)} steps" if steps else (lost or ["–"])[0]
-        seen = collections.Counter(shortly(row["saw"]) for row in found)
-        (text, count), *others = seen.most_common()
+        (text, count), *others = most_said([row["saw"] for row in found])
         more = f" ({count} of {len(found)})" if others else ""
-        lines.append(f"| {stage} | {fault} | {len(found)} | {equal} | {most} | {text}{more} |")
+        lines.append(f"| {fault} | {cases} | {equal} of {len(found)} | {most} | {text}{more} |")
     return "\n".join(lines)
 
 
-def _place(row: Row) -> tuple[int, int, str]:
-    return ALL.index(row["stage"]), list(KINDS).index(row["kind"]), row["fault"]
+def _place(row: Row) -> tuple[int, str, int]:
+    return list(KINDS).index(row["kind"]), row["fault"], ALL.index(row["stage"])
 
 
-def shortly(text: str) -> str:
-    """A message as the table has it: without the paths and numbers in which its like differ."""
-    from injection.words import plainly
+def most_said(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Messages as the table has them, with how many said so, the most common first.
 
-    return plainly(text).replace("|", "/")[:160] or "nothing"
+    Without the folders of their paths; and where they differ in numbers, without these.
+    """
+    from injection.words import plainly, without_paths
+
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for text in texts:
+        alike[plainly(text)].append(without_paths(text))
+    counts: collections.Counter[str] = collections.Counter()
+    for plain, own in alike.items():
+        counts[_shortly(own[0] if len({*own}) == 1 else plain)] += len(own)
+    return counts.most_common()
+
+
+def _shortly(text: str) -> str:
+    text = text.replace("|", "/")
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]}…") or "nothing"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

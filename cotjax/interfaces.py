@@ -256,7 +256,8 @@ class Step:
       batch: micro-batches for the update; [B, …] leaves, whose other sizes may differ.
       metrics: numbers about it by name.
       completions: rows for completions.jsonl.
-      alarm: what is going wrong and what to do about it; empty if nothing is.
+      alarm: what is going wrong and what to do about it, a line for each, such as "no signal: …";
+        empty if nothing is.
       limits: of metrics by name, those of the update included.
       data: what of the batch came from the data and from samples, for its digest; None: all of it.
       groups: what was sampled for it; None if nothing was.

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,10 +41,11 @@ def row(number, saw, lost, equal=True, **more):
 
 def test_the_table_counts_what_is_alike(faults):
     rows = [row(0, "step 1/6", 2), row(1, "step 3/6", 1), row(2, "a | b", 0, equal=False)]
+    rows += [row(0, "step 6/6", 0, stage="rft")]
     rows += [row(0, "1 line was left out", "2 completions", stage="grpo", fault="a reward")]
     assert faults.table(rows).splitlines()[2:] == [
-        "| sft | SIGKILL | 3 | 2 | 2 steps | step N/N (2 of 3) |",
-        "| grpo | a reward | 1 | 1 | 2 completions | N line was left out |",
+        "| SIGKILL | sft 3, rft 1 | 3 of 4 | 2 steps | step N/N (3 of 4) |",
+        "| a reward | grpo 1 | 1 of 1 | 2 completions | 1 line was left out |",
     ]
 
 
@@ -55,7 +57,31 @@ def test_a_case_that_is_done_is_not_done_again(faults, tmp_path, monkeypatch, ca
     cases = [("kill", "sft", 0), ("kill", "sft", 1)]
     assert faults.run_cases(tmp_path, cases, 0) == rows
     assert faults.main([str(tmp_path), "--table"]) == 0
-    assert "| sft | SIGKILL | 2 | 2 |" in capsys.readouterr().out
+    assert "| SIGKILL | sft 2 | 2 of 2 |" in capsys.readouterr().out
+
+
+def test_parts_of_a_run_are_stages_and_no_bundles(faults, tmp_path):
+    world = importlib.import_module("injection.world")
+    (tmp_path / "bad_step-3").mkdir()
+    assert world.parts_of(tmp_path) == [tmp_path]
+    (tmp_path / "1-sft").mkdir()
+    assert world.parts_of(tmp_path) == [tmp_path / "1-sft"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
+def test_a_moment_is_told_in_what_a_process_computes(faults, tmp_path):
+    world = importlib.import_module("injection.world")
+
+    def sleep_and_compute():
+        time.sleep(0.3)
+        while time.process_time() < 60:
+            pass
+
+    process = world.Process(sleep_and_compute, tmp_path / "out.txt")
+    assert process.works(0.05)
+    assert 0.05 <= process.used < 10
+    process.send(9)
+    assert process.end().status == -9 and process.used == float("inf")
 
 
 @pytest.mark.slow

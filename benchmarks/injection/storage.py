@@ -53,11 +53,12 @@ def kill(world: World, stage: str, number: int, rng: random.Random, folder: Path
     row = _stopped(world, stage, number, rng, folder, signal.SIGKILL)
     if number % 5 == 4:
         process = world.start(_resuming(folder), folder, "again.txt")
-        if process.lives(rng.uniform(0, world.whole(stage).seconds)):
+        if process.works(rng.uniform(0, world.whole(stage).seconds)):
             process.send(signal.SIGKILL)
         row["fault"] += ", twice"
         process.end()
-    return row | _then(world, stage, folder)
+    row |= _then(world, stage, folder)
+    return row | {"saw": row["then"]}  # a killed process says nothing
 
 
 def term(world: World, stage: str, number: int, rng: random.Random, folder: Path) -> Row:
@@ -96,7 +97,7 @@ def _moment(
     moment = rng.uniform(0, window if of_steps else whole.seconds)
     while of_steps and not (folder / part / "digests.jsonl").exists() and process.lives(POLL):
         pass
-    process.lives(moment)
+    process.works(moment)
     return {"moment": round(moment, 3), "of": part if of_steps else "all"}
 
 
@@ -108,6 +109,7 @@ def _then(world: World, stage: str, folder: Path, aside: Path | None = None) -> 
         return {"equal": False, "then": ran.last, "lost": None}
     lost = lost_steps(folder / NAME, before)
     row = {"lost": lost, "steps": sum(before.values()), "whole lines": whole_lines}
+    row["then"] = ran.line_with("note: the run ")
     return row | outcome(world, stage, aside or folder)
 
 
@@ -147,7 +149,7 @@ def full(world: World, stage: str, number: int, rng: random.Random, folder: Path
             _fill(disk / "filler", rng.randrange(64 * 1024))
         ran = process.end()
         fault = "a small disk" if small else "disk full"
-        saw = ran.line_with("No space left", "error:") or ran.last
+        saw = ran.line_with("error: ") or ran.last
         row = {"fault": fault if ran.status else f"{fault}, too late", "status": ran.status,
                "saw": saw}  # fmt: skip
         (disk / "filler").unlink(missing_ok=True)
@@ -265,14 +267,16 @@ def twice(world: World, stage: str, number: int, rng: random.Random, folder: Pat
     owner = folder / NAME / "owner.json"
     while not (owner.is_file() and (folder / NAME / "config.toml").is_file()) and first.lives(0.02):
         pass
-    time.sleep(rng.uniform(0, 0.3) * world.whole(stage).seconds)
+    first.works(rng.uniform(0, 0.3) * world.whole(stage).seconds)
     more = ["--resume"] if number % 2 else []
     second = world.start(_again(world.argv(stage, folder, *more)), folder, "second.txt").end()
     ran = first.end()
     named = f"process {first.pid} on" in second.said
     fault = f"a second process {' '.join(more)}".strip()
-    return {"fault": fault, "status": second.status, "saw": second.last, "first is named": named,
-            "first": ran.status, "lost": 0} | outcome(world, stage, folder)  # fmt: skip
+    row = {"fault": fault, "status": second.status, "saw": second.last, "first is named": named,
+           "first": ran.status, "lost": 0, **outcome(world, stage, folder)}  # fmt: skip
+    row["equal"] = row["equal"] and named and second.status == 2
+    return row
 
 
 def _again(argv: list[str]) -> Any:
@@ -296,7 +300,8 @@ def orphans(world: World, stage: str, number: int, rng: random.Random, folder: P
     left = outlive(found, 20.0)
     took = f"{time.monotonic() - began:.1f} s"
     saw = f"{len(found)} processes, {len(left)} of them left after {took}"
-    return {"fault": f"SIGKILL with {' '.join(more)}", "saw": saw, "left": len(left),
+    fault = f"SIGKILL of a run with {more[0].partition('=')[0]}"
+    return {"fault": fault, "saw": saw, "left": len(left),
             "lost": None, "equal": not left and bool(found)}  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -26,7 +27,7 @@ from tests import test_distill_run, test_train
 from tests.stages import test_bridge
 from tests.test_train import checkpoint, lines, without_times
 
-LONGEST = 600.0  # seconds that a process may take
+LONGEST = 3600.0  # seconds that a process may take
 POLL = 0.005  # seconds between looks at a run's folder
 NAME = "run"  # of every run; what differs is where it lies
 STAGES = ("sft", "reconstruct", "grpo", "rft", "rewrite", "distill", "bridge")
@@ -88,6 +89,27 @@ class Process:
         """Waits so long, or to its end; whether it still runs."""
         self.process.join(seconds)
         return self.process.exitcode is None
+
+    @property
+    def used(self) -> float:
+        """Seconds that it has computed, infinite once it is gone; where none knows, has been there.
+
+        Moments of a run are told in these: a machine that does other things too is slower.
+        """
+        if not Path("/proc/self").is_dir():
+            return time.monotonic() - self._began
+        try:
+            rest = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            return math.inf
+        return (int(rest[11]) + int(rest[12])) / os.sysconf("SC_CLK_TCK")
+
+    def works(self, seconds: float) -> bool:
+        """Waits until it has computed for so long, or to its end; whether it still runs."""
+        since = self.used
+        while self.used - since < seconds and self.lives(POLL):
+            pass
+        return self.lives(0)
 
     def send(self, number: int) -> None:
         """Sends a signal."""
@@ -180,27 +202,17 @@ class World:
         """
         file = self.folder / "whole" / f"{stage}.json"
         if not file.exists():
-            states, windows = [], {}
+            states, windows, seconds = [], {}, 0.0
             for name in ("first", "second"):
                 folder = self.folder / "whole" / f"{stage}-{name}"
                 shutil.rmtree(folder, ignore_errors=True)
-                began, process = time.time(), self.begin(stage, folder)
-                training: dict[str, float] = {}  # when each part took its first step
-                while process.lives(POLL):
-                    # Not below these: checkpoints come and go while they are being written.
-                    runs = (*folder.glob(f"{NAME}/digests.jsonl"),
-                            *folder.glob(f"{NAME}/*-*/digests.jsonl"))  # fmt: skip
-                    for one in runs:
-                        training.setdefault(str(one.parent), time.time())
+                process = self.begin(stage, folder)
+                windows, seconds = _windows(process, folder)
                 ran = process.end()
                 assert ran.status == 0, ran.said
                 states.append(state_of(folder))
-                for part, since in training.items():
-                    ended = (Path(part) / "result.json").stat().st_mtime
-                    windows[str(Path(part).relative_to(folder))] = ended - since
             assert not differing(*states), (stage, differing(*states))
-            ended = max(one.stat().st_mtime for one in folder.rglob("result.json"))
-            row = {"folder": str(folder), "seconds": ended - began, "windows": windows}
+            row = {"folder": str(folder), "seconds": seconds, "windows": windows}
             file.write_text(json.dumps(row | {"state": states[1]}))
         row = json.loads(file.read_text())
         return Whole(Path(row["folder"]), row["seconds"], row["windows"], row["state"])
@@ -224,8 +236,8 @@ class Whole:
 
     Attributes:
       folder: `--output` of it.
-      seconds: from its start to its last result.
-      windows: seconds from the first step to the result, for each part by its folder.
+      seconds: that it computed from its start to its last result.
+      windows: the same from the first step to the result, for each part by its folder.
       state: its `state_of`.
     """
 
@@ -233,6 +245,22 @@ class Whole:
     seconds: float
     windows: dict[str, float]
     state: dict[str, Any]
+
+
+def _windows(process: Process, folder: Path) -> tuple[dict[str, float], float]:
+    """`Whole.windows` and `Whole.seconds` of a process, which is waited for."""
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+    used = 0.0
+    while process.lives(POLL):
+        used = process.used
+        # Not below these: checkpoints come and go while they are being written.
+        for part in (folder / NAME, *folder.glob(f"{NAME}/[0-9]*-*")):
+            for name, found in (("digests.jsonl", began), ("result.json", ended)):
+                if (part / name).exists():
+                    found.setdefault(str(part.relative_to(folder)), used)
+    windows = {part: ended.get(part, used) - since for part, since in began.items()}
+    return windows, max(ended.values(), default=used)
 
 
 def _make(folder: Path, file: Path) -> int:
@@ -289,7 +317,7 @@ def _killing(last: str, step: int) -> Any:
 
 def parts_of(run: Path) -> list[Path]:
     """The folders of a run that train: itself, or the stages of a list in order."""
-    return sorted(run.glob("*-*/")) or [run]
+    return sorted(run.glob("[0-9]*-*/")) or [run]  # not bad_step-3
 
 
 def state_of(folder: Path) -> dict[str, Any]:

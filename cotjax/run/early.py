@@ -23,6 +23,7 @@ from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
 from cotjax.run.folder import check_folder
+from cotjax.run.lock import refuse_owned
 from cotjax.run.resume import check_resume
 from cotjax.startup import check_platforms
 
@@ -48,6 +49,7 @@ def check_run(config: Config, folder: pathlib.Path) -> None:
     Raises:
       InputError: see above.
     """
+    refuse_owned(folder)
     check_folder(folder, config.resume)
     if config.resume:
         check_resume(config, folder)

@@ -16,6 +16,8 @@ from cotjax.errors import InputError
 from cotjax.run.folder import LOCK, OWNER, check_folder
 from cotjax.storage import UNBEGUN, unwritten, write_whole
 
+LOOK = 1.0  # seconds; other processes of a run take its lock for an instant, to look as well
+
 
 @contextlib.contextmanager
 def owned(folder: pathlib.Path, *, resume: bool) -> Generator[None]:
@@ -44,6 +46,25 @@ def owned(folder: pathlib.Path, *, resume: bool) -> Generator[None]:
         if told:
             raise InputError(told)
         yield
+
+
+def refuse_owned(folder: pathlib.Path) -> None:
+    """Refuses a run's folder that another process holds; before JAX is imported.
+
+    Raises:
+      InputError: names that process.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (folder / OWNER).is_file():
+        return
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=LOOK):
+            pass
+    except Timeout as error:
+        raise InputError(_held(folder)) from error
+    except OSError:  # not ours to write into, which is told elsewhere
+        pass
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ class PolicyStage(RolloutStage):
             batch=micros,
             metrics=metrics,
             completions=examples(kept, self.student.tokenizer, advantage),
-            alarm=" ".join(self.alarms(everything)),
+            alarm="\n".join(self.alarms(everything)),
             limits=self.limits,
             bad=preflight.bad_completions(self.config, metrics["nonfinite"]),
             about={} if self.teachers is None else self.teachers.about(step),

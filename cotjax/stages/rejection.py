@@ -115,7 +115,7 @@ class RejectionStage(RolloutStage):
                 "rollout.group_size, or take easier problems or a stronger student.",
             )
         bad = preflight.bad_completions(self.config, metrics["nonfinite"])
-        rows, told = examples(groups, self.student.tokenizer), " ".join(alarms)
+        rows, told = examples(groups, self.student.tokenizer), "\n".join(alarms)
         return Step(batches, metrics, rows, told, self.limits, groups=groups, bad=bad)
 
     def update(self, state: Any, batch: list[Any]) -> tuple[Any, dict[str, Any]]:

@@ -224,7 +224,7 @@ class SupervisedStage(BaseStage):
         waited = time.perf_counter() - began
         metrics = {"batch_tokens": batch.tokens.size, "data_wait_s": waited}
         key = dropout_key(self.config, self.mesh, jax.random.fold_in(self.root, step))
-        return Step([(batch, key)], metrics, [], " ".join(found))
+        return Step([(batch, key)], metrics, [], "\n".join(found))
 
 
 def micro_shape(config: Config, mesh: Mesh) -> tuple[TokenBatch, Any]:

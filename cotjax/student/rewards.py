@@ -201,7 +201,7 @@ def check_rewarded(config: Config, judged: Sequence[Sequence[JudgedCompletion]])
     """What is to be told of the completions of a step that a user's function gave no reward.
 
     Returns:
-      a sentence; empty if there are none.
+      an alarm of one line; empty if there are none.
 
     Raises:
       PluginError: there are more of them than `reward.max_failed` allows.
@@ -210,12 +210,13 @@ def check_rewarded(config: Config, judged: Sequence[Sequence[JudgedCompletion]])
     failed = [one.failed for one in flat if one.failed]
     if not failed:
         return ""
-    told = f"{len(failed)} of {len(flat)} completions have no reward; the first: {failed[0]}"
+    first = " ".join(failed[0].split())
+    told = f"{len(failed)} of {len(flat)} completions have no reward; the first: {first}"
     if len(failed) > config.reward.max_failed * len(flat):
         raise PluginError(
             told, f" These are more than reward.max_failed = {config.reward.max_failed:g} of them."
         )
-    return told
+    return f"failed rewards: {told}"
 
 
 def judge_own(

@@ -9,6 +9,7 @@ Random numbers need no storage: every key is folded from the seed and the step.
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 import shutil
 import sys
@@ -33,6 +34,16 @@ from cotjax.training.used import UsedTokens
 Evaluations = Mapping[int, Mapping[str, Any]]  # numbers by step, as metrics.jsonl has them
 
 
+class _Raised(logging.Filter):
+    """Leaves out the errors that Orbax logs at length from its threads, and raises as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+_RAISED = _Raised()
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
@@ -47,6 +58,7 @@ class Checkpoints:
     ) -> None:
         self.folder = folder / "checkpoints"
         self._settings, self._saving = settings, 0
+        logging.getLogger("absl").addFilter(_RAISED)
         self._manager = ocp.CheckpointManager(
             self.folder.absolute(),
             options=ocp.CheckpointManagerOptions(

@@ -116,6 +116,8 @@ def fit(
     saved(start, start)
     if trackers:
         trackers.begin(start if settings.resume else None)
+    if settings.resume:
+        console.print(f"note: {_goes_on(folder, start)}")
     silent = jax.process_index() > 0
     writer = MetricsWriter(folder, resumed_step=start, silent=silent, also=trackers)
     writer.insert_evaluations(evaluations)
@@ -144,6 +146,15 @@ def fit(
         raise
     checkpoints.close()
     return result
+
+
+def _goes_on(folder: pathlib.Path, start: int) -> str:
+    """Where a resumed run goes on, and which of the steps that it has written are taken again."""
+    lines = [line for line in rows_of(folder / "metrics.jsonl") if line["kind"] == "train"]
+    last = max((line["step"] for line in lines), default=0)
+    again = f"; steps {start + 1} to {last} are taken again" if last > start + 1 else ""
+    again = f"; step {last} is taken again" if last == start + 1 else again
+    return f"the run {f'goes on after step {start}' if start else 'begins again'}{again}."
 
 
 @dataclasses.dataclass
@@ -254,8 +265,8 @@ class _Run:
         self.writer.write_completions(done, "train", work.completions)
         digests = self.writer.write_digests(done, work)
         self.table.add(done, metrics)
-        if work.alarm:
-            name, _, says = work.alarm.partition(": ")
+        for line in work.alarm.splitlines():
+            name, _, says = line.partition(": ")
             self._alarm(done, Alarm(done, name, says))
         self._look({"step": done, "kind": "train", **plain_numbers(metrics)})
         self._look({"step": done, "kind": "digest", **digests})

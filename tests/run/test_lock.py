@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from cotjax.config import load
 from cotjax.errors import InputError
+from cotjax.run.early import check_run
 from cotjax.run.lock import owned
 
 HOLDS = """
@@ -32,6 +34,23 @@ def test_a_second_owner_hears_who_is_the_first(tmp_path):
         assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in str(error.value)
         assert (folder / "owner.json").exists(), "the second took the first one's away"
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_who_begins_or_resumes_a_run_that_another_writes_hears_of_that_one(tmp_path, flags):
+    folder = tmp_path / "new"
+    config = load([f"--output={tmp_path}", "--name=new", *flags])
+    with owned(folder, resume=False):
+        (folder / "config.toml").touch()
+        with pytest.raises(InputError, match=f"new: process {os.getpid()} on .* is writing this"):
+            check_run(config, folder)
+        owner = (folder / "owner.json").read_bytes()
+    (folder / "owner.json").write_bytes(owner)  # as after a kill: the lock is free
+    if config.resume:
+        check_run(config, folder)
+    else:
+        with pytest.raises(InputError, match="exists. Add --resume"):
+            check_run(config, folder)
 
 
 def test_a_folder_in_which_a_run_began_stays_and_can_be_owned_again(tmp_path):

@@ -99,13 +99,17 @@ def test_what_raises_names_the_record_and_the_line():
 
 def test_more_failures_than_allowed_end_the_run_and_fewer_are_told():
     def reward(completion, record):
-        return float("nan") if completion.answer is None else 1.0
+        if completion.answer is None:
+            raise ValueError("two\nlines")
+        return 1.0
 
     group = judged(reward, GOOD, "so", GOOD, GOOD)
     assert [bool(one.failed) for one in group] == [False, True, False, False]
     allowed = config(reward, max_failed=0.25)
     told = check_rewarded(allowed, [group])
-    assert told.startswith("1 of 4 completions have no reward; the first: reward.function = ")
+    name, _, says = told.partition(": ")
+    assert name == "failed rewards" and told.isprintable()  # and no line break
+    assert says.startswith("1 of 4 completions have no reward; the first: reward.function = ")
     with pytest.raises(PluginError, match=r"more than reward\.max_failed = 0\.2 of them"):
         check_rewarded(config(reward, max_failed=0.2), [group])
     assert check_rewarded(allowed, [judged(reward, GOOD)]) == ""

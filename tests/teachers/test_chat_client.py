@@ -56,8 +56,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(*script):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+def serve(*script, port=0):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         server.script, server.seen, server.released = list(script), [], threading.Event()  # pyright: ignore
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

@@ -1,5 +1,7 @@
 """Checkpoints give back what they were given, and say what they cannot give."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,18 @@ def test_a_restored_checkpoint_is_what_was_saved(run):
         jax.tree.map(np.testing.assert_array_equal, state, make_state(fill=step))
         assert position == POSITION | {"next_index": step}
     checkpoints.close()
+
+
+@pytest.mark.usefixtures("run")
+def test_what_orbax_raises_is_told_once_and_what_others_log_stays():
+    logger, heard = logging.getLogger("absl"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.msg)
+    logger.addHandler(handler)
+    for level, file in ((40, "orbax/future.py"), (30, "orbax/future.py"), (40, "grain/python.py")):
+        logger.handle(logging.LogRecord("absl", level, file, 1, f"{level} {file}", (), None))
+    logger.removeHandler(handler)
+    assert heard == ["30 orbax/future.py", "40 grain/python.py"]
 
 
 def test_parameters_with_other_bits_are_named(run):

@@ -171,6 +171,21 @@ def test_the_evaluations_and_the_steps_are_printed(unbroken):
     assert shown.count("/5") == 5
 
 
+def test_each_alarm_of_a_step_has_its_own_name(tmp_path):
+    class Alarmed(Sums):
+        def next_step(self, params, step):
+            work = super().next_step(params, step)
+            told = "no signal: all are equal.\nfailed rewards: one; the first: it hung"
+            return dataclasses.replace(work, alarm=told if step == 1 else "")
+
+    *_, shown = run(tmp_path, Alarmed(), steps=3)
+    rows = lines(tmp_path / "alarms.jsonl")
+    assert [(row["step"], row["name"], row["says"]) for row in rows] == [
+        (2, "no signal", "all are equal."), (2, "failed rewards", "one; the first: it hung"),
+    ]  # fmt: skip
+    assert "step 2, no signal: all are equal.\nstep 2, failed rewards: one; the first" in shown
+
+
 def test_zero_evaluates_only_before_and_after_and_saves_only_at_the_end(tmp_path):
     stage, *_ = run(tmp_path, eval_every=0, checkpoint_every=0)
     assert stage.evaluations == 2
@@ -187,14 +202,16 @@ def test_stopping_and_resuming_equals_an_unbroken_run(
     settings = {"checkpoint_every": checkpoint_every}
     with pytest.raises(Stop):
         run(tmp_path, Sums(stop_at), **settings)
-    stage, result, _ = run(tmp_path, resume=True, **settings)
+    stage, result, shown = run(tmp_path, resume=True, **settings)
     folder, _, expected, _ = unbroken
+    again = "; step 4 is taken again" if stop_at == 4 else ""
+    resumed_at = stop_at - stop_at % checkpoint_every
+    assert f"note: the run goes on after step {resumed_at}{again}.\n" in shown
     assert written(tmp_path) == written(folder)
     assert result == expected
     one, other = (checkpoint(where, 5) for where in (tmp_path, folder))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     # The evaluation before the first step is read, not made again: 2, 4 and 5 are left at most.
-    resumed_at = stop_at - stop_at % checkpoint_every
     assert stage.evaluations == sum(step > resumed_at for step in (2, 4, 5))
 
 
@@ -239,8 +256,9 @@ def test_an_evaluation_in_the_middle_is_the_last_of_a_run_that_is_ended_there(tm
 
 def test_resuming_before_the_first_checkpoint_begins_anew(unbroken, tmp_path):
     with pytest.raises(Stop):
-        run(tmp_path, Sums(stop_at=1), checkpoint_every=0)
-    _, result, _ = run(tmp_path, resume=True)
+        run(tmp_path, Sums(stop_at=2), checkpoint_every=0)
+    _, result, shown = run(tmp_path, resume=True)
+    assert "note: the run begins again; steps 1 to 2 are taken again.\n" in shown
     folder, _, expected, _ = unbroken
     assert result == expected
     steps = [[m for m in written(where)[0] if m["kind"] == "train"] for where in (tmp_path, folder)]
