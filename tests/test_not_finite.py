@@ -102,7 +102,7 @@ def test_a_supervised_run_that_meets_infinities_stops_and_both_its_advices_work(
         status, out, err = told(argv("stopped", "--training.max-bad-steps=2"))
     run = folder / "runs" / "stopped"
     assert status == 2 and "Traceback" not in err
-    assert "step 2, its update was skipped (1 of at most 2 such steps in a row)" in out
+    assert "step 2, not finite: its update was skipped (1 of at most 2 such steps in a row)" in out
     for words in (
         "error: step 3: 2 steps in a row had numbers that are NaN or infinite "
         "(training.max_bad_steps = 2). The first, step 2: loss is inf; grad_norm is ",
