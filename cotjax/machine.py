@@ -182,13 +182,13 @@ def _packages() -> Iterator[Finding]:
 
 def _modules() -> dict[str, str]:
     """What is imported of each package that every user needs."""
-    names = [re.match(r"[\w.-]+", one)[0] for one in requirements()]  # pyright: ignore
-    modules = {
-        _plain(package): module
-        for module, packages in importlib.metadata.packages_distributions().items()
-        for package in packages
-        if not module.startswith("_")
-    }
+    names = [re.split(r"[^\w.-]", one)[0] for one in requirements()]
+    modules: dict[str, str] = {}
+    for module, packages in importlib.metadata.packages_distributions().items():
+        for package in map(_plain, packages):
+            own = _plain(module) == package  # of a package's several modules, the one of its name
+            if own or not (module.startswith("_") or package in modules):
+                modules[package] = module
     others = {name: modules[_plain(name)] for name in names if _plain(name) in modules}
     return others | SHOWN
 

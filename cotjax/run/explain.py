@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import tomllib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.padding import Padding
@@ -200,10 +200,11 @@ def _measured(config: Config) -> tuple[str, float] | None:
     for folder in found[:_MOST_RUNS]:
         try:
             settings = _timed(run_table(folder / "config.toml"))
-            result = read_json(folder / "result.json", fix="")
+            result: Any = read_json(folder / "result.json", fix="")
         except InputError:
             continue  # damaged, or of another version
-        seconds = result.get("seconds") if isinstance(result, dict) else None
+        known = cast(dict[str, Any], result) if isinstance(result, dict) else {}
+        seconds = known.get("seconds")
         same = all(settings.get(key) == one or one == "auto" for key, one in wanted.items())
         if isinstance(seconds, int | float) and same and wanted.keys() == settings.keys():
             return str(folder), float(seconds)
