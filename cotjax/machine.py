@@ -171,13 +171,19 @@ def _packages() -> Iterator[Finding]:
                     wrong.append(f"{told} by {by} {_version(by)} ({reason})")
     except ImportError as error:
         wrong.append(f"packaging cannot be imported ({_first_line(error)})")
-    for name, module in _modules().items():
-        if not any(one.startswith(f"{name} is not") for one in wrong) and (told := _broken(module)):
-            wrong.append(f"{name} {_version(name)} cannot be imported ({told})".replace("  ", " "))
-    if not wrong:
+    broken = {
+        name: told
+        for name, module in _modules().items()
+        if not any(one.startswith(f"{name} is not") for one in wrong) and (told := _broken(module))
+    }
+    if not (wrong or broken):
         yield Finding("OK", "packages", shown)
     for one in wrong:
         yield Finding("FAIL", "packages", f"{one}. Run {install_line()}.")
+    for name, told in broken.items():
+        fix = f"Run pip install --force-reinstall {name}."
+        says = f"{name} {_version(name)} cannot be imported ({told}). {fix}"
+        yield Finding("FAIL", "packages", says)
 
 
 def _modules() -> dict[str, str]:
