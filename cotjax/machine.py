@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cotjax
+from cotjax import __version__
 from cotjax.errors import InputError
 from cotjax.findings import Finding
 
@@ -53,7 +53,7 @@ KNOWN_BAD = (
 )  # (package, whose requirements it has to meet, reason)
 TOO_OLD = "older versions are not tested"
 
-_ROOT = pathlib.Path(cotjax.__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _ACCELERATORS = {"cuda": "/dev/nvidia0", "tpu": "/dev/accel0"}  # extra: a file of its driver
 
 
@@ -104,7 +104,7 @@ def hardware() -> Iterator[Finding]:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages of `SHOWN`; empty for one that is not installed."""
-    found = {"python": platform.python_version(), "cotjax": cotjax.__version__}
+    found = {"python": platform.python_version(), "cotjax": __version__}
     return found | {name: _version(name) for name in SHOWN}
 
 

@@ -96,7 +96,7 @@ class Progress:
 
     Args:
       what: is going on.
-      total: units of it; 0 if they cannot be counted, and no plain line is printed.
+      total: units of it; 0 if they cannot be counted: it is only shown on the board of a run.
       unit: their name.
       stream: where to; None is the standard error output, or the board of a run.
       quiet: says nothing, as all processes but the first.
@@ -114,7 +114,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         """Starts the clock."""
         self._began = self._moved = self._told = time.monotonic()
-        if not self._quiet:
+        if not self._quiet and (self._total or _shared):
             self._board = _board_on(self._stream)
         if self._board is not None:
             self._task = self._board.show(self._what, self._total, self._words)

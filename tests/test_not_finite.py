@@ -28,7 +28,7 @@ from cotjax.teachers.text import TextTeachers
 from cotjax.train import main as train
 from cotjax.training.bundle import read_bundle
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import StepTable
+from cotjax.training.printer import Printer
 from tests.test_train import assert_same_run
 from tests.tiny import flags, make_config, write_sevens, write_student, write_teachers
 
@@ -208,7 +208,7 @@ def ends_in_bad_steps(stage, run):
         [],
     )
     with pytest.raises(BadSteps) as error:
-        fit(stage, run, settings, StepTable(stage.columns, 4, quiet), quiet)
+        fit(stage, run, settings, Printer(quiet))
     assert len(states) == 2
     for state in states:
         jax.tree.map(np.testing.assert_array_equal, state, before)

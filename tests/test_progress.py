@@ -127,6 +127,13 @@ def test_what_cannot_be_counted_says_how_long_it_took_the_last_time(monkeypatch)
             assert drawn(of, 80)[0].endswith(" 10 s")
 
 
+def test_what_cannot_be_counted_draws_on_no_terminal_of_its_own():
+    out = Terminal()
+    with Progress("saving", 0, "", stream=out) as told:
+        assert told._board is None
+    assert out.getvalue() == ""
+
+
 def test_threads_may_count(monkeypatch):
     of, _ = board()
     with sharing(of), Progress("compiling", 1000, "programs") as told:

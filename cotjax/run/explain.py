@@ -48,8 +48,9 @@ class Summary:
 
     def show(self, console: Console) -> None:
         """Prints it: as wide as a terminal is, and elsewhere a line each."""
-        console.print(Text(visible(self.sentence), style="bold"))
-        if not console.is_terminal:
+        log = not console.is_terminal
+        console.print(Text(visible(self.sentence), style="bold"), soft_wrap=log)
+        if log:
             width = max(len(label) for label, _ in self.rows)
             for label, words in self.rows:
                 console.print(f"  {label.ljust(width)}  {visible(words)}", soft_wrap=True)
@@ -77,12 +78,10 @@ def explain(config: Config, folder: pathlib.Path, *, alone: bool = False) -> Sum
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
     rows = [*(_list_rows(config) if config.stages else _stage_rows(config))]
     rows.append(("tested on", _tested(stages)))
-    where = str(folder)
-    if config.resume:
-        where += ", where it goes on"
-    elif alone and folder.exists():
-        where += ", which exists: --resume goes on there, another --name is free"
-    rows.append(("goes to", f"{where}; config.toml there has every setting"))
+    there = ", where it goes on" if config.resume else "; config.toml there has every setting"
+    if alone and folder.exists() and not config.resume:
+        there = ", which exists: --resume goes on there, another --name is free"
+    rows.append(("goes to", f"{folder}{there}"))
     measured = _measured(config)
     if measured:
         rows.append(("time", f"{clock(measured[1])}, as {measured[0]} took with these settings"))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -128,7 +129,8 @@ assert "jax" not in sys.modules
 def test_explain_trains_and_writes_nothing_and_needs_no_jax(tmp_path, more, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-c", ALONE, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert [*tmp_path.iterdir()] == [] and done.stderr == ""
     if more:
         about = json.loads(done.stdout)

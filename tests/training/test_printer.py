@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -125,7 +126,9 @@ os.system("echo afterwards")
 
 
 def test_what_child_processes_print_is_no_part_of_the_json_either():
-    done = subprocess.run([sys.executable, "-c", CHILDREN], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", CHILDREN]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     line, after = done.stdout.splitlines()
     assert json.loads(line)["loss"] == 1.0 and after == "afterwards"
     assert done.stderr.split() == ["noise", "noise"]
