@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
@@ -55,7 +55,7 @@ class Board(Bar):
 
     def show(
         self, what: str, total: int, words: Callable[[], str], *, late: float | None = None
-    ) -> int:
+    ) -> TaskID:
         """Adds a line; its number.
 
         Args:
