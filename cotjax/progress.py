@@ -6,6 +6,7 @@ Time that is left is only said once something was measured.
 """
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -85,10 +86,14 @@ def sharing(board: Board | None) -> Iterator[None]:
 
 
 def show_cursor() -> None:
-    """Gives a terminal its cursor back, whose lines a process that ends at once leaves behind."""
+    """Gives a terminal its cursor back, whose lines a process that ends at once leaves behind.
+
+    It waits for no lock, which whoever draws may hold.
+    """
     for board in [*_shared, *(own for own, _ in _own.values())]:
-        if board is not None:
-            board.console.show_cursor(True)
+        if board is not None and board.console.is_terminal:
+            with contextlib.suppress(OSError, ValueError):  # it is closed
+                os.write(board.console.file.fileno(), b"\x1b[?25h")
 
 
 class Progress:
