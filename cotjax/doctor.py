@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COLORS = {"OK": "green", "NOTE": "yellow", "FAIL": "red"}
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)  # of a variable's name
-_TOKENS = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|AKIA)[\w-]{8,}|(?<=://)[^/\s@]+@")
+_TOKENS = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|AKIA)[\w-]{8,}|(?<=://)[^/\s@]+(?=@)")
 _HOMES = re.compile(r"(?<![\w.])/(home|Users)/[^/\s:,;'\"]+")
 
 

@@ -179,7 +179,7 @@ def test_an_issue_has_no_names_homes_hosts_or_tokens(found, capsys):
     assert main(["--issue"]) == 1
     text = capsys.readouterr().out
     assert "NOTE output: ~/runs/x of USER exists, ~/y too" in text
-    assert "FAIL model: TOKEN at https://TOKENHOST/''' and TOKEN" in text
+    assert "FAIL model: TOKEN at https://TOKEN@HOST/''' and TOKEN" in text
     for word in ("anna", "hf_", "secret", "S3CR3T", "/home", str(Path.home())):
         assert word not in text
     assert text.count("```") == 2 and "1 OK, 1 NOTE, 1 FAIL" in text
