@@ -5,6 +5,7 @@ a model as `model.path` takes it, in the same way. `--compare A B` measures seve
 questions, and says what differs by more than chance. Ctrl-C keeps what is done.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -19,6 +20,7 @@ from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
+from cotjax.progress import sharing
 from cotjax.report.paired import compare_sheets, sheet_of
 from cotjax.report.paired_text import print_compared
 from cotjax.run.alike import configs_of
@@ -63,7 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="JSON Lines file for the greedy completions",
     )
     command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
+    command.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
+    command.add_argument("--quiet", action="store_true", help="say nothing of how far it is")
     known, rest = command.parse(argv)
+    with sharing(None) if known.quiet else contextlib.nullcontext():
+        return _run(known, rest)
+
+
+def _run(known: Namespace, rest: Sequence[str]) -> int:
     if known.checkpoint and known.compare or not (known.checkpoint or known.compare):
         raise InputError("cotjax evaluate: needs --checkpoint RUN, or --compare A B; one of them.")
     for flag, path in (("--out", known.out), ("--completions", known.completions)):
@@ -83,12 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped before the first batch was done, so there are no numbers", file=sys.stderr)
         return STOPPED
+    text = json.dumps(numbers, indent=2) + "\n"
     if known.out:
-        _write("--out", known.out, json.dumps(numbers, indent=2) + "\n")
+        _write("--out", known.out, text)
     if known.completions:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         _write("--completions", known.completions, lines)
-    stopped = _print(known.checkpoint, numbers if known.files else {"": numbers})
+    by_file = numbers if known.files else {"": numbers}
+    stopped = any(one.get("problems_left") for one in by_file.values())
+    if known.json:
+        print(text, end="")
+    else:
+        _print(known.checkpoint, by_file)
     if left := [name for name in known.files if name not in numbers]:
         print(f"stopped: nothing was measured on {', '.join(left)}", file=sys.stderr)
     return STOPPED if stopped or left else 0
@@ -176,10 +191,14 @@ def _compare(known: Namespace, argv: Sequence[str]) -> int:
         rows = [{"model": name} | row for name, own in answers.items() for row in own]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         _write("--completions", known.completions, lines)
+    pairs = {other.label: [dataclasses.asdict(one) for one in found] for other, found in told}
+    everything = {"numbers": by_name, "against": first.label, "paired": pairs}
+    text = json.dumps(everything, indent=2) + "\n"
     if known.out:
-        pairs = {other.label: [dataclasses.asdict(one) for one in found] for other, found in told}
-        everything = {"numbers": by_name, "against": first.label, "paired": pairs}
-        _write("--out", known.out, json.dumps(everything, indent=2) + "\n")
+        _write("--out", known.out, text)
+    if known.json:
+        print(text, end="")
+        return 0
     for name, numbers in by_name.items():
         _print(name, numbers if known.files else {"": numbers})
     out = Console(highlight=False, markup=False)
@@ -209,19 +228,18 @@ def _write(flag: str, path: pathlib.Path, text: str) -> None:
         raise InputError(f"{flag} {path}: cannot write there ({error.strerror}).") from error
 
 
-def _print(checkpoint: str, by_file: dict[str, dict[str, Any]]) -> bool:
-    """Prints the numbers; True if some problems are missing."""
-    console, stopped = Console(highlight=False, soft_wrap=True, markup=False), False
+def _print(checkpoint: str, by_file: dict[str, dict[str, Any]]) -> None:
+    """Prints the numbers."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     for file, numbers in by_file.items():
         on = f" on {file}" if file else ""
         console.print(f"{checkpoint}, step {numbers['step']}{on}", style="bold")
         if left := numbers.get("problems_left"):
-            stopped, done = True, numbers["problems"]
+            done = numbers["problems"]
             console.print(f"  stopped after {done} of {done + left} problems", style="yellow")
         for name, value in numbers.items():
             if name not in ("step", "problems_left"):
                 console.print(f"  {name.ljust(18)} {value:.4g}")
-    return stopped
 
 
 if __name__ == "__main__":

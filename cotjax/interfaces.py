@@ -347,8 +347,8 @@ class Stage(Protocol):
 
     The config names a class whose `from_config(config, mesh)` makes one. That class may also have
     `defaults` (settings, nested as in a file), `reads` (sections and keys that it reads beside
-    those of every stage), `check(config)` (sentences about what is wrong) and `facts` (label and
-    form, for the report).
+    those of every stage), `check(config)` (sentences about what is wrong), `aim(config)` (what is
+    learned from what, for the summary of a run) and `facts` (label and form, for the report).
 
     Attributes:
       notes: sentences for the run's log.

@@ -70,6 +70,11 @@ def check_platforms() -> None:
             )
 
 
+def has_accelerator(platform: str) -> bool:
+    """Whether JAX has a plugin here for tpu, cuda or rocm."""
+    return _has_plugin(_PLUGINS[platform][0])
+
+
 def _has_plugin(module: str) -> bool:
     if module == "libtpu":
         found = importlib.util.find_spec("libtpu") is not None
@@ -167,16 +172,25 @@ def counted() -> Iterator[Programs]:
 def compiling_side_by_side(programs: "Iterable[Program]") -> Iterator[None]:
     """Compiles what every run needs of some programs, in threads, while the block runs.
 
-    A call that needs a program on its way waits for it, and compiles nothing again.
+    A call that needs a program on its way waits for it, and compiles nothing again. Says how many
+    are compiled.
 
     Raises:
       Exception: what a program raised, when the block ends; a block that raises is not waited for.
     """
     needed = [program for program in programs if program.always]
+    if not needed:
+        yield
+        return
+    from cotjax.progress import Progress  # here: a broken environment is told without rich
+
     threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile")
     waiting = [threads.submit(_compile, program) for program in needed]
     try:
-        yield
+        with Progress("compiling", len(needed), "programs") as progress:
+            for future in waiting:
+                future.add_done_callback(lambda _: progress.advance())
+            yield
         for future in waiting:
             future.result()
     finally:

@@ -1,17 +1,29 @@
 """`cotjax train --stage=grpo`: one run, from a config to a report.
 
-Every flag is a config key (`--help` lists them); `--config FILE.toml` is read first.
+Every flag but a few is a config key (`--help` lists them); `--config FILE.toml` is read first.
+Those few say how a run speaks: `--explain` says what it would do and trains nothing, `--quiet`
+prints warnings, alarms and the last line, `--json` one JSON object a line.
 """
 
+import json
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
+
+from rich.console import Console
 
 from cotjax import config as configs
 from cotjax.config.command import VERSION, one_line_errors
 from cotjax.config.command_help import asks_for_help, train_help
+from cotjax.config.flags import key_of
+from cotjax.errors import InputError
 from cotjax.run import run
+from cotjax.run.early import check_run
+from cotjax.run.explain import explain
 from cotjax.startup import STARTED, set_up, use_large_pages
+
+WORDS = ("--explain", "--quiet", "--json")  # how a run speaks, which is no setting of it
 
 
 @one_line_errors
@@ -32,8 +44,43 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> in
     elif "--version" in argv:
         print(VERSION)
     else:
-        run(configs.load(argv), began=began)
+        words, argv = take_words(argv)
+        config = configs.load(argv)
+        if "explain" in words:
+            _explain(config, as_json="json" in words)
+        else:
+            how = "json" if "json" in words else "quiet" if "quiet" in words else "text"
+            run(config, began=began, how=how)
     return 0
+
+
+def take_words(argv: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags among words that are no keys and take no value, and all other words.
+
+    Raises:
+      InputError: a flag that is neither, or two that exclude each other.
+    """
+    found = {word.removeprefix("--") for word in argv if word in WORDS}
+    if "quiet" in found and len(found) > 1:
+        (other, *_) = sorted(found - {"quiet"})
+        raise InputError(f"--quiet: --{other} says something else. Leave one of them out.")
+    rest = [word for word in argv if word not in WORDS]
+    for word in rest:
+        if word.startswith("--"):
+            key_of(word.partition("=")[0], [name.removeprefix("--") for name in WORDS])
+    return found, rest
+
+
+def _explain(config: configs.Config, *, as_json: bool) -> None:
+    """Prints what a run would do, once it is known that it could begin."""
+    folder = pathlib.Path(config.output) / config.name
+    configs.check_plugins(config)
+    check_run(config, folder, free=False)
+    summary = explain(config, folder, alone=True)
+    if as_json:
+        print(json.dumps({"event": "start", **summary.about}))
+    else:
+        summary.show(Console(highlight=False, markup=False, force_jupyter=False))
 
 
 if __name__ == "__main__":

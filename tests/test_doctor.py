@@ -1,8 +1,18 @@
 """`cotjax doctor`: one line a check, of healthy runs and of broken ones, and nothing is trained."""
 
+import collections
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from cotjax import doctor
 from cotjax.doctor import main
+from cotjax.findings import Finding
 from tests.broken import (
     with_nan,
     with_other_cuts,
@@ -23,7 +33,7 @@ def world(tmp_path_factory):
 def look(capsys, world, *more, broken=()):
     """(exit status, lines) of a doctor's visit."""
     folder, student, data = world
-    status = main([*flags(student, data, folder / "runs", "x", *more), *broken])
+    status = main([*flags(student, data, folder / "runs", "x", *more), *broken, "--no-train"])
     lines = capsys.readouterr().out.splitlines()
     assert not (folder / "runs").exists(), "nothing is written"
     return status, lines
@@ -39,15 +49,21 @@ def test_a_healthy_run_has_a_line_for_each_check(capsys, world, stage):
     more += ["--model.init=pretrained", "--batch.sequence-length=96"] if stage != "grpo" else []
     status, lines = look(capsys, world, f"--stage={stage}", *more)
     assert status == 0 and not failures(lines)
-    assert lines[-1].endswith("0 FAIL")
-    for name in ("settings", "files", "output", "device", "student", "template", "data", "stage"):
+    assert " 0 FAIL. For an issue: cotjax doctor --issue" in lines[-1]
+    machine = "python", "packages", "disk", "extras", "devices", "memory"
+    run = "settings", "files", "output", "device", "student", "template", "data", "stage"
+    for name in (*machine, *run):
         assert sum(line.startswith(f"OK   {name}: ") for line in lines) == 1, lines
     assert any(line.startswith("OK   numbers: finite; ") for line in lines)
 
 
 def test_the_built_in_student_is_healthy(capsys, tmp_path):
-    assert main(["--eval.problems=4", f"--output={tmp_path}", "--mesh.data=1"]) == 0
-    assert "OK   student: tiny: llama" in capsys.readouterr().out
+    argv = ["--eval.problems=4", f"--output={tmp_path}", "--mesh.data=1"]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "OK   student: tiny: llama" in shown
+    assert "OK   train: one step of GRPO with the built-in student took" in shown
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_teachers_are_looked_at_one_by_one(capsys, world):
@@ -131,3 +147,87 @@ def test_a_broken_run_fails_in_one_line(capsys, world, tmp_path, name):
     (line,) = failures(lines)
     assert status == 1
     assert line.startswith(f"FAIL {check}") and said in line, line
+
+
+# Other ways to say it.
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What a visit finds, made up."""
+    home = Path.home()
+    made = [
+        Finding("OK", "python", "3.11"),
+        Finding("NOTE", "output", f"{home}/runs/x of anna-lena exists, /home/other/y too"),
+        Finding("FAIL", "model", "hf_abcdefghijklmnop at https://me:secret@host/``` and S3CR3T-1"),
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda argv: iter(made))
+    monkeypatch.setattr(doctor.getpass, "getuser", lambda: "anna-lena")
+    monkeypatch.setattr(doctor.socket, "gethostname", lambda: "host")
+    monkeypatch.setenv("SOME_API_KEY", "S3CR3T-1")
+    return made
+
+
+def test_json_is_one_object_and_the_status_says_the_same(found, capsys):
+    assert main(["--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["ok"] and told["findings"] == [vars(one) for one in found]
+    assert told["versions"]["jax"] and told["issue"].startswith("### What happened")
+
+
+def test_an_issue_has_no_names_homes_hosts_or_tokens(found, capsys):
+    assert main(["--issue"]) == 1
+    text = capsys.readouterr().out
+    assert "NOTE output: ~/runs/x of USER exists, ~/y too" in text
+    assert "FAIL model: TOKEN at https://TOKEN@HOST/''' and TOKEN" in text
+    for word in ("anna", "hf_", "secret", "S3CR3T", "/home", str(Path.home())):
+        assert word not in text
+    assert text.count("```") == 2 and "1 OK, 1 NOTE, 1 FAIL" in text
+
+
+def test_a_user_without_a_name_hides_nothing(monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(doctor.getpass, "getuser", nobody)
+    assert doctor.without_names("python 3.11", {"EMPTY_KEY": ""}) == "python 3.11"
+
+
+# Broken machines.
+
+
+def visit(tmp_path, **environment):
+    """(exit status, lines) of `python -m cotjax.doctor` in an environment of its own."""
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "80"} | environment
+    command = [sys.executable, "-m", "cotjax.doctor", "--no-train", "--eval.problems=4"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["optax", "rich", "tomli_w"])
+def test_a_package_that_cannot_be_imported_is_told_and_nothing_else_is_tried(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("raise ImportError('half of it is missing')\n")
+    status, lines = visit(tmp_path)
+    assert status == 1 and failures(lines)
+    for line in failures(lines):  # what imports it fails with it
+        assert line.startswith("FAIL packages: ") and "Run pip install --force-reinstall " in line
+        assert "cannot be imported (half of it is missing" in line
+    assert any(f" {name.replace('_', '-')} " in line for line in failures(lines))
+    assert any(line.startswith("OK   python: ") for line in lines)
+    assert not any(" settings: " in line or " devices: " in line for line in lines)
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(tmp_path):
+    status, lines = visit(tmp_path, JAX_COMPILATION_CACHE_DIR="/proc")
+    (line,) = [line for line in lines if " cache: " in line]
+    assert status == 0 and line.startswith("NOTE cache: /proc: cannot be written")
+
+
+def test_no_disk_fails(capsys, world, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 0))
+    status, lines = look(capsys, world, "--stage=grpo")
+    assert status == 1
+    assert [line.split(":")[0] for line in failures(lines)] == ["FAIL disk", "FAIL output"]

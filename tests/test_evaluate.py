@@ -6,6 +6,7 @@ import json
 import pytest
 
 from cotjax.evaluate import main
+from cotjax.progress import Progress
 from tests.tiny import flags, write_sevens, write_student
 
 
@@ -122,3 +123,22 @@ def test_a_comparison_that_ctrl_c_cuts_off_compares_nothing(world, capsys, monke
     monkeypatch.setattr(command, "measure", lambda opened, keep: partial)
     assert main(["--compare", student, "tiny", *own]) == 130
     assert f"stopped while {student} was measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("numbers", "status"), [({}, 0), ({"problems_left": 3}, 130)])
+def test_json_prints_the_numbers_alone_and_quiet_nothing_on_the_way(
+    monkeypatch, capsys, numbers, status
+):
+    numbers = {"step": 0, "problems": 4, "accuracy": 0.5} | numbers
+    quiet = []
+
+    def measured(*args, **settings):
+        quiet.append(Progress("evaluation", 4, "problems")._quiet)
+        return numbers
+
+    monkeypatch.setattr(importlib.import_module("cotjax.evaluate"), "evaluate", measured)
+    assert main(["--checkpoint=x", "--json", "--quiet"]) == status
+    assert json.loads(capsys.readouterr().out) == numbers
+    assert main(["--checkpoint=x"]) == status
+    assert "accuracy           0.5" in capsys.readouterr().out
+    assert quiet == [True, False]

@@ -28,7 +28,7 @@ from cotjax.teachers.text import TextTeachers
 from cotjax.train import main as train
 from cotjax.training.bundle import read_bundle
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import StepTable
+from cotjax.training.printer import Printer
 from tests.test_train import assert_same_run
 from tests.tiny import flags, make_config, write_sevens, write_student, write_teachers
 
@@ -102,7 +102,7 @@ def test_a_supervised_run_that_meets_infinities_stops_and_both_its_advices_work(
         status, out, err = told(argv("stopped", "--training.max-bad-steps=2"))
     run = folder / "runs" / "stopped"
     assert status == 2 and "Traceback" not in err
-    assert "step 2, its update was skipped (1 of at most 2 such steps in a row)" in out
+    assert "step 2, not finite: its update was skipped (1 of at most 2 such steps in a row)" in out
     for words in (
         "error: step 3: 2 steps in a row had numbers that are NaN or infinite "
         "(training.max_bad_steps = 2). The first, step 2: loss is inf; grad_norm is ",
@@ -208,7 +208,7 @@ def ends_in_bad_steps(stage, run):
         [],
     )
     with pytest.raises(BadSteps) as error:
-        fit(stage, run, settings, StepTable(stage.columns, 4, quiet), quiet)
+        fit(stage, run, settings, Printer(quiet))
     assert len(states) == 2
     for state in states:
         jax.tree.map(np.testing.assert_array_equal, state, before)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cotjax.config import load, stage_class, stage_configs
+from cotjax.train import take_words
 from tests.tiny import flags, in_use, write_sevens, write_student, write_teachers
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,7 @@ def tool_of(words):
 
 def small(argv, stage=None):
     """The flags of `SMALL` that the command's stages read and that it does not give itself."""
+    _, argv = take_words(argv)
     config = load([*argv, *([f"--stage={stage}"] if stage else [])], tool="rationales")
     stages = [own.stage for _, own in stage_configs(config)] if config.stages else [config.stage]
     key = lambda flag: flag[2:].partition("=")[0].replace("-", "_")  # noqa: E731

@@ -197,14 +197,51 @@ def test_the_result_holds_before_and_after(world, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_says_what_it_does(world, stage):
     run, shown = world.run(stage)
-    assert f'stage = "{config_stage(stage)}"' in shown and "[rollout]" in shown
+    assert f"with {config_stage(stage)} on " in shown and "4 held-out questions" in shown
+    assert "[rollout]" not in shown, "every setting is in config.toml, and not here"
     for step in range(1, STEPS + 1):
         assert len(re.findall(rf"^ *{step}/{STEPS} ", shown, re.MULTILINE)) == 1
     for words in ("before: accuracy", "step 2: accuracy", "after: accuracy"):
         assert shown.count(words) == 1
     assert "Two completions before:" in shown and "Two completions after:" in shown
     assert re.search(r"accuracy +[\d.]+% +[\d.]+%", shown)
-    assert f"Everything is in {run}; open {run / 'report.html'}" in shown
+    last = shown.splitlines()[-1]
+    assert last.startswith("Held-out accuracy ")
+    assert last.endswith(f" Everything is in {run}; open {run / 'report.html'}")
+
+
+def test_json_has_the_numbers_of_the_files_and_nothing_else(world):
+    _, shown = world.train([*world.flags("grpo", "as-json"), "--json"])
+    run, _ = world.run("grpo")
+    events = [json.loads(line) for line in shown.splitlines()]
+    start, *middle, end = events
+    assert (start["event"], start["name"], start["steps"]) == ("start", "as-json", STEPS)
+    written = lines(run.with_name("as-json") / "metrics.jsonl")
+    of = {"train": "step", "eval": "eval"}
+    assert [one for one in middle if one["event"] != "alarm"] == [
+        {"event": of[line["kind"]], **line} for line in written
+    ]
+    result = json.loads((run.with_name("as-json") / "result.json").read_text())
+    assert end["event"] == "end" and result.items() <= end.items()
+    assert end["says"].startswith("Held-out accuracy") and end["report"].endswith("report.html")
+    assert_same_run(run.with_name("as-json"), run)
+
+
+def test_a_quiet_run_is_the_last_line_and_what_is_wrong(world):
+    _, shown = world.train([*world.flags("grpo", "quiet"), "--quiet"])
+    run, whole = world.run("grpo")
+    *alarms, last = shown.splitlines()
+    assert last == whole.splitlines()[-1].replace(str(run), str(run.with_name("quiet")))
+    assert all(line.startswith("step ") and line in whole for line in alarms)
+    assert_same_run(run.with_name("quiet"), run)
+
+
+def test_an_error_ends_the_json_too(world):
+    status, shown = world.train([*world.flags("grpo", "too-long"), "--eval.max-new-tokens=999",
+                                 "--json"])  # fmt: skip
+    start, end = map(json.loads, shown.splitlines())
+    assert (status, start["event"], end["event"]) == (2, "start", "end")
+    assert "eval.max_new_tokens" in end["error"]
 
 
 def test_grpo_reports_what_the_table_and_the_report_promise(world):

@@ -76,9 +76,9 @@ def _screen(whole: Config, stages: Sequence[Config]) -> str:
     heads = [head if len(head) <= 33 else f"{head[:32]}…" for head in heads]
     column = max(map(len, heads)) + 4
     lines = [
-        "Usage: cotjax train [--config FILE.toml] [--KEY VALUE …]",
-        "Trains a student, from settings to a report in runs/NAME. Flags come over the",
-        "file, the file over the stage's defaults. Most used, with their values now:",
+        "Usage: cotjax train [--explain] [--quiet|--json] [--config FILE] [--KEY VALUE …]",
+        "Trains a student; --explain says what it would do, --quiet and --json say less.",
+        "Flags over the file over the stage's defaults. Most used, with their values now:",
         "",
     ]
     for key, head in zip(keys, heads, strict=True):

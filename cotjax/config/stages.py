@@ -1,7 +1,9 @@
 """Stages by name: their defaults, the settings that they read, and lists of them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cotjax.config.ranges import LIST, STAGES
@@ -37,6 +39,7 @@ class StageClass:
       defaults: what it sets otherwise than `Config`, nested as in a file.
       reads: sections and keys that it reads beside `EVERYWHERE`.
       facts: (label, form) of its settings, for the report.
+      aim: a config to the words for what is learned from what; empty if it has none.
       check: a config to sentences about what is wrong with it.
       switches: settings that it reads only where another one switches them on.
       entries: of a list of stages; empty for a stage that trains.
@@ -48,6 +51,7 @@ class StageClass:
     reads: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     check: Callable[[Config], Iterator[str]]
+    aim: Callable[[Config], str]
     switches: tuple[Switch, ...] = ()
     entries: tuple[dict[str, Any], ...] = ()
 
@@ -64,7 +68,7 @@ def _no_stage(config: Config, mesh: Any) -> Any:
 
 
 # What stands for the stage of a config whose file lists its own: it sets nothing for them.
-_LIST = StageClass(LIST, _no_stage, {}, KEYS, (), lambda config: iter(()))
+_LIST = StageClass(LIST, _no_stage, {}, KEYS, (), lambda config: iter(()), lambda config: "")
 
 
 def stage_class(stage: Any, key: str = "stage") -> StageClass:
@@ -99,9 +103,30 @@ def stage_class(stage: Any, key: str = "stage") -> StageClass:
         reads=tuple(getattr(found, "reads", KEYS)),
         facts=tuple(getattr(found, "facts", ())),
         check=getattr(found, "check", lambda config: iter(())),
+        aim=getattr(found, "aim", lambda config: ""),
         switches=tuple(getattr(found, "switches", ())),
         entries=entries,
     )
+
+
+class _FactWords(string.Formatter):
+    """As `str.format`, but a list is its items."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        if re.search(r"\d{3}", format_spec):  # of a damaged facts.json
+            raise ValueError(f"{format_spec}: too wide")
+        return super().format_field(value, format_spec)
+
+
+def fact_words(form: str, settings: Mapping[str, Any]) -> str:
+    """A fact of a stage, filled with settings as config.toml nests them.
+
+    Raises:
+      LookupError, ValueError, TypeError, AttributeError: the form and the settings do not fit.
+    """
+    return _FactWords().vformat(form, (), settings)
 
 
 def defaults_of(stage: Any, key: str = "stage") -> Config:

@@ -23,6 +23,7 @@ from cotjax.errors import NotFinite
 from cotjax.interfaces import TokenBatch
 from cotjax.models.head import Head
 from cotjax.parallel import sharding as parallel
+from cotjax.progress import Progress
 from cotjax.student.load import load_policy
 from cotjax.teachers.context import TeacherContext
 from cotjax.teachers.logit_store import (
@@ -119,26 +120,24 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
     curriculum.prepare(student.params, 0)
     writer = StoreWriter(folder, dataset.manifest(teachers))
     began, entries, spent = time.perf_counter(), [], [0.0]
-    number = 0
-    for bucket, teacher in sorted(curriculum.pairs(), key=lambda pair: pair[::-1]):
-        examples = np.flatnonzero(curriculum.bucket == bucket)
-        for part, start in enumerate(range(0, len(examples), SHARD_EXAMPLES)):
-            number += 1
-            name = shard_name(teacher, bucket, part)
-            if writer.has(name) or number % jax.process_count() != jax.process_index():
-                continue
+    shards = [
+        (shard_name(teacher, bucket, part), teacher, examples[start : start + SHARD_EXAMPLES])
+        for bucket, teacher in sorted(curriculum.pairs(), key=lambda pair: pair[::-1])
+        for examples in [np.flatnonzero(curriculum.bucket == bucket)]
+        for part, start in enumerate(range(0, len(examples), SHARD_EXAMPLES))
+    ]
+    own = [
+        shard
+        for number, shard in enumerate(shards, 1)
+        if number % jax.process_count() == jax.process_index() and not writer.has(shard[0])
+    ]
+    total, quiet = sum(len(examples) for *_, examples in own), jax.process_index() > 0
+    with Progress("asking the teachers", total, "examples", quiet=quiet) as progress:
+        for name, teacher, examples in own:
             teachers.keep_only([teacher])
             numbers = {"kl": 0.0}
-            logits = _logits(
-                dataset,
-                teachers,
-                context,
-                teacher,
-                examples[start : start + SHARD_EXAMPLES],
-                numbers,
-                spent,
-            )
-            entries.append(writer.write(name, logits, numbers))
+            logits = _logits(dataset, teachers, context, teacher, examples, numbers, spent)
+            entries.append(writer.write(name, _told(logits, progress), numbers))
     positions = sum(entry["positions"] for entry in entries)
     return Written(
         shards=len(entries),
@@ -148,6 +147,13 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
         forward_s=spent[0],
         seconds=time.perf_counter() - began,
     )
+
+
+def _told(items: Iterator[Any], progress: Progress) -> Iterator[Any]:
+    """Each item, which is then counted as done."""
+    for item in items:
+        yield item
+        progress.advance()
 
 
 def _logits(

@@ -14,6 +14,7 @@ from cotjax.core.curriculum import rank_fusion
 from cotjax.cot import Rationale, cot_difficulty
 from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes
+from cotjax.progress import Progress
 from cotjax.rollout.plan import Sampling
 from cotjax.storage import append_whole
 from cotjax.student.generate import complete, completing_programs
@@ -196,13 +197,16 @@ class Difficulty:
             first=len(rates),
             of=self._most_records,
         )
-        for record, group in zip(records[len(rates) :], judged, strict=True):
-            rates.append(float(np.mean([one.parts["correct"] for one in group])))
-            asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
-            used = asked + sum(one.tokens for one in group)  # the prompt is read once
-            line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
-            if path:
-                append_whole(path, json.dumps(line) + "\n")
-            tokens += used
+        left, quiet = records[len(rates) :], not processes.is_first()
+        with Progress("measuring pass rates", len(left), "questions", quiet=quiet) as progress:
+            for record, group in zip(left, judged, strict=True):
+                rates.append(float(np.mean([one.parts["correct"] for one in group])))
+                asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])
+                used = asked + sum(one.tokens for one in group)  # the prompt is read once
+                line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
+                if path:
+                    append_whole(path, json.dumps(line) + "\n")
+                tokens += used
+                progress.advance()
         self._sampled_tokens += tokens
         return 1 - np.array(rates)

@@ -1,16 +1,14 @@
 """What a run was, its stages, and its numbers before and after, as tables of the page."""
 
 import collections
-import re
-import string
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from cotjax.config.stages import fact_words
+from cotjax.progress import clock
 from cotjax.report.embed import text
 from cotjax.report.run_folder import RunFiles
-from cotjax.report.words import duration
 
 # What the run was.
 
@@ -19,17 +17,6 @@ _DATA = {
     "jsonl": "{data[path]}",
     "mixture": "{data[mixture]}",
 }
-
-
-class _Words(string.Formatter):
-    """As `str.format`, but a list is its items."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value))
-        if re.search(r"\d{3}", format_spec):  # of a damaged facts.json
-            raise ValueError(f"{format_spec}: too wide")
-        return super().format_field(value, format_spec)
 
 
 def _source(run: RunFiles) -> str:
@@ -50,7 +37,7 @@ def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     if budget and "used_tokens" in run.result:
         yield "Tokens", f"{sum(run.result['used_tokens'].values()):,} of {budget:,}"
     if "seconds" in run.result:
-        yield "Time", duration(run.result["seconds"])
+        yield "Time", clock(run.result["seconds"])
     if "programs" in run.result:
         form = "{compiled} compiled, {cached} from the cache, {seconds:.0f} s"
         yield "Programs", form.format_map(collections.defaultdict(int, run.result["programs"]))
@@ -63,7 +50,7 @@ def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     ]
     for label, form in forms:
         try:
-            yield label, _Words().vformat(form, (), config)
+            yield label, fact_words(form, config)
         except (LookupError, ValueError, TypeError, AttributeError):
             continue  # no config, one of another version, or a damaged one
 

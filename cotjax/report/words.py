@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from cotjax.progress import clock
 from cotjax.report.completions import sides_of
 from cotjax.report.paired import named_p
 from cotjax.report.run_folder import RunFiles, is_number
@@ -14,7 +15,7 @@ def what_happened(run: RunFiles) -> Iterator[str]:
     yield _trained(run)
     before, after = run.result.get("before", {}), run.result.get("after", {})
     if "accuracy" in before and "accuracy" in after:
-        yield from _changed(before, after)
+        yield changed(before, after)
         if (found := before_and_after(run)) is not None:
             yield _by_question(*found)
     elif newest := _newest(run):
@@ -43,23 +44,12 @@ def _trained(run: RunFiles) -> str:
     ended = "seconds" in run.result
     of = f" of {planned:,}" if isinstance(planned, int) and planned > done and not ended else ""
     verb = "trained" if ended else "has trained"
-    time = f" in {duration(run.result['seconds'])}" if ended else ""
+    time = f" in {clock(run.result['seconds'])}" if ended else ""
     return f"This run {verb} {who}{how} for {done:,}{of} steps{time}."
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    Example:
-      >>> duration(252.4), duration(7300)
-      ('4 min 12 s', '2 h 1 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _changed(before: dict[str, float], after: dict[str, float]) -> Iterator[str]:
+def changed(before: dict[str, float], after: dict[str, float]) -> str:
+    """What became of accuracy and length between two evaluations, in a sentence."""
     gain = 100 * (after["accuracy"] - before["accuracy"])
     verb = "rose" if gain > 0.05 else "fell" if gain < -0.05 else "stayed"
     moved = f"from {before['accuracy']:.1%} to {after['accuracy']:.1%}"
@@ -72,7 +62,7 @@ def _changed(before: dict[str, float], after: dict[str, float]) -> Iterator[str]
             f"{abs(share):.0%} {'longer' if share > 0 else 'shorter'}"
         )  # fmt: skip
         length = f", and answers are {size} ({old:,.0f}\xa0→\xa0{new:,.0f} tokens)"
-    yield f"Held-out accuracy {accuracy}{length}."
+    return f"Held-out accuracy {accuracy}{length}."
 
 
 def _by_question(before: list[bool], after: list[bool]) -> str:

@@ -15,9 +15,9 @@ import jax
 from cotjax.config import Config, check_plugins, name_of, stage_class, stage_configs
 from cotjax.config.plugins import open_stage
 from cotjax.errors import InputError
+from cotjax.findings import Examination, Finding
 from cotjax.parallel.mesh import run_mesh, use_cpu_cores
 from cotjax.run import early
-from cotjax.run.findings import Examination, Finding
 from cotjax.run.folder import check_folder
 from cotjax.startup import check_platforms
 from cotjax.student import guards, health

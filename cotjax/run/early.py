@@ -43,14 +43,20 @@ TRACKERS = {
 }
 
 
-def check_run(config: Config, folder: pathlib.Path) -> None:
+def check_run(config: Config, folder: pathlib.Path, *, free: bool = True) -> None:
     """Refuses a run of a stage, or of a list, that could not begin, or not be written.
+
+    Args:
+      config: of the run.
+      folder: of the run.
+      free: whether a new run's folder has to be free.
 
     Raises:
       InputError: see above.
     """
-    refuse_owned(folder)
-    check_folder(folder, config.resume)
+    if free or config.resume:
+        refuse_owned(folder)
+        check_folder(folder, config.resume)
     if config.resume:
         check_resume(config, folder)
     check_platforms()

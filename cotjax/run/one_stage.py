@@ -1,42 +1,64 @@
 """One stage, from its config to its report."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
-from cotjax.config import Config, name_of, stage_class, to_toml
+from cotjax.config import Config, name_of, stage_class
 from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
 from cotjax.config.resuming import fingerprint, shaping
-from cotjax.errors import InputError, Stopped, visible
+from cotjax.errors import InputError, Stopped
+from cotjax.progress import waiting
 from cotjax.run.data_files import data_digests
 from cotjax.run.folder import (
     changes_of,
-    console,
     forget_unbegun,
     keep_traceback,
     write_config,
     write_result,
 )  # fmt: skip
 from cotjax.run.lock import owned
-from cotjax.run.summary import print_summary
 from cotjax.startup import Programs, compiling_side_by_side, counted
 from cotjax.storage import write_whole
 
+if TYPE_CHECKING:
+    from cotjax.training.printer import Printer
 
-def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
-    """Runs one stage in its folder, which it owns meanwhile; `began` is when its clock started.
+
+def run_stage(
+    config: Config,
+    folder: pathlib.Path,
+    *,
+    began: float,
+    printer: Printer | None = None,
+    name: str = "",
+) -> pathlib.Path:
+    """Runs one stage in its folder, which it owns meanwhile.
+
+    Args:
+      config: of the stage.
+      folder: its own.
+      began: when its clock started.
+      printer: is told what happens; None: one for the standard output.
+      name: of the stage, if it is one of a list.
 
     Raises:
       InputError: the input is wrong, another process runs it, or the disk is full.
       Stopped: a signal came; the run is saved.
       Exception: any other, whose traceback is in error.txt.
     """
+    from cotjax.run.printing import open_printer
+
     with owned(folder, resume=config.resume), counted() as programs:
         try:
             with contextlib.ExitStack() as ending:
-                return _run_stage(config, folder, began, programs, ending)
+                printer = printer or open_printer()
+                return _run_stage(config, folder, began, programs, ending, printer, name)
         except InputError:
             raise
         except Exception as error:
@@ -50,24 +72,29 @@ def _run_stage(
     began: float,
     programs: Programs,
     ending: contextlib.ExitStack,
+    printer: Printer,
+    name: str,
 ) -> pathlib.Path:
-    out = console()
     # The heavy imports come after the config is known to be right.
     from cotjax.parallel import processes
     from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.run.parts import Parts, earlier_parts
+    from cotjax.run.summary import say_end
     from cotjax.run.tracking import trackers_of
     from cotjax.student.load import model_bytes
     from cotjax.training.loop import LoopSettings, fit
-    from cotjax.training.metrics import StepTable
     from cotjax.training.preemption import watch_preemption
     from cotjax.training.signals import StopSignals
     from cotjax.training.trackers import closing
 
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
-    stage = open_stage(config, mesh)
+    shown = contextlib.ExitStack()
+    ending.enter_context(shown)
+    shown.enter_context(printer.stage(name))
+    with waiting("reading data and settings"):
+        stage = open_stage(config, mesh)
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     first, changes = processes.is_first(), changes_of(config, folder)
     if first and not config.resume:
@@ -77,9 +104,8 @@ def _run_stage(
         write_whole(folder / "facts.json", facts + "\n")
     data = data_digests(config) if first else {}
     parts = Parts(folder, began=began, silent=not first, changed=changes, data=data)
-    out.print(to_toml(config))
     for key, (old, new) in changes.items():
-        out.print(f"note: {key} was {json.dumps(old)} and is now {json.dumps(new)}.")
+        printer.note(f"note: {key} was {json.dumps(old)} and is now {json.dumps(new)}.")
 
     def saved(first_step: int, last_step: int) -> None:
         if first and config.resume and first_step == last_step:
@@ -98,10 +124,10 @@ def _run_stage(
         shaped_by=shaping(config),
         max_bad_steps=config.training.max_bad_steps,
     )
-    table = StepTable(stage.columns, config.steps, out, budget=config.budget.tokens)
-    signals = StopSignals(config.checkpoint.grace, out.print)
+    printer.columns(stage.columns, config.steps, budget=config.budget.tokens)
+    signals = StopSignals(config.checkpoint.grace, printer.warn)
     compiling = compiling_side_by_side(stage.programs())  # weights and data load meanwhile
-    with signals, watch_preemption(out.print), compiling:
+    with signals, watch_preemption(printer.warn), compiling:
         try:
             with signals.at_once():
                 notes = (*stage.notes, *stage.prepare(folder))
@@ -113,16 +139,17 @@ def _run_stage(
         except Stopped as stopped:
             raise stopped.and_then("--resume goes on from where the run was.") from stopped
         for note in notes:
-            out.print(visible(f"note: {note}"))
+            printer.note(f"note: {note}")
         begun = earlier_parts(folder) if first else []  # this one has not ended yet
-        trackers = trackers_of(config, folder, begun, out, silent=not first)
+        trackers = trackers_of(config, folder, begun, printer.warn, silent=not first)
         ending.enter_context(closing(trackers))
         result = fit(
-            *(stage, folder, settings, table, out),
+            *(stage, folder, settings, printer),
             saved=saved,
             signals=signals,
             trackers=trackers,
         )
+    shown.close()
     if not first:
         return folder
     parts.end()
@@ -131,8 +158,8 @@ def _run_stage(
     result |= {"fingerprint": fingerprint(shaping(config))}
     result |= {"programs": dataclasses.asdict(programs), "parts": parts.all}
     write_result(folder, result)
-    out.print(f"\nPrograms: {programs}.")
+    printer.note(f"Programs: {programs}.")
     report = write_report(folder)
     trackers.keep_report(report)
-    print_summary(out, folder, report, result)
+    say_end(printer, folder, report, result)
     return folder

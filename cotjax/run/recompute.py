@@ -18,6 +18,7 @@ from cotjax.config.reading import merge
 from cotjax.config.resuming import differences, shaping
 from cotjax.interfaces import Step
 from cotjax.parallel.mesh import run_mesh, use_cpu_cores
+from cotjax.progress import Progress
 from cotjax.run.commit import commit_of
 from cotjax.run.compare import Compared, compare, first_of
 from cotjax.run.data_files import changed_files, data_digests
@@ -30,7 +31,6 @@ from cotjax.student.load import model_bytes
 from cotjax.training.checkpoint import Checkpoints, differing_params
 from cotjax.training.checksums import damage, steps_in
 from cotjax.training.loop import Look, one_step
-from cotjax.training.progress import Progress
 from cotjax.training.used import UsedTokens
 
 NOT_COPIED = (

@@ -1,26 +1,33 @@
 """A list of stages, each from the one before: stopped anywhere, it goes on where it was."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config, name_of, stage_class, stage_configs
 from cotjax.errors import InputError, NothingToDo
-from cotjax.run.folder import console, write_config, write_result
+from cotjax.run.folder import write_config, write_result
 from cotjax.run.lock import owned
 from cotjax.run.one_stage import run_stage
-from cotjax.run.summary import print_stages
 from cotjax.storage import read_json
 
+if TYPE_CHECKING:
+    from cotjax.training.printer import Printer
 
-def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
+
+def run_list(
+    config: Config, folder: pathlib.Path, *, began: float, printer: Printer | None = None
+) -> pathlib.Path:
     """Runs the stages one after the other; those that have ended are not run again.
 
     Args:
       config: of the list.
       folder: of the list; each stage has one inside.
       began: when the clock of the first stage that is run started.
+      printer: is told what happens; None: one for the standard output.
 
     Returns:
       the folder, with result.json (a row for the base and for each stage) and report.html.
@@ -29,15 +36,18 @@ def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.P
       InputError: a stage's input is wrong.
       NothingToDo: no stage of the list has anything to do.
     """
+    from cotjax.run.printing import open_printer
+
     with owned(folder, resume=config.resume):
-        return _run_list(config, folder, began)
+        return _run_list(config, folder, began, printer or open_printer())
 
 
-def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Path:
+def _run_list(config: Config, folder: pathlib.Path, began: float, printer: Printer) -> pathlib.Path:
     from cotjax.parallel import processes
     from cotjax.report import write_report
+    from cotjax.run.summary import say_end
 
-    out, first = console(), processes.is_first()
+    first = processes.is_first()
     stages = plan(config, folder)
     check_lengths(stages)
     processes.wait("every process knows which stages were begun")
@@ -48,15 +58,15 @@ def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Pat
         own = folder / stage.name
         label = f"stage {number} of {len(stages)}: {stage.name.partition('-')[2]}"
         if (own / "result.json").is_file():
-            out.print(f"{label}, has ended: {own}", style="dim")
+            printer.heading(f"{label}, has ended: {own}", quiet=True)
         else:
             if results:  # a stage between that was left out has no weights
                 stage = _beginning_from(stage, folder / results[-1]["name"])
-            out.print(f"\n{label}, from {stage.model.path}", style="bold")
+            printer.heading(f"\n{label}, from {stage.model.path}")
             try:
-                run_stage(stage, own, began=began)
+                run_stage(stage, own, began=began, printer=printer, name=stage.name)
             except NothingToDo as error:
-                out.print(f"{stage.name} is left out: {error}", style="yellow")
+                printer.warn(f"{stage.name} is left out: {error}")
                 if number == len(stages) and not results:
                     raise
                 continue
@@ -67,10 +77,7 @@ def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Pat
     result = _together(config, results)
     if first:
         write_result(folder, result)
-        print_stages(out, result["stages"])
-        report = write_report(folder)
-        told = f"{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}"
-        out.print("\n" + told)
+        say_end(printer, folder, write_report(folder), result)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cotjax.config import Config, change, check_plugins, with_objects
 from cotjax.errors import InputError
 from cotjax.run.early import check_run
+from cotjax.run.explain import explain
 from cotjax.run.handle import Run
 from cotjax.run.one_stage import run_stage
 from cotjax.run.resume import with_ended_stages
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from cotjax.cot import Verifier
     from cotjax.interfaces import Completion, Record, Source
+    from cotjax.run.printing import How
 
     Reward = Callable[[Completion, Record], float | Mapping[str, float]]
 
@@ -74,12 +76,13 @@ def train(
     return Run(run(config, began=began), objects=given)
 
 
-def run(config: Config, *, began: float | None = None) -> pathlib.Path:
+def run(config: Config, *, began: float | None = None, how: How = "text") -> pathlib.Path:
     """Trains as a checked config says.
 
     Args:
       config: of one stage, or of a list.
       began: when the run's clock started, as `time.monotonic` counts; None is now.
+      how: it says what it does, see `printing.open_printer`.
 
     Returns:
       the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
@@ -94,11 +97,17 @@ def run(config: Config, *, began: float | None = None) -> pathlib.Path:
     check_run(config, folder)
     from cotjax.parallel import processes
     from cotjax.parallel.together import ending_together
+    from cotjax.run.printing import open_printer
 
     processes.join()
     with ending_together():
         processes.wait("every process has looked at the folder")
-        if config.stages:
-            config = with_ended_stages(config, folder) if config.resume else config
-            return run_list(config, folder, began=began)
-        return run_stage(config, folder, began=began)
+        if config.stages and config.resume:
+            config = with_ended_stages(config, folder)
+        printer = open_printer(how)
+        with printer.running():
+            summary = explain(config, folder)
+            printer.summary(summary.show, summary.about)
+            if config.stages:
+                return run_list(config, folder, began=began, printer=printer)
+            return run_stage(config, folder, began=began, printer=printer)

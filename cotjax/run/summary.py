@@ -1,4 +1,4 @@
-"""What a run prints at its end: completions, and held-out numbers of a stage or of a list."""
+"""What a run says at its end: what changed, and before that completions and held-out numbers."""
 
 import json
 import pathlib
@@ -7,6 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from cotjax.errors import visible
+from cotjax.report.run_folder import read_run
+from cotjax.report.words import changed, what_happened
+from cotjax.training.printer import Printer
 
 _NUMBERS = (
     ("accuracy", "greedy", "{:.1%}"),
@@ -17,10 +20,36 @@ _NUMBERS = (
 )
 
 
-def print_summary(
-    console: Console, folder: pathlib.Path, report: pathlib.Path, result: dict[str, Any]
+def say_end(
+    printer: Printer, folder: pathlib.Path, report: pathlib.Path, result: dict[str, Any]
 ) -> None:
-    """Two completions before and after, and the held-out numbers of one stage."""
+    """Says what changed and where everything is; completions and numbers before, where wanted.
+
+    Args:
+      printer: of the run.
+      folder: of the run, or of the list.
+      report: its page.
+      result: as result.json has it.
+    """
+
+    def details(console: Console) -> None:
+        if "stages" in result:
+            print_stages(console, result["stages"])
+        else:
+            print_samples(console, folder)
+            print_numbers(console, result["before"], result["after"])
+        console.print()
+        for sentence in what_happened(read_run(folder)):
+            if sentence != moved:
+                console.print(visible(sentence))
+
+    moved = changed(result["before"], result["after"])
+    more = {"folder": str(folder), "report": str(report)}
+    printer.end(result | more, details, moved, f"Everything is in {folder}; open {report}")
+
+
+def print_samples(console: Console, folder: pathlib.Path) -> None:
+    """Two completions before and after."""
     for when in ("before", "after"):
         console.print(f"\nTwo completions {when}:", style="bold")
         for row in _samples(folder, when):
@@ -28,7 +57,10 @@ def print_summary(
             console.print(visible(row["question"]), style="dim")
             text = visible(row["completion"])
             console.print(f"{text}\n({row['tokens']} tokens, {verdict})")
-    before, after = result["before"], result["after"]
+
+
+def print_numbers(console: Console, before: dict[str, float], after: dict[str, float]) -> None:
+    """The held-out numbers of one stage."""
     console.print("\nHeld-out problems".ljust(24) + "before    after", style="bold")
     for name, form in (
         ("accuracy", "{:.1%}"),
@@ -40,7 +72,6 @@ def print_summary(
         if name in before:
             cells = (form.format(numbers[name]).rjust(8) for numbers in (before, after))
             console.print(f"{name.ljust(21)}" + " ".join(cells))
-    console.print(f"\n{result['seconds']:.0f} seconds. Everything is in {folder}; open {report}")
 
 
 def print_stages(console: Console, rows: list[dict[str, Any]]) -> None:

@@ -3,13 +3,10 @@
 import hashlib
 import pathlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from cotjax.config import Config, to_toml
-from cotjax.errors import visible
 from cotjax.training.tracker_kinds import KINDS
 from cotjax.training.trackers import TrackedRun, Trackers
 
@@ -18,7 +15,7 @@ def trackers_of(
     config: Config,
     folder: pathlib.Path,
     parts: Sequence[Mapping[str, Any]],
-    out: Console,
+    warn: Callable[[str], None],
     *,
     silent: bool,
 ) -> Trackers:
@@ -28,7 +25,7 @@ def trackers_of(
       config: of the run, resolved.
       folder: of the run.
       parts: of the run, the first of which says when it began; a name of its own comes from that.
-      out: where a tracker that fails is told.
+      warn: is told of a tracker that fails.
       silent: tell nobody, as all processes of a run but one do.
     """
     above = folder.parent
@@ -43,8 +40,4 @@ def trackers_of(
         config=tomllib.loads(to_toml(config)),
     )
     names = () if silent else dict.fromkeys(config.track)
-
-    def warn(told: str) -> None:
-        out.print(visible(told), style="yellow")
-
     return Trackers({name: KINDS[name] for name in names}, run, warn)

@@ -115,6 +115,16 @@ class Distill:
     )
 
     @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        teachers = len(config.teachers.paths)
+        whose = f"{teachers} teachers" if teachers > 1 else "a teacher"
+        if config.distill.target == "text":
+            return f"texts that {whose} wrote, as targets"
+        on = " on its own texts too" if config.distill.on_policy else ""
+        return f"the distributions of {whose} over the next token{on}"
+
+    @staticmethod
     def check(config: Config) -> Iterator[str]:
         """What is wrong with the teachers, their texts and their cache."""
         yield from settings.teacher_mistakes(config)

@@ -25,6 +25,7 @@ from cotjax.models.head import Head
 from cotjax.parallel import processes, shapes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
+from cotjax.progress import waiting
 from cotjax.rollout.generate import generate
 from cotjax.stages.base import BaseStage
 from cotjax.stages.supervised import dropout_key, dropout_key_shape
@@ -342,15 +343,16 @@ class DistillLogitsStage(BaseStage):
         prompts = prompt_batch(
             self.student.tokenizer, indices, records, texts, rollout.max_prompt_tokens
         )
-        written = generate(
-            self.student.sampler,
-            rollout_params(self.student, self.config, self.mesh, params),
-            parallel.shard(self.student.rollout_mesh, prompts),
-            jax.random.fold_in(self.root, step),
-            settings=self.sampling,
-            stop_table=self.student.stop_table,
-        )
-        written = processes.fetch(written)
+        with waiting(f"generating {rollout.prompts:,} completions"):
+            written = generate(
+                self.student.sampler,
+                rollout_params(self.student, self.config, self.mesh, params),
+                parallel.shard(self.student.rollout_mesh, prompts),
+                jax.random.fold_in(self.root, step),
+                settings=self.sampling,
+                stop_table=self.student.stop_table,
+            )
+            written = processes.fetch(written)
         tokens, mask = written.tokens[:, 0], written.mask[:, 0]
         examples = [
             (index, _row(prompt[seen], own[counts]))

@@ -64,6 +64,19 @@ class Grpo:
     )
 
     @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        shown = "" if config.mask.rule == "question" else " and its solution, some steps masked"
+        words = (
+            f"{config.rollout.group_size} completions of each question{shown}, rewarded and "
+            "compared: the better ones become likelier"
+        )
+        if config.distill.coefficient:
+            teachers = len(config.teachers.paths)
+            words += f"; {f'{teachers} teachers' if teachers > 1 else 'a teacher'} beside"
+        return words
+
+    @staticmethod
     def check(config: Config) -> Iterator[str]:
         """What is wrong with the length that is rewarded, and with teachers beside the loss."""
         yield from settings.length_mistakes(config)

@@ -57,6 +57,11 @@ class Reconstruct:
         ),
     )
 
+    @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        return "whole solutions as targets, behind their shuffled, partly masked steps"
+
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:
         """Opens the stage.

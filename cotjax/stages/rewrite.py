@@ -50,6 +50,15 @@ class Rewrite:
 
     check = staticmethod(settings.acceptance_mistakes)
 
+    @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        replayed = ", then accepted ones as targets" if config.rewrite.internalize else ""
+        return (
+            f"shorter solutions of failed questions, {config.rollout.group_size} completions of "
+            f"each compared{replayed}"
+        )
+
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> ReplayStage:
         """Opens the stage.

@@ -41,6 +41,14 @@ class Rft:
     switches = settings.ORDER_SWITCHES
 
     @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        return (
+            f"the shortest right one of {config.rollout.group_size} completions of each question, "
+            "as a target (cross-entropy)"
+        )
+
+    @staticmethod
     def check(config: Config) -> Iterator[str]:
         """What no group could meet, and rows that are too short for what is sampled."""
         yield from settings.acceptance_mistakes(config)

@@ -19,6 +19,7 @@ from cotjax.interfaces import DataStream, Limit, Program, PromptBatch, Record
 from cotjax.parallel import processes
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import check_divides
+from cotjax.progress import waiting
 from cotjax.rollout.generate import generate
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.base import BaseStage
@@ -175,15 +176,16 @@ class RolloutStage(BaseStage):
         prompts, records = batch
         mesh = self.student.rollout_mesh
         placed = parallel.shard(mesh, prompts)
-        rollout = generate(
-            self.student.sampler,
-            weights,
-            placed,
-            key,
-            settings=self.sampling,
-            stop_table=self.student.stop_table,
-        )
-        rollout = processes.fetch(rollout)
+        with waiting(f"generating {len(records) * self.sampling.group_size:,} completions"):
+            rollout = generate(
+                self.student.sampler,
+                weights,
+                placed,
+                key,
+                settings=self.sampling,
+                stop_table=self.student.stop_table,
+            )
+            rollout = processes.fetch(rollout)
         judged = judge_own(mesh, self.student, self.config, records, rollout, self.reward)
         return RolloutGroups(prompts, rollout, records, judged)
 

@@ -26,6 +26,11 @@ class Sft:
     facts = (settings.ROWS_FACT,)
     switches = settings.SUPERVISED_SWITCHES
 
+    @staticmethod
+    def aim(config: Config) -> str:
+        """What is learned from what."""
+        return "solutions as targets, each behind its question (cross-entropy)"
+
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> SupervisedStage:
         """Opens the stage.

@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from cotjax.config import Config
 from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes
+from cotjax.progress import Progress
 from cotjax.student.generate import complete, completing_programs, evaluation_sampling
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import Reward, completion_row, solve_reward
 from cotjax.student.verify import open_verifier
 from cotjax.training.evaluation import JudgedCompletion, summarize
-from cotjax.training.progress import Progress
 
 
 def evaluate(

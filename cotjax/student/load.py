@@ -25,6 +25,7 @@ from cotjax.models.policy import Policy
 from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import rollout_mesh
+from cotjax.progress import waiting
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.student.base_model import check_base
 from cotjax.training.checkpoint import check_params, restore_params
@@ -309,7 +310,8 @@ def _load_whole(
     step = check_params(path, like)
 
     def read() -> Transformer:
-        _, params = restore_params(run / "checkpoints" / str(step), like)
+        with waiting(f"loading {run.name}"):
+            _, params = restore_params(run / "checkpoints" / str(step), like)
         if lora:
             _, base = Policy.split(loaded.read())
             check_base(run, base)

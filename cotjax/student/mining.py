@@ -18,6 +18,7 @@ from cotjax.config import Config
 from cotjax.errors import NothingToDo
 from cotjax.interfaces import Program, Record, Source
 from cotjax.parallel import processes
+from cotjax.progress import Progress
 from cotjax.rollout.plan import Sampling
 from cotjax.storage import append_whole, whole_rows, write_whole
 from cotjax.student.generate import complete, completing_programs, prompts_at_once
@@ -82,18 +83,19 @@ def mine(
     known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
     mesh_of = student.rollout_mesh
     size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh_of, count)
-    for start in range(0, count, size):
-        numbers = range(start, min(start + size, count))
-        if all(number in known for number in numbers):
-            continue
-        tried = _try(student, config, mesh, train, numbers, count)
-        lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
-        for line in lines:
-            asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
-            line["tokens"] += asked  # all attempts read it once
-        if first:
-            append_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
-        known |= {line["index"]: line for line in lines}
+    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    chunks = [numbers for numbers in chunks if not all(one in known for one in numbers)]
+    with Progress("mining", sum(map(len, chunks)), "questions", quiet=not first) as progress:
+        for numbers in chunks:
+            tried = _try(student, config, mesh, train, numbers, count)
+            lines = [_line(n, train[n], one) for n, one in zip(numbers, tried, strict=True)]
+            for line in lines:
+                asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
+                line["tokens"] += asked  # all attempts read it once
+            if first:
+                append_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+            known |= {line["index"]: line for line in lines}
+            progress.advance(len(numbers))
     lines = [known[number] for number in range(count)]
     found = Mined(
         [train[line["index"]] for line in lines if line["outcome"] == "failed"],

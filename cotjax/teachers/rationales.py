@@ -19,6 +19,8 @@ from cotjax.cot import NUMERIC, Verifier, is_correct, parse_rationale
 from cotjax.data.prompts import answer_name
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
+from cotjax.parallel import processes
+from cotjax.progress import Progress
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import complete
 from cotjax.student.load import LoadedPolicy, load_policy
@@ -98,6 +100,11 @@ def _records(config: Config, student: LoadedPolicy) -> list[Record]:
     return [train[index] for index in range(min(count, len(train)))]
 
 
+def _asking(records: list[Record]) -> Progress:
+    quiet = not processes.is_first()
+    return Progress("asking the teacher", len(records), "questions", quiet=quiet)
+
+
 class DataWriter:
     """The data's own solutions."""
 
@@ -147,8 +154,10 @@ class ModelWriter:
             completions=config.eval.batch_size,
             key=jax.random.key(config.seed),
         )
-        for record, group in zip(self._records, answers, strict=True):
-            yield record, [one.text for one in group]
+        with _asking(self._records) as progress:
+            for record, group in zip(self._records, answers, strict=True):
+                progress.advance()
+                yield record, [one.text for one in group]
 
 
 class ServerWriter:
@@ -189,28 +198,39 @@ class ServerWriter:
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
         """Requests one by one, until one answer is right, so that no request is wasted."""
         failed = 0
-        for record in self._records:
-            texts: list[str] | None = []
-            prompt = self._instruction + record.question
-            try:
-                for attempt in range(self._attempts):
-                    answer = self._server.answer(prompt, attempt=attempt)
-                    self._cut += answer.cut
-                    if answer.cut:  # half a solution is none
-                        continue
-                    texts.append(answer.text)
-                    if is_correct(answer.text, record.answer, verifier=self._verifier):
-                        break
-                failed = 0
-            except ServerFailed as error:
-                failed += 1
-                if failed >= FAILURES_IN_A_ROW:
-                    raise InputError(
-                        f"rationales.url: the server failed {failed} questions in a row ({error}). "
-                        "What it answered is in rationales.cache, and the same command goes on."
-                    ) from error
-                texts = texts if texts else None
-            yield record, texts
+        with _asking(self._records) as progress:
+            for record in self._records:
+                texts, failed = self._texts(record, failed)
+                progress.advance()
+                yield record, texts
+
+    def _texts(self, record: Record, failed: int) -> tuple[list[str] | None, int]:
+        """What the server wrote for a record, and how many questions in a row it has now failed.
+
+        Args:
+          record: to ask about.
+          failed: how many before this one.
+        """
+        texts: list[str] = []
+        prompt = self._instruction + record.question
+        try:
+            for attempt in range(self._attempts):
+                answer = self._server.answer(prompt, attempt=attempt)
+                self._cut += answer.cut
+                if answer.cut:  # half a solution is none
+                    continue
+                texts.append(answer.text)
+                if is_correct(answer.text, record.answer, verifier=self._verifier):
+                    break
+        except ServerFailed as error:
+            failed += 1
+            if failed >= FAILURES_IN_A_ROW:
+                raise InputError(
+                    f"rationales.url: the server failed {failed} questions in a row ({error}). "
+                    "What it answered is in rationales.cache, and the same command goes on."
+                ) from error
+            return texts or None, failed
+        return texts, 0
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from cotjax.config.resuming import differences, fingerprint, refuse
 from cotjax.errors import InputError, visible
+from cotjax.progress import waiting
 from cotjax.storage import AGAIN, unwritten
 from cotjax.training.checksums import damage, lost, newest_whole, steps_in, write_checksums
 from cotjax.training.deferred import settled
@@ -110,7 +111,7 @@ class Checkpoints:
             used=ocp.args.JsonSave(dataclasses.asdict(used or UsedTokens())),
             run=ocp.args.JsonSave(run),
         )
-        with self._writing():
+        with waiting("saving"), self._writing():
             self._manager.wait_until_finished()
             self._saving = step
             self._manager.save(step, args=items)
@@ -199,7 +200,7 @@ class Checkpoints:
         Raises:
           InputError: the last checkpoint cannot be written.
         """
-        with self._writing():
+        with waiting("writing the last checkpoint"), self._writing():
             self._manager.close()
 
 

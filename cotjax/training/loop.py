@@ -14,15 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from rich.console import Console
 
-from cotjax.errors import BadSteps, InputError, PluginError, Stopped, visible
+from cotjax.errors import BadSteps, InputError, PluginError, Stopped
 from cotjax.interfaces import Limit, Stage, Step, SumCounts, TrainState
+from cotjax.progress import waiting
 from cotjax.storage import rows_of
 from cotjax.training.bad_steps import BadStepWatch
 from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
 from cotjax.training.detectors import Alarm, Watch
-from cotjax.training.metrics import MetricsWriter, StepTable, plain_numbers
+from cotjax.training.metrics import MetricsWriter, plain_numbers
+from cotjax.training.printer import Printer
 from cotjax.training.signals import StopSignals
 from cotjax.training.trackers import Trackers
 from cotjax.training.update import on_host, with_skipped
@@ -64,8 +65,7 @@ def fit(
     stage: Stage,
     folder: pathlib.Path,
     settings: LoopSettings,
-    table: StepTable,
-    console: Console,
+    printer: Printer,
     *,
     saved: Callable[[int, int], None] = lambda first_step, last_step: None,
     signals: StopSignals | None = None,
@@ -78,8 +78,7 @@ def fit(
       folder: the run folder; metrics, completions, digests, alarms (.jsonl) and checkpoints go
         there.
       settings: see `LoopSettings`.
-      table: prints a line per step.
-      console: for everything else.
+      printer: is told what happens.
       saved: is told the step that it began with and the newest one, at first and after each
         checkpoint.
       signals: that end the run between two steps; None hears none.
@@ -99,7 +98,7 @@ def fit(
       Stopped: a signal came; the last completed step is saved.
     """
     if settings.resume and (lost := set_damaged_aside(folder)):
-        console.print(visible(lost), style="yellow")
+        printer.warn(lost)
     checkpoints = Checkpoints(folder, keep=settings.keep, settings=settings.shaped_by)
     state, start, used, evaluations = stage.state, 0, None, {}
     latest = checkpoints.latest() if settings.resume else None
@@ -122,9 +121,9 @@ def fit(
     writer = MetricsWriter(folder, resumed_step=start, silent=silent, also=trackers)
     writer.insert_evaluations(evaluations)
     for repair in writer.repairs:
-        console.print(visible(repair), style="yellow")
+        printer.warn(repair)
     told = functools.partial(saved, start)
-    run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told,
+    run = _Run(stage, folder, settings, printer, checkpoints, writer, start, state, told,
                signals or StopSignals())  # fmt: skip
     if used is not None:
         run.used = used  # right whatever became of metrics.jsonl
@@ -164,8 +163,7 @@ class _Run:
     stage: Stage
     folder: pathlib.Path
     settings: LoopSettings
-    table: StepTable
-    console: Console
+    printer: Printer
     checkpoints: Checkpoints
     writer: MetricsWriter
     done: int
@@ -214,9 +212,8 @@ class _Run:
             if self._has_ended() or (every and self.done % every == 0):
                 self.save_completed()
         if patience := self._is_stalled() and self.settings.patience:
-            self.console.print(
-                f"step {self.done}: ended, as {patience} evaluations had no lower solve_loss"
-            )
+            ended = f"ended, as {patience} evaluations had no lower solve_loss"
+            self.printer.note(f"step {self.done}: {ended}")
         after = self._evaluation(self.done, "after")
         used = self.used.by_use()
         return {"before": before, "after": after, "steps": self.done, "used_tokens": used}
@@ -264,15 +261,14 @@ class _Run:
         self.writer.write(done, "train", metrics)
         self.writer.write_completions(done, "train", work.completions)
         digests = self.writer.write_digests(done, work)
-        self.table.add(done, metrics)
+        self.printer.step(done, metrics)
         for line in work.alarm.splitlines():
             name, _, says = line.partition(": ")
             self._alarm(done, Alarm(done, name, says))
         self._look({"step": done, "kind": "train", **plain_numbers(metrics)})
         self._look({"step": done, "kind": "digest", **digests})
         if told := self.bad.look(done, metrics, work, state, self.checkpoints.latest):
-            self.writer.write_alarm(done, "not finite", told.partition(", ")[2])
-            self.console.print(visible(told), style="yellow")
+            self._alarm(done, Alarm(done, "not finite", told.partition(", ")[2]))
         elif wrong := _beyond_limits(metrics, work.limits):
             raise InputError(f"step {done}: {wrong}")
 
@@ -283,7 +279,7 @@ class _Run:
 
     def _alarm(self, step: int, alarm: Alarm) -> None:
         self.writer.write_alarm(step, alarm.name, alarm.says)
-        self.console.print(visible(f"step {step}, {alarm}"), style="yellow")
+        self.printer.alarm(step, alarm.name, alarm.says)
 
     def _evaluation(self, step: int, when: str = "eval") -> dict[str, Any]:
         """The evaluation at a step, unless it is made already, perhaps by an earlier part.
@@ -296,6 +292,7 @@ class _Run:
           InputError: it lacks what the patience looks at.
         """
         numbers = self.evaluations.get(step)
+        new = numbers is None
         if numbers is None:
             with self.signals.at_once():
                 numbers, rows = self.stage.evaluate(self.state.params)
@@ -310,7 +307,7 @@ class _Run:
             self._look({"step": step, "kind": "eval", **plain_numbers(numbers)})
             when = "after" if self._is_stalled() else when  # nothing follows it
             self.writer.write_completions(step, when, rows)
-        self.console.print(_sentence(f"step {step}" if when == "eval" else when, numbers))
+        self.printer.evaluation(step, when, numbers, new=new)
         return numbers
 
 
@@ -339,11 +336,12 @@ def one_step(
     work = look(state.params, work)
     ready = time.perf_counter()
     updates: list[SumCounts] = []
-    for _ in range(stage.inner_updates):
-        state, pairs = stage.update(state, work.batch)
-        updates.append(pairs)
-    *earlier, last = updates
-    learned = on_host(with_skipped(last, *earlier))
+    with waiting("updating"):
+        for _ in range(stage.inner_updates):
+            state, pairs = stage.update(state, work.batch)
+            updates.append(pairs)
+        *earlier, last = updates
+        learned = on_host(with_skipped(last, *earlier))
     ended = time.perf_counter()
     metrics = work.metrics | learned | {"update_s": ended - ready, "step_s": ended - began}
     metrics["update_tok_s"] = metrics["batch_tokens"] / metrics["update_s"]
@@ -359,15 +357,3 @@ def _beyond_limits(metrics: dict[str, float], limits: Mapping[str, Limit]) -> st
         for name, limit in limits.items()
         if not metrics[name] <= limit.most
     )
-
-
-def _sentence(when: str, numbers: dict[str, Any]) -> str:
-    words = (
-        f"{when}: accuracy {numbers['accuracy']:.1%} "
-        f"({numbers['accuracy_low']:.1%} to {numbers['accuracy_high']:.1%})"
-    )
-    if "sampled_accuracy" in numbers:
-        words += f", sampled {numbers['sampled_accuracy']:.1%}"
-    if "solve_loss" in numbers:
-        words += f", loss {numbers['solve_loss']:.3f}"
-    return words + f", {numbers['tokens']:.1f} tokens, on {numbers['problems']} held-out problems"

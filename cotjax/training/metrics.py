@@ -84,7 +84,7 @@ class MetricsWriter:
         """
         if self._silent:
             return
-        _append(self._metrics, [{"step": step, "kind": kind, **plain_numbers(values)}])
+        _append(self._metrics, [metrics_line(step, kind, values)])
         if self._also:
             self._also.write(step, kind, values)
 
@@ -123,7 +123,7 @@ class MetricsWriter:
     def write_alarm(self, step: int, name: str, says: str) -> None:
         """Appends what a guard or a detector says of a step to alarms.jsonl."""
         if not self._silent:
-            _append(self._alarms, [{"step": step, "kind": "alarm", "name": name, "says": says}])
+            _append(self._alarms, [alarm_line(step, name, says)])
 
     def name_end(self, step: int | None) -> None:
         """Says which evaluation's completions are the run's last, now that it is known.
@@ -151,6 +151,16 @@ class MetricsWriter:
         found = digests(work)
         _append(self._digests, [{"step": step, "kind": "train", **found}])
         return found
+
+
+def metrics_line(step: int, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl; see `MetricsWriter.write`."""
+    return {"step": step, "kind": kind, **plain_numbers(values)}
+
+
+def alarm_line(step: int, name: str, says: str) -> dict[str, Any]:
+    """A line of alarms.jsonl."""
+    return {"step": step, "kind": "alarm", "name": name, "says": says}
 
 
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, float | int | None]:
@@ -267,7 +277,7 @@ class StepTable:
             self._line("step", [column.title for column in self._columns], "bold")
             self._line("", [column.unit for column in self._columns], "dim")
         self._printed += 1
-        self._line(self._place(step, values), [_cell(column, values) for column in self._columns])
+        self._line(self._place(step, values), [cell(column, values) for column in self._columns])
 
     def _place(self, step: int, values: Mapping[str, float]) -> str:
         """The step, and of how many; or how much of the run's tokens is used up to it."""
@@ -285,6 +295,7 @@ class StepTable:
         self._console.print(Text("  ".join(padded).rstrip(), style=style), soft_wrap=True)
 
 
-def _cell(column: Column, values: Mapping[str, float]) -> str:
+def cell(column: Column, values: Mapping[str, float]) -> str:
+    """A metric as its column prints it; "-" if it is missing or not finite."""
     value = float(values.get(column.metric, math.nan))
     return column.form.format(value) if math.isfinite(value) else "-"

@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from cotjax.errors import Stopped
+from cotjax.progress import show_cursor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NOTICE = signal.SIGUSR1  # as of Slurm's --signal=USR1@120
@@ -133,6 +134,7 @@ def _as_asked(number: int) -> int:
 
 def end_process(number: int) -> None:
     """Ends this process and its workers at once, with the status of a signal."""
+    show_cursor()
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(128 + number)

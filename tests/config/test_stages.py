@@ -28,6 +28,11 @@ def test_the_facts_of_a_stage_are_of_settings_that_it_reads(stage):
     assert isinstance(config, Config)
 
 
+@pytest.mark.parametrize("stage", [name for name in STAGES if not stage_class(name).entries])
+def test_a_stage_says_what_it_learns(stage):
+    assert stage_class(stage).aim(defaults_of(stage))
+
+
 class Seen:
     """A section whose settings may only be looked at if the stage reads them."""
 
@@ -59,7 +64,9 @@ def test_a_user_s_class_reads_everything_and_has_the_common_defaults():
     assert own.name == "Mine" and all(own.reads_key(key) for key in KEYS)
     config = Config.for_stage(Mine, steps=3)
     assert config.stage is Mine and config.steps == 3 and config.rollout == Config().rollout
-    assert list(own.check(config)) == [] and own.facts == () == own.entries
+    assert (
+        list(own.check(config)) == [] and own.facts == () == own.entries and own.aim(config) == ""
+    )
     validate(config)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cotjax.report.run_folder import RunFiles, read_run
-from cotjax.report.words import before_and_after, duration, what_happened
+from cotjax.report.words import before_and_after, changed, what_happened
 from tests.report.pages import completion, json_lines
 
 
@@ -74,7 +74,17 @@ def test_other_questions_at_the_end_are_not_paired(folder):
     assert before_and_after(read_run(folder)) is None
 
 
-def test_times():
-    assert [duration(one) for one in (0, 59.6, 3599, 7300)] == [
-        *("0 min 0 s", "1 min 0 s", "59 min 59 s", "2 h 1 min"),
-    ]
+def test_what_changed_is_one_sentence():
+    before, after = {"accuracy": 0.5, "tokens": 100.0}, {"accuracy": 0.75, "tokens": 80.0}
+    assert changed(before, after) == (
+        "Held-out accuracy rose from 50.0% to 75.0%, and answers are 20% shorter (100\xa0→\xa080 "
+        "tokens)."
+    )
+    assert changed(before, before | {"tokens": 100.1}) == (
+        "Held-out accuracy stayed at 50.0%, and answers are as long as before (100\xa0→\xa0100 "
+        "tokens)."
+    )
+    assert (
+        changed({"accuracy": 0.5}, {"accuracy": 0.25})
+        == "Held-out accuracy fell from 50.0% to 25.0%."
+    )

@@ -3,7 +3,8 @@
 import json
 
 from cotjax.run.folder import console
-from cotjax.run.summary import print_stages, print_summary
+from cotjax.run.summary import print_samples, print_stages, say_end
+from cotjax.training.printer import Printer, QuietPrinter
 
 NUMBERS = {"accuracy": 0.25, "accuracy_low": 0.1, "accuracy_high": 0.4, "tokens": 90.04}
 
@@ -17,23 +18,42 @@ def test_a_list_has_a_line_for_the_base_and_each_stage(capsys):
     assert stage.split()[:2] == ["1-sft", "50.0%"]
 
 
-def test_a_stage_shows_two_completions_and_its_numbers(tmp_path, capsys):
-    row = {"question": "2+2?", "completion": "Answer: 4", "tokens": 5, "parts": {"correct": 1.0}}
+def write(folder, text="Answer: 4", question="2+2?"):
+    row = {"step": 1, "id": "a", "gold": "4", "question": question, "completion": text, "tokens": 5}
+    row |= {"parts": {"correct": 1.0}}
     rows = [row | {"kind": kind} for kind in ("before", "before", "before", "after")]
-    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    lines = "".join(json.dumps(one) + "\n" for one in rows)
+    (folder / "completions.jsonl").write_text(lines)
     result = {"before": NUMBERS, "after": NUMBERS | {"accuracy": 0.5}, "seconds": 61.2}
-    print_summary(console(), tmp_path, tmp_path / "report.html", result)
+    (folder / "result.json").write_text(json.dumps(result))
+    return result
+
+
+MOVED = (
+    "Held-out accuracy rose from 25.0% to 50.0%, and answers are as long as before (90\xa0→\xa090 "
+    "tokens)."
+)
+
+
+def test_a_stage_shows_two_completions_its_numbers_and_what_changed_last(tmp_path, capsys):
+    result = write(tmp_path)
+    say_end(Printer(console()), tmp_path, tmp_path / "report.html", result)
     shown = capsys.readouterr().out
     assert shown.count("2+2?") == 3 and "(5 tokens, right)" in shown
     assert ["accuracy", "25.0%", "50.0%"] in [line.split() for line in shown.splitlines()]
-    assert f"61 seconds. Everything is in {tmp_path}; open {tmp_path / 'report.html'}" in shown
+    assert "This run trained a student for 0 steps in 1 min 1 s." in shown
+    last = f"{MOVED} Everything is in {tmp_path}; open {tmp_path / 'report.html'}"
+    assert shown.splitlines()[-1] == last and shown.count(MOVED) == 1
+
+
+def test_a_quiet_run_says_the_last_line_alone(tmp_path, capsys):
+    say_end(QuietPrinter(console()), tmp_path, tmp_path / "report.html", write(tmp_path))
+    last = f"{MOVED} Everything is in {tmp_path}; open {tmp_path / 'report.html'}\n"
+    assert capsys.readouterr().out == last
 
 
 def test_control_characters_of_a_completion_are_shown_and_not_sent(tmp_path, capsys):
     text = "[b]a\x1b[2J\x00\ud800\u2028"
-    row = {"question": text, "completion": text, "tokens": 5, "parts": {"correct": 1.0}}
-    rows = [row | {"kind": kind} for kind in ("before", "after")]
-    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    result = {"before": NUMBERS, "after": NUMBERS, "seconds": 61.2}
-    print_summary(console(), tmp_path, tmp_path / "report.html", result)
-    assert capsys.readouterr().out.count(r"[b]a\x1b[2J\x00\ud800\u2028") == 4
+    write(tmp_path, text, text)
+    print_samples(console(), tmp_path)
+    assert capsys.readouterr().out.count(r"[b]a\x1b[2J\x00\ud800\u2028") == 6

@@ -1,10 +1,8 @@
 """The trackers of a run: who is told, under which name, and what a run with one leaves behind."""
 
-import io
 import json
 
 import pytest
-from rich.console import Console
 
 import cotjax
 from cotjax.config import load
@@ -17,14 +15,14 @@ from tests.training.test_trackers import Listener
 
 def opened(monkeypatch, folder, *flags, silent=False):
     """(what the trackers were opened with, what was printed)."""
-    runs, out = [], Console(file=io.StringIO(), width=200)
+    runs, told = [], []
     kinds = {name: lambda run: runs.append(run) or Listener(run) for name in tracking.KINDS}
     monkeypatch.setattr(tracking, "KINDS", kinds)
     config = load(["--stage=grpo", "--name=x", *flags])
-    trackers = trackers_of(config, folder, [{"started": "2026-01-01"}], out, silent=silent)
+    trackers = trackers_of(config, folder, [{"started": "2026-01-01"}], told.append, silent=silent)
     trackers.begin(None)
     trackers.close()
-    return runs, out.file.getvalue()
+    return runs, "".join(told)
 
 
 def test_each_is_opened_once_and_knows_the_config(monkeypatch, tmp_path):

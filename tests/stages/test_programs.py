@@ -9,7 +9,7 @@ from cotjax.models.formats import load
 from cotjax.parallel.mesh import make_mesh
 from cotjax.startup import counted
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import StepTable
+from cotjax.training.printer import Printer
 from tests.tiny import TEACHERS, make_config, write_teachers
 
 # What JAX compiles of its own, or Orbax to write a checkpoint: copies, casts, keys, pieces.
@@ -116,7 +116,7 @@ def run_and_count(stage, folder):
     settings = LoopSettings(steps=2, eval_every=0, checkpoint_every=0, keep=1, resume=False)
     with counted() as asked:
         stage.prepare(folder)
-        fit(stage, folder, settings, StepTable(stage.columns, 2, quiet), quiet)
+        fit(stage, folder, settings, Printer(quiet))
     return asked.names.keys() - HOUSEKEEPING
 
 

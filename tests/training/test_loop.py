@@ -16,7 +16,7 @@ from cotjax.interfaces import Step
 from cotjax.stages.supervised import COLUMNS
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import StepTable
+from cotjax.training.printer import Printer
 from cotjax.training.update import TrainState
 
 TIMES = {"step_s", "update_s", "update_tok_s", "data_wait"}
@@ -86,8 +86,9 @@ def run(folder, stage=None, signals=None, trackers=None, **changes):
     stage, out = stage or Sums(), io.StringIO()
     console = Console(file=out, width=100)
     settings = LoopSettings(**settings | changes)
-    table = StepTable(COLUMNS, settings.steps, console)
-    result = fit(stage, folder, settings, table, console, signals=signals, trackers=trackers)
+    printer = Printer(console)
+    printer.columns(COLUMNS, settings.steps)
+    result = fit(stage, folder, settings, printer, signals=signals, trackers=trackers)
     return stage, result, out.getvalue()
 
 
@@ -419,9 +420,9 @@ def test_a_checkpoint_without_a_count_takes_that_of_the_metrics(tmp_path):
 def test_a_budget_is_told_as_a_share(tmp_path):
     settings = LoopSettings(10**6, 0, 1, 2, resume=False, budget=80)
     out = io.StringIO()
-    console = Console(file=out, width=100)
-    table = StepTable(COLUMNS, settings.steps, console, budget=settings.budget)
-    fit(Uses(), tmp_path, settings, table, console)
+    printer = Printer(Console(file=out, width=100))
+    printer.columns(COLUMNS, settings.steps, budget=settings.budget)
+    fit(Uses(), tmp_path, settings, printer)
     shown = [line.split("%")[0] for line in out.getvalue().splitlines() if "%  " in line]
     assert [" ".join(one.split()) for one in shown] == ["1, 44", "2, 62", "3, 81", "4, 100"]
     assert "1000000" not in out.getvalue()

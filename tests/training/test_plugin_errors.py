@@ -17,7 +17,7 @@ from cotjax.interfaces import Record, Step, TrainState
 from cotjax.run import run
 from cotjax.training.checkpoint import Checkpoints
 from cotjax.training.loop import LoopSettings, fit
-from cotjax.training.metrics import StepTable
+from cotjax.training.printer import Printer
 from tests.tiny import flags, write_sevens, write_student
 
 
@@ -64,7 +64,7 @@ class Sums:
 def train(stage, folder, *, steps=5, eval_every=0, checkpoint_every=0, resume=False):
     console = Console(file=io.StringIO())
     settings = LoopSettings(steps, eval_every, checkpoint_every, 2, resume)
-    return fit(stage, folder, settings, StepTable((), steps, console), console)
+    return fit(stage, folder, settings, Printer(console))
 
 
 def evaluations(folder):

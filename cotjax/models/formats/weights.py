@@ -9,6 +9,7 @@ import operator
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +22,7 @@ from cotjax.models.block import INITIAL_SPREAD
 from cotjax.models.formats.families import TENSOR_NAMES, tensor_names
 from cotjax.models.formats.shard_writer import Growing
 from cotjax.models.transformer import Architecture, Transformer
+from cotjax.progress import Progress
 
 # Rotary frequencies that old checkpoints carry; they follow from the config.
 _RECOMPUTED = re.compile(r"rotary_emb\.inv_freq$")
@@ -131,6 +133,7 @@ def fill(
 
     A tensor goes to its devices in small pieces, each device getting its own part. Beside the
     parameters that its devices hold, the host has the tensor that is being read and one piece.
+    Says how far it is.
 
     Args:
       shape: the decoder.
@@ -149,10 +152,13 @@ def fill(
     growing = {
         path: Growing(param.shape, param.dtype, shardings[path]) for path, param in flat.items()
     }
-    for name in tensors.shapes:
-        if name in goals:
-            path, layer = goals[name]
-            growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
+    what, quiet = f"loading {Path(tensors.origin).name}", jax.process_index() > 0
+    with Progress(what, len(tensors.shapes), "tensors", quiet=quiet) as progress:
+        for name in tensors.shapes:
+            if name in goals:
+                path, layer = goals[name]
+                growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
+            progress.advance()
     filled = {path: param.replace(growing[path].done()) for path, param in flat.items()}
     return nnx.merge(definition, nnx.from_flat_state(filled))
 

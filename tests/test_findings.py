@@ -3,7 +3,7 @@
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.run.findings import Examination, Finding
+from cotjax.findings import Examination, Finding
 
 
 def fail():
