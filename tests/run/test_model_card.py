@@ -73,8 +73,8 @@ def test_a_checkpoint_that_was_not_evaluated_says_so(tmp_path):
     assert "no evaluation" in text and "%" not in text.partition("## Before")[2].partition("##")[0]
 
 
-def test_a_run_after_another_tells_both(tmp_path, monkeypatch):
-    first = write_run(tmp_path / "list" / "1-sft", "--stage=sft")
+def test_a_run_after_another_tells_both(tmp_path):
+    first = write_run(tmp_path / "list" / "1-sft", "--stage=sft", "--model.init=pretrained")
     second = write_run(
         *(tmp_path / "list" / "2-grpo", "--stage=grpo", f"--model.path={first}"),
         evals=((0, BEFORE | {"accuracy": 0.6}), (8, AFTER)),
