@@ -43,8 +43,11 @@ print(f"This runs on: {{jax.devices()[0].platform}}")"""
 LOOK = """\
 import contextlib
 import io
+import warnings
 
 import matplotlib.pyplot as plt
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm without ipywidgets
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#718096"
 plt.rcParams |= {

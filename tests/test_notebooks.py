@@ -35,7 +35,7 @@ def stored(name):
 
 
 def execute(notebook):
-    """As the builder does, with the programs that other tests have compiled, on one device."""
+    """As the builder does, with the programs that other notebooks have compiled, on one device."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     one = " ".join(flag for flag in flags if "device_count" not in flag)
     build.execute(notebook, XLA_FLAGS=one)
@@ -94,6 +94,17 @@ def test_links_lead_to_files(name):
         for where in re.findall(r"\]\(([^)#\s]+)\)", text) if kind == "markdown" else ():
             if not where.startswith("http"):
                 assert (ROOT / "notebooks" / where).exists(), where
+
+
+def test_numbers_of_slices_are_those_of_the_results():
+    cell = next(text for _, text in build.cells("plan_a_pod") if "BEFORE = {" in text)
+    known = {}
+    exec(cell.partition("figure, ")[0], known)
+    results = (ROOT / "RESULTS.md").read_text("utf-8")
+    for name, (used, capacity, sent) in known["BEFORE"].items():
+        row = re.search(rf"^\| {name} \| (.+) \|$", results, re.M)[1].replace(",", "").split(" | ")
+        numbers = [int(one.split()[1]) for one in (row[2], row[3], row[5])]
+        assert row[0] == f"{used:.2f} of {capacity} GiB" and numbers == list(sent.values())
 
 
 def test_a_failing_cell_fails():

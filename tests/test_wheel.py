@@ -29,7 +29,7 @@ eval = { problems = 2, samples = 0, max_new_tokens = 8 }
 """
 # Runs a command as where nothing is installed but what cotjax requires.
 RUNNER = """\
-import importlib, importlib.machinery, importlib.metadata, json, re, sys
+import importlib, importlib.machinery, importlib.metadata, importlib.util, json, re, sys
 
 needed = set(json.loads(sys.argv[1]))
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()

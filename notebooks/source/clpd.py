@@ -173,9 +173,16 @@ small = {
 
 
 def teacher(name, steps, hardest):
-    data = {"concise_share": 1.0, "max_steps": hardest}
+    config = Config.for_stage(
+        "sft",
+        name=name,
+        steps=steps,
+        model={"init": "pretrained"},  # from the built-in student; otherwise from random weights
+        data={"concise_share": 1.0, "max_steps": hardest},
+        **small,
+    )
     with quiet():
-        return train(Config.for_stage("sft", name=name, steps=steps, data=data, **small))
+        return train(config)
 
 
 made = {

@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 from cotjax import Config, core
 from cotjax.config import stage_class
 from cotjax.parallel.mesh import run_mesh
-from cotjax.stages.policy_loss import logprobs
 
 PROMPTS, GROUP = 8, 8  # more of them: smoother pictures, more seconds
 config = Config.for_stage(
@@ -226,7 +225,7 @@ policy, (micro,) = stage.student.policy, step.batch
 @jax.jit
 def pull(params, groups):
     def loss(params):
-        logp, _ = logprobs(policy, params, groups, config.rollout.temperature)
+        logp = stage.score(policy, params, groups)
         advantage, mask = groups.advantage[..., None], groups.completion_mask
         return core.policy_loss(
             core.OBJECTIVES["grpo"], logp, None, None, advantage, mask, max_length=mask.shape[-1]

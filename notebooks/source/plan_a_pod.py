@@ -5,6 +5,7 @@
 # what lies in memory, what is sent between devices and how long a step takes at least. So a run
 # that would not fit costs a minute on a laptop and not an hour of a slice.
 # %%
+import importlib.util
 import json
 import tempfile
 
@@ -87,8 +88,9 @@ def draw_memory(plans, unit=2**20, name="MiB", capacity=False):
     stages = {label: told["stages"][0] for label, told in plans.items()}
     programs = list(next(iter(stages.values()))["memory"])
     figure, axes = plt.subplots(
-        1, len(stages), figsize=(11, 0.5 * len(programs) + 1.6), sharey=True, squeeze=False
-    )
+        1, len(stages), figsize=(11, 0.5 * len(programs) + 1.6), sharex=True, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
     shown = {}
     for axis, (label, stage) in zip(axes[0], stages.items(), strict=True):
         for row, program in enumerate(programs):
@@ -116,9 +118,10 @@ draw_memory(plans)
 # %% [markdown]
 # ## Where a step's time goes
 #
-# A roofline: what compute, memory and links take at least, the slowest of them bounding a phase. The
-# grey part of the label says which. Splitting parameters saves memory and pays with collectives:
-# bytes that devices send to each other.
+# A roofline: what compute, memory and links take at least. The slowest of them bounds a phase, and
+# the grey word says which it is. Splitting parameters saves memory and pays with collectives: bytes
+# that devices send to each other. (This machine's rates are measured anew for each plan, so of the
+# milliseconds only large differences mean something; the bytes are counted.)
 # %%
 def draw_time(plans, unit=1e3, name="ms"):
     stages = {label: told["stages"][0] for label, told in plans.items()}
@@ -147,3 +150,70 @@ def draw_time(plans, unit=1e3, name="ms"):
 
 
 draw_time(plans)
+# %% [markdown]
+# ## TPU slices
+#
+# The same for chips. The compiler for TPUs needs no TPU: where it is installed (`pip install libtpu`,
+# on Linux) and `COMPILE` is true, the next cell plans the fine-tuning of a model of Qwen2.5-0.5B's
+# shape on eight TPU v5e, in some minutes.
+# %%
+COMPILE = False
+QWEN = SHAPE | {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 24,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "eos_token_id": 151643,
+}
+FLAGS = """
+    --stage=sft --mesh.data=1 --mesh.fsdp=8 --model.compute-dtype=bfloat16 --model.remat=full
+    --batch.size=32 --batch.sequence-length=1024 --eval.samples=0
+"""
+if COMPILE and importlib.util.find_spec("libtpu"):
+    told = plan("v5e:2x4", f"--model.path={model_of(QWEN, 'qwen2.5-0.5b')}", *FLAGS.split())
+    print(told["verdict"])
+    draw_memory({"v5e:2x4": told}, unit=2**30, name="GiB", capacity=True)
+    draw_time({"v5e:2x4": told}, unit=1, name="seconds")
+else:
+    print("Not compiled for a TPU here: see below for slices that were.")
+# %% [markdown]
+# Compiled before, and kept in [RESULTS.md](../RESULTS.md): the update of Qwen2.5-3B with GRPO on three
+# slices. It fits all of them with much to spare. What differs is what chips send each other.
+#
+# ```
+# python -m cotjax.plan --topology v5e:4x4 --config configs/qwen2.5-3b_gsm8k_grpo.toml \
+#   --model.path configs/shapes/qwen2.5-3b
+# ```
+# %%
+# slice: GiB of a device in use and in all, MiB that a device sends by kind
+BEFORE = {
+    "v5e:4x4": (5.40, 16, {"all-gather": 4931, "all-reduce": 605, "collective-permute": 24136}),
+    "v5p:2x2x2": (9.35, 95, {"all-gather": 4931, "all-reduce": 605, "collective-permute": 25556}),
+    "v6e:4x4": (5.39, 32, {"all-gather": 4931, "all-reduce": 605, "collective-permute": 24136}),
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 2.8))
+for row, (used, capacity, sent) in enumerate(BEFORE.values()):
+    left.barh(row, capacity, color="#e2e8f0")
+    left.barh(row, used, color=BLUE)
+    left.annotate(f"{used} of {capacity}", (capacity, row), (4, 0), textcoords="offset points",
+                  va="center", fontsize=8)  # fmt: skip
+    at = 0.0
+    for (kind, size), colour in zip(sent.items(), (ORANGE, PURPLE, GREEN), strict=True):
+        right.barh(row, size / 1024, left=at, color=colour, label=kind if row == 0 else None)
+        at += size / 1024
+for axis, title in ((left, "GiB of a device"), (right, "GiB that a device sends in an update")):
+    axis.set_yticks(range(len(BEFORE)), BEFORE)
+    axis.invert_yaxis()
+    axis.set_title(title)
+left.margins(x=0.15)
+right.legend(loc="upper left", bbox_to_anchor=(1, 1))
+plt.show()
+# %% [markdown]
+# `--search` tries mesh, rematerialisation, micro-batch and cache format and keeps what is faster,
+# `--price` turns hours into money, and `cotjax launch gke --config run.toml --topology v5e:4x4 …`
+# starts the run that was planned. What the numbers are, and what could not be checked, is in
+# [docs/planning.md](../docs/planning.md): no plan has been compared with a real TPU yet.

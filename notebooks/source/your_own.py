@@ -133,7 +133,7 @@ for axis, reward in zip(axes, (brief, checked, careless), strict=True):
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set(title=reward.__name__, xlabel="tokens")
 axes[0].set_ylabel("reward")
-axes[2].legend(loc="lower left")
+axes[2].legend(loc="upper right")
 plt.show()
 
 
@@ -151,7 +151,7 @@ def run_with(reward):
         steps=STEPS,
         rollout={"prompts": 8, "group_size": 8, "max_new_tokens": 96},
         policy={"micro_batch": 0, "kl_coefficient": 0.0},
-        optimizer={"learning_rate": 4e-4},
+        optimizer={"learning_rate": 2.5e-4},
         eval={"problems": 64, "samples": 0, "max_new_tokens": 96, "verifier": "numeric"},
         checkpoint={"every": 0},
     )
@@ -161,8 +161,9 @@ def run_with(reward):
 
 runs = {reward.__name__: run_with(reward) for reward in (brief, checked)}
 # %% [markdown]
-# Two students from one: what is not paid for hardly changes, what is paid for does. The dots on the
-# right are held-out questions with their 95 % intervals.
+# Two students from one: the length, which only one of them is paid for, falls for that one alone.
+# The dots on the right are held-out questions, greedy, with their 95 % intervals: 64 questions tell
+# accuracies apart that differ by some 15 points, and no less.
 # %%
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4))
 for (name, run), colour in zip(runs.items(), (PURPLE, BLUE), strict=True):
@@ -196,7 +197,7 @@ for axis, (name, run) in zip(axes, runs.items(), strict=True):
             axis.plot(run.metrics.steps, run.metrics[f"reward_{part}"], color=colour, label=part)
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set(title=name, xlabel="step")
-    axis.legend(loc="center right")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 axes[0].set_ylabel("mean of the part")
 plt.show()
 for name, run in runs.items():
