@@ -223,15 +223,16 @@ plt.show()
 figure, axis = plt.subplots(figsize=(7, 3.8))
 shown = {
     "student before": (run.result["before"], GREY),
-    "weak teacher": (made["weak"].result["after"], SHADES[1]),
+    "weak teacher, on short questions": (made["weak"].result["after"], SHADES[1]),
     "strong teacher": (made["strong"].result["after"], SHADES[2]),
     "student after": (run.result["after"], ORANGE),
 }
 for name, (row, colour) in shown.items():
     ends = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
-    axis.errorbar(row["tokens"], row["accuracy"], ends, fmt="o", color=colour, capsize=3)
-    axis.annotate(name, (row["tokens"], row["accuracy"]), (8, 6), textcoords="offset points")
+    at = row["tokens"], row["accuracy"]
+    axis.errorbar(*at, ends, fmt="o", color=colour, capsize=3, label=name)
 axis.set(title="held-out questions, 95 % intervals", xlabel="tokens of an answer", ylabel="right")
+axis.legend(loc="upper right")
 axis.yaxis.set_major_formatter("{x:.0%}")
 plt.show()
 # %% [markdown]
