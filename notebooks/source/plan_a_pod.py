@@ -120,8 +120,9 @@ draw_memory(plans)
 #
 # A roofline: what compute, memory and links take at least. The slowest of them bounds a phase, and
 # the grey word says which it is. Splitting parameters saves memory and pays with collectives: bytes
-# that devices send to each other. (This machine's rates are measured anew for each plan, so of the
-# milliseconds only large differences mean something; the bytes are counted.)
+# that devices send to each other. (This machine's rates are measured anew for each plan, and are low
+# and uneven while it is busy, as here: trust the bytes, which are counted, and not these
+# milliseconds.)
 # %%
 def draw_time(plans, unit=1e3, name="ms"):
     stages = {label: told["stages"][0] for label, told in plans.items()}
@@ -199,7 +200,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(11, 2.8))
 for row, (used, capacity, sent) in enumerate(BEFORE.values()):
     left.barh(row, capacity, color="#e2e8f0")
     left.barh(row, used, color=BLUE)
-    left.annotate(f"{used} of {capacity}", (capacity, row), (4, 0), textcoords="offset points",
+    left.annotate(f"{used:.2f} of {capacity}", (capacity, row), (4, 0), textcoords="offset points",
                   va="center", fontsize=8)  # fmt: skip
     at = 0.0
     for (kind, size), colour in zip(sent.items(), (ORANGE, PURPLE, GREEN), strict=True):
@@ -209,7 +210,7 @@ for axis, title in ((left, "GiB of a device"), (right, "GiB that a device sends 
     axis.set_yticks(range(len(BEFORE)), BEFORE)
     axis.invert_yaxis()
     axis.set_title(title)
-left.margins(x=0.15)
+left.margins(x=0.25)
 right.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 # %% [markdown]
