@@ -1,19 +1,24 @@
 """A student as a Hugging Face folder: `cotjax export --checkpoint runs/NAME --out DIR`.
 
-transformers and vLLM load and generate from it; `--model.path DIR` continues from it.
+transformers and vLLM load and generate from it; `--model.path DIR` continues from it. Its README.md
+is a model card, made from the run's files.
 """
 
 import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotjax import config as configs
 from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, refuse_nonfinite
+from cotjax.storage import write_whole
+
+if TYPE_CHECKING:
+    from cotjax.run.model_card import Exported
 
 
 @one_line_errors
@@ -64,7 +69,7 @@ def export(
     base: str = "",
     allow_nonfinite: bool = False,
 ) -> tuple[int | None, int]:
-    """Writes a student with its tokenizer; an adapter is merged into its base.
+    """Writes a student with its tokenizer and a model card; an adapter is merged into its base.
 
     Args:
       checkpoint: a run folder (its newest checkpoint), one of its `checkpoints/<step>`, or a
@@ -94,8 +99,14 @@ def export(
     from cotjax.models.formats.peft import save_peft
     from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
+    from cotjax.run.model_card import Exported
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_from_path, lora_of
+
+    def written_to(step: int | None, size: int) -> tuple[int | None, int]:
+        asked = _question(config if run else None, student.tokenizer)
+        _write_card(folder, Exported(checkpoint, run, step, size, adapter, asked))
+        return step, size
 
     run = find_run(pathlib.Path(checkpoint))
     config = configs.load(["--config", str(run / "config.toml")] if run else [])
@@ -123,12 +134,12 @@ def export(
     if not run:
         check(Policy.split(student.model)[1])
         huggingface.save(student.model, folder, **written)
-        return None, _size(shapes)
+        return written_to(None, _size(shapes))
     if not has_adapter:
         step, params = _restore(checkpoint, shapes)
         check(params)
         huggingface.save(policy.bind(params), folder, **written)
-        return step, _size(params)
+        return written_to(step, _size(params))
     lora = lora_of(config)
     policy, like = attach(policy, shapes, lora, jax.random.key(0))
     step, trained = _restore(checkpoint, like)
@@ -139,10 +150,28 @@ def export(
         print_of = fingerprint(weights)
         name = _base_name(config, base, print_of)
         save_peft(trained, lora, folder, student.shell.shape, name, print_of)
-        return step, _size(trained)
+        return written_to(step, _size(trained))
     params = merge(policy.join(trained, weights), lora)
     huggingface.save(policy.bind(params), folder, **written)
-    return step, _size(params)
+    return written_to(step, _size(params))
+
+
+def _question(config: Config | None, tokenizer: Any) -> str:
+    """QUESTION as the run's student was asked it; bare for a model that no run has trained."""
+    from cotjax.data.prompts import prompts_of
+
+    try:
+        return prompts_of(config, tokenizer).solve("QUESTION") if config else "QUESTION"
+    except InputError:  # the file of the run's templates is not here
+        return "QUESTION"
+
+
+def _write_card(folder: pathlib.Path, exported: "Exported") -> None:
+    """Writes README.md."""
+    from cotjax.run.model_card import model_card
+
+    then = "Make space and export into another folder."
+    write_whole(folder / "README.md", model_card(exported, folder), then=then)
 
 
 def _base_name(config: Config, base: str, wanted: str) -> str:

@@ -27,6 +27,18 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
+def is_cached(name: str) -> bool:
+    """Whether a model of that name was downloaded from the hub; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    try:
+        found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    except ValueError:  # no name that the hub allows
+        return False
+    return is_id(name) and isinstance(found, str)
+
+
 def fetch(name: str, kind: Kind, key: str, patterns: Sequence[str], revision: str = "") -> Path:
     """A local folder with files of a repository, downloaded unless they are there already.
 

@@ -51,6 +51,15 @@ def test_newest_checkpoint_of_a_run(run: Path, tmp_path: Path) -> None:
     assert_same_model(huggingface.load(tmp_path / "out"), scaled(5))
 
 
+def test_a_card_says_what_was_exported(run: Path, tmp_path: Path) -> None:
+    export(str(run / "checkpoints" / "3"), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "# out\n" in card and "step 3 of the run `run`" in card
+    assert "```text\nQuestion: QUESTION\n```" in card  # the layout of the built-in tokenizer
+    export(str(tmp_path / "out"), str(tmp_path / "again"))
+    assert "No run of cotjax trained it." in (tmp_path / "again" / "README.md").read_text("utf-8")
+
+
 def test_checkpoint_of_a_step(run: Path, tmp_path: Path) -> None:
     assert export(str(run / "checkpoints" / "3"), str(tmp_path / "out"))[0] == 3
     assert_same_model(huggingface.load(tmp_path / "out"), scaled(3))

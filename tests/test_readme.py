@@ -87,7 +87,7 @@ def shown(case):
 def project(tmp_path_factory):
     """A folder with what the pages speak of: data, a reward, teachers, and a run of every name."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("configs", "benchmarks"):
+    for name in ("configs", "benchmarks", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
     data = Path(write_sevens(folder / "train.jsonl"))
     data.write_text(data.read_text("utf-8").replace("7*1=7", "7*1=7\\n7+0=7"), encoding="utf-8")
