@@ -182,7 +182,8 @@ def _front_matter(name: str, base: str, stages: Sequence[_Stage], *, adapter: bo
                 ("tokens", "mean tokens of greedy answers"),
             )
         ]
-    return f"---\n{ModelCardData(**settings).to_yaml().strip()}\n---\n"
+    head: str = ModelCardData(**settings).to_yaml()  # pyright: ignore[reportUnknownMemberType]
+    return f"---\n{head.strip()}\n---\n"
 
 
 def _in_short(base: str, stages: Sequence[_Stage], exported: Exported) -> str:

@@ -35,7 +35,7 @@ def try_one_step() -> str:
 
 def trial_config(folder: str) -> Config:
     """The smallest run of GRPO that uses every device."""
-    count = jax.device_count()
+    count = len(jax.devices())
     return load(
         [
             *("--stage=grpo", "--steps=1", f"--output={folder}", "--name=trial"),
