@@ -116,7 +116,7 @@ def fit(
     if trackers:
         trackers.begin(start if settings.resume else None)
     if settings.resume:
-        printer.note(_goes_on(folder, start))
+        printer.note(f"note: {_goes_on(folder, start)}")
     silent = jax.process_index() > 0
     writer = MetricsWriter(folder, resumed_step=start, silent=silent, also=trackers)
     writer.insert_evaluations(evaluations)
