@@ -13,6 +13,8 @@ PACKAGE, TESTS = ROOT / "cotjax", ROOT / "tests"
 ORDER = (
     ("errors",),
     ("storage",),
+    ("checksums",),
+    ("remote",),
     ("interfaces",),
     ("core",),
     ("startup",),
@@ -53,6 +55,8 @@ THIRD_PARTY = {
     "hub": {"huggingface_hub"},
     "errors": set(),
     "storage": set(),
+    "checksums": set(),
+    "remote": {"fsspec", "filelock"},
     "startup": {"jax"},
     "cot": {"numpy", "math_verify"},
     "__init__": set(),

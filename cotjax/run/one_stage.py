@@ -20,13 +20,22 @@ from cotjax.run.folder import (
     write_result,
 )  # fmt: skip
 from cotjax.run.lock import owned
+from cotjax.run.mirrored import Notify, nothing
 from cotjax.run.summary import print_summary
 from cotjax.startup import Programs, compiling_side_by_side, counted
 from cotjax.storage import write_whole
 
 
-def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
-    """Runs one stage in its folder, which it owns meanwhile; `began` is when its clock started.
+def run_stage(
+    config: Config, folder: pathlib.Path, *, began: float, evaluated: Notify = nothing
+) -> pathlib.Path:
+    """Runs one stage in its folder, which it owns meanwhile.
+
+    Args:
+      config: of the stage.
+      folder: of its run.
+      began: when its clock started.
+      evaluated: is told of each evaluation that was written.
 
     Raises:
       InputError: the input is wrong, another process runs it, or the disk is full.
@@ -36,7 +45,7 @@ def run_stage(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.
     with owned(folder, resume=config.resume), counted() as programs:
         try:
             with contextlib.ExitStack() as ending:
-                return _run_stage(config, folder, began, programs, ending)
+                return _run_stage(config, folder, began, evaluated, programs, ending)
         except InputError:
             raise
         except Exception as error:
@@ -48,6 +57,7 @@ def _run_stage(
     config: Config,
     folder: pathlib.Path,
     began: float,
+    evaluated: Notify,
     programs: Programs,
     ending: contextlib.ExitStack,
 ) -> pathlib.Path:
@@ -120,6 +130,7 @@ def _run_stage(
         result = fit(
             *(stage, folder, settings, table, out),
             saved=saved,
+            evaluated=evaluated,
             signals=signals,
             trackers=trackers,
         )

@@ -7,20 +7,25 @@ from typing import Any
 
 from cotjax.config import Config, name_of, stage_class, stage_configs
 from cotjax.errors import InputError, NothingToDo
+from cotjax.remote.place import is_url, joined
 from cotjax.run.folder import console, write_config, write_result
 from cotjax.run.lock import owned
+from cotjax.run.mirrored import Notify, nothing
 from cotjax.run.one_stage import run_stage
 from cotjax.run.summary import print_stages
 from cotjax.storage import read_json
 
 
-def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.Path:
+def run_list(
+    config: Config, folder: pathlib.Path, *, began: float, evaluated: Notify = nothing
+) -> pathlib.Path:
     """Runs the stages one after the other; those that have ended are not run again.
 
     Args:
       config: of the list.
       folder: of the list; each stage has one inside.
       began: when the clock of the first stage that is run started.
+      evaluated: is told of each evaluation that was written.
 
     Returns:
       the folder, with result.json (a row for the base and for each stage) and report.html.
@@ -30,10 +35,12 @@ def run_list(config: Config, folder: pathlib.Path, *, began: float) -> pathlib.P
       NothingToDo: no stage of the list has anything to do.
     """
     with owned(folder, resume=config.resume):
-        return _run_list(config, folder, began)
+        return _run_list(config, folder, began, evaluated)
 
 
-def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Path:
+def _run_list(
+    config: Config, folder: pathlib.Path, began: float, evaluated: Notify
+) -> pathlib.Path:
     from cotjax.parallel import processes
     from cotjax.report import write_report
 
@@ -51,10 +58,10 @@ def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Pat
             out.print(f"{label}, has ended: {own}", style="dim")
         else:
             if results:  # a stage between that was left out has no weights
-                stage = _beginning_from(stage, folder / results[-1]["name"])
+                stage = _beginning_from(stage, results[-1]["name"])
             out.print(f"\n{label}, from {stage.model.path}", style="bold")
             try:
-                run_stage(stage, own, began=began)
+                run_stage(stage, own, began=began, evaluated=evaluated)
             except NothingToDo as error:
                 out.print(f"{stage.name} is left out: {error}", style="yellow")
                 if number == len(stages) and not results:
@@ -77,6 +84,7 @@ def _run_list(config: Config, folder: pathlib.Path, began: float) -> pathlib.Pat
 def plan(config: Config, folder: pathlib.Path) -> list[Config]:
     """The runs of a list of stages, in order; each is a folder inside the list's.
 
+    Of a list in a bucket the stages' configs have URLs, so that they mean the same everywhere.
     Every stage begins from the folder of the one before, the first from its `model.path`. A stage
     that was begun is to be resumed.
 
@@ -84,17 +92,19 @@ def plan(config: Config, folder: pathlib.Path) -> list[Config]:
       InputError: a stage's own settings are wrong.
     """
     runs: list[Config] = []
+    output = joined(config.output, config.name) if is_url(config.output) else str(folder)
     for number, (name, own) in enumerate(stage_configs(config), 1):
         here = folder / f"{number}-{name}"
-        if runs:
-            own = _beginning_from(own, folder / runs[-1].name)
         begun = (here / "config.toml").is_file()
-        runs.append(dataclasses.replace(own, output=str(folder), name=here.name, resume=begun))
+        own = dataclasses.replace(own, output=output, name=here.name, resume=begun)
+        runs.append(_beginning_from(own, runs[-1].name) if runs else own)
     return runs
 
 
-def _beginning_from(config: Config, folder: pathlib.Path) -> Config:
-    model = dataclasses.replace(config.model, path=str(folder), init="pretrained", adapter="")
+def _beginning_from(config: Config, name: str) -> Config:
+    """A stage's config, from the run of an earlier stage of its list."""
+    path = joined(config.output, name)
+    model = dataclasses.replace(config.model, path=path, init="pretrained", adapter="")
     return dataclasses.replace(config, model=model)
 
 

@@ -68,6 +68,7 @@ def fit(
     console: Console,
     *,
     saved: Callable[[int, int], None] = lambda first_step, last_step: None,
+    evaluated: Callable[[], None] = lambda: None,
     signals: StopSignals | None = None,
     trackers: Trackers | None = None,
 ) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def fit(
       console: for everything else.
       saved: is told the step that it began with and the newest one, at first and after each
         checkpoint.
+      evaluated: is told of each evaluation that was written.
       signals: that end the run between two steps; None hears none.
       trackers: that are told what is written; None tells nobody.
 
@@ -123,7 +125,7 @@ def fit(
         console.print(visible(repair), style="yellow")
     told = functools.partial(saved, start)
     run = _Run(stage, folder, settings, table, console, checkpoints, writer, start, state, told,
-               signals or StopSignals())  # fmt: skip
+               evaluated, signals or StopSignals())  # fmt: skip
     if used is not None:
         run.used = used  # right whatever became of metrics.jsonl
     try:
@@ -160,6 +162,7 @@ class _Run:
     done: int
     state: TrainState
     saved: Callable[[int], None]
+    evaluated: Callable[[], None]
     signals: StopSignals
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     used: UsedTokens = UsedTokens()
@@ -299,6 +302,7 @@ class _Run:
             self._look({"step": step, "kind": "eval", **plain_numbers(numbers)})
             when = "after" if self._is_stalled() else when  # nothing follows it
             self.writer.write_completions(step, when, rows)
+            self.evaluated()
         self.console.print(_sentence(f"step {step}" if when == "eval" else when, numbers))
         return numbers
 
