@@ -218,7 +218,7 @@ def _fetch_steps(remote: RemoteFolder, local: LocalCopy, listing: Listing, wante
     for name in listing:
         if step := split_step(name):
             files.setdefault(step[:2], []).append(step[2])
-    whole = [one for one, names in files.items() if FILE in names or ENDED in names]
+    whole = [one for one, names in files.items() if _counts(names)]
     for candidates in wanted(whole):
         wrong: list[str] = []
         for stage, step in candidates:
@@ -237,6 +237,14 @@ def _fetch_steps(remote: RemoteFolder, local: LocalCopy, listing: Listing, wante
         for name in local.steps():
             if (split_step(name) or ("", 0))[:2] not in files:
                 shutil.rmtree(local.folder / name)
+
+
+def _counts(names: Sequence[str]) -> bool:
+    """Whether a checkpoint is there, and not a part of one that is uploaded or removed.
+
+    One of an earlier version has no `run`, and no checksums.
+    """
+    return FILE in names or (ENDED in names and not any(one.startswith("run/") for one in names))
 
 
 def _fetch_step(remote: RemoteFolder, local: LocalCopy, listing: Listing, step: str) -> str:

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from cotjax.checksums import FILE
+from cotjax.checksums import ENDED, FILE
 from cotjax.errors import InputError
 from cotjax.remote.place import folder_of, state_of
 from cotjax.storage import write_whole
@@ -120,7 +120,7 @@ class LocalCopy:
         return [
             path.relative_to(self.folder).as_posix()
             for path in steps
-            if path.name.isdigit() and (path / FILE).is_file()
+            if path.name.isdigit() and (path / FILE).is_file() and (path / ENDED).is_file()
         ]
 
     def set_aside(self) -> pathlib.Path:

@@ -119,12 +119,18 @@ def test_one_that_was_cut_is_seen_before_it_is_fetched(run, machine, capsys):
     assert "1: run/metadata is missing" in str(error.value)
 
 
-def test_one_without_checksums_does_not_count(run, machine):
-    remote = open_remote(URL, "output")
-    remote.remove(f"checkpoints/2/{FILE}")
-    remote.remove("checkpoints/2/commit_success.txt")
+def test_one_that_is_being_uploaded_or_removed_does_not_count(run, machine, capsys):
+    open_remote(URL, "output").remove(f"checkpoints/2/{FILE}")
     machine("there")
-    assert steps(local_copy(URL)) == [1]
+    assert steps(local_copy(URL)) == [1] and capsys.readouterr().err == ""
+
+
+def test_one_of_an_earlier_version_has_no_checksums(run, machine):
+    remote = open_remote(URL, "output")
+    for name in (FILE, "run/metadata"):
+        remote.remove(f"checkpoints/2/{name}")
+    machine("there")
+    assert steps(local_copy(URL)) == [2]
 
 
 def test_a_machine_that_wrote_the_run_last_keeps_its_own(run):

@@ -85,7 +85,9 @@ def test_names_of_checkpoints():
     assert not is_text("checkpoints/1/x") and not is_text("damaged/1/x")
 
 
-def test_a_step_needs_its_checksums(local):
+@pytest.mark.parametrize("name", ["checksums.json", "commit_success.txt"])
+def test_a_step_counts_when_all_is_written(local, name):
     write_step(local.folder, 1)
-    (local.folder / "checkpoints" / "1" / "checksums.json").unlink()
+    assert local.steps() == ["checkpoints/1"]
+    (local.folder / "checkpoints" / "1" / name).unlink()
     assert local.steps() == []
