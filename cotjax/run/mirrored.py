@@ -60,11 +60,11 @@ def mirrored(config: Config) -> Generator[tuple[pathlib.Path, Notify]]:
                 f"{url}: another process of this machine is writing or fetching this run. Wait for "
                 "it or end it, or choose another --name."
             )
+        begun = _is_begun(remote, resume=config.resume)
         lease = Lease(remote, local.writer or uuid.uuid4().hex)
-        last, begun = lease.take(), False
+        last = lease.take()
         try:
-            there = _prepared(config, remote, local, lease, last)
-            begun = any(name not in OWN for name in there)
+            there = _fetched(config, remote, local, lease, last)
             uploader = Uploader(remote, local, lease, there, keep=_keep(config), warn=_warn)
             with written_here(url):
                 lease.keep()
@@ -96,18 +96,31 @@ def _uploading(
     console().print(f"{url} has all of it.")
 
 
-def _prepared(
+def _is_begun(remote: RemoteFolder, *, resume: bool) -> bool:
+    """Whether the bucket has the run; asked before anything is written there.
+
+    Raises:
+      InputError: it has, and the run is not to go on; or it cannot be read.
+    """
+    try:
+        begun = any(name not in OWN for name in remote.listing())
+    except Exception as error:  # each filesystem has its own
+        raise unreached(remote.url, "output", error) from error
+    if begun and not resume:
+        raise InputError(
+            f"{remote.url} exists. Add --resume to continue it, or choose another --name."
+        )
+    return begun
+
+
+def _fetched(
     config: Config, remote: RemoteFolder, local: LocalCopy, lease: Lease, last: str
 ) -> dict[str, RemoteFile]:
-    """What the bucket holds of the run, after it was fetched or its name was found to be free."""
+    """What the bucket holds of the run, after a run that goes on was fetched."""
     url = remote.url
     try:
         there = remote.listing()
         if any(name not in OWN for name in there):
-            if not config.resume:
-                raise InputError(
-                    f"{url} exists. Add --resume to continue it, or choose another --name."
-                )
             bring(remote, local, "output", newest_of_each, last=last)
     except InputError:
         raise

@@ -183,10 +183,12 @@ def test_a_run_that_is_refused_leaves_nothing(world, capsys):
 def test_a_name_that_is_taken_there(world, machine):
     with mirrored(config_of(world, "new")) as (folder, _):
         write_run(folder, 1)
+    before = dict(Flaky.store)
     machine("another")
     with pytest.raises(InputError, match=f"{OUTPUT}/new exists. Add --resume to continue it"):
         with mirrored(config_of(world, "new")):
             raise AssertionError
+    assert Flaky.store == before, "who wrote it last is still known"
     assert json.loads(text(f"{OUTPUT}/new", WRITER))["ended"]
 
 
