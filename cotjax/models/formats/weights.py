@@ -153,7 +153,8 @@ def fill(
         if name in goals:
             path, layer = goals[name]
             growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
-    filled = {path: param.replace(growing[path].done()) for path, param in flat.items()}
+    # What waited on the host is let go, parameter by parameter.
+    filled = {path: param.replace(growing.pop(path).done()) for path, param in flat.items()}
     return nnx.merge(definition, nnx.from_flat_state(filled))
 
 
