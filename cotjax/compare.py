@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.remote.fetch import local_copy
 from cotjax.report.paired import Sheet, compare_sheets, read_sheet
 from cotjax.report.paired_text import print_compared
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints each comparison; 2 if runs cannot be compared."""
     command = Command("compare", __doc__, usage="A B …")
     command.add_argument(
-        "runs", metavar="RUN", nargs="+", type=pathlib.Path, help="run folder, or file of answers"
+        "runs", metavar="RUN", nargs="+", help="run folder or its URL, or file of answers"
     )
     command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known, _ = command.parse(argv)
     if len(known.runs) < 2:
         raise InputError(f"cotjax compare {known.runs[0]}: needs two runs or more. Name another.")
-    first, *others = _named_apart([read_sheet(path) for path in known.runs], known.runs)
+    paths = [local_copy(path, key="", weights=False) for path in known.runs]
+    first, *others = _named_apart([read_sheet(path) for path in paths], known.runs)
     compared = [(other, compare_sheets(first, other)) for other in others]
     if known.out:
         numbers = {
@@ -53,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _named_apart(sheets: list[Sheet], paths: Sequence[pathlib.Path]) -> list[Sheet]:
+def _named_apart(sheets: list[Sheet], paths: Sequence[str]) -> list[Sheet]:
     """Sheets of one name, as of two runs `grpo-0`, take their paths as labels."""
     labels = [sheet.label for sheet in sheets]
     return [
-        dataclasses.replace(sheet, label=str(path)) if labels.count(sheet.label) > 1 else sheet
+        dataclasses.replace(sheet, label=path) if labels.count(sheet.label) > 1 else sheet
         for sheet, path in zip(sheets, paths, strict=True)
     ]
 

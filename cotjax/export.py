@@ -108,7 +108,7 @@ def export(
         _write_card(folder, Exported(checkpoint, run, step, size, adapter, asked))
         return step, size
 
-    run = find_run(pathlib.Path(checkpoint))
+    run = find_run(checkpoint)
     config = configs.load(["--config", str(run / "config.toml")] if run else [])
     model, has_adapter = config.model, bool(run and config.lora.rank)
     if base and not adapter:
@@ -193,7 +193,7 @@ def _base_name(config: Config, base: str, wanted: str) -> str:
 
     model, path = config.model, base or config.model.path
     reason = ""
-    if find_run(pathlib.Path(path), "--base"):
+    if find_run(path, "--base"):
         reason = "a run folder"
     elif resolve(path).is_file():
         reason = "a GGUF file"
@@ -223,13 +223,14 @@ def _restore(checkpoint: str, params: Any) -> tuple[int, Any]:
     """A checkpoint's parameters on one device, whatever the run was sharded over."""
     import jax
 
+    from cotjax.remote.fetch import local_copy
     from cotjax.training.checkpoint import restore_params
 
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), params
     )
-    return restore_params(pathlib.Path(checkpoint), like)
+    return restore_params(local_copy(checkpoint), like)
 
 
 def _size(params: Any) -> int:

@@ -18,6 +18,8 @@ from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.remote.fetch import local_copy
+from cotjax.remote.place import is_url
 from cotjax.run.handle import open_run
 from cotjax.startup import set_up
 
@@ -31,12 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Takes the step again and prints what is equal: 0 if all is, 1 if not, 2 for a wrong input."""
     command = Command("replay", __doc__, usage="RUN --step N [--show], or --bundle FOLDER")
     command.add_argument(
-        "run", metavar="RUN", type=pathlib.Path, nargs="?", help="run folder; of a list, a stage's"
+        "run", metavar="RUN", nargs="?", help="run folder or its URL; of a list, a stage's"
     )
     command.add_argument("--step", metavar="N", type=int, help="which step; 1 is the first")
-    command.add_argument(
-        "--bundle", metavar="FOLDER", type=pathlib.Path, help="of a bad step, RUN/bad_step-N"
-    )
+    command.add_argument("--bundle", metavar="FOLDER", help="of a bad step, RUN/bad_step-N")
     command.add_argument("--show", action="store_true", help="print a group or row, token by token")
     command.add_argument(
         "--group", metavar="K", type=int, help="show this one, from 1, not the first that differs"
@@ -46,15 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known.bundle is None:
         if known.run is None or known.step is None:
             raise InputError("cotjax replay: needs RUN and --step N, or --bundle FOLDER.")
-        return replay(known.run, known.step, show=show)
+        return replay(_here(known.run, known.step), known.step, show=show)
     if known.step is not None:
         raise InputError(
             f"--step {known.step}: a bundle is of one step, which it knows. Leave --step out."
         )
     from cotjax.training.bundle import read_bundle
 
-    bundle = read_bundle(known.bundle)
-    return replay(known.run or known.bundle.parent, bundle.step, show=show, bundle=bundle)
+    bundle = read_bundle(local_copy(known.bundle, key="--bundle", weights=False))
+    run = known.run
+    if run is None and is_url(known.bundle):
+        run = known.bundle.rstrip("/").rpartition("/")[0]
+    elif run is None:
+        run = str(pathlib.Path(known.bundle).parent)
+    return replay(_here(run, bundle.step), bundle.step, show=show, bundle=bundle)
+
+
+def _here(run: str, step: int) -> pathlib.Path:
+    """The run's folder on this machine; of one in a bucket with the checkpoint before a step."""
+    return local_copy(run, key="", below=step)
 
 
 def replay(

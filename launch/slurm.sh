@@ -28,6 +28,8 @@ OUTPUT=runs
 BUCKET='' # gs:// or s3://: the run is copied there when it ends
 FLAGS=()  # further ones of cotjax train
 
+# Of compiled programs, one for all nodes and runs.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$PWD/$OUTPUT/.xla}"
 if [ -f "$OUTPUT/$NAME/config.toml" ]; then FLAGS+=(--resume); fi
 status=0
 srun --kill-on-bad-exit=1 python -m cotjax.train --config "$CONFIG" \

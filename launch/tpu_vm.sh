@@ -27,6 +27,7 @@ QUEUED=no # yes: wait in the queue; several slices need it
 CONFIG=configs/tiny_grpo.toml
 BUCKET=my-runs     # without gs://
 OUTPUT=bucket/runs # in it, mounted as the folder bucket
+CACHE=bucket/xla   # of compiled programs, one for all hosts and runs
 FLAGS=() # further ones of cotjax train
 
 tpu() { gcloud compute tpus "$@" --zone="$ZONE"; }
@@ -70,13 +71,13 @@ command -v gcsfuse >/dev/null || {
 mountpoint -q bucket ||
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=100000 "$BUCKET" bucket
 command -v uv >/dev/null || { curl -LsSf https://astral.sh/uv/install.sh | sh; }
-export PATH="$HOME/.local/bin:$PATH"
+export PATH="$HOME/.local/bin:$PATH" JAX_COMPILATION_CACHE_DIR="$PWD/$CACHE"
 uv venv -q --allow-existing --python 3.12 env
 uv pip install -q --python env/bin/python -e "job[tpu]"
 if [ -f "$OUTPUT/$RUN/config.toml" ]; then set -- "$@" --resume; fi
 cd job && exec ../env/bin/python -m cotjax.train "$@"'
 arguments=(--config "$CONFIG" --output="../$OUTPUT" --name="$RUN" "${FLAGS[@]}")
-settings="$(declare -p BUCKET OUTPUT RUN); export JAX_NUM_PROCESSES=$HOSTS"
+settings="$(declare -p BUCKET OUTPUT CACHE RUN); export JAX_NUM_PROCESSES=$HOSTS"
 command="$settings; set -- $(printf '%q ' "${arguments[@]}"); $script"
 
 started=()

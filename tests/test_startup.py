@@ -115,11 +115,34 @@ print(json.dumps([programs.compiled, programs.cached, os.environ["JAX_COMPILATIO
 """
 
 
-def process(**environment):
-    """What the program above says with these variables and no others about caches."""
+# A bucket in memory stands for Google's, whose package JAX's paths would ask for.
+IN_A_BUCKET = """
+import fsspec, json
+from fsspec.implementations.memory import MemoryFileSystem
+class Bucket(MemoryFileSystem):
+    protocol, store, pseudo_dirs = "gcs", {}, [""]
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+fsspec.register_implementation("gcs", Bucket, clobber=True)
+from cotjax.startup import counted, set_up
+set_up()
+import jax
+said = []
+for _ in range(2):
+    with counted() as programs:
+        jax.jit(lambda x: x * 2)(1.0)
+    said += [programs.compiled, programs.cached]
+    jax.clear_caches()
+print(json.dumps([*said, sorted(Bucket.store)]))
+"""
+
+
+def process(program=PROGRAM, **environment):
+    """What a program says with these variables and no others about caches."""
     plain = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     plain |= {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -136,6 +159,19 @@ def test_what_jax_is_told_stands(tmp_path):
     compiled, cached, folder = process(JAX_COMPILATION_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path))
     assert (folder, cached) == ("", 0) and compiled >= 1
     assert not (tmp_path / "cotjax").exists(), "nothing is kept"
+
+
+def test_one_cache_in_a_bucket_for_all_hosts(tmp_path):
+    *said, kept = process(
+        IN_A_BUCKET,
+        XDG_CACHE_HOME=str(tmp_path),
+        JAX_COMPILATION_CACHE_DIR="gs://my-runs/xla",
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
+    compiled = said[0]
+    assert compiled >= 1 and said == [compiled, 0, 0, compiled]
+    assert len(kept) == compiled and all(name.startswith("/my-runs/xla/") for name in kept)
+    assert not any(tmp_path.iterdir())
 
 
 def flags_after(monkeypatch, *, plugins=(), **environment):

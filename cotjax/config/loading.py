@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -28,6 +27,8 @@ from cotjax.config.stages import (
 from cotjax.config.switches import refuse_idle, reset, without
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
+from cotjax.remote.fetch import begun_copy
+from cotjax.remote.place import joined
 
 # What belongs to a list of stages itself and not to each of them.
 OWN = ("stage", "name", "output", "resume", "stages")
@@ -75,7 +76,8 @@ def _read(argv: Sequence[str]) -> tuple[Config, dict[str, Any], dict[str, Any], 
     stage = flags.get("stage")
     if flags.get("resume"):
         given = overlay(table, flags)
-        own = Path(given.get("output", Config.output), given.get("name", ""), "config.toml")
+        place = joined(given.get("output", Config.output), given.get("name", ""))
+        own = begun_copy(place) / "config.toml"
         begun = run_table(own)
         refuse_stage(begun, given, own.parent)
         if begun:

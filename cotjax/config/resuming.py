@@ -16,6 +16,7 @@ from cotjax.config.stages import stage_class
 from cotjax.config.switches import value_of
 from cotjax.config.whole import KEYS, Config
 from cotjax.errors import InputError
+from cotjax.remote.place import inside, is_url
 
 # Keys and sections that a resumed run may change, and why.
 MAY_CHANGE = {
@@ -59,13 +60,18 @@ def shaping(config: Config) -> Settings:
     """
     own = stage_class(config.stage)
     return {
-        key: _inside(plain(key, value_of(config, key)), os.path.normpath(config.output))
+        key: _inside(plain(key, value_of(config, key)), config.output)
         for key in KEYS
         if own.reads_key(key) and not may_change(key)
     }
 
 
 def _inside(value: Any, output: str) -> Any:
+    if is_url(output):
+        if isinstance(value, str) and value != output and inside(value, output):
+            return "{output}" + value[len(output.rstrip("/")) :]
+        return [_inside(one, output) for one in value] if isinstance(value, list) else value
+    output = os.path.normpath(output)
     if isinstance(value, str) and value.startswith((output + os.sep, f".{os.sep}{output}{os.sep}")):
         return "{output}" + os.path.normpath(value)[len(output) :]
     return [_inside(one, output) for one in value] if isinstance(value, list) else value

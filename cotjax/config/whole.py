@@ -47,7 +47,7 @@ class Config:
     name: str = ""  # Run folder; empty = stage and time. Name it when several hosts share a run.
     seed: Natural = 0  # Of data order, sampling, weights.
     steps: Count = 60  # Batches to train on.
-    output: str = "runs"  # Folder of the run folders.
+    output: str = "runs"  # Folder of the run folders, or that of a bucket: gs://…, s3://….
     resume: bool = False  # Continue the named run from its newest checkpoint.
     track: tuple[TrackerName, ...] = ()  # Trackers that are told of numbers and completions too.
     track_project: str = "cotjax"  # The project of those trackers that the run belongs to.

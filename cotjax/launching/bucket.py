@@ -31,7 +31,14 @@ class Bucket:
 
     def runs(self, mounted: str) -> str:
         """The folder of all runs, where the bucket is mounted at `mounted`."""
-        return "/".join(part for part in (mounted, self.folder, "runs") if part)
+        return self._inside(mounted, "runs")
+
+    def programs(self, mounted: str) -> str:
+        """The folder of compiled programs, one for all hosts and runs."""
+        return self._inside(mounted, "xla")
+
+    def _inside(self, mounted: str, name: str) -> str:
+        return "/".join(part for part in (mounted, self.folder, name) if part)
 
 
 def parse_bucket(text: str) -> Bucket:

@@ -11,6 +11,7 @@ from cotjax.launching.job import Job
 from cotjax.launching.templates import dumped, header, template, told
 
 MOUNT = "/bucket"  # where pods and machines see the bucket
+CACHE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own
 _REQUESTED = 0.75  # of a host's memory: the rest is the system's and the bucket's driver's
 _CONFIG = "/job/run.toml"
 
@@ -40,21 +41,22 @@ def gke(job: Job) -> str:
         "cloud.google.com/gke-tpu-accelerator": hosts.label,
         "cloud.google.com/gke-tpu-topology": job.devices.shape,
     } | ({"cloud.google.com/gke-spot": "true"} if job.spot else {})
-    _fill_container(pod["containers"][0], job, bucket.runs(MOUNT))
+    _fill_container(pod["containers"][0], job, bucket)
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     volumes["job"]["configMap"]["name"] = job.slug
     volumes["bucket"]["csi"]["volumeAttributes"]["bucketName"] = bucket.name
     return dumped([config, jobset], told(header(text), job.about))
 
 
-def _fill_container(container: dict[str, Any], job: Job, output: str) -> None:
-    hosts = job.hosts
+def _fill_container(container: dict[str, Any], job: Job, bucket: Bucket) -> None:
+    hosts, output = job.hosts, bucket.runs(MOUNT)
     container["image"] = job.image
     script = container["args"][0]
     container["args"] = [script, "train", *job.arguments(_CONFIG, output)[2:]]
     values = {
         "RUN": f"{output}/{job.name}",
         "JAX_NUM_PROCESSES": str(hosts.all_hosts),
+        CACHE: bucket.programs(MOUNT),
         "PYTHONUNBUFFERED": "1",
     }
     container["env"] = [{"name": name, "value": value} for name, value in values.items()]
@@ -98,6 +100,7 @@ def sky(job: Job) -> str:
     task["envs"] = {
         "BACKEND": job.backend,
         "RUN": f"{output}/{job.name}",
+        CACHE: bucket.programs(MOUNT),
         "ARGUMENTS": shlex.join(job.arguments(job.sent_config, output)),
     }
     mode = "MOUNT" if bucket.scheme == "gs" else "MOUNT_CACHED"

@@ -27,6 +27,7 @@ def tpu_vm(job: Job) -> str:
             "CONFIG": shlex.quote(job.sent_config),
             "BUCKET": shlex.quote(bucket.name),
             "OUTPUT": shlex.quote(bucket.runs("bucket")),
+            "CACHE": shlex.quote(bucket.programs("bucket")),
             "FLAGS": words(job.flags),
         },
     )

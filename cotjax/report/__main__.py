@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.remote.fetch import local_copy
 from cotjax.report.page import MOST_RUNS, write_comparison, write_report
 
 EVERY = 10  # seconds between two looks of --watch
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes report.html, or one page of several runs, and prints its path; 2 if it cannot."""
     command = Command("report", __doc__, usage="RUN … [--out FILE] [--watch]")
     command.add_argument(
-        "folder", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/NAME"
+        "folder", metavar="RUN", nargs="+", help="a run folder, such as runs/NAME, or its URL"
     )
     command.add_argument(
         "--out", metavar="FILE", type=Path, help="of several runs; default compared.html"
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--watch", action="store_true", help=f"write it again every {EVERY} s until the runs end"
     )
     known, _ = command.parse(argv)
-    folders: list[Path] = known.folder
+    folders = _here(known.folder)
     if len(folders) == 1:
         if known.out is not None:
             raise InputError(
@@ -48,9 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_out(page)
         write = lambda refresh: write_comparison(folders, page, refresh=refresh)  # noqa: E731
     if known.watch and not _ended(folders):
-        watch(lambda: write(EVERY), lambda: _ended(folders))
+        watch(lambda: write(EVERY), lambda: _ended(_here(known.folder, again=True)))
     print(write(0))
     return 0
+
+
+def _here(runs: Sequence[str], *, again: bool = False) -> list[Path]:
+    """The folders of runs on this machine; those in a bucket are fetched."""
+    return [local_copy(run, key="", weights=False, again=again) for run in runs]
 
 
 def _check_out(page: Path) -> None:

@@ -17,8 +17,10 @@ from cotjax.config.plugins import open_stage
 from cotjax.errors import InputError
 from cotjax.findings import Examination, Finding
 from cotjax.parallel.mesh import run_mesh, use_cpu_cores
+from cotjax.remote.place import folder_of, is_url, joined
 from cotjax.run import early
 from cotjax.run.folder import check_folder
+from cotjax.run.mirrored import check_bucket
 from cotjax.startup import check_platforms
 from cotjax.student import guards, health
 from cotjax.student.load import LoadedPolicy, load_policy, model_bytes
@@ -34,7 +36,7 @@ def examine(config: Config) -> Iterator[Finding]:
     Args:
       config: of a stage, or of a list, whose later stages are checked with the first one's model.
     """
-    folder, look = pathlib.Path(config.output) / config.name, Examination()
+    folder, look = folder_of(joined(config.output, config.name)), Examination()
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
     yield from look.check("settings", _settings, config)
     yield from look.check("device", check_platforms)
@@ -68,7 +70,7 @@ def _settings(config: Config) -> str:
 
 def _output(config: Config, folder: pathlib.Path, stages: Sequence[Config]) -> str:
     early.check_output(config.output, folder, early.least_bytes(stages))
-    return f"{folder} can be written"
+    return check_bucket(config) if is_url(config.output) else f"{folder} can be written"
 
 
 def _taken(config: Config, folder: pathlib.Path) -> Iterator[Finding]:

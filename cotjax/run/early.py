@@ -22,6 +22,7 @@ from cotjax.config.mixture import parse_mixture
 from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
+from cotjax.remote.place import folder_of
 from cotjax.run.folder import check_folder
 from cotjax.run.lock import refuse_owned
 from cotjax.run.resume import check_resume
@@ -90,7 +91,7 @@ def check_model(path: str, key: str = "model.path") -> None:
     Raises:
       InputError: see above; also a folder that is neither a model's nor a run's.
     """
-    if path and find_run(pathlib.Path(path), key):
+    if path and find_run(path, key):
         return
     found = resolve(path, key)
     if found.is_dir() and not (found / "config.json").is_file():
@@ -177,7 +178,7 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
         path = teacher.path
         if teacher.is_file:
             _check_file("jsonl", path, "teachers.paths", config.data)
-        elif not (made_here and made_here.absolute() in pathlib.Path(path).absolute().parents):
+        elif not (made_here and made_here.absolute() in folder_of(path).absolute().parents):
             check_model(path, "teachers.paths")
     if reads("teachers.cache") and teachers.cache and not pathlib.Path(teachers.cache).is_dir():
         raise InputError(
@@ -219,7 +220,7 @@ def least_bytes(stages: Sequence[Config]) -> int:
     A file in float32 may be trained in bfloat16, so that half its size is what is sure.
     """
     path = stages[0].model.path
-    if all(own.lora.rank for own in stages) or (path and find_run(pathlib.Path(path))):
+    if all(own.lora.rank for own in stages) or (path and find_run(path)):
         return 2**20
     return max(2**20, 3 * weight_bytes(path) // 2)
 

@@ -12,6 +12,7 @@ from cotjax.config import Config, load, stage_class, stage_configs, with_objects
 from cotjax.config.reading import nearest
 from cotjax.config.reference import ARGUMENTS
 from cotjax.errors import InputError
+from cotjax.remote.fetch import local_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,13 +184,17 @@ class Run:
         return plot(self)
 
 
-def open_run(folder: str | pathlib.Path) -> Run:
+def open_run(folder: str | pathlib.Path, *, weights: bool = True) -> Run:
     """The run in a folder: one that has ended, goes on, or was stopped.
+
+    Args:
+      folder: of the run, or its URL in a bucket, which is fetched.
+      weights: whether its newest checkpoint is fetched too.
 
     Raises:
       InputError: the folder is none of a run.
     """
-    folder = pathlib.Path(folder)
+    folder = local_copy(folder, key="", weights=weights)
     if not (folder / "config.toml").is_file():
         raise InputError(f"{folder}: holds no config.toml. Name the folder of a run, runs/NAME.")
     return Run(folder)

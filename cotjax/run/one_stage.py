@@ -23,6 +23,7 @@ from cotjax.run.folder import (
     write_result,
 )  # fmt: skip
 from cotjax.run.lock import owned
+from cotjax.run.mirrored import Notify, nothing
 from cotjax.startup import Programs, compiling_side_by_side, counted
 from cotjax.storage import write_whole
 
@@ -36,6 +37,7 @@ def run_stage(
     *,
     began: float,
     printer: Printer | None = None,
+    evaluated: Notify = nothing,
     name: str = "",
 ) -> pathlib.Path:
     """Runs one stage in its folder, which it owns meanwhile.
@@ -46,6 +48,7 @@ def run_stage(
       began: when its clock started.
       printer: is told what happens; None: one for the standard output.
       name: of the stage, if it is one of a list.
+      evaluated: is told of each evaluation that was written.
 
     Raises:
       InputError: the input is wrong, another process runs it, or the disk is full.
@@ -58,7 +61,7 @@ def run_stage(
         try:
             with contextlib.ExitStack() as ending:
                 printer = printer or open_printer()
-                return _run_stage(config, folder, began, programs, ending, printer, name)
+                return _run_stage(config, folder, began, evaluated, programs, ending, printer, name)
         except InputError:
             raise
         except Exception as error:
@@ -70,6 +73,7 @@ def _run_stage(
     config: Config,
     folder: pathlib.Path,
     began: float,
+    evaluated: Notify,
     programs: Programs,
     ending: contextlib.ExitStack,
     printer: Printer,
@@ -146,6 +150,7 @@ def _run_stage(
         result = fit(
             *(stage, folder, settings, printer),
             saved=saved,
+            evaluated=evaluated,
             signals=signals,
             trackers=trackers,
         )

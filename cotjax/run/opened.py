@@ -12,6 +12,7 @@ from cotjax.config import Config, change, from_table, load
 from cotjax.config.reading import overlay, read_toml
 from cotjax.errors import InputError
 from cotjax.hub import is_id
+from cotjax.remote.fetch import local_copy
 from cotjax.run.early import check_model
 from cotjax.startup import check_platforms, set_up
 
@@ -109,19 +110,19 @@ def config_from_settings(
 
 
 def run_of(checkpoint: str) -> pathlib.Path | None:
-    """The run folder that a path is or lies in; of a list, its newest stage; None for a model.
+    """The run folder that a path or URL is or lies in; of a list, its newest stage; else None.
 
     Raises:
       InputError: a step of a run that it does not have.
     """
     from cotjax.models.formats.locate import find_run
 
-    return find_run(newest_stage(pathlib.Path(checkpoint)))
+    return find_run(newest_stage(local_copy(checkpoint)))
 
 
 def _check_model(checkpoint: str) -> None:
     """Refuses a path, which is no run, that cannot be a model either."""
-    path = pathlib.Path(checkpoint).expanduser()
+    path = local_copy(checkpoint).expanduser()
     names = "Name runs/NAME, one of its checkpoints/STEP, a model's folder or a .gguf file."
     if (path / "config.toml").is_file():
         raise InputError(f"--checkpoint {checkpoint}: this run has saved no checkpoint. {names}")
@@ -173,7 +174,7 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
     student = load_policy(config, mesh)
-    newest, step = newest_stage(pathlib.Path(checkpoint)), 0
+    newest, step = newest_stage(local_copy(checkpoint)), 0
     if run is not None:
         step = check_params(newest, student.shapes)
 

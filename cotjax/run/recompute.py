@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from cotjax import __version__
+from cotjax.checksums import damage, steps_in
 from cotjax.config import Config, check_plugins
 from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
@@ -29,7 +30,6 @@ from cotjax.run.written import StepRecord, WrittenRun
 from cotjax.startup import check_platforms
 from cotjax.student.load import model_bytes
 from cotjax.training.checkpoint import Checkpoints, differing_params
-from cotjax.training.checksums import damage, steps_in
 from cotjax.training.loop import Look, one_step
 from cotjax.training.used import UsedTokens
 

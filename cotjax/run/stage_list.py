@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from cotjax.config import Config, name_of, stage_class, stage_configs
 from cotjax.errors import InputError, NothingToDo
+from cotjax.remote.place import is_url, joined
 from cotjax.run.folder import write_config, write_result
 from cotjax.run.lock import owned
+from cotjax.run.mirrored import Notify, nothing
 from cotjax.run.one_stage import run_stage
 from cotjax.storage import read_json
 
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def run_list(
-    config: Config, folder: pathlib.Path, *, began: float, printer: Printer | None = None
+    config: Config,
+    folder: pathlib.Path,
+    *,
+    began: float,
+    printer: Printer | None = None,
+    evaluated: Notify = nothing,
 ) -> pathlib.Path:
     """Runs the stages one after the other; those that have ended are not run again.
 
@@ -28,6 +35,7 @@ def run_list(
       folder: of the list; each stage has one inside.
       began: when the clock of the first stage that is run started.
       printer: is told what happens; None: one for the standard output.
+      evaluated: is told of each evaluation that was written.
 
     Returns:
       the folder, with result.json (a row for the base and for each stage) and report.html.
@@ -39,10 +47,12 @@ def run_list(
     from cotjax.run.printing import open_printer
 
     with owned(folder, resume=config.resume):
-        return _run_list(config, folder, began, printer or open_printer())
+        return _run_list(config, folder, began, printer or open_printer(), evaluated)
 
 
-def _run_list(config: Config, folder: pathlib.Path, began: float, printer: Printer) -> pathlib.Path:
+def _run_list(
+    config: Config, folder: pathlib.Path, began: float, printer: Printer, evaluated: Notify
+) -> pathlib.Path:
     from cotjax.parallel import processes
     from cotjax.report import write_report
     from cotjax.run.summary import say_end
@@ -61,10 +71,12 @@ def _run_list(config: Config, folder: pathlib.Path, began: float, printer: Print
             printer.heading(f"{label}, has ended: {own}", quiet=True)
         else:
             if results:  # a stage between that was left out has no weights
-                stage = _beginning_from(stage, folder / results[-1]["name"])
+                stage = _beginning_from(stage, results[-1]["name"])
             printer.heading(f"\n{label}, from {stage.model.path}")
             try:
-                run_stage(stage, own, began=began, printer=printer, name=stage.name)
+                run_stage(
+                    stage, own, began=began, printer=printer, name=stage.name, evaluated=evaluated
+                )
             except NothingToDo as error:
                 printer.warn(f"{stage.name} is left out: {error}")
                 if number == len(stages) and not results:
@@ -84,6 +96,7 @@ def _run_list(config: Config, folder: pathlib.Path, began: float, printer: Print
 def plan(config: Config, folder: pathlib.Path) -> list[Config]:
     """The runs of a list of stages, in order; each is a folder inside the list's.
 
+    Of a list in a bucket the stages' configs have URLs, so that they mean the same everywhere.
     Every stage begins from the folder of the one before, the first from its `model.path`. A stage
     that was begun is to be resumed.
 
@@ -91,17 +104,19 @@ def plan(config: Config, folder: pathlib.Path) -> list[Config]:
       InputError: a stage's own settings are wrong.
     """
     runs: list[Config] = []
+    output = joined(config.output, config.name) if is_url(config.output) else str(folder)
     for number, (name, own) in enumerate(stage_configs(config), 1):
         here = folder / f"{number}-{name}"
-        if runs:
-            own = _beginning_from(own, folder / runs[-1].name)
         begun = (here / "config.toml").is_file()
-        runs.append(dataclasses.replace(own, output=str(folder), name=here.name, resume=begun))
+        own = dataclasses.replace(own, output=output, name=here.name, resume=begun)
+        runs.append(_beginning_from(own, runs[-1].name) if runs else own)
     return runs
 
 
-def _beginning_from(config: Config, folder: pathlib.Path) -> Config:
-    model = dataclasses.replace(config.model, path=str(folder), init="pretrained", adapter="")
+def _beginning_from(config: Config, name: str) -> Config:
+    """A stage's config, from the run of an earlier stage of its list."""
+    path = joined(config.output, name)
+    model = dataclasses.replace(config.model, path=path, init="pretrained", adapter="")
     return dataclasses.replace(config, model=model)
 
 

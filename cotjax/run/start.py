@@ -11,6 +11,7 @@ from cotjax.errors import InputError
 from cotjax.run.early import check_run
 from cotjax.run.explain import explain
 from cotjax.run.handle import Run
+from cotjax.run.mirrored import mirrored
 from cotjax.run.one_stage import run_stage
 from cotjax.run.resume import with_ended_stages
 from cotjax.run.stage_list import run_list
@@ -86,28 +87,30 @@ def run(config: Config, *, began: float | None = None, how: How = "text") -> pat
 
     Returns:
       the run folder, with config.toml, metrics.jsonl, completions.jsonl, checkpoints,
-      parts.json, result.json and report.html; that of a list holds one such folder per stage.
+      parts.json, result.json and report.html; that of a list holds one such folder per stage. Of
+      a run in a bucket it is the local copy.
 
     Raises:
       InputError: before anything is compiled, if the input is wrong.
     """
     began = time.monotonic() if began is None else began
-    folder = pathlib.Path(config.output) / config.name
     check_plugins(config)  # before the heavy imports
-    check_run(config, folder)
-    from cotjax.parallel import processes
-    from cotjax.parallel.together import ending_together
-    from cotjax.run.printing import open_printer
+    with mirrored(config) as (folder, evaluated):
+        check_run(config, folder)
+        from cotjax.parallel import processes
+        from cotjax.parallel.together import ending_together
+        from cotjax.run.printing import open_printer
 
-    processes.join()
-    with ending_together():
-        processes.wait("every process has looked at the folder")
-        if config.stages and config.resume:
-            config = with_ended_stages(config, folder)
-        printer = open_printer(how)
-        with printer.running():
-            summary = explain(config, folder)
-            printer.summary(summary.show, summary.about)
-            if config.stages:
-                return run_list(config, folder, began=began, printer=printer)
-            return run_stage(config, folder, began=began, printer=printer)
+        processes.join()
+        with ending_together():
+            processes.wait("every process has looked at the folder")
+            if config.stages and config.resume:
+                config = with_ended_stages(config, folder)
+            printer = open_printer(how)
+            more = {"began": began, "printer": printer, "evaluated": evaluated}
+            with printer.running():
+                summary = explain(config, folder)
+                printer.summary(summary.show, summary.about)
+                if config.stages:
+                    return run_list(config, folder, **more)
+                return run_stage(config, folder, **more)

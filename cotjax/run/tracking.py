@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cotjax.config import Config, to_toml
+from cotjax.remote.place import is_url, joined
 from cotjax.training.tracker_kinds import KINDS
 from cotjax.training.trackers import TrackedRun, Trackers
 
@@ -30,7 +31,9 @@ def trackers_of(
     """
     above = folder.parent
     listed = (above / "config.toml").is_file()  # a stage lies in the folder of its list
-    began = f"{folder.resolve()} {parts[0]['started']}" if parts else folder.name
+    # The local copy of a run in a bucket lies elsewhere on another machine.
+    place = joined(config.output, config.name) if is_url(config.output) else folder.resolve()
+    began = f"{place} {parts[0]['started']}" if parts else folder.name
     run = TrackedRun(
         project=config.track_project,
         name=f"{above.name}-{folder.name}" if listed else folder.name,

@@ -139,7 +139,7 @@ def plot(
     """
     from cotjax.report.picture import RunDrawing, draw
 
-    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    opened = [run if isinstance(run, Run) else open_run(run, weights=False) for run in runs]
     names = [run.folder.name for run in opened] if labels is None else list(labels)
     if not opened or len(names) != len(opened):
         raise InputError(

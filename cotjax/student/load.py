@@ -26,6 +26,7 @@ from cotjax.models.transformer import Architecture, Transformer
 from cotjax.parallel import sharding as parallel
 from cotjax.parallel.mesh import rollout_mesh
 from cotjax.progress import waiting
+from cotjax.remote.fetch import local_copy
 from cotjax.rollout.stops import stop_table, token_bytes
 from cotjax.student.base_model import check_base
 from cotjax.training.checkpoint import check_params, restore_params
@@ -285,8 +286,7 @@ def _load_whole(
     model: ModelConfig, *, seed: int, place: Place | None, init: Init, **more: Any
 ) -> LoadedModel:
     """`load_from_path` without `model.adapter`."""
-    path = Path(model.path)
-    run = find_run(path, "model.path") if model.path else None
+    run = find_run(model.path, "model.path") if model.path else None
     formats = {
         "param_dtype": jnp.dtype(model.param_dtype),
         "compute_dtype": jnp.dtype(model.compute_dtype),
@@ -307,6 +307,7 @@ def _load_whole(
         policy, shapes = Policy.split(loaded.shell)
         lora = lora_of(begun)
         like = placed_shapes(adapter_shapes(policy, shapes, lora), place)
+    path = local_copy(model.path, key="model.path")
     step = check_params(path, like)
 
     def read() -> Transformer:
@@ -368,7 +369,7 @@ def model_bytes(path: str) -> int:
     Raises:
       InputError: nothing is there.
     """
-    run = find_run(Path(path), "model.path") if path else None
+    run = find_run(path, "model.path") if path else None
     if run is None:
         return weight_bytes(path)
     return model_bytes(configs.load(["--config", str(run / "config.toml")]).model.path)

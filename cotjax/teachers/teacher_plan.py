@@ -76,7 +76,7 @@ def plan_teacher(name: str, config: Config, mesh: Mesh) -> TeacherPlan:
     Raises:
       InputError: neither is there.
     """
-    run = find_run(pathlib.Path(name))
+    run = find_run(name, "teachers.paths")
     path, init, adapter, lora = name, "pretrained", "", LoraConfig()
     if run:
         own = configs.load(["--config", str(run / "config.toml")])
@@ -117,7 +117,7 @@ def plan_start(student: LoadedPolicy, config: Config) -> TeacherPlan:
         base_shapes={},
         read=lambda: (student.reference, {}),
     )
-    run = find_run(pathlib.Path(config.model.path)) if config.model.path else None
+    run = find_run(config.model.path, "model.path") if config.model.path else None
     return TeacherPlan(SELF, run, frozen, run if run else resolve(config.model.path))
 
 

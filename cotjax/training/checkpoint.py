@@ -22,11 +22,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from cotjax.checksums import damage, lost, newest_whole, steps_in, write_checksums
 from cotjax.config.resuming import differences, fingerprint, refuse
 from cotjax.errors import InputError, visible
 from cotjax.progress import waiting
 from cotjax.storage import AGAIN, unwritten
-from cotjax.training.checksums import damage, lost, newest_whole, steps_in, write_checksums
 from cotjax.training.deferred import settled
 from cotjax.training.finite import check_finite
 from cotjax.training.update import TrainState

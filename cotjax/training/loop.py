@@ -68,6 +68,7 @@ def fit(
     printer: Printer,
     *,
     saved: Callable[[int, int], None] = lambda first_step, last_step: None,
+    evaluated: Callable[[], None] = lambda: None,
     signals: StopSignals | None = None,
     trackers: Trackers | None = None,
 ) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def fit(
       printer: is told what happens.
       saved: is told the step that it began with and the newest one, at first and after each
         checkpoint.
+      evaluated: is told of each evaluation that was written.
       signals: that end the run between two steps; None hears none.
       trackers: that are told what is written; None tells nobody.
 
@@ -124,7 +126,7 @@ def fit(
         printer.warn(repair)
     told = functools.partial(saved, start)
     run = _Run(stage, folder, settings, printer, checkpoints, writer, start, state, told,
-               signals or StopSignals())  # fmt: skip
+               evaluated, signals or StopSignals())  # fmt: skip
     if used is not None:
         run.used = used  # right whatever became of metrics.jsonl
     try:
@@ -169,6 +171,7 @@ class _Run:
     done: int
     state: TrainState
     saved: Callable[[int], None]
+    evaluated: Callable[[], None]
     signals: StopSignals
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
     used: UsedTokens = UsedTokens()
@@ -307,6 +310,7 @@ class _Run:
             self._look({"step": step, "kind": "eval", **plain_numbers(numbers)})
             when = "after" if self._is_stalled() else when  # nothing follows it
             self.writer.write_completions(step, when, rows)
+            self.evaluated()
         self.printer.evaluation(step, when, numbers, new=new)
         return numbers
 

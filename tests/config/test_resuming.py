@@ -37,6 +37,14 @@ def test_the_table_names_settings_that_exist_each_with_a_reason():
         assert not may_change(key)
 
 
+def test_what_lies_beside_a_run_is_named_alike_in_a_bucket_and_on_a_disk():
+    paths = ("gs://my-runs/many/", "gs://my-runs/many/1-sft"), ("runs/many", "runs/many/1-sft")
+    found = [shaping(config(f"--output={out}", f"--model.path={path}")) for out, path in paths]
+    assert found[0] == found[1] and found[0]["model.path"] == "{output}/1-sft"
+    beside = shaping(config("--output=gs://my-runs/many", "--model.path=gs://my-runs/many-more/1"))
+    assert beside["model.path"] == "gs://my-runs/many-more/1"
+
+
 @pytest.mark.parametrize(
     "flags",
     [

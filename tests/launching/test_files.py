@@ -185,9 +185,10 @@ def run_bash(text, folder, *, env, programs):
 
 def test_slurms_job_passes_flags_as_they_are_and_resumes(job, tmp_path):
     text = scripts.slurm(job("h100:16", bucket="gs://my-runs/x", flags=HARD))
-    programs = {"srun": "exit 143", "gcloud": ""}
+    programs = {"srun": 'echo "$JAX_COMPILATION_CACHE_DIR"; exit 143', "gcloud": ""}
     done = run_bash(text, tmp_path, env={}, programs=programs)
     assert done.returncode == 143, done.stderr
+    assert done.stdout.splitlines() == [f"{tmp_path}/runs/.xla"], "one that all nodes see"
     words = (tmp_path / "srun.log").read_text().splitlines()
     assert tuple(words[-3:]) == HARD and "--name=My_run.1" in words
     assert not (tmp_path / "broken").exists()
@@ -215,7 +216,8 @@ def test_tpu_vms_get_the_folder_and_run_the_job(job, tmp_path):
     (host / "env" / "bin").mkdir(parents=True)
     log = tmp_path / "python.log"
     python = host / "env" / "bin" / "python"
-    python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$JAX_NUM_PROCESSES" "$@" >{log}\n')
+    said = '"$JAX_NUM_PROCESSES" "$@" "$JAX_COMPILATION_CACHE_DIR"'
+    python.write_text(f'#!/bin/bash\nprintf "%s\\n" {said} >{log}\n')
     python.chmod(0o755)
     text = scripts.tpu_vm(job("v5e:4x4", zone="us-west4-a", flags=HARD))
     programs = {
@@ -225,7 +227,8 @@ def test_tpu_vms_get_the_folder_and_run_the_job(job, tmp_path):
     done = run_bash(text, tmp_path, env={}, programs=programs)
     assert done.returncode == 0, done.stderr
     assert "gcloud compute tpus tpu-vm delete my-run-1 --zone=us-west4-a" in done.stdout
-    words = log.read_text().splitlines()
+    *words, cache = log.read_text().splitlines()
+    assert cache == f"{host}/bucket/maths/xla"
     assert words[:3] == ["4", "-m", "cotjax.train"] and tuple(words[-3:]) == HARD
     assert "--output=../bucket/maths/runs" in words and (host / "job" / "run.toml").is_file()
     asked = (tmp_path / "gcloud.log").read_text()

@@ -28,6 +28,8 @@ def test_a_pod_per_host_on_nodes_of_its_kind(job):
         "requests": {"memory": "540G"},
     }
     assert {"name": "JAX_NUM_PROCESSES", "value": "16"} in container["env"]
+    cache = {"name": "JAX_COMPILATION_CACHE_DIR", "value": "/bucket/maths/xla"}
+    assert cache in container["env"]
     attributes = pod["volumes"][1]["csi"]["volumeAttributes"]
     assert attributes["bucketName"] == "my-runs" and attributes["hostNetworkPodKSA"] == "true"
 
@@ -60,6 +62,7 @@ def test_skypilot_names_a_tpu_slice_or_nodes_with_gpus(job):
         "use_spot": True,
     }
     gpus = yaml.safe_load(manifests.sky(job("a100:16")))
+    assert tpu["envs"]["JAX_COMPILATION_CACHE_DIR"] == "/bucket/maths/xla"
     assert gpus["num_nodes"] == 2 and gpus["envs"]["BACKEND"] == "cuda"
     assert gpus["resources"] == {"accelerators": "A100-80GB:8", "use_spot": False}
     assert gpus["file_mounts"] == {"/bucket": {"source": "gs://my-runs", "mode": "MOUNT"}}

@@ -15,6 +15,7 @@ def test_tpu_vms(job):
     assert {"ACCELERATOR=v5p-16", "RUNTIME=v2-alpha-tpuv5", "SLICES=1", "HOSTS=2"} <= found
     assert {"NAME=my-run-1", "RUN=My_run.1", "ZONE=us-east5-a", "SPOT=yes", "QUEUED=no"} <= found
     assert {"BUCKET=my-runs", "OUTPUT=bucket/maths/runs", "CONFIG=run.toml"} <= found
+    assert "CACHE=bucket/maths/xla" in found
 
 
 def test_several_slices_come_from_the_queue(job):

@@ -74,9 +74,9 @@ from cotjax.train import main
 stage, step = map(int, sys.argv[1:3])
 begun = []
 original = stage_list.run_stage
-def run_stage(config, folder, *, began, **more):
+def run_stage(config, folder, **more):
     begun.append(config.name)
-    return original(config, folder, began=began, **more)
+    return original(config, folder, **more)
 stage_list.run_stage = run_stage
 for owner in (PolicyStage, SupervisedStage):
     def next_step(self, params, number, original=owner.next_step):
@@ -114,10 +114,10 @@ def test_killed_anywhere_its_name_alone_resumes_it(world, listed, place):
 def test_a_stage_without_work_is_left_out_and_the_next_begins_before_it(world, monkeypatch):
     config, original = world.list_config("left-out"), lists.run_stage
 
-    def run_stage(config, folder, *, began, **more):
+    def run_stage(config, folder, **more):
         if config.name == "2-half":
             raise NothingToDo("nothing to do")
-        return original(config, folder, began=began, **more)
+        return original(config, folder, **more)
 
     monkeypatch.setattr(lists, "run_stage", run_stage)
     with redirect_stdout(io.StringIO()) as out:
@@ -130,7 +130,7 @@ def test_a_stage_without_work_is_left_out_and_the_next_begins_before_it(world, m
 
 
 def test_a_list_without_any_work_says_so(world, monkeypatch):
-    def run_stage(config, folder, *, began, **more):
+    def run_stage(config, folder, **more):
         raise NothingToDo("nothing to do")
 
     monkeypatch.setattr(lists, "run_stage", run_stage)

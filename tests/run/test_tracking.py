@@ -39,6 +39,13 @@ def test_a_stage_of_a_list_is_in_its_group(monkeypatch, tmp_path):
     assert (one.name, one.group) == (f"{tmp_path.name}-2-grpo", tmp_path.name)
 
 
+def test_a_run_in_a_bucket_is_the_same_on_every_machine(monkeypatch, tmp_path):
+    flags = ["--track=wandb", "--output=gs://my-runs/maths"]
+    ids = {opened(monkeypatch, tmp_path / at / "x", *flags)[0][0].id for at in ("here", "there")}
+    other = [*flags[:1], "--output=gs://my-runs/other"]
+    assert len(ids) == 1 and opened(monkeypatch, tmp_path / "x", *other)[0][0].id not in ids
+
+
 def test_only_one_process_tells(monkeypatch, tmp_path):
     assert opened(monkeypatch, tmp_path, "--track=wandb", silent=True) == ([], "")
     assert opened(monkeypatch, tmp_path) == ([], "")

