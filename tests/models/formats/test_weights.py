@@ -164,4 +164,5 @@ def test_a_host_holds_its_devices_parts_and_little_more(tmp_path):
     command = [sys.executable, "-c", MEASURED, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     peak, size = map(int, done.stdout.split())
+    # 22 MiB more were measured; where the model is read whole and then split, 298.
     assert 288 * 2**20 < size <= peak < size + 64 * 2**20
