@@ -107,10 +107,8 @@ def run(config: Config, *, began: float | None = None, how: How = "text") -> pat
             if config.stages and config.resume:
                 config = with_ended_stages(config, folder)
             printer = open_printer(how)
-            more = {"began": began, "printer": printer, "evaluated": evaluated}
             with printer.running():
                 summary = explain(config, folder)
                 printer.summary(summary.show, summary.about)
-                if config.stages:
-                    return run_list(config, folder, **more)
-                return run_stage(config, folder, **more)
+                act = run_list if config.stages else run_stage
+                return act(config, folder, began=began, printer=printer, evaluated=evaluated)

@@ -35,7 +35,7 @@ def try_one_step() -> str:
 
 def trial_config(folder: str) -> Config:
     """The smallest run of GRPO that uses every device."""
-    count = len(jax.devices())
+    count = jax.device_count()  # pyright: ignore[reportUnknownMemberType]
     return load(
         [
             *("--stage=grpo", "--steps=1", f"--output={folder}", "--name=trial"),

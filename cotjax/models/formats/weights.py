@@ -152,7 +152,6 @@ def fill(
     growing = {
         path: Growing(param.shape, param.dtype, shardings[path]) for path, param in flat.items()
     }
-<<<<<<< HEAD
     what, quiet = f"loading {Path(tensors.origin).name}", jax.process_index() > 0
     with Progress(what, len(tensors.shapes), "tensors", quiet=quiet) as progress:
         for name in tensors.shapes:
@@ -160,15 +159,8 @@ def fill(
                 path, layer = goals[name]
                 growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
             progress.advance()
-    filled = {path: param.replace(growing[path].done()) for path, param in flat.items()}
-=======
-    for name in tensors.shapes:
-        if name in goals:
-            path, layer = goals[name]
-            growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
     # What waited on the host is let go, parameter by parameter.
     filled = {path: param.replace(growing.pop(path).done()) for path, param in flat.items()}
->>>>>>> w-d
     return nnx.merge(definition, nnx.from_flat_state(filled))
 
 
