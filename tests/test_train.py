@@ -237,7 +237,7 @@ def test_a_quiet_run_is_the_last_line_and_what_is_wrong(world):
 
 
 def test_an_error_ends_the_json_too(world):
-    status, shown = world.train([*world.flags("grpo", "too-long"), "--eval.max-new-tokens=999",
+    status, shown = world.train([*world.flags("grpo", "too-long"), "--eval.max-new-tokens=99999",
                                  "--json"])  # fmt: skip
     start, end = map(json.loads, shown.splitlines())
     assert (status, start["event"], end["event"]) == (2, "start", "end")
@@ -450,6 +450,6 @@ def test_an_adapter_is_exported_alone(world, tmp_path):
     run, _ = world.run("adapter")
     export.export(str(run), str(tmp_path / "adapter"), adapter=True)
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors"}
+    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     with pytest.raises(InputError, match="--adapter: .* has none"):
         export.export(str(world.run("grpo")[0]), str(tmp_path / "none"), adapter=True)

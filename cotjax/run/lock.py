@@ -56,14 +56,14 @@ def refuse_owned(folder: pathlib.Path) -> None:
     """
     from filelock import FileLock, Timeout
 
-    if not (folder / OWNER).is_file():
-        return
     try:
+        if not (folder / OWNER).is_file():
+            return
         with FileLock(folder / LOCK).acquire(timeout=LOOK):
             pass
     except Timeout as error:
         raise InputError(_held(folder)) from error
-    except OSError:  # not ours to write into, which is told elsewhere
+    except OSError:  # not ours to look or write into, which is told elsewhere
         pass
 
 
