@@ -22,6 +22,7 @@ from cotjax.parallel import sharding as parallel
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.policy_loss import (
     TeacherTerm,
+    in_words,
     logprobs,
     make_loss,
     open_objective,
@@ -105,7 +106,7 @@ class PolicyStage(RolloutStage):
             reward=reward or (length.reward if length else None),
             shows_steps=shows_steps,
             mined=mined,
-            notes=(f"the loss is {self.objective}", *preset_notes(policy)),
+            notes=(f"the loss: {in_words(self.objective)}.", *preset_notes(policy)),
         )
         self.resolved = {"policy": resolved(self.objective)}
         self.length = length

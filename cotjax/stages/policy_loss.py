@@ -275,3 +275,48 @@ def resolved(objective: Objective) -> dict[str, Any]:
     if objective.kl == "none" or not objective.beta:  # no KL, or the term's own: none estimates it
         values["kl_estimator"] = "auto"
     return values
+
+
+def in_words(objective: Objective) -> str:
+    """An objective as people say it, with every number that counts in it.
+
+    Example:
+      >>> in_words(make_objective("dr_grpo")).split("; ")[:2]
+      ['token ratios clipped to 1 − 0.2 … 1 + 0.2', 'advantage r − mean(r)']
+    """
+    clip = f"clipped to 1 − {objective.clip_low:g} … 1 + {objective.clip_high:g}"
+    terms = {
+        "clipped": f"token ratios {clip}",
+        "sequence": f"ratios of whole completions {clip}",
+        "cispo": f"log-probabilities weighted by ratios of at most {objective.max_ratio:g}",
+        "bridge_release": f"BRIDGE's released loss, {objective.beta:g} × |Δ mean log π|",
+    }
+    term = terms[objective.term] if isinstance(objective.term, str) else f"loss {objective.term}"
+    if objective.dual_clip and objective.term == "clipped":
+        term += f", bad tokens' loss at most {objective.dual_clip:g} × |advantage|"
+    scales = {
+        "none": "r − mean(r)",
+        "std": f"(r − mean(r)) / (std(r) + {objective.eps:g}), ddof {objective.ddof}",
+        "mean": f"(r − mean(r)) / (|mean(r)| + {objective.eps:g})",
+        "batch_std": f"(r − mean(r)) / (std of the batch + {objective.eps:g}), "
+        f"ddof {objective.ddof}",
+    }
+    left_out = objective.baseline == "leave_one_out"
+    advantage = "r − mean of the group's others" if left_out else scales[objective.scale]
+    means = {
+        "sequence": "mean over a completion's tokens, then over completions",
+        "token": "mean over all tokens",
+        "length": "summed over tokens, divided by completions × rollout.max_new_tokens",
+    }
+    parts = [term, f"advantage {advantage}", means[objective.reduction]]
+    if objective.beta and objective.kl != "none":
+        ratio = " × ratio" * objective.unbiased_kl
+        bound = f", at most {objective.max_kl:g} a token" if objective.max_kl else ""
+        parts.append(f"+ {objective.beta:g} × KL to the reference ({objective.kl}{ratio}{bound})")
+    if objective.entropy_bonus:
+        parts.append(f"− {objective.entropy_bonus:g} × entropy")
+    if objective.max_log_ratio:
+        parts.append(f"|log ratio| at most {objective.max_log_ratio:g}")
+    if not objective.tempered:
+        parts.append("log-probabilities at temperature 1")
+    return "; ".join(parts)

@@ -10,12 +10,13 @@ import pytest
 from cotjax.config import Plugin, PolicyConfig
 from cotjax.config.loading import from_table
 from cotjax.core import OBJECTIVES, PRESETS, policy_loss
-from cotjax.core.objectives import policy_advantage
+from cotjax.core.objectives import make_objective, policy_advantage
 from cotjax.errors import InputError
 from cotjax.interfaces import ScoredGroups
 from cotjax.stages.policy_loss import (
     UNUSED,
     UserTerm,
+    in_words,
     logprobs,
     make_loss,
     open_objective,
@@ -231,3 +232,30 @@ def test_teachers_change_the_advantage_or_add_a_divergence():
     added, same, told = loss_of(objective, made, teachers=Teachers(False))
     assert same == count and added == pytest.approx(plain + 3 * mask.sum(), rel=1e-4)
     assert told["divergence"] == (5, 1)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("name", [None, *OBJECTIVES])
+def test_an_objective_in_words_names_every_number_that_counts(name, preset):
+    one = make_objective(name, preset=preset, entropy_bonus=0.125)
+    words = in_words(one)
+    assert "Objective(" not in words and "0.125 × entropy" in words
+    if one.beta:
+        assert f"{one.beta:g} × " in words
+    if one.term in ("clipped", "sequence"):
+        assert f"1 − {one.clip_low:g}" in words and f"1 + {one.clip_high:g}" in words
+    if one.baseline == "group" and one.scale == "std":
+        assert f"{one.eps:g}" in words and f"ddof {one.ddof}" in words
+    if one.dual_clip and one.term == "clipped":
+        assert f"{one.dual_clip:g} × |advantage|" in words
+
+
+def test_what_two_objectives_differ_in_is_in_their_words():
+    for field, other in {
+        **{"reduction": "token", "scale": "none", "ddof": 0, "eps": 1e-3, "clip_low": 0.1},
+        **{"clip_high": 0.3, "dual_clip": 3.0, "max_log_ratio": 5.0, "kl": "k1", "max_kl": 2.0},
+        **{"unbiased_kl": True, "beta": 0.5, "entropy_bonus": 0.1, "tempered": False},
+        **{"baseline": "leave_one_out", "term": "cispo"},
+    }.items():
+        plain = make_objective(preset="cotjax")
+        assert in_words(dataclasses.replace(plain, **{field: other})) != in_words(plain), field
