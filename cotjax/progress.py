@@ -105,12 +105,21 @@ class Progress:
       unit: their name.
       stream: where to; None is the standard error output, or the board of a run.
       quiet: says nothing, as all processes but the first.
+      at_once: units that are done together; the first of them says nothing of the time per unit.
     """
 
     def __init__(
-        self, what: str, total: int, unit: str, *, stream: TextIO | None = None, quiet: bool = False
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        *,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        at_once: int = 1,
     ) -> None:
         self._what, self._total, self._unit, self._done = what, total, unit, 0
+        self._at_once, self._waiting = at_once, 0
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet or _shared[-1:] == [None]
         self._board: Board | None = None
@@ -146,7 +155,10 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         """So many more units are done; any thread may say so."""
         with self._lock:
-            self._done += count
+            self._waiting += count
+            if self._waiting < min(self._at_once, self._total - self._done):
+                return
+            self._done, self._waiting = self._done + self._waiting, 0
             self._moved = now = time.monotonic()
             if self._board is not None:
                 self._board.update(self._task, completed=self._done)

@@ -42,6 +42,21 @@ def test_a_log_gets_a_plain_line_now_and_then_with_the_time_that_is_left(monkeyp
     assert said[0] == "evaluation: 1 of 4 problems, about 30 min left" and len(said) == 3
 
 
+def test_units_that_are_done_together_count_together(monkeypatch):
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("evaluation", 10, "problems", stream=out, at_once=4) as told:
+        for batch in (4, 4, 2):
+            now[0] += 40
+            for _ in range(batch):
+                told.advance()
+    assert out.getvalue().splitlines() == [
+        "evaluation: 4 of 10 problems, about 1 min left",
+        "evaluation: 8 of 10 problems, about 20 s left",
+    ]
+    assert told._done == 10
+
+
 def test_what_is_soon_done_or_another_process_says_nothing(monkeypatch):
     assert run(io.StringIO(), monkeypatch, 1) == ""
     assert run(io.StringIO(), monkeypatch, 600, quiet=True) == ""

@@ -10,7 +10,12 @@ from cotjax.config import Config
 from cotjax.interfaces import Program, Record
 from cotjax.parallel import processes
 from cotjax.progress import Progress
-from cotjax.student.generate import complete, completing_programs, evaluation_sampling
+from cotjax.student.generate import (
+    complete,
+    completing_programs,
+    evaluation_sampling,
+    prompts_at_once,
+)
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.rewards import Reward, completion_row, solve_reward
 from cotjax.student.verify import open_verifier
@@ -46,14 +51,17 @@ def evaluate(
       the numbers of `summarize`, and one completions.jsonl row per greedy completion.
     """
     judged: list[list[JudgedCompletion]] = []
+    settings, most = evaluation_sampling(student, config), config.eval.batch_size
+    at_once = prompts_at_once(most, settings.group_size, student.rollout_mesh, len(records))
     groups = complete(
         *(student, config, mesh, params, records),
-        settings=evaluation_sampling(student, config),
-        completions=config.eval.batch_size,
+        settings=settings,
+        completions=most,
         reward=reward,
         verifier="eval.verifier",
     )
-    with Progress(name, len(records), "problems", quiet=not processes.is_first()) as progress:
+    quiet = not processes.is_first()
+    with Progress(name, len(records), "problems", quiet=quiet, at_once=at_once) as progress:
         try:
             for group in groups:
                 judged.append(group)
