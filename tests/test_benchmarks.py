@@ -1,6 +1,8 @@
 """The tables beside other systems, and how tiny teachers begin."""
 
+import json
 import pathlib
+import re
 import runpy
 import sys
 
@@ -69,6 +71,17 @@ def test_a_grown_student_says_what_the_student_says(tmp_path):
         policy, params = Policy.split(loaded.model)
         spoken.append(policy.rows(params, batch) @ policy.unembed(params).T)
     np.testing.assert_array_equal(spoken[1][:, :40], spoken[0][:, :40])
+
+
+def test_questions_of_the_styles_are_as_many_and_none_is_held_out(tmp_path):
+    runpy.run_path(str(BENCHMARKS / "tiny_teachers.py"))["write_questions"](tmp_path)
+    trained, held_out = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("questions", "held_out")
+    )
+    assert (len(trained), len(held_out)) == (1024, 704)
+    assert not {row["question"] for row in trained} & {row["question"] for row in held_out}
+    assert all(re.search(r"\n#### \d+$", row["answer"]) for row in trained + held_out)
 
 
 def test_the_table_of_distillation_has_ratios_above_1_where_ours_is_better(peers, monkeypatch):
