@@ -3,8 +3,10 @@
 Left alone, JAX lets the others wait five minutes for a process that has raised. Here each has a
 thread that asks the coordinator, which the first process runs, every second. They keep in it:
 
-    cotjax/alive/N     how often process N has looked, or "done"
-    cotjax/failed/N    what N failed of, in one line; or that N is silent, which the first finds
+    cotjax/RUN/alive/N     how often process N has looked, or "done"
+    cotjax/RUN/failed/N    what N failed of, in one line; or that N is silent, which the first finds
+
+RUN counts the runs of these processes: Python may train several.
 
 A thread cannot look while a call of JAX holds Python's lock, as the wait for others does on a CPU
 that is one device alone; then JAX itself ends all, after `HEARTBEAT`.
@@ -12,6 +14,7 @@ that is one device alone; then JAX itself ends all, after `HEARTBEAT`.
 
 import atexit
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -28,7 +31,8 @@ LOOK = 1.0  # seconds between two looks
 HEARTBEAT = 28  # seconds after which JAX gives a process up, with a dump: only if all else fails
 SILENCE = 10.0  # seconds after which a process that no longer looks is given up
 GRACE = 3.0  # seconds in which the others may finish a checkpoint that is being written
-_ALIVE, _FAILED, _DONE = "cotjax/alive/", "cotjax/failed/", "done"
+_ALIVE, _FAILED, _DONE = "alive/", "failed/", "done"
+_runs = itertools.count(1)
 
 
 @contextlib.contextmanager
@@ -41,7 +45,7 @@ def ending_together() -> Iterator[None]:
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
         return
-    lookout = Lookout(_client(), jax.process_index(), jax.process_count())
+    lookout = Lookout(_client(), jax.process_index(), jax.process_count(), next(_runs))
     lookout.start()
     try:
         yield
@@ -61,10 +65,12 @@ class Lookout:
       client: of the coordinator: has key_value_set and key_value_dir_get.
       number: of this process.
       count: of all.
+      run: its number, the same in all.
     """
 
-    def __init__(self, client: Any, number: int, count: int) -> None:
+    def __init__(self, client: Any, number: int, count: int, run: int = 1) -> None:
         self._client, self._number, self._count = client, number, count
+        self._keys = f"cotjax/{run}/"
         self._over = threading.Event()
         self._seen: dict[int, tuple[str, float]] = {}  # what each said last, and when
 
@@ -113,7 +119,7 @@ class Lookout:
         silent = self._silent() if self._number == 0 else []
         for number in silent:
             text = f"It is silent for {SILENCE:.0f} s; its own output may say why."
-            self._client.key_value_set(f"{_FAILED}{number}", text, True)
+            self._client.key_value_set(f"{self._keys}{_FAILED}{number}", text, True)
             failed[str(number)] = text
         for number, text in sorted(failed.items()):
             if number != str(self._number) and not self._over.is_set():
@@ -148,14 +154,15 @@ class Lookout:
         return len(done | self._read(_FAILED).keys()) == self._count
 
     def _say(self, key: str, text: str) -> None:
-        self._client.key_value_set(f"{key}{self._number}", text, True)
+        self._client.key_value_set(f"{self._keys}{key}{self._number}", text, True)
 
     def _try_to_say(self, key: str, text: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone
             self._say(key, text)
 
     def _read(self, key: str) -> dict[str, str]:
-        return {name.rsplit("/", 1)[1]: text for name, text in self._client.key_value_dir_get(key)}
+        found = self._client.key_value_dir_get(self._keys + key)
+        return {name.rsplit("/", 1)[1]: text for name, text in found}
 
 
 def _client() -> Any:

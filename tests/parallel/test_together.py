@@ -140,11 +140,11 @@ def test_the_first_misses_a_silent_process_and_tells_the_others(ends, capsys, mo
     clock = itertools.count(step=4.0)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     coordinator = Coordinator()
-    coordinator.kept |= {"cotjax/alive/1": "7", "cotjax/alive/2": "done"}
+    coordinator.kept |= {"cotjax/1/alive/1": "7", "cotjax/1/alive/2": "done"}
     with pytest.raises(Ended):
         together.Lookout(coordinator, 0, 3)._run()
     assert "process 1 of 3 failed, so all end. It is silent" in capsys.readouterr().err
-    assert "It is silent" in coordinator.kept["cotjax/failed/1"]
+    assert "It is silent" in coordinator.kept["cotjax/1/failed/1"]
     with pytest.raises(Ended):
         together.Lookout(coordinator, 2, 3)._run()
     assert "process 1 of 3 failed" in capsys.readouterr().err
@@ -165,7 +165,16 @@ def test_an_agreed_end_is_no_failure(monkeypatch):
     monkeypatch.setattr(together, "_client", lambda: coordinator)
     with pytest.raises(Stopped), together.ending_together():
         raise Stopped(signal.SIGTERM)
-    assert coordinator.kept == {"cotjax/alive/0": "done"}
+    assert [*coordinator.kept.values()] == ["done"]
+
+
+def test_what_failed_in_another_run_is_nothing_to_this_one(ends):
+    coordinator = Coordinator()
+    coordinator.kept["cotjax/1/failed/1"] = "Host a: ValueError: b"
+    lookout = together.Lookout(coordinator, 0, 2, run=2)
+    lookout._look()
+    lookout.done()
+    assert coordinator.kept["cotjax/2/alive/0"] == "done"
 
 
 def test_a_process_alone_watches_nobody(monkeypatch):
