@@ -2,9 +2,11 @@
 
 Every flag but a few is a config key (`--help` lists them); `--config FILE.toml` is read first.
 Those few say how a run speaks: `--explain` says what it would do and trains nothing, `--quiet`
-prints warnings, alarms and the last line, `--json` one JSON object a line.
+prints warnings, alarms and the last line, `--json` one JSON object a line, `--profile-start` where
+the time went until the first step.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -21,9 +23,15 @@ from cotjax.errors import InputError
 from cotjax.run import run
 from cotjax.run.early import check_run
 from cotjax.run.explain import explain
+from cotjax.start_profile import profiling, started
 from cotjax.startup import STARTED, set_up, use_large_pages
 
-WORDS = ("--explain", "--quiet", "--json")  # how a run speaks, which is no setting of it
+WORDS = (
+    "--explain",
+    "--quiet",
+    "--json",
+    "--profile-start",
+)  # how a run speaks, which is no setting of it
 
 
 @one_line_errors
@@ -50,7 +58,9 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> in
             _explain(config, as_json="json" in words)
         else:
             how = "json" if "json" in words else "quiet" if "quiet" in words else "text"
-            run(config, began=began, how=how)
+            with profiling(sys.stderr) if "profile-start" in words else contextlib.nullcontext():
+                started("settings")
+                run(config, began=began, how=how)
     return 0
 
 
@@ -61,9 +71,11 @@ def take_words(argv: Sequence[str]) -> tuple[set[str], list[str]]:
       InputError: a flag that is neither, or two that exclude each other.
     """
     found = {word.removeprefix("--") for word in argv if word in WORDS}
-    if "quiet" in found and len(found) > 1:
-        (other, *_) = sorted(found - {"quiet"})
+    if "quiet" in found and (others := found & {"explain", "json"}):
+        (other, *_) = sorted(others)
         raise InputError(f"--quiet: --{other} says something else. Leave one of them out.")
+    if {"explain", "profile-start"} <= found:
+        raise InputError("--profile-start: --explain trains nothing. Leave one of them out.")
     rest = [word for word in argv if word not in WORDS]
     for word in rest:
         if word.startswith("--"):

@@ -20,6 +20,7 @@ ORDER = (
     ("interfaces",),
     ("core",),
     ("startup",),
+    ("start_profile",),
     ("config",),
     ("hub",),
     ("cot", "data", "models", "parallel", "rollout", "training"),

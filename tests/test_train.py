@@ -227,13 +227,22 @@ def test_json_has_the_numbers_of_the_files_and_nothing_else(world):
     assert_same_run(run.with_name("as-json"), run)
 
 
-def test_a_quiet_run_is_the_last_line_and_what_is_wrong(world):
-    _, shown = world.train([*world.flags("grpo", "quiet"), "--quiet"])
+def test_a_quiet_run_is_the_last_line_and_what_is_wrong(world, capsys):
+    _, shown = world.train([*world.flags("grpo", "quiet"), "--quiet", "--profile-start"])
+    parts = [line[:34].strip() for line in capsys.readouterr().err.splitlines()]
+    wanted = ["settings", "tokenizer and records", "weights", "the first step", "together"]
+    assert [part for part in parts if part in wanted] == wanted
     run, whole = world.run("grpo")
     *alarms, last = shown.splitlines()
     assert last == whole.splitlines()[-1].replace(str(run), str(run.with_name("quiet")))
     assert all(line.startswith("step ") and line in whole for line in alarms)
     assert_same_run(run.with_name("quiet"), run)
+
+
+def test_a_profile_needs_a_run(world):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert train(["--stage=grpo", "--explain", "--profile-start"]) == 2
+    assert "--profile-start: --explain trains nothing" in said.getvalue()
 
 
 def test_an_error_ends_the_json_too(world):

@@ -77,7 +77,7 @@ def _screen(whole: Config, stages: Sequence[Config]) -> str:
     column = max(map(len, heads)) + 4
     lines = [
         "Usage: cotjax train [--explain] [--quiet|--json] [--config FILE] [--KEY VALUE …]",
-        "Trains a student; --explain says what it would do, --quiet and --json say less.",
+        "Trains a student; --explain: what it would do; --profile-start: where time goes.",
         "Flags over the file over the stage's defaults. Most used, with their values now:",
         "",
     ]

@@ -24,6 +24,7 @@ from cotjax.run.folder import (
 )  # fmt: skip
 from cotjax.run.lock import owned
 from cotjax.run.mirrored import Notify, nothing
+from cotjax.start_profile import started
 from cotjax.startup import Programs, compiling_side_by_side, counted
 from cotjax.storage import write_whole
 
@@ -92,6 +93,7 @@ def _run_stage(
     from cotjax.training.signals import StopSignals
     from cotjax.training.trackers import closing
 
+    started("imports of JAX and what trains", listen=True)
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
     shown = contextlib.ExitStack()
@@ -99,6 +101,7 @@ def _run_stage(
     shown.enter_context(printer.stage(name))
     with waiting("reading data and settings"):
         stage = open_stage(config, mesh)
+    started("tokenizer and records")
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     first, changes = processes.is_first(), changes_of(config, folder)
     if first and not config.resume:
@@ -136,6 +139,7 @@ def _run_stage(
             with signals.at_once():
                 notes = (*stage.notes, *stage.prepare(folder))
                 assert stage.state is not None, "weights are read here, where they may be refused"
+            started("weights")
         except InputError:
             if first and not config.resume:
                 forget_unbegun(folder)

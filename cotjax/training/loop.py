@@ -18,6 +18,7 @@ import jax
 from cotjax.errors import BadSteps, InputError, PluginError, Stopped
 from cotjax.interfaces import Limit, Stage, Step, SumCounts, TrainState
 from cotjax.progress import waiting
+from cotjax.start_profile import started
 from cotjax.storage import rows_of
 from cotjax.training.bad_steps import BadStepWatch
 from cotjax.training.checkpoint import Checkpoints, set_damaged_aside
@@ -196,12 +197,14 @@ class _Run:
         """Evaluates, takes the steps that are left, and evaluates again."""
         every = self.settings.checkpoint_every
         before = self._evaluation(0, "before")
+        started("checkpoint, evaluation before")
         if self.done:
             self.writer.name_end(None if not self._has_ended() else self.done)
         if self._is_due() and self.done not in self.evaluations:
             self._evaluation(self.done)  # the run had ended in it
         while not self._has_ended():
             state, metrics, work = one_step(self.stage, self.state, self.done)
+            started("the first step", last=True)
             used = self.used.plus(metrics)
             self._tell(self.done + 1, metrics | {"used_tokens": used.total}, work, state)
             # Read now: the next step may fail when it has moved the data on.
