@@ -42,6 +42,8 @@ EXTRAS = {
     "track": "trackio and TensorBoard",
     "wandb": "Weights & Biases",
     "lm-eval": "cotjax lm-eval",
+    "gcs": 'output = "gs://…"',
+    "s3": 'output = "s3://…"',
     "plan": "cotjax plan for TPUs",
     "tpu": "TPUs",
     "cuda": "NVIDIA GPUs",

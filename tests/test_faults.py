@@ -68,6 +68,7 @@ def test_parts_of_a_run_are_stages_and_no_bundles(faults, tmp_path):
     assert world.parts_of(tmp_path) == [tmp_path / "1-sft"]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # the child only sleeps and counts
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
 def test_a_moment_is_told_in_what_a_process_computes(faults, tmp_path):
     world = importlib.import_module("injection.world")

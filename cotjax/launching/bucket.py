@@ -33,7 +33,7 @@ class Bucket:
         """The folder of all runs, where the bucket is mounted at `mounted`."""
         return self._inside(mounted, "runs")
 
-    def programs(self, mounted: str) -> str:
+    def compiled(self, mounted: str) -> str:
         """The folder of compiled programs, one for all hosts and runs."""
         return self._inside(mounted, "xla")
 

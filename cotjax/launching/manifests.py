@@ -56,7 +56,7 @@ def _fill_container(container: dict[str, Any], job: Job, bucket: Bucket) -> None
     values = {
         "RUN": f"{output}/{job.name}",
         "JAX_NUM_PROCESSES": str(hosts.all_hosts),
-        CACHE: bucket.programs(MOUNT),
+        CACHE: bucket.compiled(MOUNT),
         "PYTHONUNBUFFERED": "1",
     }
     container["env"] = [{"name": name, "value": value} for name, value in values.items()]
@@ -100,7 +100,7 @@ def sky(job: Job) -> str:
     task["envs"] = {
         "BACKEND": job.backend,
         "RUN": f"{output}/{job.name}",
-        CACHE: bucket.programs(MOUNT),
+        CACHE: bucket.compiled(MOUNT),
         "ARGUMENTS": shlex.join(job.arguments(job.sent_config, output)),
     }
     mode = "MOUNT" if bucket.scheme == "gs" else "MOUNT_CACHED"

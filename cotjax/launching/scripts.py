@@ -27,7 +27,7 @@ def tpu_vm(job: Job) -> str:
             "CONFIG": shlex.quote(job.sent_config),
             "BUCKET": shlex.quote(bucket.name),
             "OUTPUT": shlex.quote(bucket.runs("bucket")),
-            "CACHE": shlex.quote(bucket.programs("bucket")),
+            "CACHE": shlex.quote(bucket.compiled("bucket")),
             "FLAGS": words(job.flags),
         },
     )

@@ -52,6 +52,7 @@ class Distill:
     reads = (
         *("batch", "teachers", "rollout.prompts", "rollout.max_new_tokens"),
         *("rollout.temperature", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
+        "rollout.draft_tokens",
         *(key for key in settings.TEACHERS if not key.startswith("teachers.")),
         *("distill.target", "distill.filter_texts", "distill.alpha", "distill.alpha_end"),
         *("distill.alpha_schedule", "distill.on_policy"),
@@ -77,7 +78,13 @@ class Distill:
         ),
         Switch(
             *("distill.on_policy", '> 0, or distill.target = "text"', _writes),
-            ("rollout.prompts", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
+            (
+                "rollout.prompts",
+                "rollout.top_k",
+                "rollout.top_p",
+                "rollout.min_p",
+                "rollout.draft_tokens",
+            ),
         ),
         Switch(
             *("distill.on_policy", '> 0, or curriculum.difficulty = "pass_rate"', _samples),

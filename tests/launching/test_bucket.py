@@ -16,7 +16,7 @@ from cotjax.launching.bucket import Bucket, parse_bucket
 )
 def test_a_bucket_or_a_folder_of_one(text, expected):
     assert parse_bucket(text) == expected
-    assert expected.programs("/b") == expected.runs("/b").removesuffix("runs") + "xla"
+    assert expected.compiled("/b") == expected.runs("/b").removesuffix("runs") + "xla"
     assert expected.source == f"{expected.scheme}://{expected.name}"
 
 
