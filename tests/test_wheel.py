@@ -142,7 +142,7 @@ def test_it_runs_in_another_folder_on_its_base_requirements_alone(built, tmp_pat
     assert "vega" in page and "</style>" in page  # the report's assets
     cotjax("export", "--checkpoint=runs/one", "--out=out")
     assert {"tokenizer.json", "README.md"} <= set(os.listdir(tmp_path / "out"))
-    job = cotjax("launch", "slurm", "--config=run.toml", "--topology=h100:8", "--dry-run")
+    job = cotjax("launch", "slurm", "--config=run.toml", "--topology=h100:1", "--dry-run")
     assert "#SBATCH --nodes=1\n" in job
 
 
