@@ -49,7 +49,7 @@ class StartProfile:
         self._now: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
-        """Ends a part; JAX is listened to from the first one on in which it is imported."""
+        """Ends a part."""
         if self._over:
             return
         now = time.monotonic()

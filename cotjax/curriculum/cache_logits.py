@@ -132,7 +132,7 @@ def cache_logits(config: Config, mesh: Mesh, folder: Path) -> Written:
         if number % jax.process_count() == jax.process_index() and not writer.has(shard[0])
     ]
     total, quiet = sum(len(examples) for *_, examples in own), jax.process_index() > 0
-    with Progress("asking the teachers", total, "examples", quiet=quiet) as progress:
+    with Progress("computing teacher logits", total, "examples", quiet=quiet) as progress:
         for name, teacher, examples in own:
             teachers.keep_only([teacher])
             numbers = {"kl": 0.0}

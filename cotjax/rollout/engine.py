@@ -152,14 +152,15 @@ class Engine:
             passes=jnp.zeros(count, jnp.int32) if self.PASSES else None,
         )
 
-    def _own_caches(self, prompts: Any) -> Any:
-        """Empty caches of the completions in all slots."""
+    def _own_caches(self, prompts: Any, *, more: int = 0, **how: bool) -> Any:
+        """Empty caches of the completions in all slots, of `more` columns than they have tokens."""
         plan = self.plan
         return self.model.own_caches(
             prompts,
             rows=plan.lanes * plan.slots,
             group=plan.share,
-            max_new_tokens=self.settings.max_new_tokens,
+            max_new_tokens=self.settings.max_new_tokens + more,
+            **how,
         )
 
     def _nothing(self, job: Int[Array, "L S"]) -> Array:

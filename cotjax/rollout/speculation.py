@@ -62,14 +62,9 @@ class SpeculativeEngine(Engine):
 
     PASSES = True
 
-    def _own_caches(self, prompts: Any) -> Any:
-        plan, settings = self.plan, self.settings
-        return self.model.own_caches(
-            prompts,
-            rows=plan.lanes * plan.slots,
-            group=plan.share,
-            max_new_tokens=settings.max_new_tokens + settings.draft_tokens,
-            whole=True,
+    def _own_caches(self, prompts: Any, *, more: int = 0, **how: bool) -> Any:
+        return super()._own_caches(
+            prompts, more=more + self.settings.draft_tokens, whole=True, **how
         )
 
     def _nothing(self, job: Int[Array, "L S"]) -> Array:

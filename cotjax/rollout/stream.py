@@ -26,7 +26,7 @@ def stream(
     """`generate` in pieces: the completions after one token, then after every `chunk` more.
 
     The last rollout is that of `generate` with the same arguments; with a `limit`, of as many
-    tokens at most, for which nothing is compiled anew.
+    tokens at most, for which nothing is compiled anew. It makes no drafts, which change nothing.
 
     Raises:
       ValueError: see `make_plan`; also settings in which a prompt has no slot of its own.

@@ -100,9 +100,9 @@ def _records(config: Config, student: LoadedPolicy) -> list[Record]:
     return [train[index] for index in range(min(count, len(train)))]
 
 
-def _asking(records: list[Record]) -> Progress:
+def _progress(records: list[Record]) -> Progress:
     quiet = not processes.is_first()
-    return Progress("asking the teacher", len(records), "questions", quiet=quiet)
+    return Progress("sampling the teacher", len(records), "questions", quiet=quiet)
 
 
 class DataWriter:
@@ -154,7 +154,7 @@ class ModelWriter:
             completions=config.eval.batch_size,
             key=jax.random.key(config.seed),
         )
-        with _asking(self._records) as progress:
+        with _progress(self._records) as progress:
             for record, group in zip(self._records, answers, strict=True):
                 progress.advance()
                 yield record, [one.text for one in group]
@@ -198,7 +198,7 @@ class ServerWriter:
     def solve(self) -> Iterator[tuple[Record, list[str] | None]]:
         """Requests one by one, until one answer is right, so that no request is wasted."""
         failed = 0
-        with _asking(self._records) as progress:
+        with _progress(self._records) as progress:
             for record in self._records:
                 texts, failed = self._texts(record, failed)
                 progress.advance()
