@@ -32,6 +32,13 @@ class Chart:
     unit: str
     form: str
 
+    def told(self, value: float) -> str:
+        """A value in this form; one that it would print as zero, with two digits."""
+        text = self.form.format(value)
+        if value and not re.search("[1-9]", text):
+            text = f"{value:.1e}".replace("e-0", "e-")
+        return text.replace("-", "−")
+
 
 CHARTS = (
     Chart("loss", "Loss", "nats/token", "{:.3f}"),
@@ -167,8 +174,8 @@ def _curve(runs: Sequence[RunFiles], chart: Chart) -> Figure | None:
         return None
     ends = found[0]["mean"] or found[0]["held"][1]
     spread = [value for one in found for value in (one["mean"] or one["held"][1])]
-    shown = " → ".join(chart.form.format(ends[end]) for end in (0, -1)).replace("-", "−")
-    form = chart.form.format
+    form = chart.told
+    shown = f"{form(ends[0])} → {form(ends[-1])}"
     many = f" of {len(found)} runs" if len(found) > 1 else ""
     says = (
         f"{chart.title}{many} by step: {shown.replace('→', 'to')}, lowest {form(min(spread))}, "

@@ -25,7 +25,7 @@ from cotjax.report.words import what_happened
 
 LONG = False  # True: as many steps as the default run, some ten minutes on two CPU cores
 STEPS = {"reconstruct": 150, "grpo": 60, "rewrite": 4} if LONG else {
-    "reconstruct": 10, "grpo": 12, "rewrite": 2
+    "reconstruct": 8, "grpo": 8, "rewrite": 2
 }  # fmt: skip
 # %% [markdown]
 # ## What the student is asked
@@ -72,8 +72,8 @@ plt.show()
 # ## How much is hidden, and what brevity is worth
 #
 # The released stage 2 hides $m = \min(\max(3, \lfloor n/2 \rfloor), n - 1)$ of $n$ steps at once.
-# This run lets the share grow from a half to all of them, bucket by bucket. In stage 3 a right
-# rewrite earns by $\rho$, its length over the teacher's.
+# This run hides a share that grows bucket by bucket, from three quarters to all of them (then the
+# question stands alone). In stage 3 a right rewrite earns by $\rho$, its length over the teacher's.
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
 size = np.arange(1, 13)
@@ -96,22 +96,22 @@ plt.show()
 # A list of stages, each from the weights of the one before. On the command line it is
 # `python -m cotjax.train --stage=bridge`, or a file with `[[stages]]`.
 # %%
-sizes = {"prompts": 8, "group_size": 8, "max_new_tokens": 192, "max_prompt_tokens": 320}
+sizes = {"prompts": 8, "group_size": 6, "max_new_tokens": 160, "max_prompt_tokens": 256}
 stages = [
     {
         "stage": "reconstruct",
         "steps": STEPS["reconstruct"],
         "reconstruct": {"solve_share": 0.5},
-        "batch": {"size": 4, "sequence_length": 576},
+        "batch": {"size": 6, "sequence_length": 416},
         "optimizer": {"learning_rate": 3e-4, "schedule": "linear", "warmup_steps": 2},
     },
     {
         "stage": "grpo",
         "steps": STEPS["grpo"],
         "rollout": sizes,
-        "mask": {"rule": "share"},
+        "mask": {"rule": "share", "share_start": 0.75},
         "policy": {"micro_batch": 0},
-        "curriculum": {"buckets": 3, "advance_after": STEPS["grpo"] // 3},
+        "curriculum": {"buckets": 2, "advance_after": STEPS["grpo"] // 2},
         "optimizer": {"learning_rate": 2e-4},
     },
     {
@@ -119,8 +119,8 @@ stages = [
         "steps": STEPS["rewrite"],
         "rollout": sizes,
         "policy": {"micro_batch": 0},
-        "batch": {"size": 8, "sequence_length": 256},
-        "mining": {"questions": 128, "max_new_tokens": 192, "batch_size": 128},
+        "rewrite": {"internalize": False},
+        "mining": {"questions": 64, "attempts": 1, "max_new_tokens": 160, "batch_size": 64},
         "optimizer": {"learning_rate": 3e-5},
     },
 ]
@@ -128,9 +128,9 @@ config = Config.for_stages(
     stages,
     name="bridge",
     output=tempfile.mkdtemp(),
-    data={"concise_share": 0.3},
+    data={"concise_share": 0.3, "max_steps": 4},
     checkpoint={"every": 0},
-    eval={"problems": 64, "samples": 0, "max_prompt_tokens": 80, "max_new_tokens": 192},
+    eval={"problems": 64, "samples": 0, "max_prompt_tokens": 80, "max_new_tokens": 160},
 )
 with quiet():
     run = train(config)
@@ -166,9 +166,9 @@ for row in rows:
 # ## Inside the stages
 #
 # Left: stage 1 is supervised, its loss falls. Middle: stage 2 earns a reward while more and more is
-# hidden (the shaded part). At first almost nothing is right: a prompt with gaps is a form that the
-# student has hardly met, and so few steps of stage 1 do not teach it; the bare question at the end
-# is the easier one. Right: how long its completions are, and how many of them are right.
+# hidden (the shaded part); a prompt with gaps is a form that the student has hardly met, so the
+# bare question at the end is the easier one. Right: how long its completions are, and how many of
+# them are right.
 # %%
 first, second, *_ = run.stages
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.2))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cotjax.report.charts import (
     CHARTS,
+    Chart,
     accuracy_against_length,
     figures,
     joined,
@@ -13,6 +14,14 @@ from cotjax.report.charts import (
     without_outliers,
 )
 from cotjax.report.run_folder import RunFiles
+
+
+def test_a_small_value_is_not_told_as_zero():
+    loss = Chart("loss", "Loss", "nats/token", "{:.3f}")
+    assert [loss.told(v) for v in (0.25, -0.25, 4.2e-5, 0.0)] == [
+        "0.250", "−0.250", "4.2e−5", "0.000"
+    ]  # fmt: skip
+    assert Chart("kl", "KL", "", "{:.0%}").told(0.3) == "30%"
 
 
 def test_every_metric_has_one_chart_with_a_title_and_a_form():

@@ -126,6 +126,7 @@ function lines(chart) {
 function path(chart) {
   const values = chart.series.flatMap((one) => one.points.map(([label, tokens, accuracy, low, high], n) => ({
     run: names[one.run], label, tokens, accuracy, low, high, n, place: n === 0 && one.points.length > 1 ? "first" : n === one.points.length - 1 ? "last" : "between",
+    below: (one.points[n === 0 ? 1 : n - 1]?.[2] ?? 0) > accuracy, // its label, clear of the line
   })));
   const ends = values.flatMap((one) => [one.low ?? one.accuracy, one.high ?? one.accuracy]);
   const lengths = values.map((one) => one.tokens);
@@ -143,11 +144,11 @@ function path(chart) {
         encoding: { x: tokens, y, color: paint, size: { condition: { test: "datum.place === 'last'", value: 130 }, value: 40 }, tooltip: pathTooltip() } },
       { transform: [{ filter: "datum.place === 'first'" }], mark: { type: "point", filled: true, fill: "var(--page)", size: 90, strokeWidth: 2, opacity: 1 },
         encoding: { x: tokens, y, stroke: paint, tooltip: pathTooltip() } },
-      ...(several ? [] : [["left", 10, "<="], ["right", -10, ">"]].map(([align, dx, test]) => ({
-        transform: [{ filter: `datum.place !== 'between' && datum.tokens ${test} ${middle}` }],
-        mark: { type: "text", align, dx, dy: -10, fontSize: 12, fill: "var(--ink)" },
+      ...(several ? [] : [["left", 10, "<="], ["right", -10, ">"]].flatMap(([align, dx, test]) => [true, false].map((below) => ({
+        transform: [{ filter: `datum.place !== 'between' && datum.tokens ${test} ${middle} && datum.below === ${below}` }],
+        mark: { type: "text", align, dx, dy: below ? 12 : -10, fontSize: 12, fill: "var(--ink)" },
         encoding: { x: tokens, y, text: { field: "label" } },
-      }))),
+      })))),
     ],
   };
 }
