@@ -76,6 +76,12 @@ def _disagreements(config: Config) -> Iterator[str]:
             "rollout.off_policy_steps = 1: completions then come from older parameters, and "
             "policy.sampler_correction = 0 does not weigh them. Set policy.sampler_correction = 2."
         )
+    weighs = stage_class(config.stage).reads_key("policy.sampler_correction")
+    if config.rollout.weights_dtype == "int8" and weighs and not config.policy.sampler_correction:
+        yield (
+            'rollout.weights_dtype = "int8": completions then come from rounded parameters, and '
+            "policy.sampler_correction = 0 does not weigh them. Set policy.sampler_correction = 2."
+        )
     group, share = config.rollout.group_size, config.rollout.completions_per_slot
     if share and group % share:
         yield (

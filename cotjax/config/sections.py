@@ -122,6 +122,7 @@ class RolloutConfig:
     completions_per_slot: Natural = 0  # Of one prompt, sharing a slot's cache; 0 = all of them.
     draft_tokens: Natural = 0  # Guessed ahead from prompt and text, a pass decodes all; 0 = none.
     cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # Of keys and values.
+    weights_dtype: Literal["auto", "int8"] = "auto"  # Of layers' matrices while training samples.
     off_policy_steps: AtMost1 = 0  # 1 = sample the next step while this one learns.
     on_nonfinite: Literal["stop", "count"] = "stop"  # A NaN in logits: a bad step, or a lost row.
     max_sampler_gap: NotNegative | Auto = "auto"  # Most nats from sampler to trainer; 0 = any.

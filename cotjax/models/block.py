@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cotjax.models.architecture import Architecture
+from cotjax.models.decode_weights import LayerWeights
 from cotjax.models.lora import PROJECTIONS, Adapter
 
 # Rotates and mixes: query, key, value and cache in, attended values and new cache out.
@@ -72,20 +73,6 @@ def _gated_back(activation: str, saved: tuple[Array, Array], by_out: Array) -> A
 
 
 gated.defvjp(_gated, _gated_back)
-
-
-def turned_product(
-    x: Float[Array, "N I"], kernel: Float[Array, "O I"], _: Any, precision: Any, **options: Any
-) -> Float[Array, "N O"]:
-    """Gives x @ kernel.T as (kernel @ x.T).T, in place of `jax.lax.dot_general` in an `nnx.Linear`.
-
-    A CPU's library copies the second factor of a product into the order in which it multiplies. For
-    the few rows of a decoding loop, copying a kernel takes longer than the product; x is small.
-    Without the barrier XLA would swap the factors back.
-    """
-    by_last = (((1,), (1,)), ((), ()))
-    product = jax.lax.dot_general(kernel, x, by_last, precision, **options)
-    return jax.lax.optimization_barrier(product).T
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -190,10 +177,11 @@ class Block(nnx.Module):
         self.down = linear(mlp, hidden)
         self.mlp_post_norm = norm(hidden) if shape.post_norms else None
 
-    def turn(self) -> None:
-        """From now on kernels are read as [out, in], by `turned_product`."""
+    def read_as(self, weights: LayerWeights) -> None:
+        """From now on kernels are read as a decoding loop has them."""
         for name in PROJECTIONS:
-            getattr(self, name).dot_general = turned_product
+            projection = getattr(self, name)
+            projection.dot_general = weights.product(name, projection.dot_general)
 
     def __call__(
         self, x: Float[Array, "B S D"], mix: Mix, cache: Any, adapter: Adapter | None = None

@@ -25,6 +25,7 @@ from cotjax.interfaces import Placement, TokenBatch
 from cotjax.models import kv_cache
 from cotjax.models.attention import Causal, DecodeShared, SharedPrompt
 from cotjax.models.attention_ahead import DecodeAhead
+from cotjax.models.decode_weights import LayerWeights
 from cotjax.models.head import Head
 from cotjax.models.lora import Adapter, Lora, join_adapter, split_adapter
 from cotjax.models.transformer import Transformer
@@ -117,7 +118,11 @@ class Policy:
         return join_adapter(trained, base)
 
     def _run(
-        self, params: Any, *inputs: Any, layers: list[Any] | None = None, dropout_key: Any = None
+        self,
+        params: Any,
+        *inputs: Any,
+        layers: list[LayerWeights] | None = None,
+        dropout_key: Any = None,
     ) -> tuple[Array, Any]:
         """Hidden states and caches, with the adapter if the policy has one."""
         model = self.bind(split_adapter(params)[1])
@@ -286,21 +291,27 @@ class Policy:
             caches.append([(keep(own, axis=-2), keep(own.mT, axis=-1)) for own in empty])
         return caches
 
-    def unstacked(self, params: Any) -> list[Any] | None:
+    def unstacked(self, params: Any, dtype: str = "auto") -> list[LayerWeights] | None:
         """Each layer's parameters, for a loop of `decode`; None where that would gain nothing.
 
         A CPU's products want each matrix by itself, and turned: a loop would cut it out of the
         stacked ones for every token. An accelerator's read it where it lies, and need no second
-        copy.
+        copy, unless it shall be smaller.
+
+        Args:
+          params: the decoder's.
+          dtype: "int8" for projections in int8, or "auto" as they are.
         """
-        if self.placement is None or self.placement.platform != "cpu":
+        turned = self.placement is not None and self.placement.platform == "cpu"
+        if not turned and dtype == "auto":
             return None
-        return self.bind(split_adapter(params)[1]).turned(self._adapter(params))
+        model, adapter = self.bind(split_adapter(params)[1]), self._adapter(params)
+        return model.layer_weights(adapter, turned=turned, int8=dtype == "int8")
 
     def decode(
         self,
         params: Any,
-        layers: list[Any] | None,
+        layers: list[LayerWeights] | None,
         tokens: Int[Array, "B G"],
         prompt_mask: Bool[Array, "B P"],
         filled: Int[Array, " B"] | Int[Array, ""],
@@ -328,7 +339,7 @@ class Policy:
     def decode_ahead(
         self,
         params: Any,
-        layers: list[Any] | None,
+        layers: list[LayerWeights] | None,
         tokens: Int[Array, "B G Q"],
         prompt_mask: Bool[Array, "B P"],
         filled: Int[Array, "B G"],

@@ -22,6 +22,7 @@ from cotjax.interfaces import Placement
 from cotjax.models.architecture import Architecture, LayerKind
 from cotjax.models.attention import Attend, Scoring
 from cotjax.models.block import INITIAL_SPREAD, Block, Formats, Mix, RMSNorm
+from cotjax.models.decode_weights import LayerWeights, layers_of
 from cotjax.models.lora import Adapter
 from cotjax.models.rope import rotate
 
@@ -92,7 +93,7 @@ class Transformer(nnx.Module):
         attend: Attend,
         caches: Any = None,
         *,
-        layers: list[Any] | None = None,
+        layers: list[LayerWeights] | None = None,
         adapter: Adapter | None = None,
         placement: Placement | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
@@ -104,7 +105,7 @@ class Transformer(nnx.Module):
           attend: which token sees which, and what the cache holds.
           caches: None, or per layer what `attend` takes: a list (layers are unrolled, which is
             what a decoding loop wants) or leaves with a leading layer axis (layers are scanned).
-          layers: what `turned` gave, where `caches` is a list; None cuts the stacked ones here.
+          layers: what `layer_weights` gave, where `caches` is a list; None cuts them here.
           adapter: what is added to projections, of all layers; None adds nothing.
           placement: keeps examples apart on a mesh, so that what the compiler gathers are weights.
 
@@ -125,18 +126,17 @@ class Transformer(nnx.Module):
         if isinstance(caches, list):
             # Traced once for all layers of a kind.
             @functools.partial(jax.jit, static_argnames="kind")
-            def one(x: Array, params: Any, cache: Any, own: Any, kind: int) -> tuple[Array, Any]:
+            def one(x: Array, weights: LayerWeights, cache: Any, kind: int) -> tuple[Array, Any]:
+                params, x = weights.read_with(x)
                 block = nnx.merge(definition, params)
-                if layers is not None:
-                    block.turn()
-                x, cache = block(x, mixes[kind], cache, own)
+                block.read_as(weights)
+                x, cache = block(x, mixes[kind], cache, weights.adapter)
                 return keep(x), cache
 
             new_caches = []
-            for kind, cache, (params, own) in zip(
-                which, caches, layers or self._unstacked(adapter), strict=True
-            ):
-                x, cache = one(x, params, cache, own, kind)
+            layers = layers or self.layer_weights(adapter)
+            for kind, cache, weights in zip(which, caches, layers, strict=True):
+                x, cache = one(x, weights, cache, kind)
                 new_caches.append(cache)
             return self._last(x), new_caches
 
@@ -161,15 +161,12 @@ class Transformer(nnx.Module):
         x, divisor = self.final_norm(x), self.shape.logits_scaling
         return x if divisor == 1 else x / jnp.asarray(divisor, x.dtype)
 
-    def turned(self, adapter: Adapter | None) -> list[Any]:
-        """Each layer's parameters, kernels as `Block.turn` wants them, and its adapter's."""
-        turn = lambda leaf: leaf.T if leaf.ndim == 2 else leaf  # noqa: E731  (scales, biases)
-        return [(jax.tree.map(turn, params), own) for params, own in self._unstacked(adapter)]
-
-    def _unstacked(self, adapter: Adapter | None) -> list[Any]:
+    def layer_weights(
+        self, adapter: Adapter | None, *, turned: bool = False, int8: bool = False
+    ) -> list[LayerWeights]:
+        """Each layer's weights and its adapter's; arguments as for `layers_of`."""
         _, stacked = nnx.split(self.layers)
-        numbers = range(self.shape.num_layers)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], (stacked, adapter)) for i in numbers]
+        return layers_of(stacked, adapter, self.shape.num_layers, turned=turned, int8=int8)
 
     def _embed(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         dtype = self.formats.compute

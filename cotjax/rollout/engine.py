@@ -84,7 +84,7 @@ class Engine:
         self.batch = batch
         drawn = row_uniforms(key, batch.ids, settings.group_size, settings.max_new_tokens)
         self.uniforms = drawn.reshape(plan.lanes, plan.jobs, plan.share, -1)
-        self.layers = layers or model.unstacked(params)
+        self.layers = layers or model.unstacked(params, settings.weights_dtype)
 
     def run(self) -> Rollout:
         """Decodes all jobs."""

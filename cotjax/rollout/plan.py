@@ -32,8 +32,11 @@ class Decoder(Protocol):
         """
         ...
 
-    def unstacked(self, params: Any) -> Any:
-        """What a loop of `decode` computes of the parameters once, beforehand."""
+    def unstacked(self, params: Any, dtype: str = "auto") -> Any:
+        """What a loop of `decode` computes of the parameters once, beforehand.
+
+        With "int8" for a `dtype`, it computes matrices of integers.
+        """
         ...
 
     def decode(
@@ -93,6 +96,7 @@ class Sampling:
       share: R, completions of one prompt in a slot, a divisor of G; 0 = G. Refill wastes least at
         1, where a slot holds a copy of its prompt's cache for every completion.
       draft_tokens: K, tokens guessed ahead for each pass of the decoder; see `speculation`.
+      weights_dtype: "int8" decodes with the layers' matrices in int8; see `models.decode_weights`.
     """
 
     group_size: int
@@ -108,6 +112,7 @@ class Sampling:
     rows: int = 0
     share: int = 0
     draft_tokens: int = 0
+    weights_dtype: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Distill:
         *("batch", "teachers", "rollout.prompts", "rollout.max_new_tokens"),
         *("rollout.temperature", "rollout.top_k", "rollout.top_p", "rollout.min_p"),
         "rollout.draft_tokens",
+        "rollout.weights_dtype",
         *(key for key in settings.TEACHERS if not key.startswith("teachers.")),
         *("distill.target", "distill.filter_texts", "distill.alpha", "distill.alpha_end"),
         *("distill.alpha_schedule", "distill.on_policy"),
@@ -84,6 +85,7 @@ class Distill:
                 "rollout.top_p",
                 "rollout.min_p",
                 "rollout.draft_tokens",
+                "rollout.weights_dtype",
             ),
         ),
         Switch(

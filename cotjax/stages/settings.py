@@ -46,7 +46,8 @@ BUCKETS = _keys(
 ORDER = ("curriculum.buckets", "curriculum.examples", *BUCKETS)
 SAMPLING = _keys(
     "rollout", "prompts group_size max_prompt_tokens max_new_tokens temperature stop top_k top_p"
-    " min_p max_concurrent completions_per_slot draft_tokens cache_dtype on_nonfinite"
+    " min_p max_concurrent completions_per_slot draft_tokens cache_dtype weights_dtype"
+    " on_nonfinite"
 )  # fmt: skip
 POLICY = ("rollout", "policy", *ORDER)  # a policy loss also measures the gap to its sampler
 

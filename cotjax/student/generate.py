@@ -55,6 +55,7 @@ def rollout_sampling(
         rows=config.max_concurrent if in_groups else 0,
         share=config.completions_per_slot if in_groups else 0,
         draft_tokens=config.draft_tokens,
+        weights_dtype=config.weights_dtype,
     )
 
 

@@ -200,8 +200,8 @@ def gap_limit(config: Config) -> dict[str, Limit]:
     rollout = config.rollout
     most, auto = rollout.max_sampler_gap, rollout.max_sampler_gap == "auto"
     if most == "auto":
-        formats = {config.model.compute_dtype, rollout.cache_dtype} - {"auto"}
-        most = max(SAMPLER_GAP[name] for name in formats)
+        formats = {config.model.compute_dtype, rollout.cache_dtype, rollout.weights_dtype}
+        most = max(SAMPLER_GAP[name] for name in formats - {"auto"})
     if not most:
         return {}
     return {

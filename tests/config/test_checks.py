@@ -67,6 +67,7 @@ def test_every_number_has_a_range(key, hint):
         (["--data.path=x.jsonl"], 'Set data.source = "jsonl"'),
         (["--data.eval-path=x.jsonl"], 'Set data.source = "jsonl"'),
         (["--policy.dual-clip=1"], "Set policy.dual_clip > 1, or 0"),
+        (["--rollout.weights-dtype=int8"], "Set policy.sampler_correction = 2."),
         (["--policy.micro-batch=3"], "Set policy.micro_batch to a divisor of 16, or to 0."),
     ],
 )
@@ -129,3 +130,8 @@ def test_names_of_environment_variables_are_taken(monkeypatch):
         assert config.rationales.key_variable == name
     url = "--rationales.url=http://[::1]:8000/v1"
     assert load([url, "--name=x"], tool="rationales").rationales.url == url.partition("=")[2]
+
+
+def test_rejection_sampling_needs_no_weight_for_rounded_matrices():
+    assert load(["--stage=rft", "--rollout.weights-dtype=int8"]).rollout.weights_dtype == "int8"
+    load(["--rollout.weights-dtype=int8", "--policy.sampler-correction=2"])

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from cotjax.models.architecture import Architecture
-from cotjax.models.block import Block, Formats, RMSNorm, gated, narrow_product, turned_product
+from cotjax.models.block import Block, Formats, RMSNorm, gated, narrow_product
 
 SHAPE = Architecture("llama", 64, 12, 1, 2, 1, 4, 20)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 12)), jnp.float32)
@@ -47,12 +47,6 @@ def test_a_gate_and_its_gradients_are_the_plain_product_s(name, plain):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
     )
-
-
-def test_a_turned_product_is_the_product_with_the_kernel_turned():
-    kernel = jnp.asarray(np.random.default_rng(1).normal(size=(7, 12)), jnp.float32)
-    found = turned_product(X[0], kernel, None, None)
-    np.testing.assert_allclose(found, np.asarray(X[0]) @ np.asarray(kernel).T, rtol=1e-5, atol=1e-6)
 
 
 def own_values(query, key, value, cache):

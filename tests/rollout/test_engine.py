@@ -228,7 +228,7 @@ class Countdown:
     def own_caches(self, prompt_caches, *, rows, group, max_new_tokens):
         return []
 
-    def unstacked(self, params):
+    def unstacked(self, params, dtype="auto"):
         return None
 
     def decode(self, params, layers, tokens, prompt_mask, filled, clock, caches):
