@@ -92,6 +92,7 @@ class _Counter:
     def __init__(self, module: HloModule, mesh: MeshShape) -> None:
         self._module, self._mesh = module, mesh
         self.of = functools.cache(self._of)
+        self._users = functools.cache(self._users_of)
 
     def _of(self, name: str) -> Cost:
         table = self._module.computations[name]
@@ -138,16 +139,11 @@ class _Counter:
 
     def _of_fusion(self, one: Instruction, table: Table) -> Iterator[float]:
         inner = self._module.computations[one.called[0]]
-        users: dict[str, list[Instruction]] = {}
-        for other in inner.values():
-            for operand in other.operands:
-                users.setdefault(operand, []).append(other)
-        for parameter in (other for other in inner.values() if other.opcode == "parameter"):
-            number = int(parameter.rest)
+        for number, parameter in _parameters(inner):
             if number >= len(one.operands) or one.operands[number] not in table:
                 continue
             whole = _main(table[one.operands[number]].arrays)
-            yield min(whole, _of_uses(parameter, users, inner, whole))
+            yield min(whole, self._of_uses(parameter, one.called[0], whole))
         root = self._module.root(one.called[0])
         results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
         if len(results) != len(one.arrays):
@@ -156,6 +152,38 @@ class _Counter:
         for array, result in zip(one.arrays, results, strict=True):
             if not array.space:
                 yield min(_main([array]), _written(_behind(result, inner), inner))
+
+    def _of_uses(self, one: Instruction, computation: str, whole: float) -> float:
+        """Bytes that a fusion reads of a value: of one that is only sliced, the slices."""
+        if self._module.root(computation) is one:
+            return whole
+        total = 0.0
+        for user in self._users(computation).get(one.name, ()):
+            if user.opcode in _SLICES and user.operands[0] == one.name:
+                total += sum(array.bytes for array in user.arrays)
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == one.name:
+                continue  # written in place
+            elif user.opcode in _SAME:
+                total += self._of_uses(user, computation, whole)
+            elif user.opcode == "fusion":  # one inside of this one
+                for number, parameter in _parameters(self._module.computations[user.called[0]]):
+                    if number < len(user.operands) and user.operands[number] == one.name:
+                        total += self._of_uses(parameter, user.called[0], whole)
+            else:
+                return whole
+        return total
+
+    def _users_of(self, computation: str) -> Mapping[str, Sequence[Instruction]]:
+        users: dict[str, list[Instruction]] = {}
+        for one in self._module.computations[computation].values():
+            for operand in dict.fromkeys(one.operands):
+                users.setdefault(operand, []).append(one)
+        return users
+
+
+def _parameters(table: Table) -> Iterator[tuple[int, Instruction]]:
+    """The arguments of a computation, by number."""
+    return ((int(one.rest), one) for one in table.values() if one.opcode == "parameter")
 
 
 _SAME = ("bitcast", "copy", "reshape", "convert")  # what only passes an array on
@@ -166,23 +194,6 @@ def _behind(one: Instruction, table: Table) -> Instruction:
     while one.opcode == "bitcast" and one.operands[0] in table:
         one = table[one.operands[0]]
     return one
-
-
-def _of_uses(
-    one: Instruction, users: Mapping[str, Sequence[Instruction]], table: Table, whole: float
-) -> float:
-    """Bytes that a fusion reads of a parameter: of one that is only sliced, the slices."""
-    total = 0.0
-    for user in users.get(one.name, ()):
-        if user.opcode in _SLICES and user.operands[0] == one.name:
-            total += sum(array.bytes for array in user.arrays)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == one.name:
-            continue  # written in place
-        elif user.opcode in _SAME:
-            total += _of_uses(user, users, table, whole)
-        else:
-            return whole
-    return total
 
 
 def _main(arrays: Sequence[ArrayType]) -> float:

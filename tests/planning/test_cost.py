@@ -94,6 +94,41 @@ ENTRY %main (a: f32[64,8], i: s32[]) -> f32[1,8] {
     assert count(HloModule.parse(text), ONE).hbm == 2 * read + 8 * 4
 
 
+def test_a_slice_in_a_fusion_inside_of_a_fusion_is_a_slice():
+    """As a TPU's decoding loop cuts a layer out of stacked weights where it multiplies them."""
+    text = """
+%cut (p: f32[64,8,4]) -> f32[8,4] {
+  %p = f32[64,8,4]{2,1,0} parameter(0)
+  %s = f32[1,8,4]{2,1,0} slice(%p), slice={[3:4], [0:8], [0:4]}
+  ROOT %b = f32[8,4]{1,0} bitcast(%s)
+}
+
+%same (p.1: f32[4,4]) -> f32[4,4] {
+  %p.1 = f32[4,4]{1,0} parameter(0)
+  ROOT %b.1 = f32[4,4]{0,1} bitcast(%p.1)
+}
+
+%inside (x: f32[2,8], w: f32[64,8,4], v: f32[4,4]) -> f32[2,4] {
+  %x = f32[2,8]{1,0} parameter(0)
+  %w = f32[64,8,4]{2,1,0} parameter(1)
+  %v = f32[4,4]{1,0} parameter(2)
+  %c = f32[8,4]{1,0} fusion(%w), kind=kLoop, calls=%cut
+  %d = f32[4,4]{0,1} fusion(%v), kind=kLoop, calls=%same
+  %y = f32[2,4]{1,0} dot(%x, %c), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %z = f32[2,4]{1,0} dot(%y, %d), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[2,8], b: f32[64,8,4], c: f32[4,4]) -> f32[2,4] {
+  %a = f32[2,8]{1,0} parameter(0)
+  %b.2 = f32[64,8,4]{2,1,0} parameter(1)
+  %c.2 = f32[4,4]{1,0} parameter(2)
+  ROOT %f = f32[2,4]{1,0} fusion(%a, %b.2, %c.2), kind=kOutput, calls=%inside
+}
+"""
+    found = count(HloModule.parse(text), ONE)
+    assert found.hbm == 4 * (2 * 8 + 8 * 4 + 4 * 4 + 2 * 4)
+
+
 def test_what_starts_is_counted_where_it_starts():
     text = """
 ENTRY %main (a: f32[64,8]) -> f32[1,8] {

@@ -45,16 +45,17 @@ print(json.dumps({
     "kernels": asked.count("@tpu_custom_call"),
     "score_arrays": len(re.findall(rf"tensor<(?:\\\\d+x)*{row}x{row}x", asked)),
     "memory": found.arguments + found.outputs - found.reused + found.temporary,
-    "hbm": chip_of(topology).hbm, "copies": loop.copies, "flops": found.cost.flops,
+    "hbm": chip_of(topology).hbm, "flops": found.cost.flops,
+    "read": loop.hbm, "copies": loop.copies,
     "moved": [[kind, axes, one.bytes] for (kind, axes), one in loop.moved.items()],
 }))
 """
 
 
-def compiled(folder, program, *flags):
+def compiled(folder, program, *flags, **shape):
     """The numbers of a program for a slice of four chips."""
     pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'cotjax[plan]'")
-    (folder / "config.json").write_text(json.dumps(SHAPE))
+    (folder / "config.json").write_text(json.dumps(SHAPE | shape))
     command = [sys.executable, "-c", SCRIPT, program, "--stage=grpo", f"--model.path={folder}"]
     command += ["--model.compute-dtype=bfloat16", "--model.remat=full", *flags]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -92,3 +93,17 @@ def test_a_token_copies_no_cache_and_exchanges_parts_of_logits(tmp_path):
     assert moved["all-reduce"] <= 1.1 * residuals
     assert moved.get("all-gather", 0) < 0.01 * 2**20
     assert 0 < numbers["memory"] < numbers["hbm"]
+
+
+@pytest.mark.slow
+def test_a_token_reads_each_matrix_once_and_in_int8_as_integers(tmp_path):
+    hidden, keys, inner, layers, vocab = 2048, 2 * 512, 4096, 4, SHAPE["vocab_size"]
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    flags = "--rollout.prompts=4", "--rollout.group-size=2", "--rollout.max-new-tokens=32"
+    whole = compiled(tmp_path, "rollout", *flags, **sizes)["read"]
+    numbers = layers * hidden * (2 * hidden + 2 * keys + 3 * inner)
+    least = 2 * (numbers + vocab * hidden)
+    assert 0.6 * least < whole < 1.3 * least  # some of them may stay on the chip
+    more = "--rollout.weights-dtype=int8", "--policy.sampler-correction=2"
+    found = compiled(tmp_path, "rollout", *flags, *more, **sizes)["read"]
+    assert found < 0.75 * whole
