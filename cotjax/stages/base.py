@@ -78,6 +78,12 @@ class BaseStage:
         join = self.student.policy.join
         return make_update(loss, self.optimizer, self.state_shapes, join=join, scan=scan)
 
+    @functools.cached_property
+    def _copy(self) -> Any:
+        """Of `jax.jit`: parameters to others that are equal, and lie where they lay."""
+        place = jax.tree.map(lambda leaf: leaf.sharding, self.student.shapes)
+        return jax.jit(copied, out_shardings=place)
+
     @property
     def state(self) -> TrainState:
         """The training state to begin with; of the student's weights, unless another is set.
@@ -91,7 +97,7 @@ class BaseStage:
             params = student.params
             check_finite(student.all_params(params), f'model.path = "{path}"', fix)
             if self.keeps_start:  # the update reuses the state's buffers
-                params = jax.tree.map(jnp.copy, params)
+                params = self._copy(params)
             self._state = init_state(params, self.optimizer)
         return self._state
 
@@ -117,8 +123,10 @@ class BaseStage:
 
     def programs(self) -> Sequence[Program]:
         """Those of the evaluation and of the first state, and what looks for a NaN in it."""
+        copies = (Program("a copy of the start", self._copy, (self.student.shapes,)),)
         return (
             *evaluation_programs(self.student, self.config, self.mesh, len(self.held_out)),
+            *(copies if self.keeps_start else ()),
             *(self.drift.programs() if self.drift else ()),
             init_program(self.student.shapes, self.optimizer),
             *finite_programs((self.state_shapes, self.student.base_shapes)),
@@ -152,3 +160,8 @@ class BaseStage:
             self.student, self.config, self.mesh, params, self.held_out, self.reward_held_out
         )
         return numbers | (self.drift(params, rows) if self.drift else {}), rows
+
+
+def copied(params: Any) -> Any:
+    """Equal arrays in other memory."""
+    return jax.tree.map(jnp.copy, params)

@@ -132,7 +132,7 @@ def test_a_program_that_the_list_does_not_have_is_found(folder, tmp_path):
     listed = stage.programs()
     names = {program.function.__name__ for program in listed}
     assert names == {
-        *("generate", "init_fn", "_informative_groups", "advantage", "update"),
+        *("generate", "init_fn", "_informative_groups", "advantage", "update", "copied"),
         "_count_not_finite",
     }
     compiled(one for one in listed if one.name not in ("rollout", "update"))
