@@ -92,15 +92,16 @@ def random_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> LoadedPol
     policy, params = Policy.split(model)
     policy = dataclasses.replace(policy, placement=placement(mesh))
     return LoadedPolicy(
-        policy,
-        jax.tree.map(to_shape, params),
-        {},
-        tokenizer.tokenizer,
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-        make_prompts(tokenizer.tokenizer, "plain"),
-        (),
-        lambda: (params, {}),
+        policy=policy,
+        sampler=policy,
+        shapes=jax.tree.map(to_shape, params),
+        base_shapes={},
+        tokenizer=tokenizer.tokenizer,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        prompts=make_prompts(tokenizer.tokenizer, "plain"),
+        notes=(),
+        read=lambda: (params, {}),
     )
 
 
@@ -112,7 +113,7 @@ def to_shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 class RandomPrompts:
     """An endless stream of full-length prompts of random tokens, each with a built-in problem."""
 
-    num_buckets, bucket = 1, 0
+    num_buckets, bucket, metrics = 1, 0, {}
 
     def __init__(self, shape: Shape) -> None:
         self._shape, self._step, self._problems = shape, 0, ProblemSource("train", 0, 2, 6)

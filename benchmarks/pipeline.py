@@ -7,7 +7,6 @@ not wall time, so that other programs on the machine do not count.
 """
 
 import argparse
-import functools
 import os
 import time
 
@@ -16,12 +15,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 
-from cotjax.config import MaskConfig, ReconstructConfig  # noqa: E402
-from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale  # noqa: E402
-from cotjax.data.layouts import RecordReader  # noqa: E402
+from cotjax import Config, load_records  # noqa: E402
 from cotjax.data.pipeline import EXAMPLES_PACKED, supervised_batches  # noqa: E402
 from cotjax.data.prompts import make_prompts  # noqa: E402
-from cotjax.data.sources import read_records  # noqa: E402
 from cotjax.data.token_cache import TokenCache  # noqa: E402
 from cotjax.models.formats import gguf  # noqa: E402
 from cotjax.models.formats.load import load_tokenizer, resolve  # noqa: E402
@@ -31,20 +27,26 @@ from cotjax.stages.supervised import Solution  # noqa: E402
 ROWS, LENGTH = 32, 1024
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="GSM8K's train.jsonl")
-    parser.add_argument("--model", default="smollm2-135m", help="whose tokenizer")
+    parser.add_argument("--model", default="tiny", help="whose tokenizer")
     parser.add_argument("--epochs", type=int, default=3, help="warm epochs")
     arguments = parser.parse_args()
     path = resolve(arguments.model)
     tokenizer = gguf.File(path).tokenizer() if path.is_file() else load_tokenizer(path)
-    solution = Solution(TokenCache(tokenizer), make_prompts(tokenizer, "auto"), LENGTH)
-    encode = Reconstruction(solution, ReconstructConfig(), MaskConfig(), tokenizer)
-    records = read_records(
-        arguments.data,
-        RecordReader(functools.partial(gold_of, NUMERIC), parse_rationale, answers_equal),
+    config = Config.for_stage(
+        "reconstruct",
+        model={"path": arguments.model},
+        data={"source": "jsonl", "path": arguments.data},
+        batch={"size": ROWS, "sequence_length": LENGTH},
+        rollout={"max_prompt_tokens": LENGTH},
+        eval={"problems": 1},
     )
+    records, _ = load_records(config)
+    prompts = make_prompts(tokenizer, "auto")
+    solution = Solution(TokenCache(tokenizer), prompts, tokenizer.eos_token_id, LENGTH)
+    encode = Reconstruction(solution, config.reconstruct, config.mask, tokenizer)
     stream = supervised_batches(records, encode, seed=0, batch_size=ROWS, sequence_length=LENGTH)
     for name, epochs in (("cold", 1), ("warm", arguments.epochs)):
         examples = tokens_seen = places = 0

@@ -14,6 +14,7 @@ from cotjax.config import load
 from cotjax.data.packing import pack_in_order
 from cotjax.models.formats.load import load_model
 from cotjax.models.policy import Policy
+from cotjax.teachers import pool
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -109,3 +110,51 @@ def test_a_plan_is_compared_by_what_the_larger_run_needs_more():
     for shared, small, large in module["SHAPES"].values():
         for sizes in (small, large):
             assert load([*shared, *module["EVALUATION"], *sizes, "--name=truth"])
+
+
+# They are run by hand, so that what they call may change under them: here they run at their least.
+
+
+def run_script(monkeypatch, capsys, name, *flags, **changes):
+    """What a benchmark prints, with some of its globals changed."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    own = runpy.run_path(str(BENCHMARKS / name))
+    own["main"].__globals__.update(changes)
+    own["main"]()
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_step_is_measured(monkeypatch, capsys):
+    own = runpy.run_path(str(BENCHMARKS / "grpo_step.py"))
+    shape = own["Shape"](own["Architecture"]("llama", 432, 16, 1, 2, 1, 8, 16), 8, 2, 8, 4)
+    out = run_script(
+        monkeypatch, capsys, "grpo_step.py", "--repeats=1", "--json", SHAPES={"tiny": shape}
+    )
+    numbers = json.loads(out)
+    assert numbers["rollout_tok_s"] > 0 and numbers["update_tok_s"] > 0
+    assert 0 < numbers["update_roofline"] < 2
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_measured(monkeypatch, capsys, tmp_path):
+    lines = [
+        {"question": f"What is {n} + 2?", "answer": f"{n}+2={n + 2}\n#### {n + 2}"}
+        for n in range(60)
+    ]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = run_script(monkeypatch, capsys, "pipeline.py", f"--data={data}", "--epochs=1", ROWS=2)
+    assert out.startswith("cold: ") and "examples/s/core" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ours", "dense", "store"])
+def test_a_distillation_step_is_measured(monkeypatch, capsys, mode):
+    size = {"vocab": 432, "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8}
+    size |= {"mlp": 16, "rows": 8, "length": 256, "steps": 1, "examples": 16, "mode": mode}
+    monkeypatch.setattr(pool, "common_size", pool.common_size)  # which it changes: put back behind
+    out = run_script(monkeypatch, capsys, "distill_step.py", json.dumps(size))
+    numbers = json.loads(out.splitlines()[-1])
+    assert all(value > 0 for value in numbers.values())
