@@ -4,10 +4,13 @@ Random weights, random prompts, rewards by the real reward function; the rollout
 update are the trainer's own. Every completion is as long as the shape says (no end token), so
 the work is the same on every run. Limits are measured in the same process:
 
-    gemm_gflops      a large square matrix product
+    gemm_gflops      a large square matrix product, in the format of the activations
     bandwidth_gbs    reading and writing a large array
     rollout_roofline seconds that weights, caches and products need at these limits / measured
     update_roofline  floating point operations of the update / (gemm_gflops · measured seconds)
+
+`--weights-dtype=int8` and `--draft-tokens=4` sample as `rollout.weights_dtype` and
+`rollout.draft_tokens` do. `accelerator.py` starts it on whatever is present.
 """
 
 import argparse
@@ -61,10 +64,12 @@ class Shape:
 
 _TINY = Architecture("llama", 4096, 256, 4, 8, 4, 32, 688)
 _SMOL = Architecture("llama", 49152, 576, 30, 9, 3, 64, 1536)
+_QWEN = Architecture("qwen2", 151936, 896, 24, 14, 2, 64, 4864, qkv_bias=True)
 SHAPES = {
     "tiny": Shape(_TINY, 8, 8, 64, 128),
     "smol": Shape(_SMOL, 4, 8, 64, 64),
     "bridge": Shape(_TINY, 4, 8, 256, 128),
+    "qwen2.5-0.5b": Shape(_QWEN, 8, 8, 256, 256),
 }
 
 
@@ -129,14 +134,21 @@ class RandomPrompts:
         return PromptBatch(tokens, np.ones(size, bool), ids), [self._problems[int(i)] for i in ids]
 
 
-def make_config(shape: Shape, dtype: str) -> configs.Config:
-    """The default GRPO config with the shape's sizes, AdamW and β = 0.04."""
-    flags = {
+def make_config(shape: Shape, dtype: str, **rollout: object) -> configs.Config:
+    """The default GRPO config with the shape's sizes, AdamW and β = 0.04.
+
+    Args:
+      shape: sizes.
+      dtype: of parameters and activations.
+      **rollout: further settings of the rollout.
+    """
+    flags = {f"rollout.{key}": value for key, value in rollout.items()} | {
         "rollout.prompts": shape.prompts,
         "rollout.group-size": shape.group,
         "rollout.max-prompt-tokens": shape.prompt_tokens,
         "rollout.max-new-tokens": shape.new_tokens,
         "policy.kl-coefficient": 0.04,
+        "policy.sampler-correction": 2.0 if rollout.get("weights-dtype") == "int8" else 0.0,
         "model.param-dtype": dtype,
         "model.compute-dtype": dtype,
     }
@@ -153,17 +165,23 @@ def seconds(work, repeats: int) -> float:
     return statistics.median(times)
 
 
-def limits() -> tuple[float, float]:
-    """GFLOP/s of a 2048² float32 product, GB/s of a copy of 256 MiB (read + write)."""
-    square = jnp.ones((2048, 2048))
+def limits(dtype: str) -> tuple[float, float]:
+    """GFLOP/s of a large square product, GB/s of a copy of 256 MiB (read + write); of a device."""
+    size = 2048 if on_cpu() else 8192
+    square = jnp.ones((size, size), dtype)
     product = jax.jit(lambda x: x @ x)
     jax.block_until_ready(product(square))
-    flops = 2 * 2048**3 / min(seconds(lambda: product(square), 1) for _ in range(5))
+    flops = 2 * size**3 / min(seconds(lambda: product(square), 1) for _ in range(5))
     long = jnp.ones(2**26)
     copy = jax.jit(lambda x: x + 1)
     jax.block_until_ready(copy(long))
     moved = 2 * long.nbytes / min(seconds(lambda: copy(long), 1) for _ in range(5))
     return flops / 1e9, moved / 1e9
+
+
+def on_cpu() -> bool:
+    """Whether no accelerator is present."""
+    return jax.default_backend() == "cpu"
 
 
 def rollout_limit(shape: Shape, itemsize: int, gflops: float, gbs: float) -> float:
@@ -207,11 +225,11 @@ def _matrix_parameters(model: Architecture) -> int:
     return model.num_layers * layer + model.vocab_size * model.hidden_size
 
 
-def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
-    """All numbers of a shape."""
+def measure(name: str, dtype: str, repeats: int, **rollout: object) -> dict[str, float | str]:
+    """All numbers of a shape; arguments as for `make_config`."""
     shape = SHAPES[name]
     use_cpu_cores(4 * _matrix_parameters(shape.model))
-    stage = BenchmarkStage(make_config(shape, dtype), shape)
+    stage = BenchmarkStage(make_config(shape, dtype, **rollout), shape)
     state = stage.state
 
     def step(state, number):
@@ -229,6 +247,8 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         whole.append(time.perf_counter() - began)
     # Of the steps; what follows compiles the rollout anew to time it alone.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    statistics_of = jax.local_devices()[0].memory_stats() or {}
+    on_device = statistics_of.get("peak_bytes_in_use", 0) / 2**30
 
     prompts = shard(stage.mesh, next(RandomPrompts(shape))[0])
     key = jax.random.key(1)
@@ -242,13 +262,14 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         jax.block_until_ready(metrics)
         updates.append(time.perf_counter() - began)
     update_s = statistics.median(updates)
-    gflops, gbs = limits()
+    gflops, gbs = (one * (1 if on_cpu() else jax.device_count()) for one in limits(dtype))
     rows = shape.prompts * shape.group
     best = rollout_limit(shape, jnp.dtype(dtype).itemsize, gflops, gbs)
     return {
         "shape": name,
         "dtype": dtype,
         "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "rollout_tok_s": round(rows * shape.new_tokens / rollout_s, 1),
         "update_tok_s": round(rows * (shape.prompt_tokens + shape.new_tokens) / update_s, 1),
@@ -257,6 +278,7 @@ def measure(name: str, dtype: str, repeats: int) -> dict[str, float | str]:
         "update_s": round(update_s, 4),
         "start_to_first_step_s": round(to_first, 2),
         "peak_rss_gib": round(peak, 3),
+        "peak_device_gib": round(on_device, 3),
         "gemm_gflops": round(gflops, 1),
         "bandwidth_gbs": round(gbs, 1),
         "rollout_roofline": round(best / rollout_s, 3),
@@ -271,9 +293,12 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5, help="counted steps; medians are printed")
+    parser.add_argument("--weights-dtype", choices=("auto", "int8"), default="auto")
+    parser.add_argument("--draft-tokens", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     args = parser.parse_args()
-    numbers = measure(args.shape, args.dtype, args.repeats)
+    rollout = {"weights-dtype": args.weights_dtype, "draft-tokens": args.draft_tokens}
+    numbers = measure(args.shape, args.dtype, args.repeats, **rollout)
     if args.json:
         print(json.dumps(numbers))
     else:

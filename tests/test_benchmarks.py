@@ -158,3 +158,16 @@ def test_a_distillation_step_is_measured(monkeypatch, capsys, mode):
     out = run_script(monkeypatch, capsys, "distill_step.py", json.dumps(size))
     numbers = json.loads(out.splitlines()[-1])
     assert all(value > 0 for value in numbers.values())
+
+
+def test_a_device_is_compared_with_a_cpu():
+    own = runpy.run_path(str(BENCHMARKS / "accelerator.py"))
+    step = {"tokens": [[1, 2], [3, 4]], "logp": [-1.0, -2.0], "loss": [0.5], "grad_norm": [2.0]}
+    near = own["differences"](step, step | {"logp": [-1.0005, -2.0]})
+    assert near["logp"] == pytest.approx(0.00025) and own["agrees"](near)
+    assert not own["agrees"](own["differences"](step, step | {"loss": [0.51]}))
+    other = own["differences"](step, step | {"tokens": [[1, 2], [3, 5]]})
+    assert other["tokens"] == 0.25 and not own["agrees"](other)
+    assert own["run"]([sys.executable, "-c", "raise SystemExit('no memory')"]) == {
+        "failed": "no memory"
+    }
