@@ -4,15 +4,22 @@ Further flags are config keys, as for `cotjax train`; train with the same ones a
 `--teachers.cache DIR`. A cache that was begun is continued.
 """
 
+import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cotjax import config as configs
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.progress import hushed
 from cotjax.run.early import check_data, check_model, check_teachers
 from cotjax.startup import check_platforms, set_up, use_large_pages
+
+if TYPE_CHECKING:
+    from cotjax.curriculum.cache_logits import Written
 
 
 @one_line_errors
@@ -22,13 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", metavar="DIR", type=pathlib.Path, required=True, help="folder of the cache"
     )
+    parser.add_output("what was written as one JSON object")
     known, rest = parser.parse(argv)
-    print(write_cache(known.out, ["--stage=distill", *rest]))
+    with hushed(known.quiet):
+        config, written = write_cache(known.out, ["--stage=distill", *rest])
+    if known.json:
+        print(json.dumps({"out": str(known.out), **dataclasses.asdict(written)}))
+    else:
+        print(_sentence(known.out, config, written))
     return 0
 
 
-def write_cache(out: pathlib.Path, argv: Sequence[str]) -> str:
-    """Writes a cache; a sentence about it.
+def write_cache(out: pathlib.Path, argv: Sequence[str]) -> tuple[configs.Config, "Written"]:
+    """Writes a cache; its config, and what it holds.
 
     Raises:
       InputError: a wrong setting, or another cache in the folder.
@@ -48,7 +61,10 @@ def write_cache(out: pathlib.Path, argv: Sequence[str]) -> str:
 
     use_cpu_cores()
     mesh = run_mesh(config.mesh)
-    done = cache_logits(config, mesh, out)
+    return config, cache_logits(config, mesh, out)
+
+
+def _sentence(out: pathlib.Path, config: configs.Config, done: "Written") -> str:
     if not done.shards:
         return f"{out} was complete already."
     return (

@@ -5,7 +5,6 @@ a model as `model.path` takes it, in the same way. `--compare A B` measures seve
 questions, and says what differs by more than chance. Ctrl-C keeps what is done.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -20,7 +19,7 @@ from cotjax.config import Config
 from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
-from cotjax.progress import sharing
+from cotjax.progress import hushed
 from cotjax.report.paired import compare_sheets, sheet_of
 from cotjax.report.paired_text import print_compared
 from cotjax.run.alike import configs_of
@@ -65,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="JSON Lines file for the greedy completions",
     )
     command.add_argument(ALLOWS, action="store_true", help=ALLOWS_HELP)
-    command.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
-    command.add_argument("--quiet", action="store_true", help="say nothing of how far it is")
+    command.add_output("the numbers as one JSON object")
     known, rest = command.parse(argv)
-    with sharing(None) if known.quiet else contextlib.nullcontext():
+    with hushed(known.quiet):
         return _run(known, rest)
 
 

@@ -1,9 +1,9 @@
 """Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
 
-Without a prompt it asks for one, again and again (Ctrl-C ends an answer, Ctrl-D the session), or
-takes the lines of a standard input that is no terminal.
+Without a prompt it asks for one, again and again, or takes lines of a pipe.
 """
 
+import json
 import pathlib
 import sys
 from argparse import SUPPRESS, Namespace
@@ -13,10 +13,11 @@ from rich.console import Console
 
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.progress import hushed
 from cotjax.run.alike import configs_of
 from cotjax.run.chat import Ask, Clock, ask_lines, chat, show_answer, show_side_by_side
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, OpenedModel, config_from_flags, open_model
-from cotjax.run.sample import SampleSettings, stream_texts
+from cotjax.run.sample import SampleSettings, sample_rows, stream_texts
 from cotjax.startup import set_up
 
 
@@ -29,14 +30,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check(_flag)
     prompt = _prompt(args)
     talks = prompt is None and sys.stdin.isatty()
+    if talks and args.json:
+        raise InputError(
+            "--json: at a terminal it needs a prompt. Give one, --file, or lines on the standard "
+            "input."
+        )
+    with hushed(args.quiet):
+        return _answer(args, settings, prompt, talks=talks)
+
+
+def _answer(args: Namespace, settings: SampleSettings, prompt: str | None, *, talks: bool) -> int:
     console = Console(highlight=False, markup=False, force_jupyter=False)
-    ask = _asking(_opened(args, settings), settings, console, timed=talks)
+    models = _opened(args, settings)
+    if args.json:
+        ask = _printing(models, settings)
+    else:
+        ask = _asking(models, settings, console, timed=talks and not args.quiet)
     if prompt is not None:
         ask(prompt)
     elif talks:
         chat(ask, console)
     else:
-        ask_lines(ask, _lines())
+        ask_lines(ask, _lines(), apart=not args.json)
     return 0
 
 
@@ -62,6 +77,7 @@ def _command() -> Command:
         help="text that ends it, and stays; repeatable",
     )
     add(ALLOWS, action="store_true", help=ALLOWS_HELP)
+    command.add_output("completions as JSON, an object for each prompt")
     layout = command.add_mutually_exclusive_group()
     layout.add_argument("--chat", dest="layout", action="store_const", const="chat",
                         default="question",
@@ -94,6 +110,18 @@ def _opened(args: Namespace, settings: SampleSettings) -> dict[str, OpenedModel]
         name: open_model(name, config, allow_nonfinite=args.allow_nonfinite)
         for name, config in zip(names, configs, strict=True)
     }
+
+
+def _printing(models: dict[str, OpenedModel], settings: SampleSettings) -> Ask:
+    """What prints each model's answers to a question as JSON."""
+
+    def ask(question: str) -> None:
+        for name, opened in models.items():
+            rows = sample_rows(opened, question, settings, _flag)
+            line = {"model": name, "prompt": question, "completions": rows}
+            print(json.dumps(line), flush=True)
+
+    return ask
 
 
 def _asking(

@@ -85,6 +85,11 @@ def sharing(board: Board | None) -> Iterator[None]:
         _shared.remove(board)
 
 
+def hushed(quiet: bool) -> contextlib.AbstractContextManager[None]:
+    """Shows no task meanwhile, if a command was told to be quiet."""
+    return sharing(None) if quiet else contextlib.nullcontext()
+
+
 def show_cursor() -> None:
     """Gives a terminal its cursor back, whose lines a process that ends at once leaves behind.
 

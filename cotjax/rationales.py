@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from cotjax import config as configs
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
+from cotjax.progress import hushed
 from cotjax.run.early import check_data, check_model
 from cotjax.startup import check_platforms, set_up
 
@@ -28,9 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", metavar="FILE", required=True, type=pathlib.Path, help="JSONL file to write"
     )
+    parser.add_output("what was kept as one JSON object")
     known, rest = parser.parse(argv)
-    counts = write_rationales(known.out, rest)
-    print(f"{known.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    with hushed(known.quiet):
+        counts = write_rationales(known.out, rest)
+    if known.json:
+        named = {name.replace(" ", "_"): count for name, count in counts.items()}
+        print(json.dumps({"out": str(known.out), **named}))
+    else:
+        print(f"{known.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if counts["unanswered"]:
         print(
             "Some questions have no answer yet. The same command requests only those; what was "

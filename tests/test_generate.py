@@ -1,11 +1,13 @@
 """`cotjax generate`: one completion streams, several are numbered, and wrong input stops."""
 
 import io
+import json
 import sys
 
 import pytest
 
 from cotjax.generate import main
+from cotjax.progress import Progress
 from cotjax.run.chat import chat
 from tests.tiny import write_student
 
@@ -79,6 +81,44 @@ def test_lines_of_the_standard_input_are_questions(student, capsys, monkeypatch)
     assert said(capsys, *flags) == f"{one}\n{one}"
     monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
     assert "the prompt is empty" in said(capsys, *flags, status=2)
+
+
+def test_json_is_one_object_a_line_of_each_model_and_prompt(student, capsys, monkeypatch, tmp_path):
+    flags = [f"--checkpoint={student}", "--max-new-tokens=3", "--temperature=0"]
+    text = said(capsys, "Why?", *flags)
+    shown = said(capsys, "Why?", "--n=2", "--json", *flags)
+    (line,) = [json.loads(one) for one in shown.splitlines()]
+    assert (line["model"], line["prompt"]) == (student, "Why?")
+    first, second = line["completions"]
+    assert first["completion"] == text.removesuffix("\n") and second.keys() == first.keys()
+    assert first["tokens"] <= 3 and first["end"] in ("eos", "length")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why?\n\nHow?\n"))
+    prompts = [json.loads(one)["prompt"] for one in said(capsys, "--json", *flags).splitlines()]
+    assert prompts == ["Why?", "How?"]
+    other = write_student(tmp_path / "other")
+    two = said(capsys, "Why?", "--json", "--compare", student, other, *flags[1:]).splitlines()
+    assert [json.loads(one)["model"] for one in two] == [student, other]
+
+
+def test_json_at_a_terminal_needs_a_prompt_and_quiet_leaves_the_times_out(
+    student, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", Terminal())
+    flags = [f"--checkpoint={student}", "--max-new-tokens=2"]
+    assert "--json: at a terminal it needs a prompt" in said(capsys, "--json", *flags, status=2)
+    lines, hidden = iter(["Why?"]), []
+
+    def read(prompt):
+        hidden.append(Progress("loading", 4, "tensors")._quiet)
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr(
+        sys.modules[main.__module__], "chat", lambda ask, console: chat(ask, console, read)
+    )
+    shown = said(capsys, "--quiet", *flags)
+    assert "Answer:" in shown and "first token" not in shown and hidden == [True, True]
 
 
 class Terminal(io.StringIO):

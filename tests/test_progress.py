@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cotjax import progress
-from cotjax.progress import Board, Progress, clock, sharing, show_cursor, waiting
+from cotjax.progress import Board, Progress, clock, hushed, sharing, show_cursor, waiting
 
 
 class Terminal(io.StringIO):
@@ -63,6 +63,13 @@ def test_what_is_soon_done_or_another_process_says_nothing(monkeypatch):
     assert run(Terminal(), monkeypatch, 600, quiet=True) == ""
     with sharing(None):
         assert run(Terminal(), monkeypatch, 600) == run(io.StringIO(), monkeypatch, 600) == ""
+
+
+def test_a_quiet_command_shows_none():
+    with hushed(quiet=True):
+        assert Progress("evaluation", 4, "problems")._quiet
+    with hushed(quiet=False):
+        assert not Progress("evaluation", 4, "problems")._quiet
 
 
 def test_a_terminal_has_one_line_which_goes_at_the_end(monkeypatch):

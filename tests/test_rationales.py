@@ -15,6 +15,7 @@ from cotjax import rationales
 from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.sources import read_records
+from cotjax.progress import Progress
 from tests.teachers.test_chat_client import good, serve
 from tests.tiny import flags, write_sevens, write_student
 
@@ -43,6 +44,24 @@ def test_the_datas_own_solutions(folder, tmp_path, capsys):
     assert status == 0 and len(rows) == 5
     assert rows[0]["answer"] == "7*1=7\n#### 7" and rows[0]["teacher"] == "data"
     assert "5 kept, 0 wrong" in capsys.readouterr().out
+
+
+def test_json_prints_the_counts_alone_and_quiet_nothing_on_the_way(
+    folder, tmp_path, capsys, monkeypatch
+):
+    quiet = []
+
+    def collected(out, argv):
+        quiet.append(Progress("sampling the teacher", 4, "questions")._quiet)
+        return {"kept": 3, "wrong": 1, "without steps": 0, "unanswered": 0}
+
+    monkeypatch.setattr(rationales, "write_rationales", collected)
+    assert rationales.main(["--out=x.jsonl", "--json", "--quiet"]) == 0
+    counts = {"out": "x.jsonl", "kept": 3, "wrong": 1, "without_steps": 0, "unanswered": 0}
+    assert json.loads(capsys.readouterr().out) == counts
+    assert rationales.main(["--out=x.jsonl"]) == 0
+    assert capsys.readouterr().out == "x.jsonl: 3 kept, 1 wrong, 0 without steps, 0 unanswered\n"
+    assert quiet == [True, False]
 
 
 def test_a_model_is_kept_where_it_is_right_and_has_steps(folder, tmp_path, capsys):

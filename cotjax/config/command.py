@@ -73,6 +73,15 @@ class Command(argparse.ArgumentParser):
         self._takes_keys = takes_keys
         self.add_argument("--version", action="version", version=VERSION)
 
+    def add_output(self, what: str) -> None:
+        """Adds `--json` and `--quiet`.
+
+        Args:
+          what: is printed as JSON, in the words of the help.
+        """
+        self.add_argument("--json", action="store_true", help=f"print {what}")
+        self.add_argument("--quiet", action="store_true", help="say nothing of how far it is")
+
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         """The command's own flags, and those of config keys.
 

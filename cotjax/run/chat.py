@@ -81,8 +81,13 @@ def chat(ask: Ask, console: Console, read: Callable[[str], str] = input) -> None
             console.print(visible(f"error: {error}"), style="red")
 
 
-def ask_lines(ask: Ask, lines: Iterable[str]) -> None:
-    """Asks each line that is not empty, and leaves a line between two answers.
+def ask_lines(ask: Ask, lines: Iterable[str], *, apart: bool = True) -> None:
+    """Asks each line that is not empty.
+
+    Args:
+      ask: prints the answer to a question.
+      lines: of questions.
+      apart: whether a line stands between two answers.
 
     Raises:
       InputError: there is none.
@@ -90,7 +95,7 @@ def ask_lines(ask: Ask, lines: Iterable[str]) -> None:
     asked = 0
     for line in lines:
         if question := line.strip():
-            if asked:
+            if asked and apart:
                 print()
             ask(question)
             asked += 1

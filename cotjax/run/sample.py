@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cotjax.errors import InputError
 from cotjax.run.opened import OpenedModel
@@ -86,6 +86,36 @@ def stream_texts(
       InputError: a value out of range, an empty prompt, one longer than the context, no chat
         template, or a stop string that can never match.
     """
+    for rollout in _stream(opened, prompt, settings, spelled):
+        yield _decoded(opened.student, rollout)
+
+
+def sample_rows(
+    opened: OpenedModel,
+    prompt: str,
+    settings: SampleSettings,
+    spelled: Callable[[str], str] = str,
+) -> list[dict[str, Any]]:
+    """Completions with what completions.jsonl says of them; arguments and errors as above.
+
+    Returns:
+      of each `completion`, its text without the end token; `tokens`, its length with it; and
+      `end`, why it ended: `eos`, `stop`, or `length`.
+    """
+    from cotjax.interfaces import End
+
+    *_, rollout = _stream(opened, prompt, settings, spelled)
+    texts, sizes, ends = _decoded(opened.student, rollout), rollout.mask[0].sum(-1), rollout.end[0]
+    return [
+        {"completion": text, "tokens": int(size), "end": End(int(end)).name.lower()}
+        for text, size, end in zip(texts, sizes, ends, strict=True)
+    ]
+
+
+def _stream(
+    opened: OpenedModel, prompt: str, settings: SampleSettings, spelled: Callable[[str], str]
+) -> Iterator[Rollout]:
+    """The completions so far, on the host; see `stream_texts`."""
     import jax
     import numpy as np
 
@@ -129,7 +159,7 @@ def stream_texts(
         limit=longest,
     )
     for rollout in pieces:
-        yield _decoded(student, jax.tree.map(np.asarray, rollout))
+        yield jax.tree.map(np.asarray, rollout)
 
 
 def _laid_out(text: str, layout: str, opened: OpenedModel) -> str:
