@@ -124,7 +124,7 @@ class Progress:
         at_once: int = 1,
     ) -> None:
         self._what, self._total, self._unit, self._done = what, total, unit, 0
-        self._at_once, self._waiting = at_once, 0
+        self._at_once, self._waiting, self._free = at_once, 0, 0
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet or _shared[-1:] == [None]
         self._board: Board | None = None
@@ -173,15 +173,22 @@ class Progress:
         if self._done >= self._total:
             self._end()
 
+    def skip(self, count: int = 1) -> None:
+        """So many more are done, and took no time, as an answer that was kept: `advance` else."""
+        with self._lock:
+            self._free += count
+        self.advance(count)
+
     def _words(self) -> str:
         now = time.monotonic()
         if not self._total:
             last, passed = _took.get(self._what, 0.0), now - self._began
             return f"about {duration(last - passed)} left" if passed < last else duration(passed)
         words = f"{self._done:,} of {self._total:,} {self._unit}"
-        if not 0 < self._done < self._total:
+        measured = self._done - self._free
+        if not 0 < measured or self._done >= self._total:
             return words
-        one, left = (self._moved - self._began) / self._done, self._total - self._done
+        one, left = (self._moved - self._began) / measured, self._total - self._done
         seconds = max(one * left - (now - self._moved), one * (left - 1), 1.0)
         return f"{words}, about {duration(seconds)} left"
 

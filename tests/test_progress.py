@@ -57,6 +57,18 @@ def test_units_that_are_done_together_count_together(monkeypatch):
     assert told._done == 10
 
 
+def test_what_took_no_time_says_nothing_of_the_time_that_is_left(monkeypatch):
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("sampling the teacher", 10, "questions", stream=out) as told:
+        for _ in range(6):
+            told.skip()
+        assert told._words() == "6 of 10 questions"
+        now[0] += 30
+        told.advance()
+    assert out.getvalue() == "sampling the teacher: 7 of 10 questions, about 2 min left\n"
+
+
 def test_what_is_soon_done_or_another_process_says_nothing(monkeypatch):
     assert run(io.StringIO(), monkeypatch, 1) == ""
     assert run(io.StringIO(), monkeypatch, 600, quiet=True) == ""

@@ -73,14 +73,17 @@ def test_a_model_is_kept_where_it_is_right_and_has_steps(folder, tmp_path, capsy
     assert all(row["answer"].endswith("#### 7") for row in rows)
 
 
-def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path):
+def test_a_server_is_filtered_by_answer_and_the_file_is_read(folder, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     with serve(good(RIGHT), good("Step 1: 8\nAnswer: 8"), good(RIGHT)) as (url, seen):
         more = "--rationales.writer=server", f"--rationales.url={url}", "--rationales.model=big"
         more += f"--rationales.cache={tmp_path / 'cache.jsonl'}", "--rationales.questions=3"
         status, rows = write(folder, out, *more)
         assert status == 0 and len(rows) == 2 and len(seen) == 3
+        skipped = []
+        monkeypatch.setattr(Progress, "skip", lambda self, count=1: skipped.append(count))
         again = write(folder, out, *more)
+        assert skipped == [1, 1, 1]  # they say nothing of how long the others take
         assert again == (status, rows) and len(seen) == 3
     first = rows[0]
     assert first["answer"] == "7*1 =7\nso 7\n#### 7"

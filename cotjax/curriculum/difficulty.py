@@ -17,13 +17,17 @@ from cotjax.parallel import processes
 from cotjax.progress import Progress
 from cotjax.rollout.plan import Sampling
 from cotjax.storage import append_whole
-from cotjax.student.generate import complete, completing_programs
+from cotjax.student.generate import complete, completing_programs, prompts_at_once
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.mining import read_lines
 from cotjax.student.records import prompt_tokens
 from cotjax.student.solution_loss import BLOCK, SolutionLoss
 
 ROWS = 16  # scored at once where a stage has no packed rows of its own
+
+
+def _progress(what: str, of: Sequence[Any], unit: str, at_once: int = 1) -> Progress:
+    return Progress(what, len(of), unit, quiet=not processes.is_first(), at_once=at_once)
 
 
 class Difficulty:
@@ -115,8 +119,12 @@ class Difficulty:
 
     def _of_user(self, own: Plugin, params: Any, records: Sequence[Record]) -> np.ndarray:
         if required_arguments(own.found) != 2:
-            needs = "it needs to give a finite number. Return float(…)."
-            return np.array([own.number(own(one, record=one.id), needs, one.id) for one in records])
+            needs, found = "it needs to give a finite number. Return float(…).", []
+            with _progress("measuring difficulty", records, "examples") as progress:
+                for one in records:
+                    found.append(own.number(own(one, record=one.id), needs, one.id))
+                    progress.advance()
+            return np.array(found)
         gave = own(self._student.holding(params), list(records))
         needs = f"it needs to give {len(records)} finite numbers, one for each record. Return them."
         try:
@@ -152,7 +160,8 @@ class Difficulty:
     def student_loss(self, params: Any, records: Sequence[Record]) -> np.ndarray:
         """Mean −log q of each example's target tokens, nats."""
         examples = [self._solutions.encode(record) for record in records]
-        nll, tokens = self._solutions(params, examples)
+        with _progress("measuring the student's loss", examples, "examples") as progress:
+            nll, tokens = self._solutions(params, examples, progress.advance)
         return (nll / np.maximum(tokens, 1)).astype(float)
 
     def take_tokens(self) -> int:
@@ -186,19 +195,21 @@ class Difficulty:
         found = [line for line, _ in known]
         rates = [line["pass_rate"] for line in found]
         tokens = sum(line.get("tokens", 0) for line in found)
+        left, most = records[len(rates) :], self._config.eval.batch_size
         judged = complete(
             self._student,
             self._config,
             self._mesh,
             params,
-            records[len(rates) :],
+            left,
             settings=self._sampling,
-            completions=self._config.eval.batch_size,
+            completions=most,
             first=len(rates),
             of=self._most_records,
         )
-        left, quiet = records[len(rates) :], not processes.is_first()
-        with Progress("measuring pass rates", len(left), "questions", quiet=quiet) as progress:
+        rollout_mesh, group_size = self._student.rollout_mesh, self._sampling.group_size
+        at_once = prompts_at_once(most, group_size, rollout_mesh, self._most_records)
+        with _progress("measuring pass rates", left, "questions", at_once) as progress:
             for record, group in zip(left, judged, strict=True):
                 rates.append(float(np.mean([one.parts["correct"] for one in group])))
                 asked = prompt_tokens(self._student.tokenizer, self._student.prompts, [record])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from cotjax.errors import InputError
+from cotjax.progress import Progress
 from cotjax.run.opened import OpenedModel
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ class Scorer:
         found = [(0.0, True)] * len(pairs)
         params = self._opened.student.all_params(self._opened.params)
         score = functools.partial(self._score, params)
-        for places in batched(order, PACKED * self._rows):
-            chunk = [examples[place] for place in places]
-            length, mesh = in_blocks(chunk), self._opened.mesh
-            for own, weight, (logp, likeliest) in scored(mesh, chunk, self._rows, length, score):
-                counts = weight > 0
-                total = float(logp[counts].astype("float64").sum())
-                found[places[own]] = total, bool(likeliest[counts].all())
+        with _progress("scoring", len(pairs)) as progress:
+            for places in batched(order, PACKED * self._rows):
+                chunk = [examples[place] for place in places]
+                how = self._opened.mesh, chunk, self._rows, in_blocks(chunk), score
+                for own, weight, (logp, likeliest) in scored(*how, progress.advance):
+                    counts = weight > 0
+                    total = float(logp[counts].astype("float64").sum())
+                    found[places[own]] = total, bool(likeliest[counts].all())
         return found
 
     def _example(self, context: Ids, continuation: Ids) -> dict[str, Any]:
@@ -140,11 +142,13 @@ class Scorer:
         found = [""] * len(kept)
         sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         sampling |= {"top_k": top_k, "top_p": top_p}
-        for places in batched(order, self._rows):
-            rows = [kept[place] for place in places]
-            texts = self._written(rows, places, stops, sampling, seed)
-            for place, text in zip(places, texts, strict=False):
-                found[place] = text
+        with _progress("generating", len(prompts)) as progress:
+            for places in batched(order, self._rows):
+                rows = [kept[place] for place in places]
+                texts = self._written(rows, places, stops, sampling, seed)
+                for place, text in zip(places, texts, strict=False):
+                    found[place] = text
+                progress.advance(len(places))
         return found
 
     def _written(
@@ -201,6 +205,12 @@ class Scorer:
                 continue
             spelled.append(stop)
         return stop_table(words, spelled) if spelled else None
+
+
+def _progress(what: str, requests: int) -> Progress:
+    from cotjax.parallel.processes import is_first
+
+    return Progress(what, requests, "requests", quiet=not is_first())
 
 
 def batched(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -31,6 +31,7 @@ def scored(
     rows: int,
     length: int,
     score: Callable[[TokenBatch], Any],
+    done: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[int, np.ndarray, Any]]:
     """Scores examples in packed rows: (its place, its weight [n], its scores, leaves [n]) of each.
 
@@ -40,17 +41,19 @@ def scored(
       rows: of a batch.
       length: tokens of a row.
       score: a batch's scores, leaves [rows, length].
+      done: is told how many examples a batch had, when it is scored.
     """
     left = list(enumerate(examples))
     while left:
         batch, spans = pack_in_order(left, rows, length)
         found = processes.fetch(score(parallel.shard(mesh, batch)))
+        done(len(spans))
         for span in spans:
             inside = span.row, slice(span.start, span.stop)
             own = jax.tree.map(lambda leaf, inside=inside: leaf[inside], found)
             yield span.example, np.asarray(batch.weight[inside]), own
-        done = {span.example for span in spans}
-        left = [(place, example) for place, example in left if place not in done]
+        there = {span.example for span in spans}
+        left = [(place, example) for place, example in left if place not in there]
 
 
 class SolutionLoss:
@@ -83,18 +86,24 @@ class SolutionLoss:
             name=record.id,
         )
 
-    def __call__(self, params: Any, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self,
+        params: Any,
+        examples: Sequence[Example],
+        done: Callable[[int], None] = lambda count: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Σ −log q of each example's target tokens in nats, and their number, [n] float32.
 
         Args:
           params: what is trained of the student.
           examples: of `encode`; none is longer than a row.
+          done: see `scored`.
         """
         nll, tokens = np.zeros((2, len(examples)), np.float32)
         everything = self._student.all_params(params)
         score = functools.partial(self._score, everything)
         length = self.row_length(examples)
-        for place, weight, logp in scored(self._mesh, examples, self._rows, length, score):
+        for place, weight, logp in scored(self._mesh, examples, self._rows, length, score, done):
             nll[place] = -logp.sum()
             tokens[place] = weight.sum()
         return nll, tokens

@@ -22,7 +22,7 @@ from cotjax.interfaces import Record
 from cotjax.parallel import processes
 from cotjax.progress import Progress
 from cotjax.rollout.plan import Sampling
-from cotjax.student.generate import complete
+from cotjax.student.generate import complete, prompts_at_once
 from cotjax.student.load import LoadedPolicy, load_policy
 from cotjax.student.records import in_order, load_records, solution
 from cotjax.student.verify import open_verifier
@@ -100,9 +100,10 @@ def _records(config: Config, student: LoadedPolicy) -> list[Record]:
     return [train[index] for index in range(min(count, len(train)))]
 
 
-def _progress(records: list[Record]) -> Progress:
+def _progress(records: list[Record], at_once: int = 1) -> Progress:
     quiet = not processes.is_first()
-    return Progress("sampling the teacher", len(records), "questions", quiet=quiet)
+    what = "sampling the teacher"
+    return Progress(what, len(records), "questions", quiet=quiet, at_once=at_once)
 
 
 class DataWriter:
@@ -144,6 +145,7 @@ class ModelWriter:
             temperature=config.rationales.temperature,
             greedy_first=True,
         )
+        most, count = config.eval.batch_size, len(self._records)
         answers = complete(
             student,
             config,
@@ -151,10 +153,11 @@ class ModelWriter:
             student.params,
             self._records,
             settings=settings,
-            completions=config.eval.batch_size,
+            completions=most,
             key=jax.random.key(config.seed),
         )
-        with _progress(self._records) as progress:
+        at_once = prompts_at_once(most, settings.group_size, student.rollout_mesh, count)
+        with _progress(self._records, at_once) as progress:
             for record, group in zip(self._records, answers, strict=True):
                 progress.advance()
                 yield record, [one.text for one in group]
@@ -200,8 +203,12 @@ class ServerWriter:
         failed = 0
         with _progress(self._records) as progress:
             for record in self._records:
+                asked = self._server.asked
                 texts, failed = self._texts(record, failed)
-                progress.advance()
+                if self._server.asked > asked:
+                    progress.advance()
+                else:
+                    progress.skip()
                 yield record, texts
 
     def _texts(self, record: Record, failed: int) -> tuple[list[str] | None, int]:

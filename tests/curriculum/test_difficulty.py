@@ -11,6 +11,7 @@ from cotjax.curriculum.difficulty import Difficulty
 from cotjax.data.packing import pack_in_order
 from cotjax.interfaces import Record
 from cotjax.parallel.mesh import make_mesh
+from cotjax.progress import Progress
 from cotjax.student.load import load_policy
 from tests.tiny import TOKENIZER, make_config, with_section
 
@@ -80,6 +81,24 @@ def test_pass_rates_are_kept_and_a_stopped_run_goes_on_where_it_was(opened, tmp_
     assert path.read_text() == "".join(lines)
     monkeypatch.setattr("cotjax.student.generate.generate", None)  # nothing is sampled any more
     np.testing.assert_array_equal(difficulty(opened, "pass_rate", kept_in=tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "at_once"),
+    [("student_loss", "measuring the student's loss", 1), ("pass_rate", "measuring pass rates", 4)],
+)
+def test_what_takes_long_says_how_far_it_is(opened, monkeypatch, name, what, at_once):
+    made = []
+
+    class Kept(Progress):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            made.append(self)
+
+    monkeypatch.setattr("cotjax.curriculum.difficulty.Progress", Kept)
+    difficulty(opened, name)
+    (told,) = made
+    assert (told._what, told._done, told._total, told._at_once) == (what, 3, 3, at_once)
 
 
 def test_signals_are_fused_by_their_ranks(opened):

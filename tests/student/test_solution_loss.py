@@ -38,7 +38,9 @@ def test_each_example_counts_alone(student, rows, length):
     loss = SolutionLoss(make_mesh(1), student, rows=rows, length=length)
     examples = [loss.encode(record) for record in RECORDS]
     expected = np.array([dense(student, one) for one in examples])
-    nll, tokens = loss(student.params, examples)
+    batches = []
+    nll, tokens = loss(student.params, examples, batches.append)
+    assert sum(batches) == 3 and (len(batches) == 1) == (rows > 1)
     np.testing.assert_allclose(nll, expected[:, 0], rtol=1e-5)
     np.testing.assert_array_equal(tokens, expected[:, 1])
     assert loss.row_length(examples) == (length if length else BLOCK)
