@@ -7,7 +7,6 @@ that were tested on different questions are refused. `cotjax report A B` shows t
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from rich.console import Console
 from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.remote.fetch import local_copy
-from cotjax.report.paired import Sheet, compare_sheets, read_sheet
+from cotjax.report.paired import Sheet, as_json, check_apart, compare_sheets, read_sheet
 from cotjax.report.paired_text import print_compared
 
 
@@ -31,22 +30,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--out", metavar="FILE", type=pathlib.Path, help="JSON file for the numbers"
     )
+    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
     known, _ = command.parse(argv)
     if len(known.runs) < 2:
         raise InputError(f"cotjax compare {known.runs[0]}: needs two runs or more. Name another.")
     paths = [local_copy(path, key="", weights=False) for path in known.runs]
+    check_apart("compare", paths)
     first, *others = _named_apart([read_sheet(path) for path in paths], known.runs)
     compared = [(other, compare_sheets(first, other)) for other in others]
+    numbers = {other.label: [dataclasses.asdict(one) for one in found] for other, found in compared}
+    told = as_json(numbers)
     if known.out:
-        numbers = {
-            other.label: [dataclasses.asdict(one) for one in found] for other, found in compared
-        }
         try:
-            known.out.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+            known.out.write_text(told, encoding="utf-8")
         except OSError as error:
             raise InputError(
                 f"--out {known.out}: cannot write there ({error.strerror}). Name a file."
             ) from error
+    if known.json:
+        print(told, end="")
+        return 0
     console = Console(highlight=False, markup=False)
     for number, (other, found) in enumerate(compared):
         if number:

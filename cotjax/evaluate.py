@@ -20,7 +20,7 @@ from cotjax.config.command import Command, one_line_errors
 from cotjax.config.flags import read_flags
 from cotjax.errors import InputError
 from cotjax.progress import hushed
-from cotjax.report.paired import compare_sheets, sheet_of
+from cotjax.report.paired import as_json, compare_sheets, sheet_of
 from cotjax.report.paired_text import print_compared
 from cotjax.run.alike import configs_of
 from cotjax.run.early import check_files, check_held_out
@@ -191,7 +191,7 @@ def _compare(known: Namespace, argv: Sequence[str]) -> int:
         _write("--completions", known.completions, lines)
     pairs = {other.label: [dataclasses.asdict(one) for one in found] for other, found in told}
     everything = {"numbers": by_name, "against": first.label, "paired": pairs}
-    text = json.dumps(everything, indent=2) + "\n"
+    text = as_json(everything)
     if known.out:
         _write("--out", known.out, text)
     if known.json:

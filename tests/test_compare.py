@@ -15,6 +15,8 @@ def test_each_further_run_is_compared_with_the_first(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "b beside a" in said and "c beside a" in said and "a: step 3" in said
     numbers = json.loads(out.read_text())
+    assert main([*paths, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == numbers
     assert numbers["b"][0]["gained"] == 4 and numbers["c"][0]["points"]["mean"] == 0
 
 
@@ -30,11 +32,13 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path, capsys):
 def test_what_cannot_be_compared_is_one_sentence(tmp_path, capsys):
     write(tmp_path / "a", [row(3, "after", "q", 1.0)])
     write(tmp_path / "b", [row(3, "after", "p", 1.0)])
+    write(tmp_path / "same", [row(3, "after", "q", 1.0)])
     for paths, says in (
         ([tmp_path / "a"], "needs two runs or more"),
         ([tmp_path / "a", tmp_path / "b"], "a and b: were tested on different questions"),
-        ([tmp_path / "a", tmp_path / "c"], "holds none of config.toml"),
-        ([tmp_path / "a", tmp_path / "a", "--out", tmp_path], "cannot write there"),
+        ([tmp_path / "a", tmp_path / "c"], "c: there is no such folder"),
+        ([tmp_path / "a", f"{tmp_path}/./a"], "is named twice. Name each run once."),
+        ([tmp_path / "a", tmp_path / "same", "--out", tmp_path], "cannot write there"),
     ):
         assert main([*map(str, paths)]) == 2
         said = capsys.readouterr()

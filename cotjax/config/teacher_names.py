@@ -18,6 +18,11 @@ SELF = "self"
 TEXTS = ".jsonl"  # ends the name of a file of texts
 _SHARE = re.compile(r"(?P<path>.+)@(?P<share>[+-]?(?:\d+\.?\d*|\.\d+))")
 
+NO_TEACHER = (
+    "teachers.paths = []: there is no teacher. Set teachers.paths to run folders, model folders or "
+    ".gguf files, weak to strong."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherName:

@@ -1,4 +1,4 @@
-"""Writes the page of a run again, also of one that goes on: `cotjax report runs/NAME`.
+"""Writes the page of a run again, also of one that is still running: `cotjax report runs/NAME`.
 
 With several runs it is one page of all of them, each compared with the first: paired tests on the
 same held-out questions, curves above each other, answers side by side, settings that differ.
@@ -13,6 +13,7 @@ from cotjax.config.command import Command, one_line_errors
 from cotjax.errors import InputError
 from cotjax.remote.fetch import local_copy
 from cotjax.report.page import MOST_RUNS, write_comparison, write_report
+from cotjax.report.paired import check_apart
 
 EVERY = 10  # seconds between two looks of --watch
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"cotjax report: {len(folders)} runs are more than a page tells apart. Name "
                 f"{MOST_RUNS} at most."
             )
+        check_apart("report", folders)
         page = known.out or Path("compared.html")
         _check_out(page)
         write = lambda refresh: write_comparison(folders, page, refresh=refresh)  # noqa: E731

@@ -124,6 +124,18 @@ def sheet_of(path: str, label: str, when: str, rows: Sequence[Any]) -> Sheet:
     return Sheet(label, when, answers)
 
 
+def check_apart(command: str, paths: Sequence[Path]) -> None:
+    """Refuses a run beside itself.
+
+    Raises:
+      InputError: names the run that is there twice.
+    """
+    places = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if places.index(places[number]) < number:
+            raise InputError(f"cotjax {command}: {path} is named twice. Name each run once.")
+
+
 def check_same_questions(first: Sheet, second: Sheet) -> None:
     """Refuses sheets to different questions.
 
@@ -187,6 +199,17 @@ def _bands(levels: Sequence[int | None]) -> list[tuple[int, int]]:
     ends = sorted({known[-(-len(known) * part // LEVELS) - 1] for part in range(1, LEVELS + 1)})
     lows = [values[0], *(values[values.index(end) + 1] for end in ends[:-1])]
     return list(zip(lows, ends, strict=True))
+
+
+def as_json(value: Any) -> str:
+    r"""Numbers as JSON, in which what is not finite, as the interval of one question, is null.
+
+    Example:
+      >>> as_json([float("nan")])
+      '[\n  null\n]\n'
+    """
+    plain = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    return json.dumps(plain, indent=2) + "\n"
 
 
 def shown_p(p: float) -> str:

@@ -6,7 +6,7 @@ What a file should not hold is left out and told: a page of what is there helps 
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -25,6 +25,10 @@ _MISSING = {
     "result.json": "the run is still going or was stopped; the comparison before and after "
     "training comes with its end",
 }
+
+
+_OF_A_RESULT = {"before", "after", "steps", "seconds", "stages"}
+_NAME_ONE = "Name the folder of a run, runs/NAME."
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,26 @@ def read_run(folder: Path) -> RunFiles:
     """Reads what a run has written so far.
 
     Raises:
-      InputError: the folder does not exist or holds no file of a run, or one cannot be read.
+      InputError: the folder does not exist or holds no run, or a file cannot be read.
     """
-    texts = {name: text for name in _MISSING if (text := _text(folder / name)) is not None}
+    if not folder.is_dir():
+        why = "is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: {why}. {_NAME_ONE}")
+    texts = _texts(folder)
     if not texts:
+        raise InputError(f"{folder}: holds none of {', '.join(_MISSING)}. {_NAME_ONE}")
+    run = _read(folder, texts)
+    known = {"stage", "stages"} & run.config.keys() or _OF_A_RESULT & run.result.keys()
+    if not (known or run.metrics or run.completions or run.facts or run.parts):
         raise InputError(
-            f"{folder}: holds none of {', '.join(_MISSING)}. Name the folder of a run, runs/NAME."
+            f"{folder}: holds {', '.join(texts)}, and nothing that a run writes in there. "
+            f"{_NAME_ONE}"
         )
+    return run
+
+
+def _read(folder: Path, texts: dict[str, str]) -> RunFiles:
+    """What is there, from the texts of those files of `_MISSING` that are."""
     notes = [f"No {name}: {what}." for name, what in _MISSING.items() if name not in texts]
 
     def parsed(name: str, text: str, parse: Callable[[str], Any], empty: Any) -> Any:
@@ -133,7 +150,7 @@ def read_run(folder: Path) -> RunFiles:
         alarms=[one for one in _objects(_text(folder / "alarms.jsonl") or "") if _is_alarm(one)],
         parts=[one for one in parts if isinstance(one, dict)],
         path=str(folder),
-        stages=[read_run(one) for one in _stage_folders(folder, config)],
+        stages=[_read(one, texts) for one, texts in _begun(_stage_folders(folder, config))],
     )
 
 
@@ -141,13 +158,23 @@ _STAGE = re.compile(r"([1-9]\d*)-.+")  # 1-reconstruct
 
 
 def _stage_folders(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The folders of a list's stages that have begun; none for a run of one stage."""
+    """The folders of a list's stages; none for a run of one stage."""
     if not config.get("stages"):
         return []
     named = [one for one in folder.iterdir() if _STAGE.fullmatch(one.name)]
     found = [one for one in named if not one.is_symlink()]  # which might lead back
-    begun = [one for one in found if any((one / name).is_file() for name in _MISSING)]
-    return sorted(begun, key=lambda one: int(one.name.partition("-")[0]))
+    return sorted(found, key=lambda one: int(one.name.partition("-")[0]))
+
+
+def _begun(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Folders with a file of a run, and the texts of those files."""
+    for folder in folders:
+        if texts := _texts(folder):
+            yield folder, texts
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {name: text for name in _MISSING if (text := _text(folder / name)) is not None}
 
 
 def _text(path: Path) -> str | None:

@@ -19,6 +19,7 @@ from cotjax.config import (
     stage_configs,
 )
 from cotjax.config.mixture import parse_mixture
+from cotjax.config.teacher_names import NO_TEACHER
 from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
@@ -164,7 +165,7 @@ def _check_file(source: str, path: str, key: str, data: DataConfig, split: str =
 
 
 def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> None:
-    """Refuses teachers and a cache of their logits that are not there.
+    """Refuses teachers and a cache of their logits that are not there, and to distill from nobody.
 
     Args:
       config: of a stage.
@@ -174,6 +175,9 @@ def check_teachers(config: Config, *, made_here: pathlib.Path | None = None) -> 
       InputError: names the teacher.
     """
     reads, teachers = stage_class(config.stage).reads_key, config.teachers
+    teaches = config.stage == "distill" or (config.stage == "grpo" and config.distill.coefficient)
+    if teaches and not teachers.paths:
+        raise InputError(NO_TEACHER)
     for teacher in used_teachers(config):
         path = teacher.path
         if teacher.is_file:

@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from cotjax.config import Config, TeacherName, parse_teacher
+from cotjax.config.teacher_names import NO_TEACHER
 from cotjax.errors import InputError
 from cotjax.interfaces import Program, ScoredGroups, TokenBatch
 from cotjax.models.head import Head
@@ -122,10 +123,7 @@ class TeacherPool:
         self.names = config.teachers.paths
         self.entries = [parse_teacher(name) for name in self.names]
         if not self.names:
-            raise InputError(
-                "teachers.paths = []: there is no teacher. Set teachers.paths to run folders, "
-                "model folders or .gguf files, weak to strong."
-            )
+            raise InputError(NO_TEACHER)
         models = {
             path: _plan(entry, config, mesh, student)
             for path, entry in {entry.path: entry for entry in self.entries}.items()

@@ -14,8 +14,9 @@ def test_the_command_refuses_with_a_message(folder, tmp_path, capsys):
     for words, says in (
         ([tmp_path / "nowhere"], "Name the folder of a run"),
         ([folder, "--out", "x.html"], "the page of one run is its report.html"),
-        ([folder, folder, "--out", tmp_path], "it is a folder"),
-        ([folder, folder, "--out", tmp_path / "no" / "x.html"], "its folder is not there"),
+        ([folder, tmp_path, "--out", tmp_path], "it is a folder"),
+        ([folder, tmp_path, "--out", tmp_path / "no" / "x.html"], "its folder is not there"),
+        ([folder, folder], "is named twice"),
         ([folder] * 7, "Name 6 at most"),
     ):
         assert main([*map(str, words)]) == 2

@@ -189,9 +189,8 @@ def test_a_distillation_names_its_teachers(folder):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    for wrong in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match=r"holds none of config\.toml.*Name the folder"):
-            write_report(wrong)
+    with pytest.raises(InputError, match=r"holds none of config\.toml.*Name the folder"):
+        write_report(tmp_path)
 
 
 def test_a_run_in_buckets_has_their_table_between_comparison_and_curves(folder):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cotjax.errors import InputError
+from cotjax.report.page import write_report
 from cotjax.report.run_folder import read_run
 
 LINES = [
@@ -133,3 +134,34 @@ def test_of_a_result_what_counts_is_numbers(folder):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds none of config.toml"):
         read_run(tmp_path)
+    with pytest.raises(InputError, match="nowhere: there is no such folder. Name the folder of a"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "report.html").touch()
+    with pytest.raises(InputError, match="report.html: is a file. Name the folder of a run"):
+        read_run(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.toml", 'title = "a site"'),
+        ("config.toml", "title = "),
+        ("result.json", '{"status": "ok"}'),
+        ("metrics.jsonl", '{"loss": 1}\n'),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_and_nothing_is_written_there(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"holds {name}, and nothing that a run writes in there"):
+        write_report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_stage_does_not_hide_the_others(folder):
+    (folder / "config.toml").write_text('stages = ["a", "b"]')
+    (folder / "1-sft").mkdir()
+    (folder / "2-grpo").mkdir()
+    (folder / "3-rewrite").mkdir()
+    (folder / "1-sft" / "config.toml").write_text('stage = "sft"')
+    (folder / "2-grpo" / "config.toml").write_text("stage = ")
+    assert [one.name for one in read_run(folder).stages] == ["1-sft", "2-grpo"]

@@ -34,6 +34,8 @@ def test_the_defaults_are_ready(tmp_path):
         (["--data.source=parquet", "--data.path=no"], "Set data.path to a .parquet file"),
         (["--data.mixture=problems=1, jsonl:no.jsonl=2"], 'data.mixture = "no.jsonl": no such'),
         (["--data.mixture=problems=1", "--data.eval-path=no"], 'data.eval_path = "no": no such'),
+        (["--stage=distill"], "teachers.paths = []: there is no teacher. Set teachers.paths to"),
+        (["--distill.coefficient=1"], "teachers.paths = []: there is no teacher. Set teachers.pa"),
         (["--stage=distill", "--teachers.paths", "no"], 'teachers.paths = "no": not a folder'),
         (["--stage=distill", "--teachers.paths", "no.jsonl", "--distill.target=text"],
          'teachers.paths = "no.jsonl": no such file'),
