@@ -2,9 +2,10 @@
 
 import runpy
 import sys
+import textwrap
 from collections.abc import Sequence
 
-from cotjax.config.command import VERSION, one_line_errors
+from cotjax.config.command import VERSION, one_line_errors, width
 from cotjax.config.reading import nearest
 from cotjax.errors import InputError
 
@@ -14,7 +15,7 @@ COMMANDS = {
     "lm-eval": "tasks of EleutherAI's evaluation harness",
     "generate": "let a run or a model answer a question",
     "export": "write a run's student as a Hugging Face folder",
-    "doctor": "check settings, files and models, and train nothing",
+    "doctor": "check this machine, settings, files and models, and train a step",
     "plan": "whether a run fits devices, how long it takes, what it costs",
     "launch": "start a run elsewhere: GKE, TPU VMs, Slurm, SkyPilot, a notebook",
     "report": "write the page of a run folder again, or of several runs",
@@ -61,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def listed() -> str:
     """The commands, one line each."""
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name.ljust(width)}{text}" for name, text in COMMANDS.items()]
+    column = max(map(len, COMMANDS)) + 4
+    lines: list[str] = []
+    for name, text in COMMANDS.items():
+        first = f"  {name}".ljust(column)
+        lines += textwrap.wrap(text, width(), initial_indent=first, subsequent_indent=" " * column)
     return "\n".join(
         [
             "Usage: cotjax COMMAND …",
@@ -70,7 +74,9 @@ def listed() -> str:
             "",
             *lines,
             "",
-            "cotjax COMMAND --help says more; cotjax --version says which one this is.",
+            *textwrap.wrap(
+                "cotjax COMMAND --help says more; cotjax --version says which one this is.", width()
+            ),
         ]
     )
 

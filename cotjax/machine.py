@@ -268,8 +268,9 @@ def _extras() -> Iterator[Finding]:
     if there:
         yield Finding("OK", "extras", f"installed: {', '.join(there)}")
     for extra, why in missing.items():
-        told = f"[{extra}] for {EXTRAS[extra]}: {install_line(extra)}"
         old = "is needed" in why
+        how = "too old" if old else "not installed"
+        told = f"{how}: [{extra}] for {EXTRAS[extra]}: {install_line(extra)}"
         yield Finding("NOTE" if old else "OK", "extra", f"{told} ({why})" if old else told)
 
 

@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,7 +16,12 @@ from cotjax.config.reading import nearest
 from cotjax.errors import TRACEBACK, InputError, Stopped, visible
 
 VERSION = f"cotjax {__version__}"
-WIDTH = 80  # of a terminal
+WIDTH = 80  # columns of help, or fewer where a terminal has no more
+
+
+def width() -> int:
+    """Columns that help may take; 40 at least, below which a terminal breaks its lines."""
+    return min(WIDTH, max(shutil.get_terminal_size((WIDTH, 24)).columns, 40))
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
@@ -65,7 +71,7 @@ class Command(argparse.ArgumentParser):
             description=_filled(inspect.cleandoc(about or "")),
             usage=f"cotjax {name} {usage}",
             formatter_class=functools.partial(
-                argparse.RawDescriptionHelpFormatter, max_help_position=32, width=WIDTH
+                argparse.RawDescriptionHelpFormatter, max_help_position=32, width=width()
             ),
             epilog="Config keys: cotjax train --help." if takes_keys else None,
             allow_abbrev=False,
@@ -126,7 +132,8 @@ _NEEDS = {"int": "a whole number", "float": "a number"}
 
 
 def _filled(text: str) -> str:
-    """Paragraphs as wide as a terminal; an indented one is left as it is."""
-    paragraphs = text.split("\n\n")
-    filled = [one if one.startswith(" ") else textwrap.fill(one, WIDTH) for one in paragraphs]
-    return "\n\n".join(filled)
+    """Paragraphs as wide as a terminal; an indented one is left as it is, and so is `a command`."""
+    whole = re.sub("`[^`]{1,40}`", lambda code: code[0].replace(" ", "\xa0"), text)
+    paragraphs = whole.split("\n\n")
+    filled = [one if one.startswith(" ") else textwrap.fill(one, width()) for one in paragraphs]
+    return "\n\n".join(filled).replace("\xa0", " ")

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cotjax.config.command import WIDTH
+from cotjax.config.command import width
 from cotjax.config.field_help import texts, type_of
 from cotjax.config.loading import unchecked
 from cotjax.config.ranges import STAGES
@@ -22,6 +22,11 @@ MOST_USED = (
     *("rollout.group_size", "teachers.paths", "optimizer.learning_rate", "resume", "seed"),
 )
 NUM_SHOWN = 10
+_FIRST = (
+    "Usage: cotjax train [--explain] [--quiet|--json] [--config FILE] [--KEY VALUE …]",
+    "Trains a student; --explain: what it would do; --profile-start: where time goes.",
+    "Flags over the file over the stage's defaults. Most used, with their values now:",
+)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
@@ -75,15 +80,10 @@ def _screen(whole: Config, stages: Sequence[Config]) -> str:
     heads = [f"--{key.replace('_', '-')} {_value(key, whole, stages)}" for key in keys]
     heads = [head if len(head) <= 33 else f"{head[:32]}…" for head in heads]
     column = max(map(len, heads)) + 4
-    lines = [
-        "Usage: cotjax train [--explain] [--quiet|--json] [--config FILE] [--KEY VALUE …]",
-        "Trains a student; --explain: what it would do; --profile-start: where time goes.",
-        "Flags over the file over the stage's defaults. Most used, with their values now:",
-        "",
-    ]
+    lines = [*(line for text in _FIRST for line in _wrapped(text, "")), ""]
     for key, head in zip(keys, heads, strict=True):
         text = f"{', '.join(STAGES)}, or your own." if key == "stage" else _clause(texts()[key])
-        first, *more = textwrap.wrap(text, WIDTH - column)
+        first, *more = textwrap.wrap(text, max(width() - column, 20))
         lines.append(f"  {head.ljust(column - 4)}  {first}")
         lines += [" " * column + line for line in more]
     sections = f"{', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}"
@@ -122,7 +122,7 @@ def _entry(key: str, value: str) -> Iterator[str]:
 
 def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
 
 

@@ -86,7 +86,7 @@ def explain(config: Config, folder: pathlib.Path, *, alone: bool = False) -> Sum
     if measured:
         rows.append(("time", f"{clock(measured[1])}, as {measured[0]} took with these settings"))
     elif alone:
-        rows.append(("time", f"not measured: no run in {config.output} has ended with them"))
+        rows.append(("time", f"not measured: no run in {config.output} has these settings"))
     return Summary(_sentence(config, stages), tuple(rows), _about(config, stages, folder, measured))
 
 
@@ -118,7 +118,9 @@ def _data(config: Config) -> str:
     if data.mixture:
         return f"a mixture: {data.mixture}"
     if data.source == "problems":
-        return f"{data.size:,} built-in word problems"
+        return f"built-in word problems of {data.min_steps} to {data.max_steps} steps"
+    if data.source == "reasoning_gym":
+        return f"{data.size:,} problems of {data.path} ({data.source})"
     if is_reference(data.source):
         return f"the records of {name_of(data.source)}"
     return f"{data.path} ({data.source})" if data.source not in ("jsonl", "parquet") else data.path

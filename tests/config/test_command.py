@@ -62,6 +62,18 @@ def test_help_says_what_it_is_first(capsys):
     assert "Config keys: cotjax train --help." in shown
 
 
+@pytest.mark.parametrize(("columns", "most"), [(100, 80), (60, 60), (20, 40)])
+def test_help_is_no_wider_than_a_terminal_and_keeps_commands_whole(
+    capsys, monkeypatch, columns, most
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    about = "Cooks a soup of what there is, or of what one buys on the market: `cotjax cook A B`."
+    with pytest.raises(SystemExit):
+        Command("cook", about, usage="A B").parse(["--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= most and "`cotjax cook A B`" in shown
+
+
 def test_bad_input_is_one_line_and_status_2(capsys):
     @one_line_errors
     def main(word):

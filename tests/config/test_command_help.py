@@ -17,6 +17,15 @@ def test_the_first_page_fits_a_terminal(stage):
     assert "--help SECTION" in " ".join(lines) and f"--stage {stage} " in "\n".join(lines)
 
 
+@pytest.mark.parametrize("columns", [60, 40])
+def test_it_is_no_wider_than_a_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = train_help(["--help", "--stage=grpo"])
+    assert max(map(len, train_help(["--help", "mesh"]).splitlines())) <= columns
+    assert max(map(len, shown.splitlines())) <= max(columns, 58)  # a key, and 20 columns of words
+    assert "Peak learning rate." in " ".join(shown.split())
+
+
 def test_it_fits_also_with_long_values():
     long = "a" * 200
     lines = train_help(["--help", f"--model.path={long}", f"--data.path={long}"]).splitlines()

@@ -24,7 +24,9 @@ def rows(config, folder, **more):
 def test_a_stage_is_told_with_its_data_steps_budget_and_questions(tmp_path):
     flags = ["--stage=grpo", "--budget.tokens=5000", "--eval.every=20", f"--output={tmp_path}"]
     sentence, told = rows(load(flags), tmp_path / "new")
-    assert sentence == "Trains the built-in student with grpo on 1,000 built-in word problems."
+    assert sentence == (
+        "Trains the built-in student with grpo on built-in word problems of 2 to 6 steps."
+    )
     assert told["learns"].startswith("8 completions of each question, rewarded and compared")
     assert told["batch"] == "16 prompts × 8 completions"
     assert told["steps"] == "60 at most, until 5,000 tokens are used"
@@ -74,7 +76,7 @@ def test_a_list_has_a_row_for_each_stage(tmp_path):
 def test_time_is_that_of_an_equal_run_that_has_ended_or_is_not_told(tmp_path):
     config = load(["--stage=sft", "--name=new", f"--output={tmp_path}", "--seed=5"])
     assert rows(config, tmp_path / "new", alone=True)[1]["time"] == (
-        f"not measured: no run in {tmp_path} has ended with them"
+        f"not measured: no run in {tmp_path} has these settings"
     )
     for name, more, seconds in (
         ("equal", ["--seed=6"], 252.4),
