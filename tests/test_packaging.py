@@ -46,6 +46,13 @@ def test_python_begins_where_the_tests_begin():
     assert "find_python 11" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
+def test_the_quick_start_names_the_python_and_the_jax_that_are_tested():
+    page = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    (lowest,) = bounds([one for one in PROJECT["dependencies"] if one.startswith("jax>")]).values()
+    assert f"needs Python 3.11 or newer and JAX {lowest} or newer" in page
+    assert f"with JAX {lowest} on Python 3.11" in page and "JAX (0." in page
+
+
 def test_the_version_is_the_package_s():
     assert "version" in PROJECT["dynamic"] and re.fullmatch(r"\d+\.\d+\.\d+", cotjax.__version__)
 
