@@ -73,7 +73,11 @@ def collective(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traf
     """((kind, axes), traffic) of an instruction; None if it is no collective, or moves nothing.
 
     A ring sends (n - 1) / n of a gathered or scattered whole, twice that to reduce it everywhere.
+    What goes from slice to slice is a transfer between the hosts in a TPU's program, a send and its
+    recv, which say what they are together.
     """
+    if one.opcode == "send":
+        return _between_slices(one, mesh)
     kind = one.opcode.removesuffix("-start")
     goes_on = '"flag_start":' in one.rest and '"flag_start":"-1"' not in one.rest
     if kind not in KINDS or goes_on:  # a TPU works on in one that it has started
@@ -85,15 +89,53 @@ def collective(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traf
     count = groups.shape[1]
     if count < 2:
         return None
+    return (kind, mesh.axes(groups)), Traffic(1, size, _sent(kind, size, count))
+
+
+def _between_slices(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traffic] | None:
+    slices = mesh.size // (mesh.island or mesh.size)
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+    if not found or slices < 2:
+        return None
+    asked, size = found[1].lower().replace("_", "-"), one.arrays[0].bytes
+    kind = asked if asked in KINDS else "collective-permute"
+    axes = mesh.axes(np.arange(mesh.size).reshape(slices, -1).T)
+    return (kind, axes), Traffic(1, size, _sent(kind, size, slices))
+
+
+def over_axis(
+    kind: str, axis: str, size: float, mesh: MeshShape, count: float = 1
+) -> tuple[tuple[str, str], Traffic] | None:
+    """The same of collectives over one axis; None if it has one device.
+
+    Args:
+      kind: of `KINDS`.
+      axis: of the mesh.
+      size: bytes of their results on each device, of all together.
+      mesh: whose axis.
+      count: how many they are.
+    """
+    sizes, place = tuple(mesh.sizes.values()), list(mesh.sizes).index(axis)
+    if sizes[place] < 2:
+        return None
+    numbers = np.moveaxis(np.arange(mesh.size).reshape(sizes), place, -1)
+    axes = mesh.axes(numbers.reshape(-1, sizes[place]))
+    return (kind, axes), Traffic(count, size, _sent(kind, size, sizes[place]))
+
+
+def _sent(kind: str, size: float, count: int) -> float:
+    """Bytes that each of `count` devices sends, of results of `size`."""
     part = (count - 1) / count
-    sent = {
-        "all-gather": part * size,
-        "all-reduce": 2 * part * size,
-        "reduce-scatter": (count - 1) * size,
-        "all-to-all": part * size,
-        "collective-permute": size,
-    }
-    return (kind, mesh.axes(groups)), Traffic(1, size, sent[kind])
+    return (
+        size
+        * {
+            "all-gather": part,
+            "all-reduce": 2 * part,
+            "reduce-scatter": count - 1,
+            "all-to-all": part,
+            "collective-permute": 1,
+        }[kind]
+    )
 
 
 def _groups(rest: str, kind: str, mesh: MeshShape) -> np.ndarray:

@@ -97,7 +97,8 @@ class _Counter:
     def _of(self, name: str) -> Cost:
         table = self._module.computations[name]
         found = (self._one(one, table) for one in table.values())
-        return functools.reduce(Cost.__add__, found, Cost())
+        cost = functools.reduce(Cost.__add__, found, Cost())
+        return _scattered(cost, table) if name.startswith(_SCATTERS) else cost
 
     def _one(self, one: Instruction, table: Table) -> Cost:
         if one.opcode == "while":
@@ -184,6 +185,20 @@ class _Counter:
 def _parameters(table: Table) -> Iterator[tuple[int, Instruction]]:
     """The arguments of a computation, by number."""
     return ((int(one.rest), one) for one in table.values() if one.opcode == "parameter")
+
+
+_SCATTERS = "all-reduce-scatter"  # what a TPU calls the fusion that gives each device its own part
+
+
+def _scattered(cost: Cost, table: Table) -> Cost:
+    """Of a reduction of which each device keeps a part alone: half of it is never sent."""
+    (result,) = (one for one in table.values() if one.root)
+    part = sum(array.bytes for array in result.arrays)
+    moved = {
+        ("reduce-scatter", axes): Traffic(one.count, part, one.sent / 2)
+        for (_, axes), one in cost.moved.items()
+    }
+    return dataclasses.replace(cost, moved=moved)
 
 
 _SAME = ("bitcast", "copy", "reshape", "convert")  # what only passes an array on

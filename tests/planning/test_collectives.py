@@ -83,6 +83,20 @@ def test_what_leaves_a_slice_is_told_apart():
     assert two.axes(np.arange(8)[None]) == "data+fsdp+tensor (network)"
 
 
+def test_a_transfer_between_slices_is_what_it_says():
+    """As libtpu 0.0.42 writes the sum of a gradient's parts over two slices."""
+    sent = (
+        "ROOT %b = (f32[16,8]{1,0}, u32[]{:S(2)}, token[]) send(%a, %after), "
+        'is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    two = MeshShape({"replica": 2, "data": 1, "fsdp": 4, "tensor": 1}, island=4)
+    assert moved(sent, two) == (("all-reduce", "replica (network)"), Traffic(1, 512, 512))
+    assert moved(sent.replace("ALL_REDUCE", "ONE_TO_ONE"), two)[0][0] == "collective-permute"
+    assert moved(sent) is None  # one slice
+    assert moved("ROOT %b = (f32[8]{0}, u32[], token[]) send(%a, %after)", two) is None
+
+
 def test_an_all_gather_over_a_known_axis_in_a_loop():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     turns, size = 5, 64

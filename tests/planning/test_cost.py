@@ -159,3 +159,23 @@ def test_costs_add_up_and_repeat():
     assert (both.flops, both.hbm, both.moved[key], both.sent) == (3, 6, Traffic(3, 24, 12), 12)
     assert both.with_turns(2).flops == 3 + 10
     assert one.times(3).loops["w"].flops == 15
+
+
+def test_a_reduction_of_which_each_keeps_a_part_is_a_scatter():
+    """As a TPU's program has it."""
+    text = """
+%all-reduce-scatter.1 (p: f32[64,8]) -> f32[16,8] {
+  %p = f32[64,8]{1,0} parameter(0)
+  %r = f32[64,8]{1,0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+  %z = s32[] constant(0)
+  ROOT %d = f32[16,8]{1,0} dynamic-slice(%r, %z, %z), dynamic_slice_sizes={16,8}
+}
+
+ENTRY %main (a: f32[64,8]) -> f32[16,8] {
+  %a = f32[64,8]{1,0} parameter(0)
+  ROOT %f = f32[16,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    found = count(HloModule.parse(text), MeshShape({"fsdp": 4})).moved
+    part = 16 * 8 * 4
+    assert found == {("reduce-scatter", "fsdp"): Traffic(1, part, 3 * part)}

@@ -25,20 +25,23 @@ SCRIPT = """
 import json, re, sys
 from cotjax.config import load
 from cotjax.planning.topologies import parse_topology, set_up
-topology = parse_topology("v5e:2x2")
+topology = parse_topology(sys.argv[1])
 set_up(topology)
+import jax
 from cotjax.planning import opening, steps
 from cotjax.planning.collectives import MeshShape
 from cotjax.planning.compiling import compile_program
 from cotjax.planning.run_plan import chip_of
 from cotjax.planning.topologies import mesh_of
-name, *flags = sys.argv[1:]
+name, *flags = sys.argv[2:]
 (config,) = opening.stages_of(load(flags))
 mesh = mesh_of(topology, config.mesh)
 with opening.opened(config, mesh) as stage:
     (program,) = (one for one in steps.usual_programs(stage.programs()) if one.name == name)
     asked = program.function.lower(*program.args, **program.kwargs).as_text()
-    found = compile_program(program, MeshShape(dict(mesh.shape)), dumped=True)
+    shape = MeshShape(dict(mesh.shape), topology.island)
+    found = compile_program(program, shape, dumped=True)
+    trained = sum(one.size * 4 for one in jax.tree.leaves(stage.state_shapes.params))
 loop = found.cost.longest
 row = config.rollout.max_prompt_tokens + config.rollout.group_size * config.rollout.max_new_tokens
 print(json.dumps({
@@ -48,15 +51,25 @@ print(json.dumps({
     "hbm": chip_of(topology).hbm, "flops": found.cost.flops,
     "read": loop.hbm, "copies": loop.copies,
     "moved": [[kind, axes, one.bytes] for (kind, axes), one in loop.moved.items()],
+    "whole": [[kind, axes, one.bytes] for (kind, axes), one in found.cost.moved.items()],
+    "trained": trained,
 }))
 """
 
 
-def compiled(folder, program, *flags, **shape):
-    """The numbers of a program for a slice of four chips."""
+def compiled(folder, program, *flags, topology="v5e:2x2", **shape):
+    """The numbers of a program for a slice of four chips, or another topology."""
     pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'cotjax[plan]'")
     (folder / "config.json").write_text(json.dumps(SHAPE | shape))
-    command = [sys.executable, "-c", SCRIPT, program, "--stage=grpo", f"--model.path={folder}"]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        topology,
+        program,
+        "--stage=grpo",
+        f"--model.path={folder}",
+    ]
     command += ["--model.compute-dtype=bfloat16", "--model.remat=full", *flags]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     environment.pop("XLA_FLAGS", None)
@@ -93,6 +106,24 @@ def test_a_token_copies_no_cache_and_exchanges_parts_of_logits(tmp_path):
     assert moved["all-reduce"] <= 1.1 * residuals
     assert moved.get("all-gather", 0) < 0.01 * 2**20
     assert 0 < numbers["memory"] < numbers["hbm"]
+
+
+@pytest.mark.slow
+def test_gradients_are_reduced_within_a_slice_before_they_cross_the_network(tmp_path):
+    """What leaves a slice is the part of the gradients that fsdp has left to each device."""
+    flags = "--mesh.data=1", "--mesh.fsdp=-1", "--policy.micro-batch=0", "--rollout.prompts=8"
+    lengths = "--rollout.max-prompt-tokens=128", "--rollout.max-new-tokens=128"
+    numbers = compiled(tmp_path, "update", *flags, *lengths, topology="v5e:2x2*2")
+    beyond, within = {}, 0.0
+    for kind, axes, size in numbers["whole"]:
+        if "(network)" in axes:
+            beyond[kind, axes] = size
+        elif (kind, axes) == ("reduce-scatter", "fsdp"):
+            within = size
+    part = numbers["trained"] / 4
+    assert list(beyond) == [("all-reduce", "replica (network)")]
+    assert beyond["all-reduce", "replica (network)"] == pytest.approx(part, rel=0.1)
+    assert within == pytest.approx(part, rel=0.15)
 
 
 @pytest.mark.slow
