@@ -33,6 +33,8 @@ class Compiled:
       cost: of one call; of a refused program nothing.
       seconds: that compiling took.
       refused: whether the compiler found that it does not fit.
+      estimated: whether nothing was compiled; `temporary` is then beside caches, gradients and
+        activations, and `arguments`, `outputs` and `reused` are 0.
     """
 
     program: Program
@@ -43,6 +45,7 @@ class Compiled:
     cost: Cost
     seconds: float
     refused: bool = False
+    estimated: bool = False
 
 
 def on_devices(program: Program) -> bool:

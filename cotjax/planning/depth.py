@@ -16,6 +16,7 @@ from cotjax.models.lora import split_adapter
 from cotjax.planning.collectives import MeshShape, Traffic
 from cotjax.planning.compiling import Compiled, compile_program
 from cotjax.planning.cost import Cost
+from cotjax.planning.estimate import estimate_program
 from cotjax.planning.opening import opened
 
 SHALLOW = 8  # layers; no more are compiled whole
@@ -30,12 +31,20 @@ class Compiler:
       island: devices that fast links join; 0 = all.
       dumped: see `compile_program`.
       exact: compile every layer of samplers too.
+      estimate: compile nothing, see `estimate`.
     """
 
     def __init__(
-        self, config: Config, mesh: Any, *, island: int, dumped: bool, exact: bool
+        self,
+        config: Config,
+        mesh: Any,
+        *,
+        island: int,
+        dumped: bool,
+        exact: bool,
+        estimate: bool = False,
     ) -> None:
-        self._config, self._mesh, self._exact = config, mesh, exact
+        self._config, self._mesh, self._exact, self._estimate = config, mesh, exact, estimate
         self._island, self._dumped = island, dumped
         self._shallow = functools.cache(self._programs)
 
@@ -52,6 +61,8 @@ class Compiler:
     def _compile(self, program: Program) -> Compiled:
         mesh = program.args[0].placement.mesh if samples(program) else self._mesh
         shape = MeshShape(dict(mesh.shape), self._island)
+        if self._estimate:
+            return estimate_program(program, shape)
         return compile_program(program, shape, dumped=self._dumped)
 
     def _programs(self, layers: int) -> dict[str, Program]:

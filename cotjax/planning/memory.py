@@ -129,11 +129,12 @@ def memory_of(compiled: Compiled, stage: Any, config: Config, held: Resident) ->
         parts["sampling weights"] = sum(map(bytes_of, extra))
         given = {id(leaf) for leaf in jax.tree.leaves(program.args[1])}
         own = [leaf for leaf in own if id(leaf) not in given]
-        left = _take(parts, "KV cache", _caches(program, stage), left)
+        left = _take(parts, "KV cache", _caches(program, stage), left, compiled)
     if updates and getattr(stage, "state_shapes", None) is not None:
         trained = sum(map(bytes_of, jax.tree.leaves(stage.state_shapes.params)))
-        left = _take(parts, "gradients", trained, left)
-        left = _take(parts, "activations", _activations(program, stage, config), left)
+        left = _take(parts, "gradients", trained, left, compiled)
+        own_part = _activations(program, stage, config)
+        left = _take(parts, "activations", own_part, left, compiled)
     parts["batch"] = sum(map(bytes_of, own))
     parts["temporaries"] = left
     shown = {kind: parts[kind] for kind in PARTS if parts.get(kind)}
@@ -159,8 +160,11 @@ def _laid_out(program: Any, stage: Any) -> list[Any]:
     return [] if same else weights
 
 
-def _take(parts: dict[str, int], kind: str, size: int, left: int) -> int:
+def _take(parts: dict[str, int], kind: str, size: int, left: int, compiled: Compiled) -> int:
     """Names so much of what is left; gives what then is."""
+    if compiled.estimated:  # what is left is beside it
+        parts[kind] = size
+        return left
     parts[kind] = min(size, left)
     return left - parts[kind]
 

@@ -25,6 +25,7 @@ class RunPlan:
       stages: in order.
       price: of a device for an hour; None if it was not given.
       notes: what a reader should know.
+      estimated: whether nothing was compiled.
     """
 
     topology: Topology
@@ -33,6 +34,7 @@ class RunPlan:
     stages: tuple[StagePlan, ...]
     price: float | None = None
     notes: tuple[str, ...] = ()
+    estimated: bool = False
 
     @property
     def tightest(self) -> tuple[StagePlan, Memory]:
@@ -87,6 +89,7 @@ def plan_run(
     price: float | None = None,
     steps_only: bool = False,
     exact: bool = False,
+    estimate: bool = False,
     told: Told = lambda _: None,
 ) -> RunPlan:
     """Plans the stages of a run together.
@@ -99,6 +102,7 @@ def plan_run(
       price: of a device for an hour.
       steps_only: leave out evaluations and what a run begins with.
       exact: compile every layer of samplers, see `depth`.
+      estimate: compile nothing, see `estimate`.
       told: is given a sentence before each program that is compiled.
 
     Raises:
@@ -114,11 +118,19 @@ def plan_run(
                 island=topology.island,
                 steps_only=steps_only,
                 exact=exact,
+                estimate=estimate,
                 told=told,
             )
         )
     sizes = {axis: int(size) for axis, size in mesh.shape.items()} if mesh is not None else {}
-    return RunPlan(topology, chip, sizes, tuple(stages), price, _notes(topology))
+    notes = (_ESTIMATED,) if estimate else _notes(topology)
+    return RunPlan(topology, chip, sizes, tuple(stages), price, notes, estimated=estimate)
+
+
+_ESTIMATED = (
+    "Nothing was compiled: operations are those of the programs' equations, temporaries, memory "
+    "traffic and collectives are estimates. Leave --estimate out for the compiler's own."
+)
 
 
 def _notes(topology: Topology) -> tuple[str, ...]:

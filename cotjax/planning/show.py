@@ -34,7 +34,7 @@ def lines(plan: RunPlan) -> Iterator[str]:
     yield f"{topology.name}: {topology.size} × {chip.label}, {axes}"
     for stage in plan.stages:
         yield ""
-        yield from _stage(stage)
+        yield from _stage(stage, "counted" if plan.estimated else "compiled")
     yield ""
     yield (
         f"run: {_time(plan.seconds)}, {plan.chip_hours:,.2f} chip-hours at least"
@@ -45,14 +45,14 @@ def lines(plan: RunPlan) -> Iterator[str]:
     yield verdict(plan)
 
 
-def _stage(stage: StagePlan) -> Iterator[str]:
+def _stage(stage: StagePlan, how: str) -> Iterator[str]:
     yield f"{stage.name}: {stage.steps} steps of {_time(stage.step_seconds)} at least"
     yield "  memory of a device, GiB"
     for memory in stage.memory:
         parts = ", ".join(f"{kind} {_gib(memory.parts[kind])}" for kind in PARTS
                           if memory.parts.get(kind, 0) > MIB)  # fmt: skip
-        compiled = stage.compile_seconds[memory.program]
-        yield f"    {memory.program}: {_gib(memory.total)} ({parts}); compiled in {compiled} s"
+        took = stage.compile_seconds[memory.program]
+        yield f"    {memory.program}: {_gib(memory.total)} ({parts}); {how} in {took} s"
     for name, phase in stage.phases.items():
         cost, time = phase.cost, phase.time
         speed = ""
@@ -75,6 +75,7 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
         "chip": plan.chip.name,
         "hbm": plan.chip.hbm,
         "mesh": plan.mesh,
+        "estimated": plan.estimated,
         "fits": plan.fits,
         "verdict": verdict(plan),
         "seconds": plan.seconds,

@@ -83,6 +83,7 @@ def plan_stage(
     island: int = 0,
     steps_only: bool = False,
     exact: bool = False,
+    estimate: bool = False,
     told: Told = lambda _: None,
 ) -> StagePlan:
     """Compiles what a stage runs, and adds it up.
@@ -94,13 +95,14 @@ def plan_stage(
       island: devices that fast links join; 0 = all.
       steps_only: leave out what steps do not call.
       exact: compile every layer of samplers, see `depth`.
+      estimate: compile nothing, see `estimate`.
       told: is given a sentence before each program that is compiled.
 
     Raises:
       InputError: see `opening.opened`.
     """
     dumped = chip.platform == "tpu"
-    compiler = Compiler(config, mesh, island=island, dumped=dumped, exact=exact)
+    compiler = Compiler(config, mesh, island=island, dumped=dumped, exact=exact, estimate=estimate)
     with opened(config, mesh) as stage:
         name, held = name_of(config.stage), resident(stage)
         memory: list[Memory] = []
@@ -112,7 +114,7 @@ def plan_stage(
             small = use.phase == "start" and "settings" not in program.kwargs  # and called once
             if small or not on_devices(program) or (steps_only and not use.per_step):
                 continue
-            told(f"{name}: compiling {program.name}")
+            told(f"{name}: {'counting' if estimate else 'compiling'} {program.name}")
             compiled = compiler(program)
             memory.append(memory_of(compiled, stage, config, held))
             seconds[program.name] = round(compiled.seconds, 1)
