@@ -112,6 +112,32 @@ def test_a_plan_is_compared_by_what_the_larger_run_needs_more():
             assert load([*shared, *module["EVALUATION"], *sizes, "--name=truth"])
 
 
+def test_the_overlap_is_the_time_of_rollouts_in_which_an_update_ran_too(tmp_path):
+    module = runpy.run_path(str(BENCHMARKS / "overlap.py"))
+    span = module["Span"]
+    lagged = [
+        *(span("rollout", 0, 0.0, 2.0), span("rollout", 1, 2.0, 4.0), span("rollout", 2, 4.0, 8.0)),
+        *(span("update", 0, 2.0, 3.0), span("update", 1, 4.0, 5.0), span("update", 2, 8.0, 9.0)),
+    ]
+    after = [
+        span(name, step, 3 * step + begin, 3 * step + end)
+        for step in range(4)
+        for name, begin, end in (("rollout", 0, 2), ("update", 2, 3))
+    ]
+    assert module["overlapped"](lagged) == 1.0 + 1.0 and module["overlapped"](after) == 0.0
+    assert module["row"]("after", after) == "| after | 2.00 | 1.00 | 3.00 | 0% |"
+    assert module["row"]("lagged", lagged) == "| lagged | 4.00 | 1.00 | 4.00 | 25% |"
+    found = {"after": after, "lagged": lagged}
+    events = module["as_trace"](found)["traceEvents"]
+    assert {one["name"] for one in events if one["ph"] == "M"} == {"process_name"}
+    last = [one for one in events if one["name"] == "update 3"]
+    assert [(one["ts"], one["dur"], one["tid"]) for one in last] == [(11e6, 1e6, "update")]
+    module["draw"](found, tmp_path / "spans.svg")
+    assert "<svg" in (tmp_path / "spans.svg").read_text()
+    for own in module["RUNS"].values():
+        assert load([*module["SHARED"], *own, "--name=overlap"])
+
+
 # They are run by hand, so that what they call may change under them: here they run at their least.
 
 
