@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from cotjax.config import MeshConfig
@@ -123,7 +124,12 @@ def make_mesh(
     """
     devices = _devices() if devices is None else devices
     shape = (1, *axis_sizes(len(devices), data, fsdp, tensor).values())
-    return jax.make_mesh(shape, AXES, devices=devices[: math.prod(shape)], axis_types=_auto())
+    devices = devices[: math.prod(shape)]
+    try:
+        return jax.make_mesh(shape, AXES, devices=devices, axis_types=_auto())
+    except NotImplementedError:  # an axis takes a part of one of the torus, as 2 of 4 × 4 chips
+        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(array, AXES, axis_types=_auto())
 
 
 def _auto() -> tuple[AxisType, ...]:

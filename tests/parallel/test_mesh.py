@@ -17,6 +17,17 @@ def test_a_mesh_takes_the_devices_that_it_is_told_to(asked, got):
     assert mesh.shape == {"replica": 1, "data": got, "fsdp": 1, "tensor": 1}
 
 
+def test_an_axis_may_take_a_part_of_one_of_the_torus(monkeypatch):
+    """JAX refuses to split one of 4 chips into 2 · 2, but on a v5e."""
+
+    def refuses(*_, **__):
+        raise NotImplementedError("the product of some subset of the physical mesh axis sizes")
+
+    expected = make_mesh(1, 4, 2)
+    monkeypatch.setattr(jax, "make_mesh", refuses)
+    assert make_mesh(1, 4, 2) == expected
+
+
 def test_more_devices_than_there_are():
     with pytest.raises(InputError) as error:
         make_mesh(9)

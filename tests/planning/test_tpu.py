@@ -61,21 +61,36 @@ def compiled(folder, program, *flags, topology="v5e:2x2", **shape):
     """The numbers of a program for a slice of four chips, or another topology."""
     pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'cotjax[plan]'")
     (folder / "config.json").write_text(json.dumps(SHAPE | shape))
-    command = [
-        sys.executable,
-        "-c",
-        SCRIPT,
-        topology,
-        program,
-        "--stage=grpo",
-        f"--model.path={folder}",
-    ]
-    command += ["--model.compute-dtype=bfloat16", "--model.remat=full", *flags]
+    command = ["-c", SCRIPT, topology, program, "--stage=grpo", f"--model.path={folder}"]
+    return run([*command, "--model.compute-dtype=bfloat16", "--model.remat=full", *flags])
+
+
+def run(words):
+    """What a process of Python prints last, as JSON."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+MESHES = """
+import json
+from cotjax.config import MeshConfig
+from cotjax.planning.topologies import mesh_of, parse_topology, set_up
+set_up(parse_topology("v5e:4x4"))
+names = "v4:2x2x2", "v5e:4x4", "v5p:2x2x2", "v6e:4x4", "v6e:8x8"
+print(json.dumps([
+    dict(mesh_of(parse_topology(name), MeshConfig(data=1, fsdp=-1, tensor=tensor)).shape)["fsdp"]
+    for name in names for tensor in (2, 4)
+]))
+"""
+
+
+def test_every_chip_s_slices_take_an_axis_of_2_and_of_4():
+    pytest.importorskip("libtpu", reason="makes meshes of TPUs: pip install 'cotjax[plan]'")
+    assert run(["-c", MESHES]) == [4, 2, 8, 4, 4, 2, 8, 4, 32, 16]
 
 
 @pytest.mark.slow
