@@ -12,27 +12,50 @@ SPEC = importlib.util.spec_from_file_location("plans", ROOT / "docs" / "plans.py
 assert SPEC and SPEC.loader
 plans = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(plans)
-ROW = {"student": "qwen2.5-3b", "method": "BRIDGE", "slice": "v5e-16", "seconds": 9}
+ROW = {
+    "student": "qwen2.5-3b",
+    "method": "BRIDGE",
+    "slice": "v5e-16",
+    "seconds": 9,
+    "estimated": True,
+}
 
 
-def test_a_page_holds_what_fits_what_does_not_and_what_cannot_be_split():
+def test_a_page_holds_what_fits_what_does_not_what_cannot_be_split_and_what_is_missing():
     stages = [{"stage": "grpo", "step_seconds": 12.3456, "steps": 9}]
     says = "fits: at most 9.50 of 16.00 GiB (grpo, update) on each device"
+    fits = {"fits": True, "says": says, "chip_hours": 1234.5, "stages": stages, "tensor": 2}
     text = plans.page(
         [
             ROW | {"slice": "v6e-64", "fits": None, "says": "rollout.prompts = 16: 64 devices"},
-            ROW | {"fits": True, "says": says, "chip_hours": 1234.5, "stages": stages, "tensor": 2},
+            ROW | fits | {"estimated": False},
+            ROW | fits | {"chip_hours": 9.0},  # an estimate, made after what was compiled
             ROW | {"slice": "v5e-8", "fits": False, "says": "does not fit: 20 of 16 GiB. Set x",
                    "chip_hours": 9.0, "stages": stages, "tensor": 1},
         ]
     )  # fmt: skip
-    lines = [line for line in text.splitlines() if line.startswith("| qwen")]
+    bridge = text.partition("## BRIDGE")[2].partition("## CLPD")[0]
+    lines = [line for line in bridge.splitlines() if line.startswith("| qwen2.5-3b")]
     assert lines == [
-        "| qwen2.5-3b | v5e-8 | no: 20 of 16 GiB. Set x | 12.3 |  |",
-        "| qwen2.5-3b | v5e-16 | yes, 9.50 of 16.00 GiB (tensor 2) | 12.3 | 1,234.5 |",
-        "| qwen2.5-3b | v6e-64 | cannot be split: rollout.prompts = 16: 64 devices |  |  |",
+        "| qwen2.5-3b | v5e-8 | no: 20 of 16 GiB. Set x | 12.3 |  | estimate |",
+        "| qwen2.5-3b | v5e-16 | yes, 9.50 of 16.00 GiB (tensor 2) | 12.3 | 1,234.5 | compiled |",
+        "| qwen2.5-3b | v5p-8 | not planned yet |  |  |  |",
+        "| qwen2.5-3b | v6e-8 | not planned yet |  |  |  |",
+        "| qwen2.5-3b | v6e-64 | cannot be split: rollout.prompts = 16: 64 devices |  |  |  |",
     ]
-    assert "## BRIDGE" in text and "## CLPD" not in text
+    assert text.count("not planned yet") == 2 * 25 - 3
+
+
+def test_what_is_there_is_not_planned_again_and_an_estimate_is_compiled():
+    key = ROW["student"], ROW["method"], ROW["slice"]
+    for there, compiles, estimates in (
+        ([], True, True),
+        ([ROW | {"fits": True}], True, False),
+        ([ROW | {"fits": True, "estimated": False}], False, False),
+        ([ROW | {"fits": None}], False, False),
+    ):
+        assert plans._better(there, key, estimate=False) == compiles
+        assert plans._better(there, key, estimate=True) == estimates
 
 
 @pytest.mark.skipif(not plans.RESULTS.exists(), reason="nothing was planned yet")

@@ -137,7 +137,7 @@ def test_gradients_are_reduced_within_a_slice_before_they_cross_the_network(tmp_
             within = size
     part = numbers["trained"] / 4
     assert list(beyond) == [("all-reduce", "replica (network)")]
-    assert beyond["all-reduce", "replica (network)"] == pytest.approx(part, rel=0.1)
+    assert part < beyond["all-reduce", "replica (network)"] < 1.5 * part
     assert within == pytest.approx(part, rel=0.15)
 
 
