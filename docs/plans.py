@@ -1,14 +1,17 @@
-"""Plans of the papers' runs: students × methods × slices, compiled, into docs/plans.md.
+"""Plans of the papers' runs: students × methods × slices, into docs/plans.md.
 
-    python docs/plans.py                         # all that is not in docs/results/plans.jsonl yet
-    python docs/plans.py --student qwen2.5-3b --slice v5e-16
+    python docs/plans.py --estimate              # all that is not in docs/results/plans.jsonl yet
+    python docs/plans.py --student qwen2.5-3b --slice v5e-16      # compiled
     python docs/plans.py --page                  # only write the page from what is there
 
-Needs the extra [plan] and some hours of a CPU: each plan compiles its stages' programs, in a
-process of its own. It can be stopped at any time; what is planned is not planned again.
+Needs the extra [plan]. An estimate takes half a minute of a CPU; a compiled plan many minutes, all
+of them days. Each is written down at once, so that the script can be stopped at any time; what is
+there is not planned again, and what is compiled replaces what was estimated.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import subprocess
@@ -46,14 +49,29 @@ HEADER = """\
 
 Whether a run fits a slice, how long a step takes at least, and the chip-hours of the whole run,
 evaluations and mining included. Each line is `cotjax plan` of a model folder that has only a
-config.json; nothing ran on a TPU. BRIDGE is `configs/bridge_qwen2.5-3b_gsm8k.toml` (LoRA, its three
-stages in order, 16 prompts × 8 completions), CLPD `configs/clpd_qwen2.5-3b_gsm8k.toml` (all
-parameters, a teacher of 14B). Only the axes of the mesh are chosen for each slice: `tensor` is the
-least of 1, 2, 4 and 8 with which the devices can share a batch. [Plan a run](planning.md) says what
-the numbers are.
+config.json; nothing ran on a TPU. `compiled`: the TPU's compiler planned the memory and made the
+programs whose work is counted. `estimate`: `cotjax plan --estimate`, which counts the programs'
+equations and compiles nothing. [What it leaves out](planning.md#estimates) makes it low: read a fit
+within a fifth of the memory as unknown.
+
+BRIDGE is `configs/bridge_qwen2.5-3b_gsm8k.toml` (LoRA, its three stages in order, 16 prompts × 8
+completions), CLPD `configs/clpd_qwen2.5-3b_gsm8k.toml` (all parameters, a teacher of 14B). Only the
+axes of the mesh are chosen for each slice: `tensor` is the least of 1, 2, 4 and 8 with which the
+devices can share a batch. [Plan a run](planning.md) says what the numbers are.
 
 ```text
-python docs/plans.py --page      # this page, from docs/results/plans.jsonl
+python docs/plans.py --page                                # from docs/results/plans.jsonl
+python docs/plans.py --student qwen2.5-3b --slice v5e-16   # compiles what is an estimate there
+```
+
+A slice's hosts, each a process of the run:
+
+```python
+>>> from cotjax.planning.machines import machines_of
+>>> from cotjax.planning.topologies import parse_topology
+>>> [machines_of(parse_topology(name)).hosts for name in ("v5e-8", "v5e-16", "v5p-8", "v6e-64")]
+[1, 4, 1, 16]
+
 ```
 """
 
@@ -64,6 +82,7 @@ def main() -> None:
     parser.add_argument("--student", choices=STUDENTS, action="append")
     parser.add_argument("--method", choices=METHODS, action="append")
     parser.add_argument("--slice", choices=SLICES, action="append")
+    parser.add_argument("--estimate", action="store_true", help="compile nothing")
     parser.add_argument("--page", action="store_true", help="plan nothing")
     args = parser.parse_args()
     if not args.page:
@@ -71,8 +90,8 @@ def main() -> None:
             args.slice or SLICES, args.method or METHODS, args.student or STUDENTS
         )
         for name, method, student in wanted:
-            if (student, method, name) not in {_key(row) for row in read()}:
-                row = plan(student, method, name)
+            if _better(read(), (student, method, name), estimate=args.estimate):
+                row = plan(student, method, name, estimate=args.estimate)
                 with RESULTS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{student}, {method}, {name}: {row['says']}", flush=True)
@@ -81,25 +100,34 @@ def main() -> None:
 
 def read() -> list[dict[str, Any]]:
     """What was planned."""
-    return [json.loads(line) for line in RESULTS.open(encoding="utf-8")] if RESULTS.exists() else []
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()]
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["student"], row["method"], row["slice"]
 
 
-def plan(student: str, method: str, name: str) -> dict[str, Any]:
+def _better(rows: list[dict[str, Any]], key: tuple[str, str, str], *, estimate: bool) -> bool:
+    """Whether a plan would say more than what is there."""
+    there = [row for row in rows if _key(row) == key]
+    return not any(estimate or not row["estimated"] or row["fits"] is None for row in there)
+
+
+def plan(student: str, method: str, name: str, *, estimate: bool) -> dict[str, Any]:
     """One plan, with the first number of tensor devices that the batch and the heads allow."""
     row: dict[str, Any] = {"student": student, "method": method, "slice": name}
+    row["estimated"] = estimate
     began, refusals = time.time(), []
     for tensor in TENSOR:
-        command = [
-            *(sys.executable, "-m", "cotjax.plan", "--topology", SLICES[name], "--json"),
-            *(*METHODS[method], f"--model.path={SHAPES / student}", f"--mesh.tensor={tensor}"),
+        words = [
+            *("--topology", SLICES[name], "--json", *METHODS[method]),
+            *(f"--model.path={SHAPES / student}", f"--mesh.tensor={tensor}"),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode in (0, 3):
-            found = json.loads(done.stdout)
+        status, out, told = _estimated(words) if estimate else _compiled(words)
+        if status in (0, 3):
+            found = json.loads(out)
             stages = [
                 {"stage": one["stage"], "step_seconds": one["step_seconds"], "steps": one["steps"]}
                 for one in found["stages"]
@@ -112,40 +140,62 @@ def plan(student: str, method: str, name: str) -> dict[str, Any]:
                 "stages": stages,
                 "seconds": round(time.time() - began),
             }
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        lines = [line for line in told.splitlines() if line.startswith("error: ")]
         if not lines:
-            sys.exit(f"{student}, {method}, {name}:\n{done.stderr}")
+            sys.exit(f"{student}, {method}, {name}:\n{told}")
         refusals.append(lines[-1].removeprefix("error: "))
     return row | {"fits": None, "says": refusals[0], "seconds": round(time.time() - began)}
 
 
+def _compiled(words: list[str]) -> tuple[int, str, str]:
+    """(status, output, errors) of `cotjax plan`, in a process of its own."""
+    command = [sys.executable, "-m", "cotjax.plan", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _estimated(words: list[str]) -> tuple[int, str, str]:
+    """The same in this process, which has JAX already."""
+    from cotjax.plan import main as planned
+
+    out, told = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        status = planned([*words, "--estimate"])
+    import jax  # `planned` has told it which devices
+
+    jax.clear_caches()
+    return status, out.getvalue(), told.getvalue()
+
+
 def page(rows: list[dict[str, Any]]) -> str:
-    """The page: a table for each method."""
+    """The page: a table for each method, with a line for every student and slice."""
+    # Of several plans of one run the compiled one counts, and of equals the last.
+    best = {_key(row): row for row in sorted(rows, key=lambda row: not row["estimated"])}
     parts = [HEADER]
     for method in METHODS:
-        own = [row for row in rows if row["method"] == method]
-        if own:
-            parts += [f"\n## {method}\n\n", *_table(own)]
+        own = ((student, method, name) for student in STUDENTS for name in SLICES)
+        parts += [f"\n## {method}\n\n", *_table([(key, best.get(key)) for key in own])]
     return "".join(parts)
 
 
-def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| student | slice | fits | a step of each stage, s at least | chip-hours |\n"
-    yield "|---|---|---|---|---|\n"
-    order = {key: place for place, key in enumerate(itertools.product(STUDENTS, SLICES))}
-    for row in sorted(rows, key=lambda row: order[row["student"], row["slice"]]):
-        yield "| " + " | ".join(_cells(row)) + " |\n"
+def _table(rows: list[tuple[tuple[str, str, str], dict[str, Any] | None]]) -> Iterator[str]:
+    yield "| student | slice | fits | a step of each stage, s at least | chip-hours | |\n"
+    yield "|---|---|---|---|---|---|\n"
+    for (student, _, name), row in rows:
+        cells = _cells(row) if row else ("not planned yet", "", "", "")
+        yield f"| {student} | {name} | {' | '.join(cells)} |\n"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    name = row["student"], row["slice"]
     if row["fits"] is None:
-        return *name, f"cannot be split: {row['says']}", "", ""
+        return f"cannot be split: {row['says']}", "", "", ""
     steps = ", ".join(f"{one['step_seconds']:.3g}" for one in row["stages"])
+    how = "estimate" if row["estimated"] else "compiled"
     if not row["fits"]:
-        return *name, f"no: {row['says'].partition(': ')[2]}", steps, ""
+        return f"no: {row['says'].partition(': ')[2]}", steps, "", how
     needs = row["says"].partition("at most ")[2].partition(" GiB")[0]
-    return *name, f"yes, {needs} GiB (tensor {row['tensor']})", steps, f"{row['chip_hours']:,.1f}"
+    fits = f"yes, {needs} GiB (tensor {row['tensor']})"
+    return fits, steps, f"{row['chip_hours']:,.1f}", how
 
 
 if __name__ == "__main__":
