@@ -1,7 +1,4 @@
-"""Completions of a prompt: `cotjax generate --checkpoint runs/NAME "How many?"`.
-
-Without a prompt it asks for one, again and again, or takes lines of a pipe.
-"""
+"""Completions: `cotjax generate --checkpoint RUN "How many?"`; without a prompt it asks for one."""
 
 import json
 import pathlib
