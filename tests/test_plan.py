@@ -25,6 +25,8 @@ def quiet(monkeypatch):
         (["--topology=cpu:8", "--price=nan"], "--price = nan: needs a number"),
         (["--topology=cpu:8", "--price=x"], "--price = x: needs a number"),
         (["--topology=cpu:8", "--write=a.toml"], "--write: writes what a search finds"),
+        (["--topology=cpu:8", "--estimate", "--exact"], "--exact: compiles every layer, and"),
+        (["--topology=cpu:8", "--only=sft"], "--only sft: no such stage. Give one of grpo."),
         (["--topology=cpu:8", "--model.path=no"], 'model.path = "no": not a folder'),
         (["--topology=cpu:8", "--mesh.tensor=8"], "mesh.tensor = 8"),
         ([], "--topology"),
