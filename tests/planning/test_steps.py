@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 ONCE = {
     *("the optimizer's first state", "the head of teacher {plan.name}", "the teachers' weights"),
     *("how likely rationales are", "the student's loss", "the student's pass rate"),
-    "finite numbers",
+    *("finite numbers", "a copy of the start"),
 }
 
 
