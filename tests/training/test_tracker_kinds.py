@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cotjax.training.tracker_kinds import KINDS, TensorBoard, TrackerState, Wandb, WholeSteps
+from cotjax.training.tracker_kinds import KINDS, TensorBoard, TrackerState, WholeSteps
 from cotjax.training.trackers import COLUMNS, TrackedRun
 
 TABLE = [["before", "a/1", "Why|so?\nNow", "7", "7\x1b[2J", 1.0, 0.5, 2, "eos"]]
@@ -112,7 +112,9 @@ from tests.training.test_tracker_kinds import make_run, tell
 name, folder, step, killed, *steps = sys.argv[1:]
 run = make_run(pathlib.Path(folder), step=None if step == "new" else int(step))
 tracker = KINDS[name](run)
-tell(tracker, run, [*map(int, steps)], killed=killed == "killed")
+tell(tracker, run, [*map(int, steps)], killed=killed != "ended")
+if killed == "failed":
+    tracker._run.finish(exit_code=1)  # what wandb's own process has is written
 if killed == "killed":
     time.sleep(1.5)  # a tracker sends twice a second
     os.kill(os.getpid(), signal.SIGKILL)
@@ -182,11 +184,8 @@ def test_wandb_offline_has_the_same_id_when_it_goes_on_and_each_step_once(tmp_pa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))  # nobody is logged in
     monkeypatch.setenv("WANDB_SILENT", "true")
-    first = Wandb(run := make_run(tmp_path))
-    tell(first, run, [1, 2, 3], killed=True)  # saved after step 1
-    first._run.finish(exit_code=1)  # what wandb's own process has is written
-    again = make_run(tmp_path, step=1)
-    tell(Wandb(again), again, [2, 3, 4])
+    tell_alone("wandb", tmp_path, "new", "failed", 1, 2, 3)  # saved after step 1
+    tell_alone("wandb", tmp_path, 1, "ended", 2, 3, 4)
     offline = [path for path in (tmp_path / "wandb").iterdir() if path.name.startswith("offline")]
     assert offline and all(path.name.endswith("-abc123") for path in offline)
     files = sorted(file for own in offline for file in own.glob("*.wandb"))
