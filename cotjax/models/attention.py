@@ -274,11 +274,18 @@ class DecodeShared:
         """On a TPU, the axes of a cache in memory, the last one the fastest.
 
         Left alone the compiler writes a column in one order and reads the block in another, which
-        copies the whole cache for every token.
+        copies the whole cache for every token. Each device orders its own part: the constraint is
+        on whole arrays, and would gather them.
         """
         if self.placement is None or self.placement.platform != "tpu":
             return block
-        return block._replace(values=with_layout_constraint(block.values, Layout(order)))
+        ordered = jax.shard_map(
+            lambda values: with_layout_constraint(values, Layout(order)),
+            mesh=self.placement.mesh,
+            in_specs=(place := self.placement.split(self.placement.heads).spec),
+            out_specs=place,
+        )
+        return block._replace(values=ordered(block.values))
 
     def _seen_of_prompt(self, scoring: Scoring) -> Bool[Array, "B P"]:
         num_prompt = self.prompt_mask.shape[-1]

@@ -31,7 +31,7 @@ class Cost:
     Attributes:
       flops: operations of matrix products and of kernels that say theirs.
       hbm: bytes from and to the device's memory.
-      copies: bytes of arrays that are written again in another order.
+      copies: bytes of arrays that are written again in another order, to the device's memory.
       moved: collectives by (kind, axes of the mesh).
       loops: what a turn costs of loops with an unknown end, by name; outside of the numbers above.
     """
@@ -108,7 +108,7 @@ class _Counter:
             return max(branches, key=lambda cost: (cost.flops, cost.hbm), default=Cost())
         found = Cost(flops=operations(one, table), hbm=self._traffic(one, table))
         if one.opcode == "copy":
-            found = dataclasses.replace(found, copies=sum(a.bytes for a in one.arrays))
+            found = dataclasses.replace(found, copies=_main(one.arrays))
         if moved := collective(one, self._mesh):
             found = dataclasses.replace(found, moved=dict([moved]))
         if one.opcode in _INSIDE:
