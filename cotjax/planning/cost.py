@@ -116,7 +116,7 @@ class _Counter:
                 inner = self.of(name)
                 # A fusion's steps meet in registers: its own operands and results are the traffic.
                 own = one.opcode == "fusion"
-                found += dataclasses.replace(inner, hbm=0.0) if own else inner
+                found += dataclasses.replace(inner, hbm=0.0, copies=0.0) if own else inner
         return found
 
     def _loop(self, one: Instruction) -> Cost:
