@@ -37,7 +37,7 @@ class Quantized(NamedTuple):
 def quantized(kernel: Float[Array, "*L I O"]) -> Quantized:
     """Rounds a matrix to int8, a scale for each column.
 
-    A NaN or an infinity in a column makes its scale one, so that what is computed with it is one.
+    A column with a NaN or an infinity has a scale that is not finite, which results then show.
 
     Example:
       >>> quantized(jnp.array([[1.0, 0.0], [-2.0, 0.0]])).values.tolist()

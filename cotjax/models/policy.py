@@ -296,7 +296,7 @@ class Policy:
 
         A CPU's products want each matrix by itself, and turned: a loop would cut it out of the
         stacked ones for every token. An accelerator's read it where it lies, and need no second
-        copy, unless it shall be smaller.
+        copy; in int8 there is one, which is smaller.
 
         Args:
           params: the decoder's.
