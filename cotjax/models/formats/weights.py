@@ -5,6 +5,7 @@ filled, checked and written in one place.
 """
 
 import functools
+import math
 import operator
 import re
 import zlib
@@ -153,12 +154,13 @@ def fill(
         path: Growing(param.shape, param.dtype, shardings[path]) for path, param in flat.items()
     }
     what, quiet = f"loading {Path(tensors.origin).name}", jax.process_index() > 0
-    with Progress(what, len(tensors.shapes), "tensors", quiet=quiet) as progress:
-        for name in tensors.shapes:
+    sizes = {name: math.prod(size) for name, size in tensors.shapes.items()}
+    with Progress(what, sum(sizes.values()), "parameters", quiet=quiet) as progress:
+        for name, size in sizes.items():
             if name in goals:
                 path, layer = goals[name]
                 growing[path].write(tensors.read(name), layer, turned=_is_turned(path))
-            progress.advance()
+            progress.advance(size)
     # What waited on the host is let go, parameter by parameter.
     filled = {path: param.replace(growing.pop(path).done()) for path, param in flat.items()}
     return nnx.merge(definition, nnx.from_flat_state(filled))
