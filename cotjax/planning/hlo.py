@@ -94,14 +94,18 @@ class HloModule:
           ValueError: there is no program in it.
         """
         computations: dict[str, dict[str, Instruction]] = {}
+        types: dict[str, str] = {}
         entry, name = "", ""
         for line in text.splitlines():
             if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
                 name = header[2]
-                computations[name] = {}
+                computations[name], types = {}, {}
                 entry = name if header[1] else entry
-            elif name and (one := _instruction(line)):
-                computations[name][one.name] = one
+            elif name and (found := _instruction(line)):
+                types[found[0].name] = found[1]
+                table = computations[name]
+                table |= _elements(found[0].operands, types, table)
+                table[found[0].name] = found[0]
         if not entry:
             raise ValueError("the text holds no ENTRY computation")
         return HloModule(computations, entry)
@@ -145,7 +149,8 @@ _HEAD = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _OPERATION = re.compile(r" ([a-z][\w\-]*)\(")
 
 
-def _instruction(line: str) -> Instruction | None:
+def _instruction(line: str) -> tuple[Instruction, str] | None:
+    """A line's instruction, and the text of its type."""
     head = _HEAD.match(line)
     operation = _OPERATION.search(line, head.end() - 1) if head else None
     if not head or not operation:
@@ -153,14 +158,44 @@ def _instruction(line: str) -> Instruction | None:
     arguments, _, rest = line[operation.end() :].partition(")")
     if operation[1] in ("constant", "parameter"):
         rest = arguments
-    return Instruction(
+    kind = line[head.end() : operation.start()]
+    one = Instruction(
         name=head[2],
-        arrays=_arrays(line[head.end() : operation.start()]),
+        arrays=_arrays(kind),
         opcode=operation[1],
-        operands=tuple(re.findall(r"%([\w.\-]+)", arguments)),
+        operands=tuple(re.findall(r"%([\w.\-]+(?:#\d+)?)", arguments)),
         rest=rest,
         root=bool(head[1]),
     )
+    return one, kind
+
+
+def _elements(
+    operands: tuple[str, ...], types: Mapping[str, str], table: Table
+) -> dict[str, Instruction]:
+    """Instructions for operands such as `whole#1`, as JAX 0.12 writes an element of a tuple."""
+    found = {}
+    for name in operands:
+        whole, _, place = name.partition("#")
+        if place and name not in table and whole in types:
+            arrays = _arrays(_parts(types[whole])[int(place)])
+            found[name] = Instruction(
+                name, arrays, "get-tuple-element", (whole,), f", index={place}"
+            )
+    return found
+
+
+@functools.lru_cache(2**10)
+def _parts(kind: str) -> tuple[str, ...]:
+    """The texts of the types that a tuple's type is of."""
+    depth, parts = 0, [""]
+    for sign in re.sub(r"/\*.*?\*/", "", kind.strip())[1:-1]:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return tuple(parts)
 
 
 @functools.lru_cache(2**14)

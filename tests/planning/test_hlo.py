@@ -1,5 +1,7 @@
 """XLA's text, read: arrays and where they lie, what calls what, how often a loop turns."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -54,6 +56,23 @@ def test_a_counter_says_how_often_a_loop_turns():
     assert loop.attribute("body") == "body"
     with pytest.raises(KeyError):
         loop.attribute("nothing")
+
+
+def test_elements_of_tuples_are_found_where_they_have_no_line_of_their_own():
+    """A dump of JAX 0.12 names them `%p#0`."""
+    short = TEXT.replace("(s32[], f32[4]{0}) ", "(s32[]{:T(128)}, /*index=1*/f32[4]{0:T(2,1)}) ")
+    for name, place in (("i", 0), ("x", 1), ("out", 1)):
+        short = re.sub(rf"  %{name} = \S+ get-tuple-element\(\S+\), index={place}\n", "", short)
+        short = short.replace(f"(%{name}, ", f"(%p#{place}, ").replace(
+            f", %{name})", f", %p#{place})"
+        )
+    assert "get-tuple-element(%p)" not in short
+    module = HloModule.parse(short)
+    body = module.computations["body"]
+    assert module.turns(module.computations["main"]["w"]) == 4
+    assert body["p#0"].arrays == (ArrayType("s32", ()),)
+    assert body["p#1"].arrays == (ArrayType("f32", (4,)),)
+    assert body["r"].operands == ("next", "p#1") and body["p#1"].operands == ("p",)
 
 
 def test_a_counter_that_the_program_changes_is_not_known():
