@@ -6,7 +6,9 @@ summed back into the same parts, a partial sum per tensor-split product, and one
 per metric.
 """
 
+import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -179,11 +181,11 @@ def for_rollout(mesh: Mesh, params: Any, dtype: Any, *, rollout: Mesh | None = N
       rollout: the mesh that samples; None: the same.
     """
     rollout = rollout or mesh
-    lay_out, shapes = rollout_layout(mesh, params, dtype, rollout=rollout)
-    params = params if lay_out is None else lay_out(params)
+    layout = rollout_layout(mesh, params, dtype, rollout=rollout)
+    params = layout.of(params)
     if same_devices(mesh, rollout):
         return params
-    return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), params, shapes)
+    return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), params, layout.shapes)
 
 
 def same_devices(mesh: Mesh, other: Mesh) -> bool:
@@ -191,44 +193,70 @@ def same_devices(mesh: Mesh, other: Mesh) -> bool:
     return bool(np.array_equal(mesh.devices.flatten(), other.devices.flatten()))
 
 
+@dataclasses.dataclass(frozen=True)
+class RolloutLayout:
+    """What decoding wants of parameters; those that are right are taken as they are.
+
+    Attributes:
+      shapes: of all of them, as decoding takes them.
+      program: of `jax.jit`: the parameters that change, to what they become; None if none does.
+      changes: whether each one does, in the order of the leaves.
+    """
+
+    shapes: Any
+    program: Callable[[list[Any]], list[Any]] | None
+    changes: tuple[bool, ...]
+
+    def changing(self, params: Any) -> list[Any]:
+        """The arguments of the program: the parameters that change, or their shapes."""
+        return [*itertools.compress(jax.tree.leaves(params), self.changes)]
+
+    def of(self, params: Any) -> Any:
+        """The parameters, laid out."""
+        if self.program is None:
+            return params
+        leaves, structure = jax.tree.flatten(params)
+        changed = iter(self.program(self.changing(params)))
+        each = zip(leaves, self.changes, strict=True)
+        return structure.unflatten(next(changed) if changes else leaf for leaf, changes in each)
+
+
 def rollout_layout(
     mesh: Mesh, params: Any, dtype: Any, *, rollout: Mesh | None = None
-) -> tuple[Callable[[Any], Any] | None, Any]:
-    """The program that lays parameters out for decoding, and the shapes that decoding takes.
+) -> RolloutLayout:
+    """How parameters are laid out for decoding.
 
     Args:
       mesh: the devices.
       params: see `for_rollout`; or their shapes.
       dtype: number format of the activations.
       rollout: see `for_rollout`. On other devices the program rounds alone: what is sent is small.
-
-    Returns:
-      None in place of the program where they are right as they are.
     """
     rollout = rollout or mesh
-    formats = rollout_formats(params, dtype)
-    places = rollout_shardings(rollout, params)
-    shapes = jax.tree.map(lambda x, to, p: placed_shape(p, x.shape, to), params, formats, places)
-    rounded = all(jax.tree.leaves(jax.tree.map(lambda x, to: x.dtype == to, params, formats)))
+    formats, goals = rollout_formats(params, dtype), rollout_shardings(rollout, params)
+    shapes = jax.tree.map(lambda x, to, p: placed_shape(p, x.shape, to), params, formats, goals)
+    stay = rollout is mesh and mesh.shape["fsdp"] == 1
     if not same_devices(mesh, rollout):
-        places = param_shardings(mesh, params)
-    elif rollout is not mesh or mesh.shape["fsdp"] > 1:
-        rounded = False
-    if rounded:
-        return None, shapes if rollout is not mesh else params
-    leaves, structure = jax.tree.flatten((formats, places))
-    return _lay_out(structure, *leaves), shapes
+        stay, goals = True, param_shardings(mesh, params)
+
+    def differs(leaf: Any, to: Any, place: NamedSharding) -> bool:
+        return leaf.dtype != to or (not stay and leaf.sharding != place)
+
+    changes = tuple(jax.tree.leaves(jax.tree.map(differs, params, formats, goals)))
+    if not any(changes):
+        return RolloutLayout(shapes if rollout is not mesh else params, None, changes)
+    to = (itertools.compress(jax.tree.leaves(tree), changes) for tree in (formats, goals))
+    return RolloutLayout(shapes, _lay_out(*map(tuple, to)), changes)
 
 
 @functools.lru_cache
-def _lay_out(structure: Any, *leaves: Any) -> Callable[[Any], Any]:
+def _lay_out(formats: Any, places: Any) -> Callable[[list[Any]], list[Any]]:
     """One program for every call with the same formats and places."""
-    formats, places = jax.tree.unflatten(structure, leaves)
 
-    def lay_out(params: Any) -> Any:
-        return jax.tree.map(lambda leaf, to: leaf.astype(to), params, formats)
+    def lay_out(leaves: list[Any]) -> list[Any]:
+        return [leaf.astype(to) for leaf, to in zip(leaves, formats, strict=True)]
 
-    return jax.jit(lay_out, out_shardings=places)
+    return jax.jit(lay_out, out_shardings=list(places))
 
 
 def shard_params(mesh: Mesh, params: Any) -> Any:

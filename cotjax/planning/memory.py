@@ -148,16 +148,17 @@ def samples_elsewhere(program: Any, stage: Any) -> bool:
 
 
 def _laid_out(program: Any, stage: Any) -> list[Any]:
-    """A sampler's parameters where they are further arrays, and not those that are trained."""
+    """A sampler's parameters that are further arrays, and not those that are trained."""
     weights = jax.tree.leaves(program.args[1])
     trained = jax.tree.leaves(stage.student.all_shapes)
-    same = len(weights) == len(trained) and all(
-        one.shape == other.shape
-        and one.dtype == other.dtype
-        and one.sharding.is_equivalent_to(other.sharding, len(one.shape))
+    if len(weights) != len(trained):
+        return weights
+    return [
+        one
         for one, other in zip(weights, trained, strict=True)
-    )
-    return [] if same else weights
+        if one.dtype != other.dtype
+        or not one.sharding.is_equivalent_to(other.sharding, len(one.shape))
+    ]
 
 
 def _take(parts: dict[str, int], kind: str, size: int, left: int, compiled: Compiled) -> int:

@@ -89,12 +89,16 @@ def sampling_programs(
       always: whether every run samples so.
     """
     params, rollout = student.all_shapes, student.rollout_mesh
-    lay_out, laid_out = parallel.rollout_layout(
-        mesh, params, config.model.compute_dtype, rollout=rollout
+    layout = parallel.rollout_layout(mesh, params, config.model.compute_dtype, rollout=rollout)
+    if layout.program is not None:
+        args = (layout.changing(params),)
+        yield Program(f"{name}: parameters", layout.program, args, always=always)
+    args = (
+        student.sampler,
+        layout.shapes,
+        shapes.prompt_batch(rollout, prompts, width),
+        shapes.key(),
     )
-    if lay_out is not None:
-        yield Program(f"{name}: parameters", lay_out, (params,), always=always)
-    args = student.sampler, laid_out, shapes.prompt_batch(rollout, prompts, width), shapes.key()
     more = {"settings": settings, "stop_table": student.stop_table}
     yield Program(name, generate, args, more, always)
 

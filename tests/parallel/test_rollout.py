@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -92,7 +93,7 @@ def test_axes_and_devices_of_its_own_write_the_same(alone, sizes):
     split = shard_params(mesh, jax.device_get(params))
     with jax.transfer_guard_device_to_host("disallow"):
         moved = for_rollout(mesh, split, "float32", rollout=sampling)
-    _, shapes = rollout_layout(mesh, split, "float32", rollout=sampling)
+    shapes = rollout_layout(mesh, split, "float32", rollout=sampling).shapes
     jax.tree.map(lambda leaf, like: leaf.sharding == like.sharding or 1 / 0, moved, shapes)
     jax.tree.map(np.testing.assert_array_equal, moved, params)
     rollout = generate(policy, moved, shard(sampling, inputs()), key, settings=WHOLE)
@@ -105,9 +106,9 @@ def test_parameters_go_straight_to_their_new_devices():
     sizes = MeshConfig(data=1, fsdp=8, rollout="tensor=8")
     mesh = run_mesh(sizes)
     split = shard_params(mesh, Policy.split(make_model(SHAPE))[1])
-    lay_out, _ = rollout_layout(mesh, split, "float32", rollout=rollout_mesh(mesh, sizes))
-    assert lay_out is not None
-    program = lay_out.lower(split).compile().as_text()
+    layout = rollout_layout(mesh, split, "float32", rollout=rollout_mesh(mesh, sizes))
+    assert layout.program is not None
+    program = layout.program.lower(layout.changing(split)).compile().as_text()
     assert results("all-to-all", program)
     assert max(results("all-gather", program), default=0) <= SHAPE.hidden_size * SHAPE.num_layers
 
@@ -150,7 +151,28 @@ def test_weights_are_rounded_once_to_what_every_use_would_round_them_to():
     formats = {str(leaf.dtype) for leaf in jax.tree.leaves(placed)}
     assert formats == {"bfloat16", "float32"}  # a norm's weight may count from 1
     assert placed["layers"]["attention_norm"]["scale"].dtype == np.float32
+    assert (
+        placed["layers"]["attention_norm"]["scale"] is params["layers"]["attention_norm"]["scale"]
+    )
     same = {"settings": WHOLE}
     rounded = generate(policy, placed, inputs(), jax.random.key(7), **same)
     original = generate(policy, params, inputs(), jax.random.key(7), **same)
     jax.tree.map(np.testing.assert_array_equal, rounded, original)
+
+
+def test_parameters_that_are_right_are_no_copies_beside_an_adapter_that_is_rounded():
+    mesh = make_mesh(1)
+    model = Transformer(SHAPE, rngs=nnx.Rngs(0), dtype="bfloat16", param_dtype="bfloat16")
+    params = dict(Policy.split(model)[1])
+    adapter = {"lora_a": jnp.full((SHAPE.num_layers, 8, 2), 1 / 3)}
+    params["layers"] = {**params["layers"], "query": {**params["layers"]["query"], **adapter}}
+    placed = for_rollout(mesh, params, "bfloat16")
+    assert placed["layers"]["query"]["lora_a"].dtype == jnp.bfloat16
+    changed = [
+        path
+        for (path, one), other in zip(
+            jax.tree_util.tree_leaves_with_path(placed), jax.tree.leaves(params), strict=True
+        )
+        if one is not other
+    ]
+    assert [jax.tree_util.keystr(path) for path in changed] == ["['layers']['query']['lora_a']"]
