@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from cotjax.config.command import VERSION, one_line_errors, width
-from cotjax.config.reading import nearest
+from cotjax.config.reading import likely
 from cotjax.errors import InputError
 
 COMMANDS = {
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"cotjax {name}: is now cotjax {MOVED[known]}.")
     if known not in COMMANDS:
         raise InputError(
-            f'cotjax {name}: no such command. Did you mean "{nearest(name, COMMANDS)}"? '
-            "cotjax --help lists them."
+            f"cotjax {name}: no such command.{likely(name, COMMANDS)} cotjax --help lists them."
         )
     sys.argv[1:] = words[1:]
     runpy.run_module(f"cotjax.{known.replace('-', '_')}", run_name="__main__", alter_sys=True)

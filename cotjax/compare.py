@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(told, end="")
         return 0
     console = Console(highlight=False, markup=False)
+    console.soft_wrap = not console.is_terminal  # each sentence a line where it is piped
     for number, (other, found) in enumerate(compared):
         if number:
             console.print()

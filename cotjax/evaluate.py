@@ -200,6 +200,7 @@ def _compare(known: Namespace, argv: Sequence[str]) -> int:
     for name, numbers in by_name.items():
         _print(name, numbers if known.files else {"": numbers})
     out = Console(highlight=False, markup=False)
+    out.soft_wrap = not out.is_terminal
     for other, found in told:
         out.print()
         print_compared(out, first, other, found)

@@ -100,6 +100,7 @@ def export(
     from cotjax.models.lora import attach, merge
     from cotjax.models.policy import Policy
     from cotjax.run.model_card import Exported
+    from cotjax.run.opened import check_checkpoint
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_from_path, lora_of
 
@@ -109,6 +110,8 @@ def export(
         return step, size
 
     run = find_run(checkpoint)
+    if not run:
+        check_checkpoint(checkpoint)
     config = configs.load(["--config", str(run / "config.toml")] if run else [])
     model, has_adapter = config.model, bool(run and config.lora.rank)
     if base and not adapter:

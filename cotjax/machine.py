@@ -6,6 +6,7 @@ broken is told like any other.
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -182,10 +183,34 @@ def _packages() -> Iterator[Finding]:
         yield Finding("OK", "packages", shown)
     for one in wrong:
         yield Finding("FAIL", "packages", f"{one}. Run {install_line()}.")
+    yield from _broken_findings(broken)
+
+
+def _broken_findings(broken: dict[str, str]) -> Iterator[Finding]:
+    """What cannot be imported: a file in a package's place before all that fail because of it."""
+    shadows = {name: file for name in broken if (file := _shadow(name))}
+    whys = {broken[name] for name in shadows}
     for name, told in broken.items():
+        if told in whys and name not in shadows:
+            continue
         fix = f"Run pip install --force-reinstall {name}."
+        if file := shadows.get(name):
+            fix = f"{file} stands before the installed package: rename it, or mend PYTHONPATH."
         says = f"{name} {_version(name)} cannot be imported ({told}). {fix}"
         yield Finding("FAIL", "packages", says)
+
+
+def _shadow(name: str) -> str:
+    """The file that is imported in place of an installed package; empty if there is none."""
+    module = _modules().get(name, name).partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+        place = pathlib.Path(str(importlib.metadata.distribution(name).locate_file(""))).resolve()
+    except (ImportError, ValueError):  # it is half imported, or not installed
+        return ""
+    file = spec.origin if spec is not None else None
+    inside = file is None or pathlib.Path(file).resolve().is_relative_to(place)
+    return "" if inside else str(file)
 
 
 def _modules() -> dict[str, str]:

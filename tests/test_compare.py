@@ -29,6 +29,15 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path, capsys):
     )
 
 
+def test_a_sentence_is_one_line_where_it_is_piped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    for name in ("x", "y"):
+        write(tmp_path / name, [row(3, "after", f"q{n}", float(n > 3)) for n in range(9)])
+    assert main([str(tmp_path / "x"), str(tmp_path / "y")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "The same 9 held-out questions, answered greedily (x: step 3; y: step 3)." in said
+
+
 def test_what_cannot_be_compared_is_one_sentence(tmp_path, capsys):
     write(tmp_path / "a", [row(3, "after", "q", 1.0)])
     write(tmp_path / "b", [row(3, "after", "p", 1.0)])

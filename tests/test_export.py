@@ -94,7 +94,11 @@ def test_bad_input_is_one_message_and_status_2(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("")
     out = str(tmp_path / "out")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.toml").write_text((run / "config.toml").read_text())
     for checkpoint, where, message in (
+        (str(begun), out, f"--checkpoint {begun}: this run has saved no checkpoint. Name"),
         (str(run), str(tmp_path / "used"), "not empty"),
         (str(run / "checkpoints" / "7"), out, f"{run} has 3, 5"),
         (str(tmp_path / "nowhere"), out, "nowhere"),

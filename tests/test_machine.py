@@ -84,6 +84,15 @@ def test_an_old_a_missing_and_a_mismatched_package_fail_with_their_reason(monkey
     assert any("jaxlib 0.4.0" in one and "JAX refuses a jaxlib" in one for one in failed)
 
 
+def test_a_broken_package_is_installed_again(monkeypatch):
+    monkeypatch.setattr(machine, "_broken", lambda module: "half" if module == "optax" else "")
+    (failed,) = of(software("."), "packages")
+    version = importlib.metadata.version("optax")
+    assert failed.says == (
+        f"optax {version} cannot be imported (half). Run pip install --force-reinstall optax."
+    )
+
+
 def test_an_extra_that_is_too_old_is_a_note(monkeypatch):
     real = machine._version
     monkeypatch.setattr(machine, "_broken", lambda module: "")

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from cotjax import __version__
 from cotjax.config.flags import key_of
-from cotjax.config.reading import nearest
+from cotjax.config.reading import likely
 from cotjax.errors import TRACEBACK, InputError, Stopped, visible
 
 VERSION = f"cotjax {__version__}"
@@ -111,8 +111,9 @@ class Command(argparse.ArgumentParser):
         if self._takes_keys:
             key_of(flag, own)
             return
-        close = nearest(flag.removeprefix("--"), own)
-        raise InputError(f'{flag}: {self.prog} has no such flag. Did you mean "--{close}"?')
+        close = likely(flag.removeprefix("--"), own, "--{}")
+        listed = "" if close else f" {self.prog} --help lists them."
+        raise InputError(f"{flag}: {self.prog} has no such flag.{close or listed}")
 
     def error(self, message: str) -> NoReturn:
         """Stops; `argparse` calls it.

@@ -94,13 +94,26 @@ def unknown(key: str, also: Sequence[str] = ()) -> str:
 
 def nearest(key: str, words: Iterable[str]) -> str:
     """The word most like an unknown key: alike as a whole, and in its last part."""
+    return max(words, key=lambda known: _likeness(key, known))
+
+
+def likely(word: str, words: Iterable[str], form: str = "{}") -> str:
+    """What a word was meant for, as ` Did you mean "train"?`; empty if nothing is like it.
+
+    Args:
+      word: as it was written.
+      words: what is known.
+      form: how a known word is written.
+    """
+    close = nearest(word, words)
+    return f' Did you mean "{form.format(close)}"?' if _likeness(word, close) > 1.1 else ""
+
+
+def _likeness(key: str, known: str) -> float:
+    """0–2: how alike two keys are as a whole, and in their last parts."""
     key = key[:80]  # comparing takes the product of the lengths
-
-    def likeness(known: str) -> float:
-        pairs = (known, key), (known.rpartition(".")[2], key.rpartition(".")[2])
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return max(words, key=likeness)
+    pairs = (known, key), (known.rpartition(".")[2], key.rpartition(".")[2])
+    return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,7 @@ MORE = (
     Chart("data_wait_s", "Wait for data", "s", "{:.3f}"),
 )
 _WEIGHT = re.compile(r"teacher_\d+")  # the share of one teacher, weak to strong
+STEPPED = {"bucket"}  # goes from one value to the next, with nothing between them
 HELD_OUT_ONLY = {"tokens"}  # while training, `tokens` is the size of a batch
 
 
@@ -201,7 +202,8 @@ def _series(
         return None
     raw = joined(train, max(POINTS // len(runs), 60))
     usual = without_outliers(raw)
-    means = smooth(usual[1], width(len(usual[1]))) if usual[1] else []
+    smoothed = usual[1] and chart.metric not in STEPPED
+    means = smooth(usual[1], width(len(usual[1]))) if smoothed else usual[1]
     intervals = _intervals(run, chart.metric, held[0])
     shown = [*usual[1], *means, *held[1], *(end for ends in intervals for end in ends)]
     return {

@@ -99,7 +99,9 @@ def _one(runs: Sequence[RunFiles], charts: list[Figure]) -> tuple[str, str]:
     shown = "".join(
         f"<div><dt>{text(label)}</dt><dd>{text(words)}</dd></div>" for label, words in facts(run)
     )
-    stage = text(str(run.config.get("stage", "run")))
+    listed = run.config.get("stages")
+    kind = f"{len(listed)} stages" if isinstance(listed, list) else run.config.get("stage", "run")
+    stage = text(str(kind))
     return (
         f'<header><div><p class="quiet">cotjax · {stage}</p><h1>{text(run.name)}</h1>'
         f'<div class="lead">{told}</div>{_watching(run)}</div>{_path(runs, charts)}</header>'
@@ -159,7 +161,8 @@ _PLACES = {
 
 def _contents(page: str) -> str:
     """Links to the parts that a long page has."""
-    there = [name for name in _PLACES if f'id="{name}"' in page]
+    found = {name: page.find(f'id="{name}"') for name in _PLACES}
+    there = sorted((name for name in found if found[name] >= 0), key=found.__getitem__)
     links = "".join(f'<a href="#{name}">{_PLACES[name]}</a>' for name in there)
     return f'<nav aria-label="Parts of this page">{links}</nav>'
 

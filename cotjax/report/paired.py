@@ -237,10 +237,13 @@ def sentences(one: Paired) -> Iterator[str]:
     """Accuracy, the questions that changed, and length, in words."""
     before, after = one.right
     yield f"Right: {before:.1%} → {after:.1%}, {shown_interval(one.points)} points."
-    certain = "more than chance" if one.p_value < 0.05 else "no more than chance would give"
+    certain = (
+        "which is more than chance would" if one.p_value < 0.05 else "which chance alone could"
+    )
     if one.gained + one.lost:
+        plural = "s" * (one.gained != 1)
         yield (
-            f"{one.gained} questions gained, {one.lost} lost: {certain} "
+            f"{one.gained:,} question{plural} gained, {one.lost:,} lost, {certain} give "
             f"(McNemar, exact: {named_p(one.p_value)})."
         )
     else:

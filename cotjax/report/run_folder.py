@@ -127,10 +127,14 @@ def _read(folder: Path, texts: dict[str, str]) -> RunFiles:
             return empty
 
     def lines(name: str, good: Callable[[Any], bool]) -> list[dict[str, Any]]:
-        found = list(_objects(texts.get(name, "")))
-        kept = [one for one in found if good(one)]
-        if len(kept) < len(found):
-            notes.append(f"{name}: {len(found) - len(kept)} lines are damaged, and passed over.")
+        text = texts.get(name, "")
+        kept = [one for one in _objects(text) if good(one)]
+        whole = text.rpartition("\n")[0] if text else ""  # a killed run may cut the last line off
+        last = text[len(whole) :].strip()
+        written = sum(1 for line in whole.split("\n") if line.strip()) + _is_json(last)
+        if damaged := written - len(kept):
+            are = "line is" if damaged == 1 else "lines are"
+            notes.append(f"{name}: {damaged:,} {are} damaged, and passed over.")
         return kept
 
     config_text = texts.get("config.toml", "")
@@ -192,6 +196,10 @@ def _objects(text: str) -> Iterator[Any]:
             yield json.loads(line)
         except (ValueError, RecursionError):
             continue
+
+
+def _is_json(line: str) -> bool:
+    return any(True for _ in _objects(line))
 
 
 def _is_line(line: Any) -> bool:

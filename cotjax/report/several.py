@@ -36,7 +36,7 @@ def paired_tests(runs: Sequence[RunFiles]) -> tuple[list[str], str]:
         except InputError as error:
             told.append(f"Not paired: {error}")
             continue
-        told.append(_sentence(second, found[0]))
+        told.append(_sentence(first, second, found[0]))
         when = f'<span class="quiet">{text(second.when)}</span>'
         head = f'<th colspan="8" scope="rowgroup">{text(second.label)} {when}</th>'
         rows += f"<tbody><tr>{head}</tr>{''.join(_rows(found))}</tbody>"
@@ -54,12 +54,14 @@ def paired_tests(runs: Sequence[RunFiles]) -> tuple[list[str], str]:
     )
 
 
-def _sentence(second: Sheet, one: Paired) -> str:
+def _sentence(first: Sheet, second: Sheet, one: Paired) -> str:
     certain = "more than chance would give" if one.p_value < 0.05 else "which chance could give"
+    shares = [f"{share:.1%}" for share in one.right]
+    beside = f", as {first.label} has" if shares[0] == shares[1] else f" instead of {shares[0]}"
     old, new = (f"{tokens:,.0f}" for tokens in one.tokens)
     length = "equally long answers" if old == new else f"{new} tokens an answer instead of {old}"
     return (
-        f"{second.label} has {one.right[1]:.1%} right instead of {one.right[0]:.1%}: "
+        f"{second.label} has {shares[1]} right{beside}: "
         f"{one.gained:,} of {one.questions:,} questions gained and {one.lost:,} lost, {certain} "
         f"({named_p(one.p_value)}); {length}."
     )

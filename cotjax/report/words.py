@@ -19,10 +19,9 @@ def what_happened(run: RunFiles) -> Iterator[str]:
         if (found := before_and_after(run)) is not None:
             yield _by_question(*found)
     elif newest := _newest(run):
-        yield (
-            f"At step {newest['step']:,} it answers {newest['accuracy']:.1%} of the held-out "
-            f"questions right{_length(newest)}."
-        )
+        step = newest["step"]
+        when = f"At step {step:,} it answers" if step else "Before training it answered"
+        yield f"{when} {newest['accuracy']:.1%} of the held-out questions right{_length(newest)}."
     names = list(dict.fromkeys(row["name"] for row in run.alarms))
     if names:
         shown = ", ".join(names[:4]) + (" and others" if len(names) > 4 else "")
@@ -30,13 +29,8 @@ def what_happened(run: RunFiles) -> Iterator[str]:
 
 
 def _trained(run: RunFiles) -> str:
-    model, done, planned = (
-        run.setting("model", "path", str),
-        run.last_step(),
-        run.config.get("steps"),
-    )
-    stage = run.config.get("stage")
-    who = f"the student {model}" if model else "a student"
+    done, planned, stage = run.last_step(), run.config.get("steps"), run.config.get("stage")
+    who = _student(run.stages[0] if run.stages else run)
     how = f" with {stage}" if isinstance(stage, str) and stage != "list" else ""
     if run.result.get("stages"):
         names = ", ".join(stage["name"] for stage in run.result["stages"][1:])
@@ -46,6 +40,15 @@ def _trained(run: RunFiles) -> str:
     verb = "trained" if ended else "has trained"
     time = f" in {clock(run.result['seconds'])}" if ended else ""
     return f"This run {verb} {who}{how} for {done:,}{of} steps{time}."
+
+
+def _student(run: RunFiles) -> str:
+    model = run.setting("model", "path", str)
+    if not model:
+        return "a student"
+    words = "the built-in student" if model == "tiny" else f"the student {model}"
+    random = run.setting("model", "init", str) == "random"
+    return f"{words} from random weights" if random else words
 
 
 def changed(before: dict[str, float], after: dict[str, float]) -> str:
@@ -69,11 +72,11 @@ def _by_question(before: list[bool], after: list[bool]) -> str:
     gained = sum(new and not old for old, new in zip(before, after, strict=True))
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
     if not gained + lost:
-        return "No question was gained or lost."
+        return "The same questions are right as before."
     p = mcnemar(before, after)
     chance = "which is more than chance would give" if p < 0.05 else "which chance alone could give"
     return (
-        f"{gained:,} of {len(before):,} questions were gained and {lost:,} lost, {chance} "
+        f"{gained:,} of {len(before):,} questions turned right and {lost:,} turned wrong, {chance} "
         f"(McNemar's exact test, {named_p(p)})."
     )
 

@@ -82,7 +82,7 @@ def config_from_flags(checkpoint: str, argv: Sequence[str]) -> Config:
     """
     run = run_of(checkpoint)
     if run is None:
-        _check_model(checkpoint)
+        check_checkpoint(checkpoint)
         return load([*argv, "--model.path", checkpoint])
     return load(["--config", str(run / "config.toml"), *argv])
 
@@ -120,8 +120,12 @@ def run_of(checkpoint: str) -> pathlib.Path | None:
     return find_run(newest_stage(local_copy(checkpoint)))
 
 
-def _check_model(checkpoint: str) -> None:
-    """Refuses a path, which is no run, that cannot be a model either."""
+def check_checkpoint(checkpoint: str) -> None:
+    """Refuses a path, which is no run, that cannot be a model either.
+
+    Raises:
+      InputError: it is a run without a checkpoint, a folder of something else, or nothing.
+    """
     path = local_copy(checkpoint).expanduser()
     names = "Name runs/NAME, one of its checkpoints/STEP, a model's folder or a .gguf file."
     if (path / "config.toml").is_file():

@@ -154,7 +154,9 @@ class JsonPrinter(Printer):
     """
 
     def __init__(self, stream: TextIO | None = None, errors: Console | None = None) -> None:
-        super().__init__(errors or Console(stderr=True, highlight=False, markup=False))
+        super().__init__(
+            errors or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        )
         self._stream = sys.stdout if stream is None else stream
         self._stage = ""
 

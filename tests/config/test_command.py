@@ -31,6 +31,7 @@ def test_own_flags_and_config_keys_are_told_apart():
         (["--pot=3", "soup"], "cotjax cook: no flag stands before soup."),
         (["--pot=3", "--lid=ajar"], "argument --lid: invalid choice: 'ajar'"),
         (["--po=3"], "--po: cotjax cook has no such flag."),
+        (["--zzz=3"], "--zzz: cotjax cook has no such flag. cotjax cook --help lists them."),
     ],
 )
 def test_a_wrong_word_is_one_sentence(argv, says):

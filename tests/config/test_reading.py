@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotjax.config import load, to_toml
-from cotjax.config.reading import keys_of, nearest, overlay
+from cotjax.config.reading import keys_of, likely, nearest, overlay
 from cotjax.config.whole import KEYS
 from cotjax.errors import InputError
 
@@ -120,6 +120,12 @@ def test_stop_strings_that_are_no_list_of_strings(toml, value, needs):
 @pytest.mark.parametrize("key", ["steps", "rollout.group_size", "optimizer.learning_rate"])
 def test_a_letter_too_few_or_too_many_leads_to_the_key(key):
     assert nearest(key[:-1], KEYS) == nearest(f"{key}s", KEYS) == key
+
+
+def test_only_what_is_alike_is_suggested():
+    assert likely("trian", ("train", "plan")) == ' Did you mean "train"?'
+    assert likely("dtyp", ("dtype", "out"), "--{}") == ' Did you mean "--dtype"?'
+    assert likely("wrong", ("train", "version")) == likely("", ("train",)) == ""
 
 
 def test_the_keys_of_a_table_are_dotted_down_to_settings():

@@ -81,6 +81,12 @@ def test_a_curve_has_every_step_its_mean_and_held_out_intervals():
     assert 0.4 < low < 0.5 and high > 1
 
 
+def test_a_bucket_goes_to_the_next_with_nothing_between_them():
+    rows = [train(n, bucket=1 + n // 5) for n in range(1, 11)]
+    (figure, *_), _ = figures([run(rows)])
+    assert figure.data["series"][0]["mean"] == [row["bucket"] for row in rows]
+
+
 def test_a_long_run_is_joined_to_few_points():
     steps, values = joined((list(range(1, 1001)), [float(n) for n in range(1000)]), 100)
     assert len(steps) == 100 and steps[-1] == 1000 and values[0] == 4.5

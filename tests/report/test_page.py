@@ -1,5 +1,6 @@
 """The report page says what the run folder holds, whole or half."""
 
+import dataclasses
 import json
 import re
 
@@ -8,12 +9,15 @@ import pytest
 from cotjax.config import load
 from cotjax.errors import InputError
 from cotjax.report import write_report
+from cotjax.report.page import render
+from cotjax.report.run_folder import read_run
 from tests.report.pages import (
     FILES,
     RESULT,
     completion,
     data,
     json_lines,
+    make_run,
     own,
     read,
     write_config,
@@ -75,7 +79,7 @@ def test_a_metric_it_does_not_know_is_drawn_too(folder):
 
 def test_it_says_in_words_what_happened(folder):
     _, text, _ = read(folder)
-    assert "This run trained the student tiny with grpo for 20 steps in 4 min 12 s." in text
+    assert "This run trained the built-in student with grpo for 20 steps in 4 min 12 s." in text
     assert "Held-out accuracy rose from 58.2% to 71.1%, and answers are 35% shorter" in text
     assert text.index("Held-out accuracy rose") < text.index("Before and after")
 
@@ -145,7 +149,7 @@ def test_a_run_in_progress(folder):
     json_lines(folder / "completions.jsonl", [completion("before", text="so far")])
     source, text, _ = read(folder)
     assert "Steps 7 of 20" in text and "the run is still going or was stopped" in text
-    assert "This run has trained the student tiny with grpo for 7 of 20 steps." in text
+    assert "This run has trained the built-in student with grpo for 7 of 20 steps." in text
     assert data(source)["questions"][0]["answers"][0]["t"] == "so far"
 
 
@@ -186,6 +190,21 @@ def test_a_distillation_names_its_teachers(folder):
     config = load(["--stage=distill", "--name=demo", "--teachers.paths", "weak", "strong"])
     write_config(folder, config)
     assert "Teachers weak, strong, schedule" in read(folder)[1]
+
+
+def test_links_stand_in_the_order_of_the_page(folder):
+    json_lines(folder / "alarms.jsonl", [{"step": 3, "kind": "alarm", "name": "a", "says": "b"}])
+    for runs in ([folder], [folder, make_run(folder.parent / "other")]):
+        page = render(*map(read_run, runs))
+        links = re.findall(r'<a href="#(\w+)">', page.partition("<nav")[2].partition("</nav>")[0])
+        assert len(links) > 4 and "findings" in links
+        assert links == sorted(links, key=lambda name: page.index(f'id="{name}"'))
+
+
+def test_a_list_says_how_many_stages_it_has(folder):
+    run = read_run(folder)
+    listed = dataclasses.replace(run, config={"stage": "list", "stages": [{}, {}]})
+    assert "cotjax · 2 stages" in render(listed)
 
 
 def test_a_folder_without_a_run(tmp_path):

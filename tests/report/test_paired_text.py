@@ -22,7 +22,7 @@ def test_it_says_what_became_of_the_questions():
     text = " ".join(shown(100).split())
     assert "second beside first The same 10 held-out questions, answered greedily." in text
     assert "Right: 30.0% → 80.0%, +50.0 (+20.0 to +80.0) points." in text
-    assert "5 questions gained, 0 lost: no more than chance would give" in text
+    assert "5 questions gained, 0 lost, which chance alone could give" in text
     assert "(McNemar, exact: p = 0.062)" in text
     assert "Tokens: 40.0 → 24.5, -38.7%; -15.5 (" in text
     assert "steps n right gained lost p tokens 2 2 100% → 100% 0 0 1.000 -19.5" in text

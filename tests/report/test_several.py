@@ -27,6 +27,11 @@ def test_each_is_compared_with_the_first_by_question(tmp_path):
     assert "0.0% → 75.0%" in table and "number good" in table
 
 
+def test_as_many_right_are_not_told_twice(tmp_path):
+    told, _ = paired_tests(pair(tmp_path, [0.0, 1.0], [1.0, 0.0]))
+    assert told[0].startswith("b has 50.0% right, as a has: 1 of 2 questions gained and 1 lost,")
+
+
 def test_other_questions_are_told_and_the_page_is_there(tmp_path):
     runs = pair(tmp_path, [1.0] * 3, [1.0] * 4)
     source, text, _ = checked(render(*runs))

@@ -42,9 +42,15 @@ def test_questions_are_gained_and_lost_by_more_than_chance_or_not(folder):
         ]
 
     for rights, says in (
-        ([(0.0, 1.0)] * 8, "8 of 8 questions were gained and 0 lost, which is more than chance"),
-        ([(0.0, 1.0)] * 2, "2 of 2 questions were gained and 0 lost, which chance alone could"),
-        ([(1.0, 1.0)] * 2, "No question was gained or lost."),
+        (
+            [(0.0, 1.0)] * 8,
+            "8 of 8 questions turned right and 0 turned wrong, which is more than chance",
+        ),
+        (
+            [(0.0, 1.0)] * 2,
+            "2 of 2 questions turned right and 0 turned wrong, which chance alone could",
+        ),
+        ([(1.0, 1.0)] * 2, "The same questions are right as before."),
     ):
         json_lines(folder / "completions.jsonl", rows(rights))
         assert any(one.startswith(says) for one in what_happened(read_run(folder)))
@@ -52,8 +58,27 @@ def test_questions_are_gained_and_lost_by_more_than_chance_or_not(folder):
 
 def test_a_run_that_goes_on_says_where_it_stands(run):
     told = list(what_happened(dataclasses.replace(run, result={})))
-    assert told[0] == "This run has trained the student tiny with grpo for 20 steps."
+    assert told[0] == "This run has trained the built-in student with grpo for 20 steps."
     assert told[1].startswith("At step 20 it answers 70.0% of the held-out questions right, in 90")
+
+
+def test_a_run_that_has_only_its_first_evaluation_says_that_it_was_before(run):
+    first = [line for line in run.metrics if line["kind"] == "train" or line["step"] == 0]
+    told = list(what_happened(dataclasses.replace(run, result={}, metrics=first)))
+    assert told[1].startswith("Before training it answered ") and "step 0" not in told[1]
+
+
+def test_whose_student_it_was_is_told(run):
+    for model, says in (
+        (
+            {"path": "tiny", "init": "random"},
+            "the built-in student from random weights",
+        ),
+        ({"path": "runs/a"}, "trained the student runs/a with grpo"),
+        ({}, "trained a student with grpo"),
+    ):
+        told = next(what_happened(dataclasses.replace(run, config=run.config | {"model": model})))
+        assert says in told
 
 
 def test_alarms_are_named_once(run):
