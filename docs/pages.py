@@ -229,8 +229,9 @@ def summary(text: str) -> tuple[str, str]:
     """The title of a page and the first sentence behind it."""
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     body = text[title.end() :] if title else text
+    body = re.sub(r"^```.*?^```", "", body, flags=re.DOTALL | re.MULTILINE)
     paragraphs = (" ".join(part.split()) for part in body.split("\n\n"))
-    first = next((one for one in paragraphs if re.match(r"[A-Z`\[0-9]", one)), "")
+    first = next((one for one in paragraphs if re.match(r"[A-Za-z`\[0-9]", one)), "")
     first = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", first)
     sentence = re.match(r".+?[.:](?=\s|$)", first)
     return (title[1] if title else ""), (sentence[0] if sentence else first).rstrip(":")

@@ -88,6 +88,8 @@ def test_the_names_of_trl_are_its_own_where_it_is_installed():
     names = [name for row in first if "trainer" not in row[0] for name in
              re.findall(r"`([^`]+)`", row[0])]  # fmt: skip
     assert not set(names) - fields
+    own = {name for name in trl.GRPOConfig.__annotations__ if not name.startswith(("vllm_", "_"))}
+    assert not own - set(names)
 
 
 def test_the_configuration_page_has_every_key():
@@ -137,3 +139,5 @@ def test_the_summary_of_a_page_is_its_title_and_first_sentence():
         "A title",
         "It does one thing.",
     )
+    code = "# t\n\n```sh\nrun\n\nagain\n```\n\n| a |\n\nt beside u. More.\n"
+    assert MADE["summary"](code) == ("t", "t beside u.")

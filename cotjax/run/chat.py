@@ -26,11 +26,13 @@ class Clock:
       first: seconds to its first token; None before it.
       whole: seconds to its end; None before it, and of one that was stopped.
       note: what else these seconds hold.
+      over: whether nothing more comes.
     """
 
     first: float | None = None
     whole: float | None = None
     note: str = ""
+    over: bool = False
 
     def watch(self, texts: Texts) -> Iterator[list[str]]:
         """The same texts, timed."""
@@ -45,8 +47,9 @@ class Clock:
         """In words."""
         if self.first is None:
             return ""
-        whole = "stopped" if self.whole is None else f"all {self.whole:.2f} s"
-        return f"first token {self.first:.2f} s, {whole}{self.note}"
+        ended = ", stopped" if self.over else ""
+        whole = ended if self.whole is None else f", all {self.whole:.2f} s"
+        return f"first token {self.first:.2f} s{whole}{self.note}"
 
 
 def chat(ask: Ask, console: Console, read: Callable[[str], str] = input) -> None:
@@ -131,6 +134,7 @@ def show_answer(texts: Texts, count: int, console: Console, *, clock: Clock | No
         print()
     finally:
         if clock:
+            clock.over = True
             console.print(str(clock), style="dim")
 
 
@@ -161,6 +165,8 @@ def show_side_by_side(
                     texts[place] = now[0].rstrip("\ufffd")
                     live.update(drawn(), refresh=True)
         finally:
+            for clock in clocks:
+                clock.over = True
             live.update(drawn(), refresh=True)
 
 

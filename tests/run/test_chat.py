@@ -85,6 +85,15 @@ def test_answers_stand_side_by_side_or_below_each_other(width):
     assert told.count("first") == 2
 
 
+def test_an_answer_that_is_being_written_is_not_called_stopped():
+    clock = Clock()
+    texts = clock.watch([["a"], ["ab"]])
+    next(iter(texts))
+    assert str(clock).startswith("first token 0.0") and "stopped" not in str(clock)
+    clock.over = True
+    assert str(clock).endswith(", stopped")
+
+
 def test_an_answer_that_is_stopped_leaves_what_is_there():
     def texts():
         yield ["half"]
