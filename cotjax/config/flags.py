@@ -21,7 +21,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     Args:
       argv: `--key value` or `--key=value`, with - or _; `--key` and `--no-key` (or
         `--section.no-key`) for what is true or false; `--key a b` for a list, and
-        `--key "{ name = 1 }"` for a table. Of a flag that is given twice the last one counts.
+        `--key "{ name = 1 }"` for a table. Of a flag that is given twice the last one counts; one
+        of a list is refused, since both may be meant.
 
     Returns:
       the path, empty without one; the settings, nested as in a file.
@@ -31,8 +32,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
       ('a.toml', {'rollout': {'group_size': 8, 'stop': ['a', 'b']}})
 
     Raises:
-      InputError: a flag that is no key (names the nearest), one without its value, or a value
-        without a flag.
+      InputError: a flag that is no key (names the nearest), one without its value, a value
+        without a flag, or a list that is given twice.
     """
     path, rest = "", list(argv)
     table: dict[str, Any] = {}
@@ -65,6 +66,9 @@ def read_flags(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
             here = table
             for section in sections:
                 here = here.setdefault(section, {})
+            if isinstance(setting, list) and name in here:
+                both = " ".join(str(one) for one in [*here[name], *setting])
+                raise InputError(f"{flag}: is given twice. Write {flag} {both}.")
             here[name] = setting
     return path, table
 

@@ -212,7 +212,9 @@ def _making(base: str, stages: Sequence[_Stage]) -> Iterator[str]:
         yield f"| merged with the adapter | `{pathlib.Path(merged).name}` |"
     yield f"| checkpoint | step {last.step:,} of the run `{last.files.name}` |"
     yield f"| seed | {last.files.config.get('seed', unknown)} |"
-    yield f"| cotjax | {part.get('version', unknown)}, commit {part.get('commit', unknown)} |"
+    version, commit = part.get("version", unknown), part.get("commit", unknown)
+    at = "" if commit == version else f", commit {commit}"  # an installed package has none
+    yield f"| cotjax | {version}{at} |"
     yield f"| JAX | {part.get('jax', unknown)} |"
     yield f"| machine | {part.get('machine', unknown)} |\n"
     for number, stage in enumerate(stages, 1):

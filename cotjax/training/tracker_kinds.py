@@ -176,6 +176,8 @@ class Wandb:
     def __init__(self, run: TrackedRun) -> None:
         self._wandb: Any = importlib.import_module("wandb")
         known = "WANDB_MODE" in os.environ or _has_key()
+        alone = not known or os.environ.get("WANDB_MODE") == "offline"
+        more = {"quiet": True} if alone else {}  # no summary behind that of the run
         self._run = self._wandb.init(
             project=run.project,
             name=run.name,
@@ -186,7 +188,11 @@ class Wandb:
             dir=str(run.folder),
             mode=None if known else "offline",
             settings=self._wandb.Settings(
-                init_timeout=SECONDS, console="off", x_disable_stats=True, disable_git=True
+                init_timeout=SECONDS,
+                console="off",
+                x_disable_stats=True,
+                disable_git=True,
+                **more,
             ),
         )
         self._state = TrackerState(run, "wandb")

@@ -85,6 +85,10 @@ def test_a_word_becomes_what_its_key_takes(argv, value):
         (["8"], "8: no flag stands before it."),
         (["--steps"], "--steps: needs a value. Write --steps VALUE or --steps=VALUE."),
         (["--steps", "--seed=1"], "--steps: needs a value."),
+        (
+            ["--track=wandb", "--track=trackio"],
+            "--track: is given twice. Write --track wandb trackio.",
+        ),
         (["--no-resume=3"], "--no-resume=3: takes no value."),
         (["--stages=x"], "--stages: a list is written in a file, as [[stages]]."),
         (["--stepz=3"], '--stepz: unknown key "stepz". Did you mean "steps"?'),

@@ -138,7 +138,7 @@ def test_a_damaged_run_has_a_card(tmp_path):
     (run / "metrics.jsonl").write_text("{")
     (run / "parts.json").write_text("[")
     text, _ = card(run)
-    assert "commit not written down" in text and "no evaluation" in text
+    assert "| cotjax | not written down |" in text and "no evaluation" in text
 
 
 @pytest.mark.parametrize("adapter", [False, True])

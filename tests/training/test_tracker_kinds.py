@@ -122,12 +122,13 @@ if killed == "killed":
 
 
 def tell_alone(name, folder, step, killed, *steps, **env):
-    """Tells a tracker in a process of its own, which may be killed."""
+    """Tells a tracker in a process of its own, which may be killed; what that process said."""
     done = subprocess.run(
         [sys.executable, "-c", TOLD, name, str(folder), str(step), killed, *map(str, steps)],
         **{"env": os.environ | env, "capture_output": True, "text": True, "timeout": 120},
     )
     assert done.returncode == (-9 if killed == "killed" else 0), done.stderr
+    return done.stdout + done.stderr
 
 
 def test_trackio_goes_on_with_the_same_run_and_has_each_step_once(tmp_path):
@@ -183,9 +184,10 @@ def test_wandb_offline_has_the_same_id_when_it_goes_on_and_each_step_once(tmp_pa
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))  # nobody is logged in
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
     tell_alone("wandb", tmp_path, "new", "failed", 1, 2, 3)  # saved after step 1
-    tell_alone("wandb", tmp_path, 1, "ended", 2, 3, 4)
+    said = tell_alone("wandb", tmp_path, 1, "ended", 2, 3, 4)
+    assert "Run data is saved locally" in said and "Run summary" not in said
     offline = [path for path in (tmp_path / "wandb").iterdir() if path.name.startswith("offline")]
     assert offline and all(path.name.endswith("-abc123") for path in offline)
     files = sorted(file for own in offline for file in own.glob("*.wandb"))
