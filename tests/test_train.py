@@ -203,7 +203,7 @@ def test_a_run_says_what_it_does(world, stage):
         assert len(re.findall(rf"^ *{step}/{STEPS} ", shown, re.MULTILINE)) == 1
     for words in ("before: accuracy", "step 2: accuracy", "after: accuracy"):
         assert shown.count(words) == 1
-    assert "Two completions before:" in shown and "Two completions after:" in shown
+    assert "Two questions, before and after:" in shown and shown.count("\nbefore: ") == 3
     assert re.search(r"accuracy +[\d.]+% +[\d.]+%", shown)
     last = shown.splitlines()[-1]
     assert last.startswith("Held-out accuracy ")

@@ -72,7 +72,8 @@ def _by_question(before: list[bool], after: list[bool]) -> str:
     gained = sum(new and not old for old, new in zip(before, after, strict=True))
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
     if not gained + lost:
-        return "The same questions are right as before."
+        none = f"None of {len(before):,} questions is right, before or after."
+        return "The same questions are right as before." if any(before) else none
     p = mcnemar(before, after)
     chance = "which is more than chance would give" if p < 0.05 else "which chance alone could give"
     return (

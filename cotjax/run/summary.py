@@ -11,6 +11,7 @@ from cotjax.report.run_folder import read_run
 from cotjax.report.words import changed, what_happened
 from cotjax.training.printer import Printer
 
+MOST_LINES = 20  # of a completion that is shown
 _NUMBERS = (
     ("accuracy", "greedy", "{:.1%}"),
     ("sampled_accuracy", "sampled", "{:.1%}"),
@@ -49,14 +50,26 @@ def say_end(
 
 
 def print_samples(console: Console, folder: pathlib.Path) -> None:
-    """Two completions before and after."""
-    for when in ("before", "after"):
-        console.print(f"\nTwo completions {when}:", style="bold")
-        for row in _samples(folder, when):
-            verdict = "right" if row["parts"]["correct"] else "wrong"
-            console.print(visible(row["question"]), style="dim")
-            text = visible(row["completion"])
-            console.print(f"{text}\n({row['tokens']} tokens, {verdict})")
+    """Two held-out questions, each with its answers before and after."""
+    first, last = (_samples(folder, when) for when in ("before", "after"))
+    console.print("\nTwo questions, before and after:", style="bold")
+    for before in first:
+        after = next((row for row in last if row["id"] == before["id"]), None)
+        console.print(visible(before["question"]), style="dim")
+        _print_answer(console, "before", before)
+        if after is not None and after["completion"] == before["completion"]:
+            console.print("after: the same", style="cyan")
+        elif after is not None:
+            _print_answer(console, "after", after)
+
+
+def _print_answer(console: Console, when: str, row: dict[str, Any]) -> None:
+    verdict = "right" if row["parts"]["correct"] else "wrong"
+    console.print(f"{when}: {verdict}, {row['tokens']} tokens", style="cyan")
+    lines = visible(row["completion"]).rstrip().split("\n")
+    more = len(lines) - MOST_LINES
+    cut = [f"… {more:,} lines more, in completions.jsonl"] if more > 0 else []
+    console.print("\n".join([*lines[:MOST_LINES], *cut]))
 
 
 def print_numbers(console: Console, before: dict[str, float], after: dict[str, float]) -> None:

@@ -51,6 +51,7 @@ def test_questions_are_gained_and_lost_by_more_than_chance_or_not(folder):
             "2 of 2 questions turned right and 0 turned wrong, which chance alone could",
         ),
         ([(1.0, 1.0)] * 2, "The same questions are right as before."),
+        ([(0.0, 0.0)] * 2, "None of 2 questions is right, before or after."),
     ):
         json_lines(folder / "completions.jsonl", rows(rights))
         assert any(one.startswith(says) for one in what_happened(read_run(folder)))

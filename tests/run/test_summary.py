@@ -35,11 +35,32 @@ MOVED = (
 )
 
 
-def test_a_stage_shows_two_completions_its_numbers_and_what_changed_last(tmp_path, capsys):
+def test_answers_to_a_question_stand_together(tmp_path, capsys):
+    write(tmp_path)
+    rows = [*map(json.loads, (tmp_path / "completions.jsonl").read_text().splitlines())]
+    rows[3] |= {"completion": "Answer: 5", "parts": {"correct": 0.0}, "tokens": 6}
+    text = "".join(json.dumps(row) + "\n" for row in rows[1:])
+    (tmp_path / "completions.jsonl").write_text(text)
+    print_samples(console(), tmp_path)
+    said = "2+2?\nbefore: right, 5 tokens\nAnswer: 4\nafter: wrong, 6 tokens\nAnswer: 5\n"
+    assert capsys.readouterr().out == f"\nTwo questions, before and after:\n{said}{said}"
+
+
+def test_a_text_of_many_lines_is_cut(tmp_path, capsys):
+    write(tmp_path, "a\n\nb" + "\n" * 300)
+    print_samples(console(), tmp_path)
+    assert "\na\n\nb\nafter: the same\n" in capsys.readouterr().out
+    write(tmp_path, "x\n" * 30)
+    print_samples(console(), tmp_path)
+    assert "x\n" * 20 + "… 10 lines more, in completions.jsonl\nafter" in capsys.readouterr().out
+
+
+def test_a_stage_shows_two_questions_its_numbers_and_what_changed_last(tmp_path, capsys):
     result = write(tmp_path)
     say_end(Printer(console()), tmp_path, tmp_path / "report.html", result)
     shown = capsys.readouterr().out
-    assert shown.count("2+2?") == 3 and "(5 tokens, right)" in shown
+    assert shown.count("2+2?") == 2 and shown.count("before: right, 5 tokens\nAnswer: 4") == 2
+    assert shown.count("after: the same\n") == 2
     assert ["accuracy", "25.0%", "50.0%"] in [line.split() for line in shown.splitlines()]
     assert "This run trained a student for 0 steps in 1 min 1 s." in shown
     last = f"{MOVED} Everything is in {tmp_path}; open {tmp_path / 'report.html'}"
@@ -56,4 +77,4 @@ def test_control_characters_of_a_completion_are_shown_and_not_sent(tmp_path, cap
     text = "[b]a\x1b[2J\x00\ud800\u2028"
     write(tmp_path, text, text)
     print_samples(console(), tmp_path)
-    assert capsys.readouterr().out.count(r"[b]a\x1b[2J\x00\ud800\u2028") == 6
+    assert capsys.readouterr().out.count(r"[b]a\x1b[2J\x00\ud800\u2028") == 4
