@@ -221,7 +221,7 @@ def test_a_wrong_input_is_one_line(world, argv, told, capsys):
 
 def test_a_folder_of_no_run_or_of_one_without_a_step(world, tmp_path, capsys):
     assert main(["nowhere", "--step=1"]) == 2
-    assert "error: nowhere: holds no config.toml." in capsys.readouterr().err
+    assert "error: nowhere: there is no such folder." in capsys.readouterr().err
     run = world.copy("sft", tmp_path)
     (run / "metrics.jsonl").write_text('{"step": 1, "kind": "tr')
     (run / "digests.jsonl").write_text("\x00")

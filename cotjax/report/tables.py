@@ -72,8 +72,8 @@ def stages(run: RunFiles) -> str:
         link = name if stage is found[0] else f'<a href="{page}">{name}</a>'
         body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
     return (
-        f'<h2 id="stages">Stages</h2><div class="wide" tabindex="0"><table><tr><th></th>{head}</tr>'
-        f"{body}</table></div>"
+        '<h2 id="stages">Stages</h2><div class="wide" tabindex="0"><table class="stages">'
+        f"<tr><th></th>{head}</tr>{body}</table></div>"
     )
 
 

@@ -196,7 +196,8 @@ def open_run(folder: str | pathlib.Path, *, weights: bool = True) -> Run:
     """
     folder = local_copy(folder, key="", weights=weights)
     if not (folder / "config.toml").is_file():
-        raise InputError(f"{folder}: holds no config.toml. Name the folder of a run, runs/NAME.")
+        why = "holds no config.toml" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"{folder}: {why}. Name the folder of a run, runs/NAME.")
     return Run(folder)
 
 

@@ -95,10 +95,10 @@ function hover(values, step, y, tooltip) {
 // Parts of a whole, one above the other; the first is the lightest.
 function stack(chart) {
   const values = chart.names.flatMap((name, k) => chart.steps.map((step, n) => ({ name, k, x: step, y: chart.values[k][n] })));
-  const shades = chart.names.map((_, k) => (chart.names.length > 1 ? 0.2 + (0.8 * k) / (chart.names.length - 1) : 1).toFixed(2));
+  const shades = chart.names.map((_, k) => (chart.names.length > 1 ? 0.25 + (0.75 * k) / (chart.names.length - 1) : 1).toFixed(2));
   return {
     height: 150, data: { values },
-    mark: { type: "area", line: { color: "var(--page)", strokeWidth: 1 } },
+    mark: { type: "area", opacity: 1, fillOpacity: 1, line: { color: "var(--page)", strokeWidth: 1 } },
     encoding: {
       x: x(), y: { field: "y", type: "quantitative", stack: "zero", title: null, axis: { format: "%" }, scale: { domain: [0, 1] } },
       order: { field: "k", type: "quantitative" },
