@@ -312,7 +312,7 @@ def accuracy_against_length(runs: Sequence[RunFiles]) -> Figure | None:
 
 def _points(run: RunFiles) -> Iterator[list[Any]]:
     """Label, tokens, accuracy, low, high of each evaluation; of a list, of each stage."""
-    stages = run.result.get("stages", [])
+    stages = run.stage_rows()
     lines = [(stage["name"], stage) for stage in stages] or [
         (f"step {line['step']:,}", line) for line in run.lines("eval")
     ]

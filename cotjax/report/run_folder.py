@@ -27,6 +27,7 @@ _MISSING = {
 }
 
 
+_OF_STAGES = {"metrics.jsonl", "completions.jsonl"}  # of a list, which lie in its stages' folders
 _OF_A_RESULT = {"before", "after", "steps", "seconds", "stages"}
 _NAME_ONE = "Name the folder of a run, runs/NAME."
 
@@ -83,6 +84,22 @@ class RunFiles:
         """The newest step in metrics.jsonl; 0 if there is none."""
         return max((line["step"] for line in self.metrics), default=0)
 
+    def stage_rows(self) -> list[dict[str, Any]]:
+        """Of a list, held-out numbers with a `name`: of the base, and of each stage so far."""
+        if self.result.get("stages"):
+            return self.result["stages"]
+        rows: list[dict[str, Any]] = []
+        for stage in self.stages:
+            lines = [
+                {key: one for key, one in line.items() if is_number(one)}
+                for line in stage.lines("eval", "accuracy")
+            ]
+            if lines and not rows:
+                rows.append(lines[0] | {"name": "base"})
+            if lines and lines[-1]["step"]:
+                rows.append(lines[-1] | {"name": stage.name})
+        return rows if len(rows) > 1 else []
+
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number that can be drawn."""
@@ -114,7 +131,7 @@ def read_run(folder: Path) -> RunFiles:
 
 def _read(folder: Path, texts: dict[str, str]) -> RunFiles:
     """What is there, from the texts of those files of `_MISSING` that are."""
-    notes = [f"No {name}: {what}." for name, what in _MISSING.items() if name not in texts]
+    notes: list[str] = []
 
     def parsed(name: str, text: str, parse: Callable[[str], Any], empty: Any) -> Any:
         try:
@@ -139,6 +156,9 @@ def _read(folder: Path, texts: dict[str, str]) -> RunFiles:
 
     config_text = texts.get("config.toml", "")
     config = parsed("config.toml", config_text, tomllib.loads, {})
+    elsewhere = _OF_STAGES if config.get("stages") else set[str]()
+    needed = [name for name in _MISSING if name not in elsewhere | texts.keys()]
+    notes[:0] = [f"No {name}: {_MISSING[name]}." for name in needed]
     facts = parsed("facts.json", _text(folder / "facts.json") or "[]", json.loads, [])
     result = parsed("result.json", texts.get("result.json", "{}"), json.loads, {})
     parts = parsed("parts.json", _text(folder / "parts.json") or "[]", json.loads, [])

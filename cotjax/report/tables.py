@@ -32,8 +32,8 @@ def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
         yield "Steps", f"{run.result['steps']:,}"
     elif isinstance(config.get("steps"), int) and not budget:
         yield "Steps", f"{done:,} of {config['steps']:,}"
-    else:  # tokens end it
-        yield "Steps", f"{done:,}"
+    else:  # tokens end it, or it is a list that goes on
+        yield "Steps", f"{done + sum(stage.last_step() for stage in run.stages):,}"
     if budget and "used_tokens" in run.result:
         yield "Tokens", f"{sum(run.result['used_tokens'].values()):,} of {budget:,}"
     if "seconds" in run.result:
@@ -60,7 +60,8 @@ def facts(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 def stages(run: RunFiles) -> str:
     """A list's held-out numbers, base first; each name leads to its stage's page."""
-    found = run.result.get("stages", [])
+    found = run.stage_rows()
+    going = {one.name for one in run.stages if "seconds" not in one.result}  # without a page yet
     rows = [row for row in ROWS if all(row.key in stage for stage in found)]
     if not found:
         return ""
@@ -69,7 +70,8 @@ def stages(run: RunFiles) -> str:
     for stage in found:
         name = text(stage["name"])
         page = urllib.parse.quote(f"{stage['name']}/report.html", errors="replace")
-        link = name if stage is found[0] else f'<a href="{page}">{name}</a>'
+        alone = stage is found[0] or stage["name"] in going
+        link = name if alone else f'<a href="{page}">{name}</a>'
         body += f"<tr><td>{link}</td>{''.join(_value(row, stage) for row in rows)}</tr>"
     return (
         '<h2 id="stages">Stages</h2><div class="wide" tabindex="0"><table class="stages">'

@@ -19,9 +19,11 @@ def what_happened(run: RunFiles) -> Iterator[str]:
         if (found := before_and_after(run)) is not None:
             yield _by_question(*found)
     elif newest := _newest(run):
-        step = newest["step"]
-        when = f"At step {step:,} it answers" if step else "Before training it answered"
-        yield f"{when} {newest['accuracy']:.1%} of the held-out questions right{_length(newest)}."
+        where, line = newest
+        when = f"At step {line['step']:,}{where} it answers"
+        if not line["step"]:
+            when = "Before training it answered"
+        yield f"{when} {line['accuracy']:.1%} of the held-out questions right{_length(line)}."
     names = list(dict.fromkeys(row["name"] for row in run.alarms))
     if names:
         shown = ", ".join(names[:4]) + (" and others" if len(names) > 4 else "")
@@ -35,11 +37,31 @@ def _trained(run: RunFiles) -> str:
     if run.result.get("stages"):
         names = ", ".join(stage["name"] for stage in run.result["stages"][1:])
         return f"This run trained {who} in stages: {names}."
+    if isinstance(listed := run.config.get("stages"), list):
+        return _stages_so_far(run, who, len(listed))
     ended = "seconds" in run.result
-    of = f" of {planned:,}" if isinstance(planned, int) and planned > done and not ended else ""
+    if not (done or ended) and isinstance(planned, int):
+        return f"This run begins to train {who}{how}, for {planned:,} steps."
+    budget = run.setting("budget", "tokens", int)  # which ends it, not its steps
+    known = isinstance(planned, int) and planned > done and not (ended or budget)
+    of = f" of {planned:,}" if known else ""
     verb = "trained" if ended else "has trained"
     time = f" in {clock(run.result['seconds'])}" if ended else ""
     return f"This run {verb} {who}{how} for {done:,}{of} steps{time}."
+
+
+def _stages_so_far(run: RunFiles, who: str, total: int) -> str:
+    if not run.stages:
+        return f"This run begins to train {who} in {total} stages."
+    now, done = run.stages[-1], [one.name for one in run.stages if "seconds" in one.result]
+    if len(done) == len(run.stages):
+        return f"This run has trained {who} in {len(done)} of {total} stages: {', '.join(done)}."
+    planned, tokens = now.config.get("steps"), now.setting("budget", "tokens", int)
+    of = f" of {planned:,}" if isinstance(planned, int) and not tokens else ""
+    return (
+        f"This run trains {who} in {total} stages, and is at step {now.last_step():,}{of} "
+        f"in {now.name}."
+    )
 
 
 def _student(run: RunFiles) -> str:
@@ -82,9 +104,14 @@ def _by_question(before: list[bool], after: list[bool]) -> str:
     )
 
 
-def _newest(run: RunFiles) -> dict[str, Any] | None:
-    lines = [line for part in (run.stages or [run]) for line in part.lines("eval", "accuracy")]
-    return lines[-1] if lines else None
+def _newest(run: RunFiles) -> tuple[str, dict[str, Any]] | None:
+    """(of which stage, in words; the newest evaluation)."""
+    found = [
+        (f" of {part.name}" if run.stages else "", line)
+        for part in (run.stages or [run])
+        for line in part.lines("eval", "accuracy")
+    ]
+    return found[-1] if found else None
 
 
 def _length(line: dict[str, Any]) -> str:

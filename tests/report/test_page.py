@@ -219,3 +219,26 @@ def test_a_run_in_buckets_has_their_table_between_comparison_and_curves(folder):
     page, text, _ = read(folder)
     assert page.index('id="before"') < page.index("<h2>Buckets") < page.index('id="curves"')
     assert "1–20" in text and "25.0% → 25.0%" in text
+
+
+def test_a_list_in_progress_says_where_it_is_and_what_its_stages_reached(tmp_path):
+    folder = tmp_path / "list"
+    folder.mkdir()
+    (folder / "config.toml").write_text('stage = "list"\n' + '[[stages]]\nstage = "grpo"\n' * 3)
+    assert "This run begins to train a student in 3 stages." in read_page(folder)
+    make_run(folder / "1-first")
+    told = read_page(folder)
+    assert "This run has trained the built-in student in 1 of 3 stages: 1-first." in told
+    (make_run(folder / "2-second") / "result.json").unlink()
+    told = read_page(folder)
+    assert "built-in student in 3 stages, and is at step 20 of 20 in 2-second." in told
+    assert "At step 20 of 2-second it answers 70.0% of the held-out" in told
+    assert "No result.json: " in told and "No metrics" not in told and "No completions" not in told
+    page = (folder / "report.html").read_text()
+    assert 'href="1-first/report.html"' in page and 'href="2-second/report.html"' not in page
+    assert "Accuracy against length" in told and "Steps 40" in told
+    assert [row["name"] for row in read_run(folder).stage_rows()] == ["base", "1-first", "2-second"]
+
+
+def read_page(folder):
+    return read(folder)[1]

@@ -69,6 +69,11 @@ def test_a_run_that_has_only_its_first_evaluation_says_that_it_was_before(run):
     assert told[1].startswith("Before training it answered ") and "step 0" not in told[1]
 
 
+def test_a_run_without_a_step_begins(run):
+    told = list(what_happened(dataclasses.replace(run, result={}, metrics=[])))
+    assert told[0] == "This run begins to train the built-in student with grpo, for 20 steps."
+
+
 def test_whose_student_it_was_is_told(run):
     for model, says in (
         (
