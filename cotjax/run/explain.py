@@ -159,7 +159,7 @@ def _steps(config: Config) -> str:
 def _tested(stages: list[Config]) -> str:
     config = stages[-1]
     own = config.eval
-    when = ["before and after"]
+    when = ["before and after each stage" if len(stages) > 1 else "before and after"]
     if own.every:
         when.append(f"every {own.every:,} steps")
     if own.at:

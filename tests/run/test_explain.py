@@ -71,6 +71,7 @@ def test_a_list_has_a_row_for_each_stage(tmp_path):
     sentence, told = rows(load(["--stage=bridge", f"--output={tmp_path}"]), tmp_path / "x")
     assert sentence.startswith("Trains the built-in student in 3 stages on")
     assert told["2 grpo"].endswith("; 60 steps") and told["3 rewrite"].endswith("; 4 steps")
+    assert "before and after each stage, greedily" in told["tested on"]
 
 
 def test_time_is_that_of_an_equal_run_that_has_ended_or_is_not_told(tmp_path):
