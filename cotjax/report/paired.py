@@ -260,6 +260,5 @@ def shown_interval(found: Interval) -> str:
       >>> shown_interval(Interval(1.25, -0.5, 3.0))
       '+1.2 (-0.5 to +3.0)'
     """
-    if math.isnan(found.low):
-        return f"{found.mean:+.1f}"
-    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    mean, low, high = (f"{one:+z.1f}" for one in (found.mean, found.low, found.high))
+    return mean if math.isnan(found.low) else f"{mean} ({low} to {high})"

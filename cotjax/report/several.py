@@ -16,6 +16,8 @@ from cotjax.report.paired import (
 )
 from cotjax.report.run_folder import RunFiles
 
+_OTHERS = "were tested on different questions"  # in the error of `compare_sheets`
+
 
 def named_apart(runs: Sequence[RunFiles]) -> list[RunFiles]:
     """Runs of one name, as two folders `grpo-0`, take their paths as names."""
@@ -28,18 +30,24 @@ def named_apart(runs: Sequence[RunFiles]) -> list[RunFiles]:
 
 def paired_tests(runs: Sequence[RunFiles]) -> tuple[list[str], str]:
     """(sentences, a table) of each further run against the first."""
-    told, rows = list[str](), ""
+    told, rows, apart = list[str](), "", list[str]()
     for other in runs[1:]:
         try:
             first, second = run_sheet(runs[0]), run_sheet(other)
             found = compare_sheets(first, second)
         except InputError as error:
+            if apart and _OTHERS in str(error):  # the way out is said once
+                apart.append(other.name)
+                continue
+            apart += [other.name] if _OTHERS in str(error) else []
             told.append(f"Not paired: {error}")
             continue
         told.append(_sentence(first, second, found[0]))
         when = f'<span class="quiet">{text(second.when)}</span>'
         head = f'<th colspan="8" scope="rowgroup">{text(second.label)} {when}</th>'
         rows += f"<tbody><tr>{head}</tr>{''.join(_rows(found))}</tbody>"
+    if len(apart) > 1:
+        told.append(f"On other questions than {runs[0].name}, too: {', '.join(apart[1:])}.")
     if not rows:
         return told, ""
     head = "".join(

@@ -11,8 +11,9 @@ from cotjax.report.paired import (
     check_same_questions,
     compare_sheets,
     read_sheet,
+    shown_interval,
 )
-from cotjax.report.statistics import bootstrap_interval, mcnemar
+from cotjax.report.statistics import Interval, bootstrap_interval, mcnemar
 
 
 def sheet(rights, tokens=None, levels=None, label="a", first=0):
@@ -135,3 +136,7 @@ def test_a_run_before_its_first_evaluation_is_refused(tmp_path):
         read_sheet(run)
     with pytest.raises(InputError, match="nowhere: there is no such folder"):
         read_sheet(tmp_path / "nowhere")
+
+
+def test_nothing_has_no_minus():
+    assert shown_interval(Interval(-0.04, -0.06, 0.01)) == "+0.0 (-0.1 to +0.0)"

@@ -1,5 +1,6 @@
 """Several runs on one page: paired with the first, and no page without a word on what is not."""
 
+import dataclasses
 import json
 
 from cotjax.report.page import render
@@ -37,6 +38,14 @@ def test_other_questions_are_told_and_the_page_is_there(tmp_path):
     source, text, _ = checked(render(*runs))
     assert "Not paired: a and b: were tested on different questions (3 and 4, 3 of" in text
     assert 'id="paired"' not in source and len(data(source)["questions"]) == 4
+
+
+def test_what_to_do_about_other_questions_is_said_once(tmp_path):
+    first, second = pair(tmp_path, [1.0] * 3, [1.0] * 4)
+    more = [dataclasses.replace(second, name=name) for name in "cd"]
+    told, _ = paired_tests([first, second, *more])
+    assert len(told) == 2 and told[0].startswith("Not paired: a and b: were tested on different")
+    assert told[1] == "On other questions than a, too: c, d."
 
 
 def test_answers_of_both_stand_side_by_side_and_curves_in_one_chart(tmp_path):
