@@ -69,7 +69,11 @@ class Reconstruct:
         Raises:
           InputError: no record of a file has a step; or see `sft.Sft`.
         """
-        from cotjax.stages.supervised import SupervisedStage, solution_encoder
+        from cotjax.stages.supervised import (
+            SupervisedStage,
+            solution_encoder,
+            with_rows_that_fit,
+        )
         from cotjax.student.load import load_policy
         from cotjax.student.records import load_records, with_steps
 
@@ -91,6 +95,8 @@ class Reconstruct:
         encode = Reconstruction(
             solution_encoder(student, config), config.reconstruct, config.mask, student.tokenizer
         )
+        train, too_long = with_rows_that_fit(train, config, encode.longest)
+        notes += too_long
         return SupervisedStage(config, mesh, student, train, held_out, encode, notes=tuple(notes))
 
 
@@ -109,6 +115,14 @@ class Reconstruction:
     settings: ReconstructConfig
     mask: MaskConfig
     tokenizer: Any
+
+    def longest(self, record: Record) -> int:
+        """The length of the row if no step is masked, tokens."""
+        if self.settings.solve_share == 1:
+            return self.solution.longest(record)
+        return self.solution.length(
+            record, self.solution.prompts.reconstruct(record.question, record.steps)
+        )
 
     def __call__(self, record: Record, rng: Draws) -> dict[str, np.ndarray]:
         """The row."""

@@ -36,13 +36,19 @@ class Sft:
         """Opens the stage.
 
         Raises:
-          InputError: a model or a file that cannot be read, or too little memory.
+          InputError: a model or a file that cannot be read, too little memory, or a record that
+            is longer than a row.
         """
-        from cotjax.stages.supervised import SupervisedStage, solution_encoder
+        from cotjax.stages.supervised import (
+            SupervisedStage,
+            solution_encoder,
+            with_rows_that_fit,
+        )
         from cotjax.student.load import load_policy
         from cotjax.student.records import load_records
 
         student = load_policy(config, mesh)
         train, held_out = load_records(config, student.tokenizer, student.prompts)
         encode = solution_encoder(student, config)
-        return SupervisedStage(config, mesh, student, train, held_out, encode)
+        train, notes = with_rows_that_fit(train, config, encode.longest)
+        return SupervisedStage(config, mesh, student, train, held_out, encode, notes=notes)

@@ -31,6 +31,7 @@ from cotjax.stages.base import BaseStage
 from cotjax.student import guards, preflight
 from cotjax.student.drift import StyleDrift
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import check_rows
 from cotjax.student.solution_loss import SolutionLoss
 from cotjax.training.metrics import SPEED, Column
 from cotjax.training.update import LossFn, SumCount
@@ -51,6 +52,15 @@ class Solution:
         """The question as prompt."""
         del rng  # nothing is masked or shuffled here
         return self.encode(record, self.prompts.solve(record.question))
+
+    def longest(self, record: Record) -> int:
+        """The length of the row, tokens."""
+        return self.length(record, self.prompts.solve(record.question))
+
+    def length(self, record: Record, prompt: str) -> int:
+        """The length of the solution's row behind a prompt, tokens."""
+        target = self.tokens.encode(_target(record.steps, record.answer), again=True)
+        return len(self.tokens.encode(prompt)) + len(target)
 
     def encode(self, record: Record, prompt: str) -> dict[str, np.ndarray]:
         """The solution as the target of a prompt."""
@@ -124,6 +134,25 @@ def _kl_to_start(
         teacher_softcap=[theirs.softcap],
         parts=policy.parts_of_a_sum(head.size),
     ).sum()
+
+
+def with_rows_that_fit(
+    train: Records, config: Config, length: Callable[[Record], int]
+) -> tuple[Records, tuple[str, ...]]:
+    """The records of files without those whose rows may be too long, and a note of these.
+
+    Raises:
+      InputError: see `records.check_rows`.
+    """
+    before = len(train)
+    train = train.checked(lambda records: check_rows(records, config, length))
+    if not (without := before - len(train)):
+        return train, ()
+    limit = config.batch.sequence_length
+    return train, (
+        f"Left out {without} of {before} records, whose rows may be longer than "
+        f"batch.sequence_length = {limit}.",
+    )
 
 
 COLUMNS = (

@@ -23,6 +23,8 @@ from cotjax.data.sources import Records
 from cotjax.data.splits import open_held_out, open_split
 from cotjax.errors import InputError, visible
 from cotjax.interfaces import PromptBatch, Record
+from cotjax.parallel.processes import is_first
+from cotjax.progress import Progress
 from cotjax.student.verify import open_verifier
 
 # A record to the text of its prompt.
@@ -192,6 +194,38 @@ def check_prompts(
         raise InputError(
             f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
         )
+    return fits
+
+
+def check_rows(
+    records: Sequence[Record], config: Config, length: Callable[[Record], int]
+) -> list[Record]:
+    """Records whose rows fit; done once, before a run begins, for records of a file.
+
+    Args:
+      records: of a file.
+      config: of the run.
+      length: of the longest row that a record may become, tokens.
+
+    Raises:
+      InputError: a row is too long and `data.on_bad_record` is "error", or none fits.
+    """
+    limit, fits = config.batch.sequence_length, []
+    with Progress(
+        "reading how long rows are", len(records), "records", quiet=not is_first()
+    ) as told:
+        for record in records:
+            size = length(record)
+            if size <= limit:
+                fits.append(record)
+            elif config.data.on_bad_record == "error":
+                raise InputError(
+                    f"{record.id}: its row has up to {size} tokens, the limit is {limit}. Set "
+                    f'batch.sequence_length >= {size} or data.on_bad_record = "skip".'
+                )
+            told.advance()
+    if not fits:
+        raise InputError(f"batch.sequence_length = {limit}: no record's row fits. Raise it.")
     return fits
 
 

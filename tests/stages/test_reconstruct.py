@@ -91,3 +91,11 @@ def test_records_without_a_step_are_left_out_and_counted(folder):
     path.write_text('{"question": "?", "answer": "#### 7"}\n' * 3)
     with pytest.raises(InputError, match="no record has a step to reconstruct"):
         Reconstruct.from_config(make_config(folder, *flags), make_mesh(1))
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_no_row_is_longer_than_the_longest(folder, share):
+    flags = f"--reconstruct.solve-share={share}", "--reconstruct.mask-probability=0.2"
+    encode = encoder(folder, *flags)
+    sizes = {len(encode(RECORD, np.random.default_rng(seed))["tokens"]) for seed in range(50)}
+    assert max(sizes) == encode.longest(RECORD)

@@ -1,6 +1,7 @@
 """Packed rows of prompts and targets: the loss, what it counts, and that it learns."""
 
 import dataclasses
+import json
 import pickle
 
 import jax
@@ -73,9 +74,12 @@ def test_the_held_out_loss_is_that_of_whole_solutions_behind_their_questions(fol
 
 
 def test_held_out_solutions_longer_than_a_row_are_left_out_and_counted(folder):
-    lengths = []
+    lengths, path = [], folder / "short.jsonl"
+    path.write_text('{"question": "?", "answer": "7 \\n#### 7"}\n' * 3)
     for size in (48, 32, 24):
         flags = "--stage=sft", "--eval.problems=6", f"--batch.sequence-length={size}"
+        own = make_config(folder, *flags)
+        flags += f"--data.path={path}", f"--data.eval-path={own.data.path}"
         stage = Sft.from_config(make_config(folder, *flags), make_mesh(1))
         told = [note for note in stage.notes if note.startswith("solve_loss leaves")]
         lengths.append(len(stage._fitting))
@@ -211,3 +215,20 @@ def test_batches_resume_where_their_state_stood(folder):
     second.data.set_state(first.data.get_state())
     one, other = (stage.next_step(None, 1).batch for stage in (first, second))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_record_longer_than_a_row_is_found_before_the_run_or_left_out(folder):
+    path = folder / "long.jsonl"
+    rows = [{"question": f"How many {i}?", "answer": "7*1=7 \n#### 7"} for i in range(40)]
+    rows[3]["answer"] = "7*1=7 \n" * 20 + "#### 7"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = "--stage=sft", "--data.source=jsonl", f"--data.path={path}"
+    flags += "--batch.sequence-length=64", "--eval.problems=4"
+    with pytest.raises(InputError, match=r"long\.jsonl:4: its row has up to \d+ tokens"):
+        Sft.from_config(make_config(folder, *flags), make_mesh(1))
+    skipped = make_config(folder, *flags, "--data.on-bad-record=skip")
+    stage = Sft.from_config(skipped, make_mesh(1))
+    assert any(note.startswith("Left out 1 of 36 records") for note in stage.notes)
+    nothing = make_config(folder, *flags, "--data.on-bad-record=skip", "--batch.sequence-length=4")
+    with pytest.raises(InputError, match=r"no record's row fits"):
+        Sft.from_config(nothing, make_mesh(1))
