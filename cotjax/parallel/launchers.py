@@ -8,14 +8,13 @@ it. This module uses no JAX.
 import dataclasses
 import importlib.util
 import os
-import urllib.request
 from collections.abc import Mapping
 
+from cotjax import metadata
 from cotjax.errors import InputError
 
 _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _SLICES = "MEGASCALE_NUM_SLICES"
-_METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 _PATIENCE = 5.0  # seconds for the metadata of a TPU VM, which answers in milliseconds
 
 
@@ -123,14 +122,9 @@ def _tpu_vms(environment: Mapping[str, str]) -> Launch | None:
 
 def _metadata(environment: Mapping[str, str], key: str) -> str:
     """An attribute of this machine; "" where there is none, as outside of Google Cloud."""
-    host = environment.get("GCE_METADATA_IP", "metadata.google.internal")
-    request = urllib.request.Request(_METADATA.format(host, key))
-    request.add_header("Metadata-Flavor", "Google")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(request, timeout=_PATIENCE) as answer:
-            return answer.read().decode()
-    except OSError:  # an URLError too
+        return metadata.ask(f"attributes/{key}", patience=_PATIENCE, environment=environment)[0]
+    except OSError:
         return ""
 
 

@@ -15,17 +15,15 @@ import json
 import os
 import pathlib
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cotjax import metadata
 from cotjax.training.signals import NOTICE
 
-HOST = "GCE_METADATA_HOST"  # where Google's own libraries take the server's name from
 PRODUCT = pathlib.Path("/sys/class/dmi/id/product_name")
 WAIT = 60  # seconds that one question waits for a change
 AGAIN = 10.0  # seconds after a question that failed
-LIMIT = 2**20  # bytes of an answer
 
 
 @contextlib.contextmanager
@@ -37,37 +35,32 @@ def watch_preemption(tell: Callable[[str], None]) -> Iterator[None]:
     Args:
       tell: is given a sentence when a notice comes.
     """
-    host = _host()
-    if not host:
+    if not _is_googles():
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(
-        target=_listen, args=(host, ended, tell), name="preemption", daemon=True
-    )
-    thread.start()
+    threading.Thread(target=_listen, args=(ended, tell), name="preemption", daemon=True).start()
     try:
         yield
     finally:
         ended.set()  # the thread ends with its question, or with the process
 
 
-def _host() -> str:
-    """The metadata server; empty where there is none."""
-    if os.environ.get(HOST):
-        return os.environ[HOST]
+def _is_googles() -> bool:
+    """Whether this machine has a metadata server."""
+    if metadata.server():
+        return True
     try:
-        product = PRODUCT.read_text("utf-8").strip()
+        return PRODUCT.read_text("utf-8").strip().startswith("Google")
     except (OSError, UnicodeDecodeError):
-        return ""
-    return "metadata.google.internal" if product.startswith("Google") else ""
+        return False
 
 
-def _listen(host: str, ended: threading.Event, tell: Callable[[str], None]) -> None:
+def _listen(ended: threading.Event, tell: Callable[[str], None]) -> None:
     etag = "0"  # of no answer yet: the first question is answered at once
     while not ended.is_set():
         try:
-            instance, etag = _ask(host, etag)
+            instance, etag = _ask(etag)
         except (OSError, ValueError):
             ended.wait(AGAIN)
             continue
@@ -78,16 +71,11 @@ def _listen(host: str, ended: threading.Event, tell: Callable[[str], None]) -> N
             return
 
 
-def _ask(host: str, etag: str) -> tuple[Any, str]:
+def _ask(etag: str) -> tuple[Any, str]:
     """What the server says of this machine when that has changed, and the mark of this answer."""
-    url = (
-        f"http://{host}/computeMetadata/v1/instance/?recursive=true&wait_for_change=true"
-        f"&timeout_sec={WAIT}&last_etag={etag}"
-    )
-    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
-    with opener.open(request, timeout=2 * WAIT) as answer:
-        return json.loads(answer.read(LIMIT)), answer.headers.get("ETag", "0")
+    path = f"?recursive=true&wait_for_change=true&timeout_sec={WAIT}&last_etag={etag}"
+    told, etag = metadata.ask(path, patience=2 * WAIT)
+    return json.loads(told), etag
 
 
 def _notice(instance: Any) -> str:

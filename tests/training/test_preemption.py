@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from cotjax import metadata
 from cotjax.training import preemption
 from cotjax.training.preemption import watch_preemption
 from cotjax.training.signals import StopSignals
@@ -42,7 +43,7 @@ def server(monkeypatch):
 
     found = Server(("127.0.0.1", 0), Handler)
     found.answers, found.asked = [], []
-    monkeypatch.setenv(preemption.HOST, f"127.0.0.1:{found.server_port}")
+    monkeypatch.setenv(metadata.NAMES[0], f"127.0.0.1:{found.server_port}")
     monkeypatch.setattr(preemption, "AGAIN", 0.01)
     threading.Thread(target=found.serve_forever, daemon=True).start()
     yield found
@@ -86,12 +87,13 @@ def test_a_machine_that_moves_is_not_taken_away(server):
     ("product", "asks"), [("Google Compute Engine\n", True), ("PowerEdge\n", False), (None, False)]
 )
 def test_only_machines_of_google_are_asked(monkeypatch, tmp_path, product, asks):
-    monkeypatch.delenv(preemption.HOST, raising=False)
+    for name in metadata.NAMES:
+        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "product_name"
     if product:
         path.write_text(product)
     monkeypatch.setattr(preemption, "PRODUCT", path)
-    assert bool(preemption._host()) == asks
+    assert preemption._is_googles() == asks
     if not asks:
         before = threading.active_count()
         with watch_preemption(print):
