@@ -3,17 +3,27 @@
 huggingface_hub downloads, shows progress, and keeps its own cache (`HF_HOME`); `HF_TOKEN` opens
 what is private, `HF_ENDPOINT` names another hub, and with `HF_HUB_OFFLINE=1` the cache is all there
 is. A local folder of the same name wins: whoever calls has looked for one.
+
+A name stands for what its branch holds today. A run notes the commits behind its names (parts.json)
+and is resumed with these: other weights beside its adapter, or other records at its place in the
+data, would be another run.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from cotjax.errors import InputError
+from cotjax.storage import read_json
 
 Kind = Literal["model", "dataset"]
 CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps data sets as Parquet
+Commits = dict[str, str]  # by kind, name and branch: "model owner/name", "dataset owner/name@v1"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_pinned: Commits = {}
+_fetched: Commits = {}
 _ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -52,7 +62,43 @@ def fetch(name: str, kind: Kind, key: str, patterns: Sequence[str], revision: st
     Raises:
       InputError: there is no such repository or revision, or it cannot be reached.
     """
-    return Path(_snapshot(name, kind, key, revision, allow_patterns=list(patterns)))
+    folder = Path(_snapshot(name, kind, key, revision, allow_patterns=list(patterns)))
+    if _COMMIT.fullmatch(folder.name):
+        _fetched[_branch(name, kind, revision)] = folder.name
+    return folder
+
+
+def commits() -> Commits:
+    """The commits of what this process has fetched."""
+    return dict(_fetched)
+
+
+def pin(run: Path, *kinds: Kind) -> None:
+    """Lets names stand in this process for the commits that they stood for when a run began.
+
+    Args:
+      run: its folder; one without parts.json, or with a damaged one, pins nothing.
+      *kinds: of the repositories.
+    """
+    parts: Any = []
+    with contextlib.suppress(InputError, OSError):
+        parts = read_json(run / "parts.json", fix="")
+    for name, commit in _noted(parts):
+        if name.partition(" ")[0] in kinds:
+            _pinned[name] = commit
+
+
+def _noted(parts: Any) -> Iterator[tuple[str, str]]:
+    """What the parts of a run say of their names, the first part last."""
+    for part in reversed(cast(list[Any], parts) if isinstance(parts, list) else []):
+        noted = part.get("hub") if isinstance(part, dict) else None
+        for name, commit in noted.items() if isinstance(noted, dict) else ():
+            if isinstance(commit, str) and _COMMIT.fullmatch(commit):
+                yield str(name), commit
+
+
+def _branch(name: str, kind: Kind, revision: str) -> str:
+    return f"{kind} {name}" + (f"@{revision}" if revision else "")
 
 
 def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") -> list[str] | None:
@@ -85,7 +131,7 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
             for file in _download(name, kind, revision, allow_patterns=f"*{ending}", dry_run=True)
         )
     except RevisionNotFoundError as error:
-        if revision:
+        if revision and _branch(name, kind, revision) not in _pinned:
             return None
         raise _refused(name, kind, key, error) from error
     except DryRunError as error:
@@ -116,7 +162,8 @@ def _download(name: str, kind: Kind, revision: str, **more: Any) -> Any:
 
     repository, _, own = name.partition("@")
     download: Callable[..., Any] = snapshot_download
-    return download(repository, repo_type=kind, revision=revision or own or None, **more)
+    wanted = _pinned.get(_branch(name, kind, revision)) or revision or own or None
+    return download(repository, repo_type=kind, revision=wanted, **more)
 
 
 def _refused(name: str, kind: Kind, key: str, error: BaseException) -> InputError:
@@ -138,6 +185,14 @@ def _refused(name: str, kind: Kind, key: str, error: BaseException) -> InputErro
             "path or the name, or set HF_TOKEN."
         )
     if isinstance(error, errors.RevisionNotFoundError):
+        own = f"{kind} {name}"
+        gone = [commit for one, commit in _pinned.items() if one in (own, f"{own}@{CONVERTED}")]
+        if gone:
+            return InputError(
+                f'{key} = "{name}": {host} no longer has the commit {gone[0]} of this {what}, with '
+                f"which the run began. Bring it back into the cache {constants.HF_HUB_CACHE}, or "
+                "begin another run."
+            )
         return InputError(
             f'{key} = "{name}": {host} has no revision "{revision}" of this {what}. Write a '
             "branch, tag or commit behind @, or leave it out."

@@ -348,7 +348,9 @@ class Stage(Protocol):
     The config names a class whose `from_config(config, mesh)` makes one. That class may also have
     `defaults` (settings, nested as in a file), `reads` (sections and keys that it reads beside
     those of every stage), `check(config)` (sentences about what is wrong), `aim(config)` (what is
-    learned from what, for the summary of a run) and `facts` (label and form, for the report).
+    learned from what, for the summary of a run) and `facts` (label and form, for the report). A
+    stage that has begun threads or processes may have `close()`, which is called when its run ends
+    or raises.
 
     Attributes:
       notes: sentences for the run's log.

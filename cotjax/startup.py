@@ -4,6 +4,7 @@ And how a worker process ends: with its parent.
 """
 
 import contextlib
+import faulthandler
 import importlib.util
 import os
 import pathlib
@@ -234,10 +235,15 @@ def end_with_parent(parent: int) -> None:
     """Lets this process, a worker, end within a second or two of its parent, however that ends.
 
     A parent that is killed ends no worker itself, and one that waits for it would wait for ever.
+    Signals that a terminal (Ctrl-C) or a scheduler sends to the parent's whole group no longer
+    reach the worker: a run that finishes its step needs it.
 
     Args:
       parent: the process that started this one; it may be gone already.
     """
+    if hasattr(os, "setsid"):
+        with contextlib.suppress(OSError):  # it leads a group of its own
+            os.setsid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -245,3 +251,23 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def end_when_stuck(seconds: float) -> None:
+    """Lets this process, a worker, end if no thread of it has had a turn for so long.
+
+    A regular expression, or a product of large numbers, gives none to the thread of
+    `end_with_parent`. The time to give is a little more than the limit of a call.
+
+    Args:
+      seconds: that a call may keep all others waiting.
+    """
+    nowhere = open(os.devnull, "w", encoding="ascii")
+
+    def watch() -> None:
+        while True:
+            with contextlib.suppress(RuntimeError, MemoryError):  # no memory for its thread now
+                faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+            time.sleep(min(1.0, seconds / 4))
+
+    threading.Thread(target=watch, name="turns", daemon=True).start()

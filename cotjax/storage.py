@@ -13,6 +13,7 @@ from typing import Any
 from cotjax.errors import InputError
 
 AGAIN = "Make space there and go on with --resume: what was written before is whole."
+SAME = "Make space there and run the same command again: what was written before is whole."
 UNBEGUN = "Make space there, or set --output to another disk."
 
 
@@ -37,12 +38,13 @@ def write_whole(path: pathlib.Path, text: str | bytes, *, then: str = AGAIN) -> 
         raise unwritten(path, error, then) from error
 
 
-def append_whole(path: pathlib.Path, text: str) -> None:
+def append_whole(path: pathlib.Path, text: str | bytes, *, then: str = AGAIN) -> None:
     """Appends to a file; a part of it that did fit is taken back.
 
     Args:
       path: of the file, which need not exist.
       text: whole lines.
+      then: what to do where it cannot be written.
 
     Raises:
       InputError: it cannot be written; the file is as it was before.
@@ -53,7 +55,7 @@ def append_whole(path: pathlib.Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.truncate(path, before)
-        raise unwritten(path, error, AGAIN) from error
+        raise unwritten(path, error, then) from error
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -1,10 +1,13 @@
 """Names on the hub: fetched once, and every way in which that fails is one sentence."""
 
+import json
+
 import pytest
 from huggingface_hub import constants
 
+from cotjax import hub as hub_names
 from cotjax.errors import InputError
-from cotjax.hub import CONVERTED, fetch, is_id, listing
+from cotjax.hub import CONVERTED, commits, fetch, is_id, listing, pin
 from tests.fake_hub import FakeHub, point_at, serving
 
 FILES = {"config.json": b"{}", "a.bin": b"12", "deep/config.json": b"{}"}
@@ -20,6 +23,8 @@ def hub(monkeypatch, tmp_path):
     hub.gated.add("owner/gated")
     with serving(hub) as address:
         point_at(monkeypatch, address, tmp_path / "cache")
+        monkeypatch.setattr(hub_names, "_pinned", {})
+        monkeypatch.setattr(hub_names, "_fetched", {})
         yield hub
 
 
@@ -116,3 +121,61 @@ def test_offline_a_listing_is_that_of_the_cache(hub, monkeypatch):
     assert names("owner/model") == ["deep/config.json"]
     assert names("owner/model", CONVERTED) is None
     assert "HF_HUB_OFFLINE" in refused("owner/other", names)
+
+
+# The commits behind names, which a run that is resumed has again.
+
+
+def begin_run(folder, *parts):
+    """A run folder whose parts noted these commits."""
+    folder.mkdir(exist_ok=True)
+    (folder / "parts.json").write_text(json.dumps([{"hub": part} for part in parts]))
+    return folder
+
+
+def move(hub, kind, name, branch, files):
+    """What a branch of a repository held gets a name of its own, and the branch other files."""
+    then = hub.sha(kind, name, branch)
+    old, usual = hub.repositories[kind, name][branch], hub.sha
+    hub.add(name, old, kind=kind, revision="then")
+    hub.add(name, files, kind=kind, revision=branch)
+    shas = {"then": then, branch: "b" * 40}
+    hub.sha = lambda k, n, one: shas.get(one) if (k, n) == (kind, name) else usual(k, n, one)
+
+
+def test_a_run_has_again_what_its_names_stood_for(hub, tmp_path):
+    began = get("owner/model").name
+    get("owner/model@v1")
+    noted = commits()
+    assert noted["model owner/model"] == began and set(noted) == {
+        "model owner/model",
+        "model owner/model@v1",
+    }
+    move(hub, "models", "owner/model", "main", {"config.json": b"new"})
+    assert get("owner/model").name == "b" * 40
+    pin(begin_run(tmp_path / "run", noted, {"model owner/model": "c" * 40}), "model")
+    assert get("owner/model").name == began, "the first part says with what it began"
+    assert (get("owner/model") / "config.json").read_bytes() == b"{}"
+    assert commits()["model owner/model"] == began
+
+
+def test_a_commit_that_is_gone_is_told_and_no_other_one_taken(hub, tmp_path):
+    pin(begin_run(tmp_path / "run", {"model owner/model": "c" * 40}), "model")
+    assert f"no longer has the commit {'c' * 40} of this model" in refused("owner/model")
+    branch = f"dataset owner/data@{CONVERTED}"
+    hub.add("owner/data", {"a.parquet": b"1"}, kind="datasets")
+    pin(begin_run(tmp_path / "run", {branch: "c" * 40}), "dataset")
+    with pytest.raises(InputError, match="no longer has the commit c+ of this data set"):
+        listing("owner/data", "dataset", "data.path", ".parquet", CONVERTED)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1, null]", "{}", '[{"hub": 3}]', '[{"hub": {"model owner/model": "main"}}]']
+)
+def test_a_run_that_noted_nothing_pins_nothing(hub, tmp_path, text):
+    run = begin_run(tmp_path / "run")
+    (run / "parts.json").write_text(text)
+    pin(run, "model", "dataset")
+    pin(tmp_path / "nowhere", "model")
+    pin(begin_run(tmp_path / "other", {"dataset owner/model": "c" * 40}), "model")
+    assert get("owner/model").name == hub.sha("models", "owner/model", "main")

@@ -52,6 +52,10 @@ def test_train_and_doctor_take_names_of_the_hub_and_offline_goes_on(tmp_path):
     assert "OK   data: 16 records to train on, 4 held out" in healthy.stdout
     result = json.loads((tmp_path / "runs" / "a" / "result.json").read_text())
     assert result["steps"] == 1 and result["after"]["problems"] == 4
+    assert result["parts"][0]["hub"] == {
+        "model owner/student@main": hub.sha("models", "owner/student", "main"),
+        "dataset owner/sevens": hub.sha("datasets", "owner/sevens", "main"),
+    }
     offline = run("train", "--name=b", "--model.path=owner/other", HF_HUB_OFFLINE="1")
     assert offline.returncode == 2
     (said,) = offline.stderr.strip().splitlines()

@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     """Prints the message of an `InputError` alone, and makes the exit status 2 of it.
 
     A run that a signal stopped says how it goes on (130, 143); one whose traceback is in a file
-    says where (1).
+    says where (1); Ctrl-C elsewhere is one line too (130).
     """
 
     @functools.wraps(main)
@@ -41,6 +42,9 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         except Stopped as stopped:
             print(visible(str(stopped)), file=sys.stderr)
             return stopped.status
+        except KeyboardInterrupt:  # before there is anything to save
+            print("stopped by SIGINT.", file=sys.stderr)
+            return 128 + signal.SIGINT
         except Exception as error:
             notes = getattr(error, "__notes__", [])
             if not any(note.startswith(TRACEBACK) for note in notes):

@@ -1,7 +1,8 @@
 """Compares mathematical expressions by math-verify; runs in a process of its own.
 
 `python -c "from cotjax.cot.expressions import serve; serve()"` answers each line
-`[answer, gold]` of its input with a line `true` or `false`. See `cotjax.cot.math_process`.
+`[answer, gold]` of its input with a line `true` or `false`, and ends with its input or its parent.
+See `cotjax.cot.math_process`.
 """
 
 import importlib
@@ -9,6 +10,8 @@ import json
 import logging
 import sys
 from typing import Any, TextIO
+
+from cotjax.startup import end_when_stuck
 
 MEMORY = 4 * 2**30  # bytes; an expression may ask for more than a machine has
 
@@ -38,11 +41,19 @@ def same_expression(answer: str, gold: str) -> bool:
     return False
 
 
-def serve(source: TextIO = sys.stdin, target: TextIO = sys.stdout) -> None:
-    """Answers line by line until the input ends."""
+def serve(source: TextIO = sys.stdin, target: TextIO = sys.stdout, *, limit: float = 0.0) -> None:
+    """Answers line by line until the input ends.
+
+    Args:
+      source: of lines.
+      target: of the answers.
+      limit: seconds after which a comparison ends this process, if nobody has; 0 = never.
+    """
     _limit_memory()
     logging.disable(logging.CRITICAL)  # math-verify says that its own time limit is off
     same_expression("1", "1")  # imports everything
+    if limit:
+        end_when_stuck(limit)
     print("ready", file=target, flush=True)
     for line in source:
         answer, gold = json.loads(line)

@@ -18,9 +18,12 @@ from typing import IO
 TIME_LIMIT = 5.0  # seconds, of one comparison
 START_LIMIT = 120.0  # seconds, until the process has imported what it needs
 
+MORE = 2.0  # seconds beyond its limit after which a comparison ends the process, if nobody has
+
 _CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from cotjax.cot.expressions import serve; serve()"
+    "import json, sys; path, parent, limit = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from cotjax.startup import end_with_parent; end_with_parent(parent); "
+    "from cotjax.cot.expressions import serve; serve(limit=limit)"
 )
 
 
@@ -48,29 +51,45 @@ class MathProcess:
           RuntimeError: the process does not start.
         """
         with self._lock:
-            if self._process is None or self._owner != os.getpid():  # a fork has no process
-                self._start()
-            assert self._process is not None and self._process.stdin is not None
             try:
-                self._process.stdin.write(json.dumps([answer, gold]) + "\n")
-                self._process.stdin.flush()
-                line = self._lines.get(timeout=self.limit)
-            except (queue.Empty, BrokenPipeError):
-                line = ""
+                line = self._asked(answer, gold)
+            except BaseException:  # Ctrl-C, say: its answer would be taken for the next one's
+                self._end()
+                raise
             if line:
                 return json.loads(line)
             self._end()  # too long, or more memory than it may have
             self.timeouts += 1
             return None
 
+    def _asked(self, answer: str, gold: str) -> str:
+        """The line that answers; empty if none came in time."""
+        if not self._is_there():
+            self._start()
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(queue.Empty, BrokenPipeError):
+            self._process.stdin.write(json.dumps([answer, gold]) + "\n")
+            self._process.stdin.flush()
+            return self._lines.get(timeout=self.limit)
+        return ""
+
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
             self._end()
 
+    def _is_there(self) -> bool:
+        """Whether the process waits for a comparison; a fork has none, and one may be ended."""
+        if self._process is None or self._owner != os.getpid():
+            return False
+        if self._process.poll() is None:
+            return True
+        self._end()
+        return False
+
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, json.dumps(sys.path)],
+            [sys.executable, "-c", _CODE, json.dumps([sys.path, os.getpid(), self.limit + MORE])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ from typing import Any
 from cotjax.errors import InputError
 from cotjax.experiment.cells import BASE, Cell, Experiment
 from cotjax.report.run_folder import RunFiles, read_run
+from cotjax.storage import SAME, append_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,5 +155,4 @@ def read_rows(path: pathlib.Path) -> list[ArmResult]:
 def append(path: pathlib.Path, *rows: ArmResult) -> None:
     """Writes lines at the end, each whole."""
     text = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
-    with path.open("ab", buffering=0) as file:
-        file.write(text.encode())
+    append_whole(path, text, then=SAME)

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cotjax.config import Config, is_reference, stage_class
 from cotjax.config.mixture import parse_mixture
@@ -81,3 +82,23 @@ def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
                 f"and is {now[path]}."
             )
     return told
+
+
+def changed_since(folder: pathlib.Path, parts: Sequence[Mapping[str, Any]], now: Digests) -> str:
+    """Why a run cannot go on with the files of records that are there; empty if it can.
+
+    Its place in the data would be another, and nothing would say so.
+
+    Args:
+      folder: of the run.
+      parts: of the run so far.
+      now: digests of today.
+    """
+    then: Mapping[str, str] = next((one["data"] for one in reversed(parts) if "data" in one), {})
+    told = changed_files({path: one for path, one in then.items() if path in now}, now)
+    if not told:
+        return ""
+    return (
+        f"--resume: {told[0]} Bring the old one back, or begin another run from this one: "
+        f"--name NEW --model.path {folder}."
+    )

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
+from cotjax import hub
 from cotjax.config import (
     Config,
     DataConfig,
@@ -61,6 +62,8 @@ def check_run(config: Config, folder: pathlib.Path, *, free: bool = True) -> Non
         check_folder(folder, config.resume)
     if config.resume:
         check_resume(config, folder)
+        for own in (folder, *sorted(folder.glob("*-*/"), reverse=True)):
+            hub.pin(own, "model", "dataset")
     check_platforms()
     stages = [own for _, own in stage_configs(config)] if config.stages else [config]
     check_trackers(stages)

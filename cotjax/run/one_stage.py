@@ -13,8 +13,9 @@ from cotjax.config.plugins import open_stage
 from cotjax.config.reading import merge
 from cotjax.config.resuming import fingerprint, shaping
 from cotjax.errors import InputError, Stopped
+from cotjax.hub import commits
 from cotjax.progress import waiting
-from cotjax.run.data_files import data_digests
+from cotjax.run.data_files import changed_since, data_digests
 from cotjax.run.folder import (
     changes_of,
     forget_unbegun,
@@ -110,7 +111,10 @@ def _run_stage(
         facts = json.dumps(stage_class(config.stage).facts)
         write_whole(folder / "facts.json", facts + "\n")
     data = data_digests(config) if first else {}
-    parts = Parts(folder, began=began, silent=not first, changed=changes, data=data)
+    refused = changed_since(folder, earlier_parts(folder), data) if first and config.resume else ""
+    if refused := processes.from_first(refused):
+        raise InputError(refused)
+    parts = Parts(folder, began=began, silent=not first, changed=changes, data=data, hub=commits())
     for key, (old, new) in changes.items():
         printer.note(f"note: {key} was {json.dumps(old)} and is now {json.dumps(new)}.")
 
@@ -151,13 +155,15 @@ def _run_stage(
         begun = earlier_parts(folder) if first else []  # this one has not ended yet
         trackers = trackers_of(config, folder, begun, printer.warn, silent=not first)
         ending.enter_context(closing(trackers))
-        result = fit(
-            *(stage, folder, settings, printer),
-            saved=saved,
-            evaluated=evaluated,
-            signals=signals,
-            trackers=trackers,
-        )
+        with contextlib.ExitStack() as closing_stage:
+            closing_stage.callback(getattr(stage, "close", lambda: None))
+            result = fit(
+                *(stage, folder, settings, printer),
+                saved=saved,
+                evaluated=evaluated,
+                signals=signals,
+                trackers=trackers,
+            )
     shown.close()
     if not first:
         return folder

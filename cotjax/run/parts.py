@@ -31,6 +31,7 @@ class Parts:
       silent: write nothing, as all processes of a run but one do.
       changed: settings that this part has otherwise than the one before, as (before, now).
       data: digests of the files of records by their path.
+      hub: commits of what was fetched from the Hugging Face Hub, see `cotjax.hub.commits`.
 
     Raises:
       InputError: parts.json is damaged.
@@ -44,6 +45,7 @@ class Parts:
         silent: bool = False,
         changed: Mapping[str, tuple[Any, Any]] | None = None,
         data: Mapping[str, str] | None = None,
+        hub: Mapping[str, str] | None = None,
     ) -> None:
         self._folder, self._began, self._silent = folder, began, silent
         self._earlier = earlier_parts(folder)
@@ -60,6 +62,8 @@ class Parts:
         }
         if data:
             self._own["data"] = dict(data)
+        if hub:
+            self._own["hub"] = dict(hub)
         if changed:
             self._own["changed"] = {key: list(pair) for key, pair in changed.items()}
         if not silent:

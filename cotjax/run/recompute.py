@@ -120,8 +120,8 @@ def recompute(
     check_teachers(config)
     use_cpu_cores(model_bytes(config.model.path))  # before anything asks for the devices
     notes += tuple(_circumstances(written, step, start, config))
-    with _copy(written.folder, start) as folder:
-        return _recompute(written, folder, config, (start, step), notes, see)
+    with _copy(written.folder, start) as folder, contextlib.ExitStack() as ending:
+        return _recompute(written, folder, config, (start, step), notes, see, ending)
 
 
 def _recompute(
@@ -131,9 +131,11 @@ def _recompute(
     span: tuple[int, int],
     notes: tuple[str, ...],
     see: See,
+    ending: contextlib.ExitStack,
 ) -> Replayed:
     mesh = run_mesh(config.mesh)
     stage = open_stage(config, mesh)
+    ending.callback(getattr(stage, "close", lambda: None))
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
     stage.prepare(folder)
     start, step = span

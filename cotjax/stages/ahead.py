@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cotjax.interfaces import DataStream
+from cotjax.progress import waiting
 from cotjax.student.groups import RolloutGroups
 from cotjax.student.sampled_json import groups_as_json, groups_from_json
 from cotjax.training.deferred import Deferred
@@ -81,6 +82,15 @@ class Ahead:
 
     def _work(self, weights: Any, step: int) -> tuple[Sampled, dict[str, Any]]:
         return self._sample(weights, step), self._stream.get_state()
+
+    def close(self) -> None:
+        """Ends the thread; what it is sampling is waited for, and thrown away."""
+        begun, self._next = self._next, None
+        if begun is None or begun.result.done():
+            self._thread.shutdown()
+            return
+        with waiting("waiting for completions of the next step, which nobody needs"):
+            self._thread.shutdown(cancel_futures=True)
 
     def get_state(self) -> dict[str, Any]:
         """Where the prompts stand, and what is sampled of them; waits for nothing."""

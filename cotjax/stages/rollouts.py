@@ -118,6 +118,11 @@ class RolloutStage(BaseStage):
         assert self.stream is not None, "it is opened here, where it may measure difficulty"
         return told
 
+    def close(self) -> None:
+        """Ends what samples ahead, in which no thread is left behind a run that has raised."""
+        if ahead := vars(self).get("ahead"):
+            ahead.close()
+
     def prepare_others(self) -> tuple[str, ...]:
         """What a stage prepares before the stream is opened; sentences for the run's log."""
         return ()

@@ -19,9 +19,10 @@ from pebble import ProcessExpired, ProcessPool
 from cotjax.config import Plugin, RewardConfig
 from cotjax.errors import InputError, PluginError
 from cotjax.interfaces import Completion, Record
-from cotjax.startup import end_with_parent
+from cotjax.startup import end_when_stuck, end_with_parent
 
 START = 120.0  # seconds until the first worker has to be there
+MORE = 2.0  # seconds beyond its limit after which a call ends its process, if nobody has
 GIB = 2**30
 
 _own: Plugin  # of a worker
@@ -69,7 +70,7 @@ class RewardWorkers:
         pool = ProcessPool(
             max_workers=settings.workers,
             initializer=_start,
-            initargs=[self._own, settings.memory, os.getpid()],
+            initargs=[self._own, settings.memory, settings.timeout, os.getpid()],
             context=multiprocessing.get_context("spawn"),
         )
         weakref.finalize(self, _stop, pool)
@@ -93,18 +94,20 @@ def _stop(pool: ProcessPool) -> None:
 # In a worker.
 
 
-def _start(own: Plugin, memory: float, parent: int) -> None:
+def _start(own: Plugin, memory: float, timeout: float, parent: int) -> None:
     """Readies a worker: the function, its limit of memory, and an end with its parent's.
 
     Args:
       own: what it calls.
       memory: GiB that a call may take beside what is there already.
+      timeout: seconds that a call may take.
       parent: the process that it works for.
     """
     global _own
     _own = own
     end_with_parent(parent)
     assert own.found, "it is read before its first call is timed"
+    end_when_stuck(timeout + MORE)
     _limit_memory(memory)
 
 

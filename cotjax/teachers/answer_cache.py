@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cotjax.errors import InputError
+from cotjax.storage import SAME, append_whole, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,9 @@ class AnswerCache:
                 f"rationales.cache = {path}: cannot be written ({error.strerror}). "
                 "Name another file."
             ) from error
+        self._path = path
         self._read(path)
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("ab")
 
     def _read(self, path: pathlib.Path) -> None:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -94,11 +96,8 @@ class AnswerCache:
                 bad.append(line.rstrip(b"\n") + b"\n")
         self.damaged = len(bad)
         if lines and (bad or not lines[-1].endswith(b"\n")):
-            with path.with_suffix(".damaged").open("ab") as aside:
-                aside.writelines(bad)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(good))
-            os.replace(temporary, path)  # whole, so that a crash here loses nothing
+            append_whole(path.with_suffix(".damaged"), b"".join(bad), then=SAME)
+            write_whole(path, b"".join(good), then=SAME)  # so that a crash here loses nothing
 
     def __enter__(self) -> "AnswerCache":
         """Itself."""
@@ -118,10 +117,14 @@ class AnswerCache:
         return self._answers.get(key)
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keeps an answer, and whether it was cut; it is on the disk when this returns."""
+        """Keeps an answer, and whether it was cut; it is on the disk when this returns.
+
+        Raises:
+          InputError: the disk is full; those before are whole.
+        """
         row = {"key": key, "answer": answer.text, "cut": answer.cut, "sum": _sum(key, answer)}
         # Half a surrogate pair is no UTF-8; JSON has an escape for it.
-        self._file.write(json.dumps(row).encode() + b"\n")
+        append_whole(self._path, json.dumps(row) + "\n", then=SAME)
         os.fsync(self._file.fileno())
         self._answers[key] = answer
 

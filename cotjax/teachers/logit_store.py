@@ -9,6 +9,7 @@ log-probabilities (float16, or 1 byte) and the logarithm of the other tokens' ma
 most 98 bytes per position for K = 16.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ import array_record.python.array_record_module as array_record
 import numpy as np
 
 from cotjax.errors import InputError
+from cotjax.storage import SAME, read_json, unwritten
 
 StoreDtype = Literal["float16", "uint8"]
 FLOOR = -24.0  # nats; the least log-probability that one byte can hold
@@ -180,20 +182,27 @@ class StoreWriter:
 
         Returns:
           its examples, bytes, positions and `numbers`.
+
+        Raises:
+          InputError: the disk is full; the shards before are whole.
         """
         target = self.folder / f"{name}.array_record"
         # A name that ends in .array_record all the same, so that readers of the format take it.
         temporary = self.folder / f"{name}.{os.getpid()}.tmp"
-        writer = array_record.ArrayRecordWriter(str(temporary), "group_size:1")
+        with _writing(target):
+            writer = array_record.ArrayRecordWriter(str(temporary), "group_size:1")
         examples, positions = [], 0
         try:
             for example, one in logits:
                 settings = {"vocab_size": self.manifest.vocab_size, "dtype": self.manifest.dtype}
-                writer.write(to_bytes(example, one, **settings))
+                record = to_bytes(example, one, **settings)
+                with _writing(target):
+                    writer.write(record)
                 examples.append(example)
                 positions += len(one.ids)
         finally:
-            writer.close()
+            with _writing(target):
+                writer.close()
         os.replace(temporary, target)
         entry = {"examples": examples, "bytes": target.stat().st_size, "positions": positions}
         _write_whole(self.folder / f"{name}.json", json.dumps(entry | numbers) + "\n")
@@ -229,7 +238,11 @@ class LogitStore:
                 self._open(path, teacher)
 
     def _open(self, path: pathlib.Path, teacher: int) -> None:
-        entry, file = json.loads(path.read_text()), path.with_suffix(".array_record")
+        file = path.with_suffix(".array_record")
+        again = f"Remove it and {file.name}, and run python -m cotjax.cache_logits again."
+        entry = read_json(path, fix=again)
+        if not _is_entry(entry):
+            raise InputError(f"{path}: is damaged. {again}")
         size = file.stat().st_size if file.exists() else 0
         if size != entry["bytes"]:
             raise InputError(
@@ -246,7 +259,10 @@ class LogitStore:
     def read(self, teacher: int, example: int) -> TopKLogits:
         """A teacher's logits at the counted positions of an example."""
         reader, number, _ = self._where[teacher, example]
-        (record,) = reader.read([number])
+        try:
+            (record,) = reader.read([number])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{self.where(teacher, example)}: is damaged ({error}).") from error
         manifest = self.manifest
         found, logits = from_bytes(
             record, vocab_size=manifest.vocab_size, top_k=manifest.top_k, dtype=manifest.dtype
@@ -272,6 +288,8 @@ def check_manifest(folder: pathlib.Path, expected: Manifest) -> Manifest:
     path = folder / "manifest.json"
     try:
         found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
         raise InputError(
             f'teachers.cache = "{folder}": no manifest.json that can be read ({error}). '
@@ -287,7 +305,26 @@ def check_manifest(folder: pathlib.Path, expected: Manifest) -> Manifest:
     return expected
 
 
+def _is_entry(entry: Any) -> bool:
+    """Whether this is what a shard's .json file holds."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("examples"), list)
+        and all(isinstance(one, int) for one in entry["examples"])
+    )
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # ArrayRecord's is the latter
+        raise unwritten(path, error, SAME) from error
+
+
 def _write_whole(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with _writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)

@@ -103,3 +103,11 @@ def test_other_errors_are_not_hidden():
 
     with pytest.raises(ValueError, match="a bug"):
         main()
+
+
+def test_ctrl_c_is_one_line(capsys):
+    @one_line_errors
+    def main():
+        raise KeyboardInterrupt
+
+    assert main() == 130 and capsys.readouterr().err == "stopped by SIGINT.\n"

@@ -4,7 +4,7 @@ import pytest
 
 from cotjax.config import load
 from cotjax.run import data_files
-from cotjax.run.data_files import changed_files, data_digests
+from cotjax.run.data_files import changed_files, changed_since, data_digests
 
 
 def config(*more, stage="sft"):
@@ -58,3 +58,12 @@ def test_texts_of_teachers_count_too(tmp_path, path, monkeypatch):
     (tmp_path / path).write_text("1")
     flags = [f"--teachers.paths={path}", "--distill.target=text"]
     assert list(data_digests(config(*flags, stage="distill"))) == [path]
+
+
+def test_a_run_goes_on_with_the_files_that_it_began_with(tmp_path):
+    parts = [{"data": {"a.jsonl": "1", "b.jsonl": "2"}}, {"last_step": 3}]
+    assert changed_since(tmp_path, [], {"a.jsonl": "1"}) == ""
+    assert changed_since(tmp_path, parts, {"a.jsonl": "1", "c.jsonl": "3"}) == "", "one has moved"
+    told = changed_since(tmp_path, parts, {"a.jsonl": "1", "b.jsonl": "3"})
+    assert told.startswith("--resume: b.jsonl: the file of records was changed since")
+    assert told.endswith(f"--name NEW --model.path {tmp_path}.")

@@ -10,6 +10,7 @@ from cotjax.config import load
 from cotjax.errors import InputError
 from cotjax.run import early
 from cotjax.run.early import check_held_out, check_model, check_run
+from cotjax.run.folder import write_config
 
 
 def refused(folder, *flags, **more):
@@ -166,3 +167,14 @@ def test_a_name_of_the_hub_that_is_nowhere_is_refused_without_jax(tmp_path):
                              capture_output=True)  # fmt: skip
         assert ran.returncode == 2 and "not in the cache" in ran.stderr
         assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_run_that_goes_on_has_the_names_of_the_hub_pinned(tmp_path, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(early.hub, "pin", lambda run, *kinds: pinned.append((run, *kinds)))
+    config = load([f"--output={tmp_path}", "--name=new"])
+    check_run(config, tmp_path / "new")
+    assert pinned == []
+    write_config(tmp_path / "new", config)
+    check_run(load([f"--output={tmp_path}", "--name=new", "--resume"]), tmp_path / "new")
+    assert pinned == [(tmp_path / "new", "model", "dataset")]

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cotjax.errors import InputError
 from cotjax.run import run_stage
 from cotjax.run import start as starting
 from cotjax.stages.policy import PolicyStage
@@ -70,3 +71,15 @@ def test_it_speaks_plain_text_also_in_a_notebook(trained, capsys, monkeypatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     console().print("step 1")
     assert capsys.readouterr().out == "step 1\n"
+
+
+def test_a_run_does_not_go_on_with_other_records(world):
+    flags = "--stage=grpo", "--steps=1"
+    starting.run(world.config("records", *flags))
+    folder = world.folder / "runs" / "records"
+    parts = json.loads((folder / "parts.json").read_text())
+    (path,) = parts[0]["data"]
+    parts[0]["data"] = {path: "0" * 12}  # as if the file had held something else
+    (folder / "parts.json").write_text(json.dumps(parts))
+    with pytest.raises(InputError, match="--resume: .* the file of records was changed since"):
+        starting.run(world.config("records", *flags, "--resume"))

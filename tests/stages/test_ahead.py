@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from cotjax.config import load
 from cotjax.errors import InputError
 from cotjax.parallel.mesh import make_mesh, run_mesh
+from cotjax.run import run_stage
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.grpo import Grpo
 from cotjax.stages.rewrite import Rewrite
@@ -110,6 +112,34 @@ def test_a_sampling_that_fails_is_heard_of_at_its_step_and_leaves_no_trace():
     assert settled(ahead.get_state()) == held(1)
     with pytest.raises(InputError, match="no"):
         ahead.take("p1", 1)
+
+
+def test_no_thread_is_left_and_what_has_not_begun_never_does():
+    release, sampled = threading.Event(), []
+
+    def sample(weights, step):
+        sampled.append(step)
+        assert not step or release.wait(60)
+        return next(stream), {}
+
+    before, stream = threading.active_count(), Numbers()
+    ahead = Ahead(stream, sample, 3)
+    ahead.take("p0", 0)
+    threading.Timer(0.1, release.set).start()
+    ahead.close()
+    assert sampled == [0, 1] and threading.active_count() <= before + 1  # the timer's
+    ahead.close()  # harmless
+
+
+def test_a_run_that_raises_leaves_no_thread_behind(folder, monkeypatch):
+    def update(self, state, batch):
+        raise InputError("no")
+
+    monkeypatch.setattr(Grpo, "update", update, raising=False)
+    config = make_config(folder, "--stage=grpo", f"--steps={STEPS}", *OLDER)
+    with pytest.raises(InputError, match="no"):
+        run_stage(config, folder / "raises", began=time.monotonic())
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("sampling")]
 
 
 def steps_of(stage, state, first, last):

@@ -15,7 +15,7 @@ from cotjax.student.reward_workers import RewardWorkers
 from tests.processes import outlive
 
 REWARDS = """
-import os, sys, time
+import os, re, sys, time
 
 def reward(completion, record):
     text = completion.text
@@ -32,7 +32,9 @@ def reward(completion, record):
     if text == "function":
         return lambda: 1
     if text == "pid":
-        return {"pid": os.getpid()}
+        return {"pid": os.getpid(), "group": os.getpgid(0)}
+    if text == "stuck":
+        re.match("(a+)+$", "a" * 60 + "b")  # no thread has a turn meanwhile
     return len(text)
 """
 
@@ -117,28 +119,33 @@ def test_a_script_without_a_guard_is_told_of_it(folder):
     assert 'Put what your script runs behind if __name__ == "__main__":' in done.stdout
 
 
-def test_workers_end_with_their_parent_however_it_ends(folder):
+def test_ctrl_c_is_their_parents_alone(workers):
+    assert all(one["group"] != os.getpgid(0) for one in workers(pairs("pid", "pid")))
+
+
+@pytest.mark.parametrize("text", ["a", "hang", "stuck"])
+def test_workers_end_with_their_parent_however_it_ends(folder, text):
     script = folder / "script.py"
     script.write_text(
         textwrap.dedent("""
-            import time
+            import os, sys, threading, time
             from cotjax.config import Plugin, RewardConfig
             from cotjax.interfaces import Completion, End, Record
             from cotjax.student.reward_workers import RewardWorkers
             if __name__ == "__main__":
-                workers = RewardWorkers(
-                    Plugin("reward.function", "./rewards.py:reward"), RewardConfig(workers=1)
-                )
-                pair = Completion("pid", 3, "", None, End.EOS), Record("r/1", "?", "7", (), 1)
-                print(workers([pair])[0]["pid"], flush=True)
+                own = Plugin("reward.function", "./rewards.py:reward")
+                workers = RewardWorkers(own, RewardConfig(workers=1, timeout=3.0))
+                record = Record("r/1", "?", "7", (), 1)
+                pairs = [(Completion(text, 3, "", None, End.EOS), record)
+                         for text in ("pid", sys.argv[1])]
+                print(workers(pairs[:1])[0]["pid"], flush=True)
+                threading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()
+                workers(pairs[1:])
                 time.sleep(60)
         """),
         encoding="utf-8",
     )
-    with subprocess.Popen(
-        [sys.executable, str(script)], cwd=folder, stdout=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stdout
-        worker = int(run.stdout.readline())
-        run.send_signal(signal.SIGKILL)
-    assert not outlive([worker]), "the worker outlived its parent"
+    command = [sys.executable, str(script), text]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == -signal.SIGKILL
+    assert not outlive([int(done.stdout)]), "the worker outlived its parent"

@@ -1,5 +1,8 @@
 """Answers on disk: none is lost, a damaged line harms no other, and one run writes at a time."""
 
+import errno
+import os
+
 import pytest
 
 from cotjax.errors import InputError
@@ -78,3 +81,26 @@ def test_the_key_is_the_requests_content():
 
 def test_the_order_of_a_requests_parts_changes_nothing():
     assert request_key({"a": 1, "b": "ü"}) == request_key({"b": "ü", "a": 1})
+
+
+def test_a_full_disk_is_told_and_takes_no_answer(tmp_path, monkeypatch):
+    path, write = tmp_path / "cache.jsonl", os.write
+    with AnswerCache(path) as cache:
+        cache.put("one", Answer("1"))
+        before, left = path.read_bytes(), [20]
+
+        def limited(file, data):
+            if not left[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done = write(file, bytes(data)[: left[0]])
+            left[0] -= done
+            return done
+
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left") as e:
+            patch.setattr(os, "write", limited)
+            cache.put("two", Answer("2"))
+        assert "run the same command again" in str(e.value) and path.read_bytes() == before
+        assert cache.get("two") is None
+        cache.put("two", Answer("2"))
+    with AnswerCache(path) as cache:
+        assert cache.damaged == 0 and len(cache) == 2

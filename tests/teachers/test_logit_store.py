@@ -111,6 +111,50 @@ def test_a_shard_that_was_cut_off(store):
         LogitStore(store, MANIFEST, [(0, 0)])
 
 
+@pytest.mark.parametrize("text", ["", '{"examples"', "[]", '{"bytes": 3, "examples": 1}'])
+def test_a_damaged_list_of_examples(store, text):
+    (store / "t0-b0-00000.json").write_text(text)
+    with pytest.raises(InputError, match="t0-b0-00000.json: is damaged.* cache_logits again"):
+        LogitStore(store, MANIFEST, [(0, 0)])
+
+
+def test_a_changed_byte_is_found_where_it_is_read(store):
+    file = store / "t0-b0-00000.array_record"
+    data = bytearray(file.read_bytes())
+    data[300] ^= 1
+    file.write_bytes(data)
+    reader = LogitStore(store, MANIFEST, [(0, 0)])
+    with pytest.raises(InputError, match="hash mismatch") as error:
+        for example in reader.entries[0]["examples"]:
+            reader.read(0, example)
+    assert "remove that and t0-b0-00000.json" in str(error.value)
+
+
+def test_a_full_disk_is_told_and_leaves_no_shard(store, monkeypatch):
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, record):
+            pass
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device")
+
+    monkeypatch.setattr("cotjax.teachers.logit_store.array_record.ArrayRecordWriter", Full)
+    writer, name = StoreWriter(store, MANIFEST), shard_name(0, 1, 0)
+    with pytest.raises(InputError, match="No space left.*run the same command again"):
+        writer.write(name, iter([(0, said(3))]), {})
+    assert not writer.has(name)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{"])
+def test_a_damaged_manifest(store, text):
+    (store / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="no manifest.json that can be read"):
+        LogitStore(store, MANIFEST, [(0, 0)])
+
+
 def test_no_store(tmp_path):
     with pytest.raises(InputError, match="no manifest.json"):
         LogitStore(tmp_path, MANIFEST, [(0, 0)])

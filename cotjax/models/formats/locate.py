@@ -110,6 +110,8 @@ def _smollm2_file(key: str) -> Path:
 def find_run(checkpoint: str | Path, key: str = "--checkpoint") -> Path | None:
     """The run folder that a path is or belongs to (`runs/NAME/checkpoints/STEP`); else None.
 
+    A model of the hub that the run began from is from now on the one that it was then.
+
     Args:
       checkpoint: the path, or the URL of a run in a bucket, which is fetched.
       key: what named it, for the error.
@@ -123,5 +125,6 @@ def find_run(checkpoint: str | Path, key: str = "--checkpoint") -> Path | None:
             if not checkpoint.is_dir():
                 there = ", ".join(sorted(path.name for path in (folder / "checkpoints").iterdir()))
                 raise InputError(f"{key} {checkpoint}: not there; {folder} has {there}.")
+            hub.pin(folder, "model")
             return folder
     return None
