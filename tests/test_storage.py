@@ -99,3 +99,9 @@ def test_lines_of_anything_else_are_left_out(tmp_path):
     assert rows_of(path) == [{"step": 1, "kind": "eval"}]
     assert rows_of(path, needs=()) == [{"kind": "train"}, {"step": 1, "kind": "eval"}]
     assert rows_of(tmp_path / "nowhere") == []
+
+
+def test_a_step_that_is_no_number_and_a_nest_without_end_are_left_out(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": "1", "kind": "a"}\n{"step": 2, "kind": "a"}\n' + "[" * 100_000 + "\n")
+    assert rows_of(path) == [{"step": 2, "kind": "a"}]

@@ -1,7 +1,6 @@
 """How hard examples are, by their solutions or by the student's loss and pass rate."""
 
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from cotjax.rollout.plan import Sampling
 from cotjax.storage import append_whole
 from cotjax.student.generate import complete, completing_programs, prompts_at_once
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.mining import read_lines
+from cotjax.student.mining import as_line, read_lines
 from cotjax.student.records import prompt_tokens
 from cotjax.student.solution_loss import BLOCK, SolutionLoss
 
@@ -189,7 +188,7 @@ class Difficulty:
           kept_in: see `__call__`.
         """
         path = kept_in / "pass_rate.jsonl" if kept_in and processes.is_first() else None
-        lines = processes.gather(read_lines(path) if path else [])[0]
+        lines = processes.gather(read_lines(path, ("id", "pass_rate")) if path else [])[0]
         pairs = zip(lines, records, strict=False)
         known = itertools.takewhile(lambda pair: pair[0]["id"] == pair[1].id, pairs)
         found = [line for line, _ in known]
@@ -216,7 +215,7 @@ class Difficulty:
                 used = asked + sum(one.tokens for one in group)  # the prompt is read once
                 line = {"id": record.id, "pass_rate": rates[-1], "tokens": used}
                 if path:
-                    append_whole(path, json.dumps(line) + "\n")
+                    append_whole(path, as_line(line))
                 tokens += used
                 progress.advance()
         self._sampled_tokens += tokens

@@ -16,6 +16,7 @@ from typing import Any, cast
 import jax
 
 from cotjax import __version__
+from cotjax.errors import InputError
 from cotjax.run.commit import commit_of
 from cotjax.storage import read_json, rows_of, write_whole
 
@@ -110,6 +111,8 @@ def earlier_parts(folder: pathlib.Path) -> list[Part]:
     path, metrics = folder / "parts.json", folder / "metrics.jsonl"
     fix = "Remove it to go on; what it says of the parts so far is then lost."
     parts: list[Part] = read_json(path, fix=fix) if path.is_file() else []
+    if not (isinstance(parts, list) and all(map(_is_part, parts))):
+        raise InputError(f"{path}: is damaged. {fix}")
     if parts and not parts[-1]["ended"] and metrics.is_file():
         last = parts[-1]
         started = datetime.datetime.fromisoformat(last["started"]).timestamp()
@@ -117,6 +120,21 @@ def earlier_parts(folder: pathlib.Path) -> list[Part]:
         steps = [row["step"] for row in rows_of(metrics)]
         last["last_step"] = max(last["last_step"], *steps, 0)
     return parts
+
+
+def _is_part(part: Any) -> bool:
+    """Whether this is what is written of a part, as far as it is read again."""
+    if not isinstance(part, dict):
+        return False
+    kinds = {"first_step": int, "last_step": int, "seconds": int | float, "ended": bool}
+    try:
+        datetime.datetime.fromisoformat(part["started"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    dicts = (part.get(name, {}) for name in ("data", "changed", "hub"))
+    return all(isinstance(part.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(one, dict) for one in dicts
+    )
 
 
 def part_of(parts: Sequence[Part], step: int) -> Part:

@@ -19,6 +19,8 @@ from cotjax.storage import read_json
 if TYPE_CHECKING:
     from cotjax.training.printer import Printer
 
+RESULT = {"name", "before", "after", "steps", "seconds"}  # of a stage's result.json
+
 
 def run_list(
     config: Config,
@@ -85,11 +87,14 @@ def _run_list(
             began = time.monotonic()
         processes.wait(f"{stage.name} has ended")
         fix = "Remove it and go on with --resume, which measures that stage again."
-        results.append(read_json(own / "result.json", fix=fix))
-    result = _together(config, results)
+        result = read_json(own / "result.json", fix=fix)
+        if not (isinstance(result, dict) and RESULT <= {*result}):
+            raise InputError(f"{own / 'result.json'}: is damaged. {fix}")
+        results.append(result)
+    together = _together(config, results)
     if first:
-        write_result(folder, result)
-        say_end(printer, folder, write_report(folder), result)
+        write_result(folder, together)
+        say_end(printer, folder, write_report(folder), together)
     return folder
 
 

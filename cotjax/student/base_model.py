@@ -46,7 +46,10 @@ def check_base(folder: pathlib.Path, base: Any) -> bool:
     file = folder / FILE
     if not file.is_file() or not _is_here(base):
         return False
-    row = read_json(file, fix="Bring it back from a copy: it says which base the adapter has.")
+    fix = "Bring it back from a copy: it says which base the adapter has."
+    row = read_json(file, fix=fix)
+    if not (isinstance(row, dict) and {"path", "fingerprint"} <= {*row}):
+        raise InputError(f"{file}: is damaged. {fix}")
     found = fingerprint(base)
     if found != row["fingerprint"]:
         raise InputError(

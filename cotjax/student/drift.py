@@ -58,7 +58,10 @@ class StyleDrift:
         found = ""
         if processes.is_first():
             begun = any(folder.glob("checkpoints/*"))
-            found = self._file.read_text("utf-8") if self._file.is_file() else "lost" * begun
+            found = "lost" * begun
+            if self._file.is_file():
+                found = self._file.read_bytes().decode("utf-8", "replace")
+                found = "lost" if "\ufffd" in found else found  # json.dumps writes ASCII
         found = processes.from_first(found)
         if not found:
             return  # a new run, whose first evaluation gives them

@@ -7,6 +7,7 @@ it was; random numbers depend on the seed and the question's index only.
 import dataclasses
 import json
 import pathlib
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from cotjax.student.records import prompt_tokens
 from cotjax.training.evaluation import JudgedCompletion
 
 Outcome = Literal["solved", "failed", "truncated"]
+NEEDS = "index", "id", "outcome", "attempts", "cut", "tokens"  # of a line of mined.jsonl
 KEY = 2**31 - 1  # folded into the seed's key; no step has this number
 
 
@@ -80,7 +82,10 @@ def mine(
     path = folder / "mined.jsonl"
     count = min(config.mining.questions, len(train))
     first = processes.is_first()
-    known = {line["index"]: line for line in processes.gather(read_lines(path) if first else [])[0]}
+    known = {
+        line["index"]: line
+        for line in processes.gather(read_lines(path, NEEDS) if first else [])[0]
+    }
     mesh_of = student.rollout_mesh
     size = prompts_at_once(config.mining.batch_size, config.mining.attempts, mesh_of, count)
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -93,7 +98,7 @@ def mine(
                 asked = prompt_tokens(student.tokenizer, student.prompts, [train[line["index"]]])
                 line["tokens"] += asked  # all attempts read it once
             if first:
-                append_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+                append_whole(path, "".join(map(as_line, lines)))
             known |= {line["index"]: line for line in lines}
             progress.advance(len(numbers))
     lines = [known[number] for number in range(count)]
@@ -167,12 +172,31 @@ def _line(number: int, record: Record, attempts: Sequence[JudgedCompletion]) -> 
     }
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines; one that a killed run cut off, or that is damaged, is dropped from the file."""
+def as_line(row: dict[str, Any]) -> str:
+    """A line for `read_lines`: the object with a sum, by which a changed byte is found."""
+    return json.dumps({**row, "sum": _sum(row)}) + "\n"
+
+
+def read_lines(path: pathlib.Path, needs: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines; one that a killed run cut off, or that is damaged, is dropped from the file.
+
+    Args:
+      path: of the file.
+      needs: names that each object has.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
-    whole = list(whole_rows(data, needs=()))
+    whole = [(line, row) for line, row in whole_rows(data, needs) if _is_as_written(row)]
     if (kept := b"".join(line for line, _ in whole)) != data:
         write_whole(path, kept)
     return [row for _, row in whole]
+
+
+def _is_as_written(row: dict[str, Any]) -> bool:
+    """Takes the sum out of an object; one of an earlier version has none."""
+    return row.pop("sum", None) in (None, _sum(row))
+
+
+def _sum(row: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(row).encode()):08x}"

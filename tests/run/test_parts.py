@@ -109,6 +109,20 @@ def test_damaged_files_are_named_or_read_as_far_as_they_are_whole(tmp_path):
         earlier_parts(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ended", None), ("started", "now"), ("seconds", "1"), ("last_step", None), ("hub", [])],
+)
+def test_a_changed_byte_of_a_name_or_value_is_told(tmp_path, name, value):
+    Parts(tmp_path, began=begun()).write(0, 1)
+    (part,) = read(tmp_path)
+    part.pop(name, None)
+    part |= {name: value} if value is not None else {}
+    (tmp_path / "parts.json").write_text(json.dumps([part]))
+    with pytest.raises(InputError, match="parts.json: is damaged. Remove it to go on"):
+        earlier_parts(tmp_path)
+
+
 def test_the_part_of_a_step_is_the_last_that_took_it():
     killed, resumed = {"first_step": 0, "last_step": 7}, {"first_step": 5, "last_step": 9}
     assert part_of([killed, resumed], 5) is killed

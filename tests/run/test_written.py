@@ -71,11 +71,12 @@ def test_a_step_that_was_not_taken_is_refused(folder):
 
 
 def test_the_settings_of_a_step_are_those_of_its_part(folder):
+    part = {"started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "ended": True}
     parts = [
-        {"first_step": 0, "last_step": 2, "ended": True},
-        {"first_step": 2, "last_step": 4, "ended": True, "changed": {"steps": [5, 7]}},
+        {**part, "first_step": 0, "last_step": 2},
+        {**part, "first_step": 2, "last_step": 4, "changed": {"steps": [5, 7]}},
         {
-            **{"first_step": 4, "last_step": 9, "ended": True},
+            **{**part, "first_step": 4, "last_step": 9},
             "changed": {"steps": [7, 9], "checkpoint.keep": [1, 2]},
         },
     ]

@@ -170,3 +170,10 @@ def test_a_run_without_the_file_has_no_base_to_compare(world, tmp_path):
     assert not check_base(tmp_path, base("student", world))
     note_base(tmp_path, "student", base("student", world))
     assert check_base(tmp_path, base("student", world))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"path": "student"}'])
+def test_a_damaged_note_is_no_note_of_another_base(world, tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InputError, match=f"{FILE}: is damaged.*Bring it back from a copy"):
+        check_base(tmp_path, base("student", world))

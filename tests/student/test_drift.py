@@ -70,11 +70,11 @@ def test_a_resumed_run_compares_with_the_same_answers(student, drift, tmp_path):
     assert again(after, OTHERS) == own(after, OTHERS)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"answers": 3}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"answers": 3}', "\udcff"])
 def test_without_the_first_answers_there_is_no_drift(student, drift, tmp_path, text):
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     if text is not None:
-        (tmp_path / FILE).write_text(text)
+        (tmp_path / FILE).write_text(text, errors="surrogateescape")
     own = drift()
     own.open(tmp_path)
     assert own(student.params, ROWS) == {}

@@ -76,6 +76,20 @@ def test_failures_and_their_buckets_are_counted_and_a_stopped_mining_goes_on(
     assert open_stage(folder).prepare(tmp_path)[-1] == said
     assert tries == [[4, 5, 6, 7], [8, 9]]
     assert (tmp_path / "mined.jsonl").read_text().splitlines() == lines
+    # A changed byte is found.
+    lines[9] = lines[9].replace('"attempts": 2', '"attempts": 3')
+    (tmp_path / "mined.jsonl").write_text("\n".join(lines) + "\n")
+    del tries[:]
+    assert open_stage(folder).prepare(tmp_path)[-1] == said and tries == [[8, 9]]
+
+
+def test_lines_are_read_as_they_were_written(tmp_path):
+    path, row = tmp_path / "a.jsonl", {"id": "a", "rate": 0.1}
+    line = mining.as_line(row)
+    other = line.replace("0.1", "0.2")
+    path.write_text(line + other + '{"id": "old", "rate": 1}\n{"rate": 1}\n[]\n' + line[:-3])
+    assert mining.read_lines(path, ["id"]) == [row, {"id": "old", "rate": 1}]
+    assert path.read_text() == line + '{"id": "old", "rate": 1}\n'
 
 
 def test_no_failure_is_said_so_and_names_the_fix(folder, monkeypatch, tmp_path, tries):
