@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from cotjax import __version__
+from cotjax import __version__, hub
 from cotjax.checksums import damage, steps_in
 from cotjax.config import Config, check_plugins
 from cotjax.config.plugins import open_stage
@@ -111,6 +111,7 @@ def recompute(
       InputError: the run has no such step; or a model or file that it reads is not there.
     """
     written.check_step(step)
+    hub.pin(written.folder, "model", "dataset")
     start, notes = start_before(written, step)
     config = written.config_at(step)
     check_plugins(config)

@@ -5,6 +5,7 @@ its reward, and nothing else. Python's own objects stay in the training process,
 could not find them.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -43,11 +44,18 @@ class RewardWorkers:
         """What the function gave for each completion of a record, or the error that stands for it.
 
         Raises:
-          InputError: no process could be started.
+          InputError: no process could be started, or none any more.
         """
-        limit = self._settings.timeout
-        calls = [self._pool.schedule(_call, args=[*pair], timeout=limit) for pair in pairs]
-        return [self._result(call, record) for call, (_, record) in zip(calls, pairs, strict=True)]
+        pool, limit = self._pool, self._settings.timeout
+        try:
+            calls = [pool.schedule(_call, args=[*pair], timeout=limit) for pair in pairs]
+            pairs_of = zip(calls, pairs, strict=True)
+            return [self._result(call, record) for call, (_, record) in pairs_of]
+        except RuntimeError as error:  # BrokenProcessPool, and pebble's own
+            raise InputError(
+                f"{self._own.shown}: its processes end before they are called ({error}). Go on "
+                "with --resume, or set reward.workers = 0 to call it in the training process."
+            ) from error
 
     def _result(self, call: Any, record: Record) -> Any:
         try:
@@ -106,7 +114,8 @@ def _start(own: Plugin, memory: float, timeout: float, parent: int) -> None:
     global _own
     _own = own
     end_with_parent(parent)
-    assert own.found, "it is read before its first call is timed"
+    with contextlib.suppress(InputError):  # its file was changed meanwhile: each call says so
+        assert own.found, "it is read before its first call is timed"
     end_when_stuck(timeout + MORE)
     _limit_memory(memory)
 
@@ -125,7 +134,12 @@ def _limit_memory(more: float) -> None:
 
 
 def _call(completion: Completion, record: Record) -> Any:
-    gave = _own(completion, record, record=record.id)
+    try:
+        gave = _own(completion, record, record=record.id)
+    except PluginError:
+        raise
+    except InputError as error:
+        raise PluginError(str(error), "", record.id) from error
     try:
         pickle.dumps(gave)
     except Exception as error:

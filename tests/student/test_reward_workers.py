@@ -96,6 +96,18 @@ def test_it_runs_in_processes_of_its_own_that_stay(workers):
     assert os.getpid() not in found | again and len(found | again) <= 2
 
 
+def test_a_file_that_goes_meanwhile_costs_the_rewards_and_no_more(tmp_path, monkeypatch):
+    (tmp_path / "going.py").write_text(
+        "import os\ndef reward(completion, record):\n    os.remove(__file__)\n    os._exit(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    own = Plugin("reward.function", "./going.py:reward")
+    going = RewardWorkers(own, RewardConfig(workers=1, timeout=5.0))
+    said = [str(one) for one in going(pairs("a", "b", "c"))]
+    assert "ended its process with status 3" in said[0]
+    assert all("there is no file" in one and "going.py" in one for one in said[1:])
+
+
 def test_a_script_without_a_guard_is_told_of_it(folder):
     script = folder / "script.py"
     script.write_text(
