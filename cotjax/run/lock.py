@@ -91,8 +91,9 @@ def _locked(folder: pathlib.Path) -> Generator[None]:
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         if [path.name for path in folder.iterdir()] == [LOCK]:  # a run that did not begin
-            (folder / LOCK).unlink()
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # another process takes it at this moment
+                (folder / LOCK).unlink()
+                folder.rmdir()
         lock.release()
 
 
