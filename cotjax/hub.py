@@ -112,7 +112,7 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
       revision: see `fetch`.
 
     Returns:
-      None if the repository, or the cache, has no such branch.
+      None if the repository, or the cache, has no such branch, or a run that goes on began without.
 
     Raises:
       InputError: see `fetch`.
@@ -125,13 +125,16 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
         RevisionNotFoundError,
     )
 
+    pinned = _branch(name, kind, revision) in _pinned
+    if revision and not pinned and _branch(name, kind, "") in _pinned:
+        return None
     try:
         return sorted(
             file.filename
             for file in _download(name, kind, revision, allow_patterns=f"*{ending}", dry_run=True)
         )
     except RevisionNotFoundError as error:
-        if revision and _branch(name, kind, revision) not in _pinned:
+        if revision and not pinned:
             return None
         raise _refused(name, kind, key, error) from error
     except DryRunError as error:

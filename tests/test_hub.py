@@ -169,6 +169,18 @@ def test_a_commit_that_is_gone_is_told_and_no_other_one_taken(hub, tmp_path):
         listing("owner/data", "dataset", "data.path", ".parquet", CONVERTED)
 
 
+def test_a_conversion_that_came_later_is_not_taken(hub, tmp_path):
+    hub.add("owner/data", {"a.parquet": b"1"}, kind="datasets")
+    assert listing("owner/data", "dataset", "data.path", ".parquet", CONVERTED) is None
+    fetch("owner/data", "dataset", "data.path", ["a.parquet"])
+    run = begin_run(tmp_path / "run", commits())
+    hub.add("owner/data", {"0.parquet": b"2"}, kind="datasets", revision=CONVERTED)
+    assert listing("owner/data", "dataset", "data.path", ".parquet", CONVERTED) == ["0.parquet"]
+    pin(run, "dataset")
+    assert listing("owner/data", "dataset", "data.path", ".parquet", CONVERTED) is None
+    assert listing("owner/data", "dataset", "data.path", ".parquet") == ["a.parquet"]
+
+
 @pytest.mark.parametrize(
     "text", ["", "[1, null]", "{}", '[{"hub": 3}]', '[{"hub": {"model owner/model": "main"}}]']
 )
