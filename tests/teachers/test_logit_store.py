@@ -114,7 +114,7 @@ def test_a_shard_that_was_cut_off(store):
 @pytest.mark.parametrize("text", ["", '{"examples"', "[]", '{"bytes": 3, "examples": 1}'])
 def test_a_damaged_list_of_examples(store, text):
     (store / "t0-b0-00000.json").write_text(text)
-    with pytest.raises(InputError, match="t0-b0-00000.json: is damaged.* cache_logits again"):
+    with pytest.raises(InputError, match="t0-b0-00000.json: is damaged.*cache_logits again"):
         LogitStore(store, MANIFEST, [(0, 0)])
 
 
