@@ -14,6 +14,7 @@ from cotjax.parallel.mesh import make_mesh, run_mesh
 from cotjax.run import run_stage
 from cotjax.stages.ahead import Ahead
 from cotjax.stages.grpo import Grpo
+from cotjax.stages.policy import PolicyStage
 from cotjax.stages.rewrite import Rewrite
 from cotjax.training.deferred import Deferred, settled
 from tests.tiny import make_config
@@ -135,7 +136,7 @@ def test_a_run_that_raises_leaves_no_thread_behind(folder, monkeypatch):
     def update(self, state, batch):
         raise InputError("no")
 
-    monkeypatch.setattr(Grpo, "update", update, raising=False)
+    monkeypatch.setattr(PolicyStage, "update", update)
     config = make_config(folder, "--stage=grpo", f"--steps={STEPS}", *OLDER)
     with pytest.raises(InputError, match="no"):
         run_stage(config, folder / "raises", began=time.monotonic())
