@@ -88,6 +88,11 @@ def pin(run: Path, *kinds: Kind) -> None:
             _pinned[name] = commit
 
 
+def pinned(name: str, kind: Kind) -> str:
+    """The commit that a name stands for since `pin`; empty if it stands for its branch."""
+    return _pinned.get(_branch(name, kind, ""), "")
+
+
 def _noted(parts: Any) -> Iterator[tuple[str, str]]:
     """What the parts of a run say of their names, the first part last."""
     for part in reversed(cast(list[Any], parts) if isinstance(parts, list) else []):
@@ -125,8 +130,8 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
         RevisionNotFoundError,
     )
 
-    pinned = _branch(name, kind, revision) in _pinned
-    if revision and not pinned and _branch(name, kind, "") in _pinned:
+    known = _branch(name, kind, revision) in _pinned
+    if revision and not known and _branch(name, kind, "") in _pinned:
         return None
     try:
         return sorted(
@@ -134,7 +139,7 @@ def listing(name: str, kind: Kind, key: str, ending: str, revision: str = "") ->
             for file in _download(name, kind, revision, allow_patterns=f"*{ending}", dry_run=True)
         )
     except RevisionNotFoundError as error:
-        if revision and not pinned:
+        if revision and not known:
             return None
         raise _refused(name, kind, key, error) from error
     except DryRunError as error:

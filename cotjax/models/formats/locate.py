@@ -66,7 +66,8 @@ def resolve(path: str, key: str = "model.path") -> Path:
     if path and (found.is_dir() or (found.is_file() and found.suffix == ".gguf")):
         return found
     if hub.is_id(path):
-        return _from_hub(path, key, _SHAPE_FILES if without_weights() else _FILES)
+        files = _SHAPE_FILES if without_weights() else _FILES
+        return _from_hub(path, key, files, hub.pinned(path, "model"))
     raise InputError(
         f'{key} = "{path}": not a folder and not a .gguf file. Give a Hugging Face folder on '
         'this machine, a .gguf file, "owner/name" of the Hub, "tiny" or "smollm2-135m".'
@@ -74,7 +75,8 @@ def resolve(path: str, key: str = "model.path") -> Path:
 
 
 @functools.cache  # a run asks several times, and the hub should answer once
-def _from_hub(name: str, key: str, files: tuple[str, ...]) -> Path:
+def _from_hub(name: str, key: str, files: tuple[str, ...], commit: str) -> Path:
+    del commit  # of which `fetch` knows; another one is another folder
     folder = hub.fetch(name, "model", key, files)
     if not (folder / "config.json").is_file():
         raise InputError(

@@ -1,5 +1,6 @@
 """What lies behind a model's name: a built-in one, a folder, a file, a run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_a_name_of_the_hub_is_fetched_without_what_is_not_read(hub):
     assert not any("onnx" in path for path in hub.got if "/resolve/" in path)
     asked = len(hub.asked)
     assert resolve("owner/tiny") == found and len(hub.asked) == asked, "the hub is asked once"
+
+
+def test_a_run_that_is_found_has_the_model_that_it_began_from(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("cotjax.hub._pinned", {})
+    before = resolve("owner/tiny")
+    hub.add("owner/tiny", hub.repositories["models", "owner/tiny"]["main"], revision="then")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.toml").touch()
+    then = hub.sha("models", "owner/tiny", "then")
+    (run / "parts.json").write_text(json.dumps([{"hub": {"model owner/tiny": then}}]))
+    assert find_run(run) == run
+    assert resolve("owner/tiny").name == then != before.name
 
 
 def test_for_shapes_alone_no_weights_are_fetched(hub):
