@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from cotjax.errors import InputError, shown
@@ -189,7 +190,7 @@ def save(
         _write_weights(model, folder, target, max_shard_bytes)
         special = _write_tokenizer(tokenizer, stop_ids, folder) if tokenizer is not None else {}
         _write_json(folder / "config.json", config_of(model.shape, target.name) | special)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # of a full disk the latter
         raise InputError(f"{folder}: cannot write here ({error}).") from error
 
 
@@ -199,7 +200,10 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
     """Saves the tokenizer and generation_config.json; returns the special ids."""
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # of a full disk the library raises no more than that
+        raise OSError(str(error)) from error
     path = folder / "tokenizer_config.json"
     config = read_json(path)
     for key in ("is_local", "local_files_only", "name_or_path"):  # of the folder it came from

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from cotjax.errors import InputError
@@ -109,7 +110,7 @@ def save_peft(
         # safetensors keeps its files to their owner; these are as open as their folder.
         (folder / _WEIGHTS).chmod(folder.stat().st_mode & 0o666)
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # of a full disk the latter
         raise InputError(f"{folder}: cannot write here ({error}).") from error
 
 

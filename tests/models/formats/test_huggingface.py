@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cotjax.errors import InputError
@@ -271,6 +272,24 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/inside: cannot write here"):
         huggingface.save(make_model("llama"), tmp_path / "file" / "inside")
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "No space left on device (os error 28)"
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SafetensorError(full)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left"):
+        patch.setattr(huggingface, "save_file", refuse)
+        huggingface.save(make_model("llama"), tmp_path)
+
+    class Tokenizer:
+        def save_pretrained(self, folder: Path) -> None:
+            raise Exception(full)
+
+    with pytest.raises(InputError, match="cannot write here .No space left"):
+        huggingface.save(make_model("llama"), tmp_path, tokenizer=Tokenizer())
 
 
 def test_saved_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
