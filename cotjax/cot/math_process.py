@@ -52,7 +52,9 @@ class MathProcess:
         """
         with self._lock:
             try:
-                line = self._asked(answer, gold)
+                line = self._asked(answer, gold) or self._asked(answer, gold)
+            except queue.Empty:
+                line = ""
             except BaseException:  # Ctrl-C, say: its answer would be taken for the next one's
                 self._end()
                 raise
@@ -63,14 +65,20 @@ class MathProcess:
             return None
 
     def _asked(self, answer: str, gold: str) -> str:
-        """The line that answers; empty if none came in time."""
+        """The line that answers; empty if the process has ended, perhaps before it was asked.
+
+        Raises:
+          queue.Empty: none came in time.
+        """
         if not self._is_there():
             self._start()
         assert self._process is not None and self._process.stdin is not None
-        with contextlib.suppress(queue.Empty, BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps([answer, gold]) + "\n")
             self._process.stdin.flush()
-            return self._lines.get(timeout=self.limit)
+            if line := self._lines.get(timeout=self.limit):
+                return line
+        self._end()
         return ""
 
     def close(self) -> None:
