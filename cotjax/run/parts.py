@@ -110,9 +110,10 @@ def earlier_parts(folder: pathlib.Path) -> list[Part]:
     """The parts of a run so far; the end of a part that was killed is that of metrics.jsonl."""
     path, metrics = folder / "parts.json", folder / "metrics.jsonl"
     fix = "Remove it to go on; what it says of the parts so far is then lost."
-    parts: list[Part] = read_json(path, fix=fix) if path.is_file() else []
-    if not (isinstance(parts, list) and all(map(_is_part, parts))):
+    found: Any = read_json(path, fix=fix) if path.is_file() else []
+    if not (isinstance(found, list) and all(map(_is_part, cast(list[Any], found)))):
         raise InputError(f"{path}: is damaged. {fix}")
+    parts = cast(list[Part], found)
     if parts and not parts[-1]["ended"] and metrics.is_file():
         last = parts[-1]
         started = datetime.datetime.fromisoformat(last["started"]).timestamp()
@@ -126,14 +127,15 @@ def _is_part(part: Any) -> bool:
     """Whether this is what is written of a part, as far as it is read again."""
     if not isinstance(part, dict):
         return False
+    row = cast(Part, part)
     kinds = {"first_step": int, "last_step": int, "seconds": int | float, "ended": bool}
     try:
-        datetime.datetime.fromisoformat(part["started"])
+        datetime.datetime.fromisoformat(row["started"])
     except (KeyError, TypeError, ValueError):
         return False
-    dicts = (part.get(name, {}) for name in ("data", "changed", "hub"))
-    return all(isinstance(part.get(name), kind) for name, kind in kinds.items()) and all(
-        isinstance(one, dict) for one in dicts
+    tables = (row.get(name, {}) for name in ("data", "changed", "hub"))
+    return all(isinstance(row.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(one, dict) for one in tables
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotjax.config import Config, name_of, stage_class, stage_configs
 from cotjax.errors import InputError, NothingToDo
@@ -88,7 +88,7 @@ def _run_list(
         processes.wait(f"{stage.name} has ended")
         fix = "Remove it and go on with --resume, which measures that stage again."
         result = read_json(own / "result.json", fix=fix)
-        if not (isinstance(result, dict) and RESULT <= {*result}):
+        if not _is_result(result):
             raise InputError(f"{own / 'result.json'}: is damaged. {fix}")
         results.append(result)
     together = _together(config, results)
@@ -96,6 +96,11 @@ def _run_list(
         write_result(folder, together)
         say_end(printer, folder, write_report(folder), together)
     return folder
+
+
+def _is_result(result: Any) -> bool:
+    """Whether this is what result.json of a stage holds, as far as a list reads it."""
+    return isinstance(result, dict) and RESULT <= {*cast(dict[str, Any], result)}
 
 
 def plan(config: Config, folder: pathlib.Path) -> list[Config]:
