@@ -94,7 +94,8 @@ def changed_since(folder: pathlib.Path, parts: Sequence[Mapping[str, Any]], now:
       parts: of the run so far.
       now: digests of today.
     """
-    then: Mapping[str, str] = next((one["data"] for one in reversed(parts) if "data" in one), {})
+    noted: list[Digests] = [one["data"] for one in parts if "data" in one]
+    then = noted[-1] if noted else {}
     told = changed_files({path: one for path, one in then.items() if path in now}, now)
     if not told:
         return ""
