@@ -76,6 +76,7 @@ class BucketRows:
         length: int,
     ) -> None:
         self._encode, self.pools = encode, tuple(pools)
+        self._stops = np.cumsum([len(pool) for pool in self.pools])
         self._replay, self._seed = replay, seed
         self._rows, self._length = rows, length
         self._bucket, self._place = 0, 0
@@ -91,12 +92,19 @@ class BucketRows:
         if bucket and self._replay:
             rng = np.random.default_rng((self._seed, 1, bucket, place))
             if rng.random() < self._replay:
-                return int(rng.choice(np.concatenate(self.pools[:bucket])))
+                return self._earlier(bucket, rng)
         epoch, place = divmod(place, len(pool))
         if self._order[0] != (bucket, epoch):
             rng = np.random.default_rng((self._seed, 0, bucket, epoch))
             self._order = (bucket, epoch), rng.permutation(pool)
         return int(self._order[1][place])
+
+    def _earlier(self, bucket: int, rng: np.random.Generator) -> int:
+        """An example of the pools before a bucket, as if they lay behind each other in one."""
+        stops = self._stops[:bucket]
+        place = int(rng.integers(stops[-1]))
+        pool = int(np.searchsorted(stops, place, side="right"))
+        return int(self.pools[pool][place - stops[pool]])  # counted from the pool's end
 
     def take(self, bucket: int, count: int) -> list[int]:
         """The next `count` examples of a bucket, as indices."""

@@ -4,6 +4,7 @@ Everything but the adaptive hand-over is a function of the step; what is not is 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,15 +139,20 @@ class Curriculum:
     def pairs(self) -> set[tuple[int, int]]:
         """(bucket, teacher) that can meet in this run, both from 0."""
         curriculum, found = self._config.curriculum, set()
+        # Steps of one turn draw from the same examples, which are looked at once.
+        buckets_of = functools.cache(self._buckets_of)
         for step in range(self._config.steps):
-            turn = self.bucket_at(step)
-            pools = self.rows.pools[0 if curriculum.replay else turn : turn + 1]
             used = np.flatnonzero(self.teacher_weights(step))
             if curriculum.schedule == "adaptive":
                 used = np.arange(self.schedule.num_teachers)
-            buckets = np.unique(self.bucket[np.concatenate(pools)])
-            found |= {(int(bucket), int(teacher)) for bucket in buckets for teacher in used}
+            buckets = buckets_of(self.bucket_at(step))
+            found |= {(bucket, int(teacher)) for bucket in buckets for teacher in used}
         return found
+
+    def _buckets_of(self, turn: int) -> list[int]:
+        """The buckets, from 0 as the easiest, that a turn draws from, replayed ones included."""
+        pools = self.rows.pools[0 if self._config.curriculum.replay else turn : turn + 1]
+        return np.unique(self.bucket[np.concatenate(pools)]).tolist()
 
     def get_state(self) -> dict[str, Any]:
         """Where the curriculum stands, for a checkpoint; JSON."""

@@ -81,3 +81,16 @@ def test_nothing_is_lost_between_batches_and_a_stream_resumes():
     again = rows([np.arange(6)])
     again.set_state(stream.get_state())
     assert again.next_rows(0)[1] == stream.next_rows(0)[1]
+
+
+def test_a_replayed_example_is_drawn_as_from_all_earlier_pools_behind_each_other():
+    pools = [np.arange(7), np.arange(20, 23), np.arange(40, 90), np.arange(100, 110)]
+    stream = rows(pools, replay=0.5, seed=3)
+    for bucket in (1, 2, 3):
+        for place in range(40):
+            rng = np.random.default_rng((3, 1, bucket, place))
+            replayed = rng.random() < 0.5
+            found = stream.example_at(bucket, place)
+            assert (found in pools[bucket]) != replayed
+            if replayed:
+                assert found == rng.choice(np.concatenate(pools[:bucket]))
