@@ -55,20 +55,24 @@ def find_duplicates(train: Iterable[Record], held_out: Sequence[Record]) -> Dupl
       >>> find_duplicates(train, held_out)
       Duplicates(same=(('c', 'a'),), but_for_numbers=(('d', 'a'),))
     """
-    texts: dict[str, str] = {}
-    masked: dict[str, str] = {}
+    asked = [(record.id, *_texts(record)) for record in held_out]
+    # By text the first record that is trained on; of texts that are held out alone, for they are
+    # few, and those that are trained on may be millions.
+    texts: dict[str, str] = dict.fromkeys((text for _, text, _ in asked), "")
+    masked: dict[str, str] = dict.fromkeys((cut for _, _, cut in asked), "")
     for record in train:
-        text = normal_text(record.question)
-        texts.setdefault(text, record.id)
-        masked.setdefault(_NUMBER.sub("0", text), record.id)
-    same, other = [], []
-    for record in held_out:
-        text = normal_text(record.question)
-        if text in texts:
-            same.append((record.id, texts[text]))
-        elif (cut := _NUMBER.sub("0", text)) in masked:
-            other.append((record.id, masked[cut]))
+        for text, first in zip(_texts(record), (texts, masked), strict=True):
+            if first.get(text) == "":
+                first[text] = record.id
+    same = [(name, texts[text]) for name, text, _ in asked if texts[text]]
+    other = [(name, masked[cut]) for name, text, cut in asked if not texts[text] and masked[cut]]
     return Duplicates(tuple(same), tuple(other))
+
+
+def _texts(record: Record) -> tuple[str, str]:
+    """A record's question without what does not change it, and the same without its numbers."""
+    text = normal_text(record.question)
+    return text, _NUMBER.sub("0", text)
 
 
 def without_duplicates(train: Sequence[Record], held_out: Sequence[Record]) -> list[Record]:

@@ -77,7 +77,9 @@ class _Blocks:
 
 @functools.lru_cache(4)
 def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(records)
+    # The order is that of `permutation(records)`, in half of its memory.
+    numbers = np.arange(records, dtype=np.int32 if records < 2**31 else np.int64)
+    return np.random.default_rng((seed, epoch)).permutation(numbers)
 
 
 def supervised_batches(

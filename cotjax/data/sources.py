@@ -55,7 +55,8 @@ class OneSource:
     def part(self, chosen: Sequence[int] | np.ndarray) -> Records:
         """The records at some indices."""
         own: Any = self
-        return Subset(own, np.asarray(chosen, int))
+        # A range stays one: a part of ten million records holds no list of them.
+        return Subset(own, chosen if isinstance(chosen, range) else np.asarray(chosen, int))
 
     def checked(self, check: Callable[[list[Record]], list[Record]]) -> Any:
         """Itself: there are too many records to check each."""
@@ -89,7 +90,7 @@ class Subset(OneSource):
     """Some records of a source, by index."""
 
     source: Source
-    indices: np.ndarray
+    indices: np.ndarray | range
 
     def __len__(self) -> int:
         """Number of records."""

@@ -1,6 +1,7 @@
 """Questions in both parts: found whatever their case and marks, told apart from other numbers."""
 
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,17 @@ def test_without_duplicates_none_is_found(ours, theirs):
     assert find_duplicates(left, held_out).same == ()
     texts = {normal_text(text) for text in theirs}
     assert [one for one in train if normal_text(one.question) not in texts] == left
+
+
+def test_what_is_kept_of_a_long_training_part_is_what_is_held_out():
+    """The rest is looked at one by one, so that millions of records need no second copy."""
+    held_out = records("b", "Question 5 of many", "How many pens?", "How many pens?")
+    tracemalloc.start()
+    train = (record for n in range(20_000) for record in records(f"a{n}", f"Question {n} of many"))
+    found = find_duplicates(train, held_out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.same == (("b:1", "a5:1"),) and found.but_for_numbers == () and peak < 2**18
 
 
 def test_8000_questions_take_less_than_a_second():

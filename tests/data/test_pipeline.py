@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cotjax.data.pipeline import prompt_batches, supervised_batches
+from cotjax.data.pipeline import _permutation, prompt_batches, supervised_batches
 from cotjax.data.sources import Mixture, OneSource
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
@@ -341,3 +341,9 @@ def test_a_mixture_draws_by_weight_and_each_source_in_epochs():
     assert sorted(set(asked) - set(small)) == list(range(50, 80))
     window = [sum(number < 50 for number in asked[i : i + 8]) for i in range(0, 160, 8)]
     assert set(window) == {2}  # the weights hold in every stretch, not only in the mean
+
+
+def test_the_order_of_a_pass_is_numpy_s_own_in_half_of_its_memory():
+    order = _permutation(1000, 3, 1)
+    np.testing.assert_array_equal(order, np.random.default_rng((3, 1)).permutation(1000))
+    assert order.nbytes == 4 * 1000

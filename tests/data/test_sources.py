@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -176,6 +177,12 @@ def test_a_part_has_the_chosen_records_in_their_order():
         part = source.part([4, 1])
         assert len(part) == 2 and [part[0], part[1]] == [source[4], source[1]]
         assert [one for one, _ in source.parts] == [source] and part.part([1])[0] == source[1]
+
+
+def test_a_part_that_is_a_range_takes_no_memory_of_its_own():
+    part = ProblemSource("train", 0, 2, 3, size=10**9).part(range(10, 10**9 - 10))
+    assert len(part) == 10**9 - 20 and part[0] == problems()[10]
+    assert len(pickle.dumps(part)) < 1000 and part.part(range(5, 7))[1] == problems()[16]
 
 
 def test_records_of_a_file_are_checked_and_those_that_are_made_are_not():
