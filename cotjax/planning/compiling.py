@@ -72,7 +72,7 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
     began = time.perf_counter()
     lowered = program.function.lower(*program.args, **program.kwargs)
     try:
-        compiled, text = _compile(lowered, dumped=dumped)
+        compiled, text = compiled_text(lowered, dumped=dumped)
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
@@ -92,7 +92,13 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
     )
 
 
-def _compile(lowered: Any, *, dumped: bool) -> tuple[Any, str]:
+def compiled_text(lowered: Any, *, dumped: bool) -> tuple[Any, str]:
+    """A program compiled, and XLA's text of it.
+
+    Args:
+      lowered: of `jax.jit`.
+      dumped: see `compile_program`.
+    """
     if not dumped:
         compiled = lowered.compile()
         return compiled, compiled.as_text()

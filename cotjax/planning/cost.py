@@ -86,6 +86,17 @@ def count(module: HloModule, mesh: MeshShape) -> Cost:
     return _Counter(module, mesh).of(module.entry)
 
 
+def count_loops(module: HloModule, mesh: MeshShape, turns: int) -> Cost:
+    """What the loops of so many turns do, wherever they stand: of a model's depth, its layers.
+
+    Args:
+      module: as compiled for a mesh.
+      mesh: whose devices it numbers.
+      turns: of such a loop.
+    """
+    return _Counter(module, mesh).within(module.entry, turns)
+
+
 class _Counter:
     """Counts each computation once, however often it is called."""
 
@@ -127,6 +138,24 @@ class _Counter:
         # A loop inside is counted as if it turned once.
         whole = functools.reduce(Cost.__add__, turn.loops.values(), turn.outside)
         return Cost(loops={one.name: whole})
+
+    def within(self, name: str, turns: int) -> Cost:
+        """What loops of so many turns do in a computation and in all that it calls."""
+        found = Cost()
+        for one in self._module.computations[name].values():
+            if one.opcode == "while":
+                known, body = self._module.turns(one), one.attribute("body")
+                found += self._loop(one) if known == turns else self._times(body, known, turns)
+            elif one.opcode == "conditional":
+                branches = [self.within(called, turns) for called in one.called]
+                found += max(branches, key=lambda cost: (cost.flops, cost.hbm), default=Cost())
+            elif one.opcode in _INSIDE and one.opcode != "fusion":
+                for called in one.called:
+                    found += self.within(called, turns)
+        return found
+
+    def _times(self, body: str, known: int, turns: int) -> Cost:
+        return self.within(body, turns).times(known or 1)
 
     # Memory.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cotjax.planning.collectives import MeshShape, Traffic
-from cotjax.planning.cost import Cost, count
+from cotjax.planning.cost import Cost, count, count_loops
 from cotjax.planning.hlo import HloModule
 
 ONE = MeshShape({"data": 1})
@@ -179,3 +179,14 @@ ENTRY %main (a: f32[64,8]) -> f32[16,8] {
     found = count(HloModule.parse(text), MeshShape({"fsdp": 4})).moved
     part = 16 * 8 * 4
     assert found == {("reduce-scatter", "fsdp"): Traffic(1, part, 3 * part)}
+
+
+def test_loops_of_a_model_s_depth_are_told_from_what_stands_around_them():
+    def steps(x, weights, head):
+        return jax.lax.fori_loop(0, 3, lambda _, x: layers(x, weights) @ head, x)
+
+    sizes = (4, 8), (5, 8, 8), (8, 8)
+    text = jax.jit(steps).lower(*map(jnp.ones, sizes)).compile().as_text()
+    found = count_loops(HloModule.parse(text), ONE, 5)
+    assert found.flops == 3 * 5 * 2 * 4 * 8 * 8 < count(HloModule.parse(text), ONE).flops
+    assert count_loops(HloModule.parse(text), ONE, 7) == Cost()
