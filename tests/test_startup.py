@@ -15,7 +15,7 @@ import pytest
 from cotjax import startup as compiled_programs
 from cotjax.errors import InputError
 from cotjax.interfaces import Program
-from cotjax.startup import compile_soon, compiling_side_by_side, counted, set_up
+from cotjax.startup import compile_soon, compiling_side_by_side, counted, gather_whole, set_up
 from cotjax.train import main
 from tests.tiny import flags, write_sevens, write_student
 
@@ -204,6 +204,19 @@ def test_a_cpu_compiles_soon_and_what_the_user_says_stays(monkeypatch):
 )
 def test_an_accelerators_compiler_is_told_nothing(monkeypatch, where):
     assert flags_after(monkeypatch, **where) == ""
+
+
+def test_a_tpu_gathers_parameters_whole_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    gather_whole()
+    added = os.environ["LIBTPU_INIT_ARGS"]
+    name = "--xla_jf_spmd_threshold_for_windowed_einsum_mib"
+    assert added.startswith(f"{name}=")
+    for mine, expected in ((f"{name}=8", f"{name}=8"), ("--other=1", f"--other=1 {added}")):
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", mine)
+        gather_whole()
+        gather_whole()
+        assert os.environ["LIBTPU_INIT_ARGS"] == expected
 
 
 def test_xla_knows_the_flags():

@@ -11,6 +11,7 @@ from typing import Any
 from cotjax.config import MeshConfig
 from cotjax.errors import InputError
 from cotjax.planning.chips import CHIPS, CPU
+from cotjax.startup import gather_whole
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
@@ -134,6 +135,7 @@ def set_up(topology: Topology) -> None:
     if topology.platform == "tpu":
         check_libtpu(topology)
         os.environ.update(_LIBTPU)
+        gather_whole()  # as a run does
         return
     if _FORCED not in os.environ.get("XLA_FLAGS", ""):  # JAX takes one of the two
         os.environ["JAX_NUM_CPU_DEVICES"] = str(topology.size)

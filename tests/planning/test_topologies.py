@@ -10,6 +10,7 @@ from cotjax.config import MeshConfig
 from cotjax.errors import InputError
 from cotjax.planning import topologies
 from cotjax.planning.topologies import SHAPES, check_libtpu, mesh_of, parse_topology, set_up
+from cotjax.startup import gather_whole
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,17 @@ def test_set_up_gives_jax_as_many_cpu_devices(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     set_up(parse_topology("h100:4"))
     assert os.environ["JAX_NUM_CPU_DEVICES"] == "4" and os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+def test_set_up_gives_the_compiler_for_tpus_a_run_s_flags(monkeypatch):
+    for name in ("LIBTPU_INIT_ARGS", "JAX_PLATFORMS", *topologies._LIBTPU):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(topologies, "check_libtpu", lambda topology: None)
+    set_up(parse_topology("v5e:4x4"))
+    planned = os.environ["LIBTPU_INIT_ARGS"]
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    gather_whole()
+    assert planned == os.environ["LIBTPU_INIT_ARGS"] != ""
 
 
 def test_more_devices_than_jax_has_are_refused():
