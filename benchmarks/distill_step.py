@@ -1,11 +1,12 @@
-"""Speed and memory of a distillation step with two teachers; `distill_peers.py` starts it too.
+"""Speed and memory of a distillation step with teachers; `distill_peers.py` starts it too.
 
     python benchmarks/distill_step.py '{"mode": "ours", "vocab": 49152, …}'
 
-`ours` is the trainer's own step: hidden states of both teachers, chunked divergence from their
-mixture, update. `dense` is the same loss from whole rows of logits of student and teachers.
-`store` writes the top-16 cache of a teacher, beside that teacher's plain pass (hidden states, and
-log-probabilities of the text's tokens). Random weights; every row is full and every token counts.
+`ours` is the trainer's own step: hidden states of all teachers (two, or as many as "teachers"
+says), chunked divergence from their mixture, update. `dense` is the same loss from whole rows of
+logits of student and teachers. `store` writes the top-16 cache of a teacher, beside that teacher's
+plain pass (hidden states, and log-probabilities of the text's tokens). Random weights; every row is
+full and every token counts.
 """
 
 import json
@@ -46,11 +47,14 @@ from cotjax.stages.distill_logits import DistillLogitsStage  # noqa: E402
 from cotjax.student.load import load_policy  # noqa: E402
 from cotjax.teachers import pool  # noqa: E402
 
-TEACHERS = ("one", "two")
+
+def teachers_of(size: dict[str, Any]) -> list[str]:
+    """The teachers' names."""
+    return [f"teacher-{number + 1}" for number in range(size.get("teachers", 2))]
 
 
 def write_models(size: dict[str, Any], folder: pathlib.Path) -> None:
-    """A student and two teachers of one shape, with random weights."""
+    """A student and teachers of one shape, with random weights."""
     shape = Architecture(
         "llama",
         size["vocab"],
@@ -62,15 +66,17 @@ def write_models(size: dict[str, Any], folder: pathlib.Path) -> None:
         size["mlp"],
     )
     tokenizer = load_tokenizer(resolve("tiny"))
-    for seed, name in enumerate(("student", *TEACHERS)):
+    for seed, name in enumerate(("student", *teachers_of(size))):
         model = Transformer(shape, rngs=nnx.Rngs(seed))
         huggingface.save(model, folder / name, tokenizer=tokenizer)
 
 
 def open_config(size: dict[str, Any], folder: pathlib.Path) -> configs.Config:
     flags = ["--stage=distill", f"--model.path={folder / 'student'}", "--curriculum.schedule=fixed"]
-    flags += ["--teachers.paths", *(str(folder / name) for name in TEACHERS)]
-    flags += ["--curriculum.teacher-weights", "0.5", "0.5", "--curriculum.ranking-problems=0"]
+    names = teachers_of(size)
+    flags += ["--teachers.paths", *(str(folder / name) for name in names)]
+    flags += ["--curriculum.teacher-weights", *(str(1 / len(names)) for _ in names)]
+    flags += ["--curriculum.ranking-problems=0"]
     flags += [f"--batch.size={size['rows']}", f"--batch.sequence-length={size['length']}"]
     flags += [f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"]
     return configs.load(
@@ -98,19 +104,22 @@ def measure_steps(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     stage = DistillLogitsStage(config, make_mesh(-1))
     if size["mode"] == "dense":
         stage.learn_from(lambda params, reference, work: dense(stage, params, work), config.steps)
-    state, ends = stage.state, []
+    state, ends, cpu = stage.state, [], []
+    count = len(stage.teachers.names)
     for step in range(size["steps"] + 1):
         batch = shard(stage.mesh, rows(size, step))
-        outputs = stage.teachers.outputs(batch, [0.5, 0.5], 1.0)
+        outputs = stage.teachers.outputs(batch, [1 / count] * count, 1.0)
         work = stage._work(batch, outputs, alpha=0.0, own=False, dropout_key=None)
         state, metrics = stage.update(state, [work])
         jax.block_until_ready(metrics)
         ends.append(time.perf_counter())
+        cpu.append(time.process_time())
     seconds = statistics.median(np.diff(ends))
     loss, count = metrics["loss"]
     return {
         "step_tok_s": size["rows"] * size["length"] / seconds,
         "step_s": seconds,
+        "step_cpu_s": statistics.median(np.diff(cpu)),
         "start_to_first_step_s": ends[0] - STARTED,
         "loss": float(loss / count),
     }
@@ -133,7 +142,7 @@ def measure_store(size: dict[str, Any], folder: pathlib.Path) -> dict[str, float
     config = open_config(size, folder)
     config = configs.load([
         *("--stage=distill", f"--model.path={config.model.path}", "--curriculum.num-monitor=1"),
-        *("--teachers.paths", str(folder / "one"), "--curriculum.ranking-problems=0"),
+        *("--teachers.paths", str(folder / "teacher-1"), "--curriculum.ranking-problems=0"),
         *(f"--batch.size={size['rows']}", f"--batch.sequence-length={size['length']}"),
         *(f"--curriculum.examples={size['examples']}", "--curriculum.buckets=1"),
         "--data.concise-share=1",

@@ -197,3 +197,56 @@ def test_a_device_is_compared_with_a_cpu():
     assert own["run"]([sys.executable, "-c", "raise SystemExit('no memory')"]) == {
         "failed": "no memory"
     }
+
+
+@pytest.fixture(scope="module")
+def growth():
+    return runpy.run_path(str(BENCHMARKS / "growth.py"))
+
+
+@pytest.mark.parametrize(("power", "constant"), [(1.0, 50.0), (2.0, 3.0), (0.5, 10.0), (1.0, 0.0)])
+def test_the_exponent_of_what_grows_is_told_without_the_constant_part(growth, power, constant):
+    sizes = [4, 8, 16, 32, 64]
+    found = growth["fit"](sizes, [constant + 2 * size**power for size in sizes])
+    assert found.grows == pytest.approx(power, abs=0.011)
+    assert found.constant == pytest.approx(constant, abs=0.2)
+    assert 0 < found.upper <= power + 1e-9
+    flat = growth["fit"](sizes, [7.0, 7.2, 7.1, 6.9, 7.3])
+    assert (flat.grows, flat.constant) == (0.0, 7.1)
+
+
+def test_points_that_are_there_are_not_measured_again(growth, tmp_path):
+    path, point = tmp_path / "growth.jsonl", {"axis": "records", "value": 100, "quick": True}
+    assert [*growth["missing"]([], ["records"], quick=True)] == [point, point | {"value": 1000}]
+    growth["append"](path, point | {"peak_mib": 1.0})
+    with path.open("a") as file:
+        file.write('{"axis": "records", "va')  # a kill
+    assert growth["read"](path) == [point | {"peak_mib": 1.0}]
+    growth["append"](path, point | {"value": 1000, "peak_mib": 2.0})
+    assert not [*growth["missing"](growth["read"](path), ["records"], quick=True)]
+    assert len([*growth["missing"](growth["read"](path), ["records"], quick=False)]) == 5
+
+
+def test_the_table_of_growth_has_a_line_for_each_quantity_of_each_axis(growth, tmp_path):
+    def row(value, seconds):
+        step = {"cpu_s": 2 * seconds, "wall_s": seconds}
+        return {"axis": "group", "value": value, "quick": False, "step": step, "peak_mib": 300.0}
+
+    rows = [row(8, 2.0), row(4, 1.0), row(16, 4.0)]
+    assert growth["table"](rows).splitlines()[2:] == [
+        "| completions of a prompt, 4 to 16 | step, s of the CPU | 2 | 8 | 0 | 1.00 | 1.00 |",
+        "| completions of a prompt, 4 to 16 | step, s | 1 | 4 | 0 | 1.00 | 1.00 |",
+        "| completions of a prompt, 4 to 16 | peak memory, MiB | 300 | 300 | 300 | 0.00 | 0.00 |",
+    ]
+    growth["draw"](rows, tmp_path / "growth.svg")
+    assert "<svg" in (tmp_path / "growth.svg").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["length", "teachers", "file"])
+def test_growth_is_measured(monkeypatch, capsys, tmp_path, axis):
+    out = run_script(monkeypatch, capsys, "growth.py", str(tmp_path), f"--only={axis}", "--quick")
+    rows = [json.loads(line) for line in (tmp_path / "growth.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(row["peak_mib"] > row["before_mib"] > 50 for row in rows)
+    quantity = "open" if axis == "file" else "step"
+    assert f"| {quantity}, s of the CPU |" in out and (tmp_path / "growth.svg").exists()
