@@ -14,8 +14,9 @@ sizes: what one sees. `grows` is the p of
     value = constant + factor · size^p
 
 whose squared relative errors at all sizes are least: what is left when imports, compiled programs
-and all else that has no size are taken away. Where a quantity grows by less than a tenth over the
-whole axis there is no exponent to tell, and it is 0.
+and all else that has no size are taken away. Of exponents that fit nearly as well it is the one
+nearest to 1, since a few points with noise tell no more. Where seconds grow by less than half, or
+memory by less than a tenth, from the smallest size to the largest, it is 0.
 """
 
 import argparse
@@ -61,7 +62,8 @@ AXES = {
     "file": Axis("records of a file", (10**3, 10**4, 10**5, 10**6), (100, 1000)),
 }
 DATA = ("records", "file")
-FLAT = 1.1  # largest over smallest of what does not grow
+FLAT = {"seconds": 1.5, "memory": 1.1}  # the last over the first of what does not grow
+NEARLY = 1.25  # times the least error fits as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +81,23 @@ class Fit:
     upper: float
 
 
-def fit(sizes: Sequence[float], values: Sequence[float]) -> Fit:
+def fit(sizes: Sequence[float], values: Sequence[float], kind: str = "seconds") -> Fit:
     """See the module docstring.
 
     Args:
       sizes: at least two, ascending.
       values: > 0, one for each.
+      kind: of `FLAT`.
     """
     size, value = np.asarray(sizes, float), np.asarray(values, float)
     upper = float(np.polyfit(np.log(size[-3:]), np.log(value[-3:]), 1)[0])
-    if value.max() < FLAT * value.min():
+    if value[-1] < FLAT[kind] * value[0]:
         return Fit(0.0, float(np.median(value)), upper)
-    found = (_with_exponent(power, size, value) for power in np.arange(0.05, 3.005, 0.01))
-    _, grows, constant = min(found)
+    found = [_with_exponent(power, size, value) for power in np.arange(0.05, 3.005, 0.01)]
+    enough = NEARLY * min(found)[0] + 1e-9
+    _, grows, constant = min(
+        (one for one in found if one[0] <= enough), key=lambda one: abs(one[1] - 1)
+    )
     return Fit(grows, constant, upper)
 
 
@@ -151,15 +157,13 @@ def append(path: Path, row: Row) -> None:
 # What they say.
 
 
-def quantities(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """The values of every quantity by its name, in the order of the rows."""
-    found: dict[str, list[float]] = {}
+def quantities(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The seconds of every quantity by its name, in the order of the rows."""
+    found: dict[str, list[Row]] = {}
     for row in rows:
         for name, value in row.items():
-            for key in ("cpu_s", "wall_s") if isinstance(value, dict) and "cpu_s" in value else ():
-                unit = "s of the CPU" if key == "cpu_s" else "s"
-                found.setdefault(f"{name}, {unit}", []).append(value[key])
-        found.setdefault("peak memory, MiB", []).append(row["peak_mib"])
+            if isinstance(value, dict) and "cpu_s" in value:
+                found.setdefault(name, []).append(value)
     return found
 
 
@@ -172,21 +176,28 @@ def of_axis(rows: Sequence[Row], axis: str, *, quick: bool) -> list[Row]:
 def table(rows: Sequence[Row], *, quick: bool = False) -> str:
     """Markdown: a line for each quantity of each axis that has two points."""
     lines = [
-        "| axis | quantity | at the smallest | at the largest | constant | grows | upper |",
-        "|---|---|" + "---:|" * 5,
+        "| | smallest | largest | constant | grows | upper | clock, largest | grows |",
+        "|---|" + "---:|" * 7,
     ]
     for name, axis in AXES.items():
         own = of_axis(rows, name, quick=quick)
+        if len(own) < 2:
+            continue
         sizes = [row["value"] for row in own]
-        for quantity, values in quantities(own).items() if len(own) > 1 else ():
-            found = fit(sizes, values)
-            cells = (
-                f"{axis.title}, {sizes[0]:,} to {sizes[-1]:,}", quantity,
-                *(f"{number:,.3g}" for number in (values[0], values[-1], found.constant)),
-                f"{found.grows:.2f}", f"{found.upper:.2f}",
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| **{axis.title}, {sizes[0]:,} to {sizes[-1]:,}** |" + " |" * 7)
+        for quantity, seconds in quantities(own).items():
+            cpu, clock = ([one[key] for one in seconds] for key in ("cpu_s", "wall_s"))
+            wall = f"{clock[-1]:,.3g}", f"{fit(sizes, clock).grows:.2f}"
+            lines.append(_line(f"{quantity}, s of the CPU", cpu, fit(sizes, cpu), *wall))
+        peak = [row["peak_mib"] for row in own]
+        lines.append(_line("peak memory, MiB", peak, fit(sizes, peak, "memory")))
     return "\n".join(lines) + "\n"
+
+
+def _line(title: str, values: Sequence[float], found: Fit, *wall: str) -> str:
+    numbers = (f"{number:,.3g}" for number in (values[0], values[-1], found.constant))
+    cells = (title, *numbers, f"{found.grows:.2f}", f"{found.upper:.2f}", *(wall or ("", "")))
+    return f"| {' | '.join(cells)} |"
 
 
 def draw(rows: Sequence[Row], path: Path, *, quick: bool = False) -> None:
@@ -201,7 +212,7 @@ def draw(rows: Sequence[Row], path: Path, *, quick: bool = False) -> None:
         {"text.color": ink, "xtick.color": ink, "ytick.color": ink, "axes.labelcolor": ink}
         | {"axes.edgecolor": ink, "svg.hashsalt": "cotjax", "legend.frameon": False}
     )
-    figure, panels = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
+    figure, panels = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     for (seconds, memory), names in zip(
         panels, ([name for name in AXES if name not in DATA], DATA), strict=True
     ):
@@ -215,26 +226,28 @@ def draw(rows: Sequence[Row], path: Path, *, quick: bool = False) -> None:
         for axes in (seconds, memory):
             _draw_linear(axes, ink)
             if axes.lines:
-                axes.legend(fontsize=7)
+                axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, transparent=True, metadata={"Date": None})
     plt.close(figure)
 
 
 def _draw_axis(own: Sequence[Row], name: str, seconds: Any, memory: Any) -> None:
+    """Of steps the whole, of records what there is; of a file how it is opened."""
     if len(own) < 2:
         return
-    sizes, found = [row["value"] for row in own], quantities(own)
+    sizes = [row["value"] for row in own]
     shown = sizes if name in DATA else [size / sizes[0] for size in sizes]
-    for quantity, values in found.items():
-        what, _, unit = quantity.rpartition(", ")
-        if unit == "s of the CPU" and (name in DATA or what == "step"):
-            label = f"{name}: {what}" if name in DATA else name
-            style = "--" if name == "file" else "-"
-            label = f"{label}, n^{fit(sizes, values).grows:.2f}"
-            seconds.plot(shown, values, style, marker="o", markersize=3, label=label)
-        elif unit == "MiB":
-            label = f"{name}, n^{fit(sizes, values).grows:.2f}"
-            memory.plot(shown, values, marker="o", markersize=3, label=label)
+    wanted = {"records": "open, sort, batch, resume", "file": "open"}.get(name, "step").split(", ")
+    for quantity, found in quantities(own).items():
+        if quantity.rpartition(", ")[2] not in wanted:
+            continue
+        values = [one["cpu_s"] for one in found]
+        label = f"{name}: {quantity}" if name in DATA else name
+        label += f", n^{fit(sizes, values).grows:.2f}"
+        seconds.plot(shown, values, marker="o", markersize=3, label=label)
+    values = [row["peak_mib"] for row in own]
+    label = f"{name}, n^{fit(sizes, values, 'memory').grows:.2f}"
+    memory.plot(shown, values, marker="o", markersize=3, label=label)
 
 
 def _draw_linear(axes: Any, color: str) -> None:

@@ -213,6 +213,9 @@ def test_the_exponent_of_what_grows_is_told_without_the_constant_part(growth, po
     assert 0 < found.upper <= power + 1e-9
     flat = growth["fit"](sizes, [7.0, 7.2, 7.1, 6.9, 7.3])
     assert (flat.grows, flat.constant) == (0.0, 7.1)
+    assert growth["fit"](sizes, [300, 310, 330, 370, 450], "memory").grows == pytest.approx(
+        1, abs=0.03
+    )
 
 
 def test_points_that_are_there_are_not_measured_again(growth, tmp_path):
@@ -234,9 +237,9 @@ def test_the_table_of_growth_has_a_line_for_each_quantity_of_each_axis(growth, t
 
     rows = [row(8, 2.0), row(4, 1.0), row(16, 4.0)]
     assert growth["table"](rows).splitlines()[2:] == [
-        "| completions of a prompt, 4 to 16 | step, s of the CPU | 2 | 8 | 0 | 1.00 | 1.00 |",
-        "| completions of a prompt, 4 to 16 | step, s | 1 | 4 | 0 | 1.00 | 1.00 |",
-        "| completions of a prompt, 4 to 16 | peak memory, MiB | 300 | 300 | 300 | 0.00 | 0.00 |",
+        "| **completions of a prompt, 4 to 16** | | | | | | | |",
+        "| step, s of the CPU | 2 | 8 | 0 | 1.00 | 1.00 | 4 | 1.00 |",
+        "| peak memory, MiB | 300 | 300 | 300 | 0.00 | 0.00 |  |  |",
     ]
     growth["draw"](rows, tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()
