@@ -11,13 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    BlockSizes,
-    MultiHeadMask,
-    NumpyMask,
-    SegmentIds,
-    make_splash_mha_single_device,
-)
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
@@ -83,6 +76,8 @@ def _attend(
     scoring: Scoring,
     placement: Placement,
 ) -> Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds  # here: see `_kernel`
+
     size = query.shape[1]
     block = min(LARGEST_BLOCK, -(-size // LANES) * LANES)
     rest = -size % block
@@ -113,7 +108,10 @@ def _attend(
 
 
 def _kernel(mask: np.ndarray, num_heads: int, block: int, softcap: float, interpret: bool) -> Any:
-    sizes = BlockSizes(
+    # Here: only a run with flash attention waits for the import of Pallas.
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,
         block_kv_compute=block,
@@ -123,8 +121,8 @@ def _kernel(mask: np.ndarray, num_heads: int, block: int, softcap: float, interp
         block_q_dq=block,
         block_kv_dq=block,
     )
-    return make_splash_mha_single_device(
-        MultiHeadMask([NumpyMask(mask)] * num_heads),
+    return splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([splash.NumpyMask(mask)] * num_heads),
         block_sizes=sizes,
         attn_logits_soft_cap=softcap or None,
         interpret=interpret,

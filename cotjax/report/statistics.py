@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 DRAWS = 10_000
 
@@ -35,6 +34,8 @@ def t_interval(values: Sequence[float]) -> Interval:
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)
+    from scipy import stats  # here: it takes most of a second to import
+
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return Interval(mean, mean - reach, mean + reach)
@@ -79,6 +80,8 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     lost = sum(b and not a for a, b in pairs)
     if gained + lost == 0:
         return 1.0
+    from scipy import stats  # here: see above
+
     return float(stats.binomtest(gained, gained + lost).pvalue)
 
 
