@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +146,8 @@ class TokenCache:
 
 
 def _is_fast(tokenizer: Any) -> bool:
-    """Whether a tokenizer is transformers' own around a compiled one."""
-    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
-
-    return isinstance(tokenizer, PreTrainedTokenizerFast)
+    """Whether a tokenizer is around a compiled one, as transformers' fast ones are."""
+    return isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer)
 
 
 def _keeps_white_space(tokenizer: Any) -> bool:

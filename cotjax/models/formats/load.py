@@ -11,6 +11,7 @@ from flax import nnx
 
 from cotjax.errors import InputError
 from cotjax.models.formats import huggingface, peft
+from cotjax.models.formats.built_in_tokenizer import BuiltInTokenizer
 from cotjax.models.formats.gguf_gemma import open_gguf
 from cotjax.models.formats.locate import layers_left, without_weights
 from cotjax.models.formats.locate import resolve as resolve
@@ -26,7 +27,7 @@ class LoadedModel:
 
     Attributes:
       shell: the decoder with shapes in place of its weights.
-      tokenizer: a transformers `PreTrainedTokenizerFast`.
+      tokenizer: a transformers `PreTrainedTokenizerFast`, or what answers like one.
       eos_id: the token that ends a completion.
       stop_ids: further tokens that end a completion.
       pad_id: the token that fills rows; may equal `eos_id`.
@@ -60,10 +61,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(f"{folder}: no tokenizer.json; copy it from the model's origin.")
     # transformers warns that models need PyTorch; only its tokenizer is used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
-
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = _opened(folder)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise InputError(f"{folder}: cannot read its tokenizer.json ({error}).") from error
     check_known(tokenizer, folder)
@@ -71,6 +70,14 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def _opened(folder: Path) -> Any:
+    if folder == resolve("tiny"):
+        return BuiltInTokenizer(folder)
+    from transformers import PreTrainedTokenizerFast  # here: it takes seconds to import
+
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def load_model(
