@@ -1,16 +1,21 @@
-"""Arrays that hold a NaN or an infinity: counted where they lie, named, and refused."""
+"""Arrays that hold a NaN or an infinity: counted where they lie, named, and refused.
+
+An array of one CPU device lies in the host's memory, where NumPy counts without a compiled program.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cotjax.errors import NotFinite
 from cotjax.interfaces import Program
 
 SHOWN = 3  # arrays that an error names
+_AT_ONCE = 2**18  # numbers that NumPy looks at: what it makes of them stays in a core's cache
 
 
 @jax.jit
@@ -39,16 +44,35 @@ def not_finite(tree: Any) -> dict[str, int]:
     Arrays that are split over processes are counted as a whole, so each process calls this.
     """
     leaves = {name: leaf for name, leaf in named_leaves(tree).items() if _holds_floats(leaf)}
-    counts = jax.device_get({name: _count_not_finite(leaf) for name, leaf in leaves.items()})
+    counts = jax.device_get(
+        {
+            name: (_count_on_host if _is_on_host(leaf) else _count_not_finite)(leaf)
+            for name, leaf in leaves.items()
+        }
+    )
     return {name: int(count) for name, count in counts.items() if count}
 
 
+def _is_on_host(leaf: Any) -> bool:
+    """Whether an array, or what a shape stands for, lies in this process's memory in one piece."""
+    if not hasattr(leaf, "sharding"):
+        return True
+    devices = getattr(leaf.sharding, "device_set", ())
+    return [device.platform for device in devices] == ["cpu"]
+
+
+def _count_on_host(leaf: Any) -> int:
+    flat = np.asarray(leaf).ravel("K")  # a view, in whatever order the numbers lie
+    blocks = (flat[start : start + _AT_ONCE] for start in range(0, flat.size, _AT_ONCE))
+    return sum(block.size - np.count_nonzero(np.isfinite(block)) for block in blocks)
+
+
 def finite_programs(shapes: Any) -> Iterator[Program]:
-    """What `not_finite` compiles for arrays of some shapes."""
+    """What `not_finite` compiles for arrays of some shapes; nothing for those on the host."""
     seen: set[Any] = set()
     for leaf in jax.tree.leaves(shapes):
         kind = leaf.shape, leaf.dtype, leaf.sharding
-        if _holds_floats(leaf) and kind not in seen:
+        if _holds_floats(leaf) and not _is_on_host(leaf) and kind not in seen:
             seen.add(kind)
             yield Program("finite numbers", _count_not_finite, (leaf,))
 

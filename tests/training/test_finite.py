@@ -8,6 +8,7 @@ import pytest
 from cotjax.errors import InputError, NotFinite
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import batched
+from cotjax.startup import counted
 from cotjax.training.finite import check_finite, finite_programs, not_finite
 
 TREE = {
@@ -25,6 +26,18 @@ def test_numbers_that_are_none_are_counted_by_array():
     assert not_finite({"w": np.ones(4), "n": jnp.arange(3)}) == {}
     assert not_finite(()) == {}
     assert not_finite(jnp.float32(np.nan)) == {"array": 1}
+
+
+def test_what_lies_in_the_hosts_memory_is_counted_without_a_program():
+    values = np.random.default_rng(0).normal(size=(3, 700, 300)).astype(np.float32)
+    places = np.random.default_rng(1).choice(values.size, 50, replace=False)
+    values.reshape(-1)[places] = np.resize([np.nan, np.inf, -np.inf], 50)
+    tree = {"jax": jnp.asarray(values), "numpy": values, "turned": values.T, "none": values[:0]}
+    tree["half"] = jnp.asarray(values, jnp.bfloat16)
+    with counted() as programs:
+        found = not_finite(tree)
+    assert found == dict.fromkeys(["half", "jax", "numpy", "turned"], 50)
+    assert not programs.names
 
 
 def test_arrays_over_several_devices_are_counted_as_a_whole():
@@ -49,8 +62,10 @@ def test_the_error_names_the_arrays_and_the_fix():
 
 def test_the_programs_are_those_of_the_shapes_each_once():
     shapes = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=batched(make_mesh(1)))
+        jax.ShapeDtypeStruct(shape, dtype, sharding=batched(make_mesh(2)))
         for shape, dtype in [((4,), "float32"), ((4,), "float32"), ((2,), "float32"),
                              ((4,), "bfloat16"), ((4,), "int32")]
     ]  # fmt: skip
     assert [one.args[0].shape for one in finite_programs(shapes)] == [(4,), (2,), (4,)]
+    on_one = jax.ShapeDtypeStruct((4,), "float32", sharding=batched(make_mesh(1)))
+    assert not [*finite_programs(on_one)]
