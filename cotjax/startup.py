@@ -214,6 +214,17 @@ def compiling_side_by_side(programs: "Iterable[Program]") -> Iterator[None]:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
+def compile_together(programs: "Iterable[Program]") -> None:
+    """Compiles programs in threads, and ends when they are all compiled.
+
+    Raises:
+      Exception: what a program raised.
+    """
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compile") as threads:
+        for waiting in [threads.submit(_compile, program) for program in programs]:
+            waiting.result()
+
+
 def _compile(program: "Program") -> None:
     program.function.lower(*program.args, **program.kwargs).compile()
 

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from cotjax.interfaces import Program, TrainState
+from cotjax.startup import compile_together
 
 SumCount = tuple[Float[Array, ""], Float[Array, ""]]
 # (all parameters, the reference's, micro-batch) -> loss sum, count, further (sum, count) metrics.
@@ -113,6 +114,7 @@ class Update:
       add: two gradients to their sum.
       apply: a state and the sum of gradients to the next state.
       scan: whether micro-batches may be stacked.
+      met: the shapes of micro-batches that were taken one after the other so far.
     """
 
     whole: Any
@@ -120,6 +122,7 @@ class Update:
     add: Any
     apply: Any
     scan: bool
+    met: set[Any] = dataclasses.field(default_factory=set[Any], repr=False, compare=False)
 
     def __call__(
         self, state: TrainState, micros: Sequence[Any], frozen: Frozen = NOTHING
@@ -135,10 +138,36 @@ class Update:
         first, *others = micros
         if not others or (self.scan and all(_shapes(micro) == _shapes(first) for micro in others)):
             return self.whole(state, frozen, tuple(micros))
+        self._compile(state, micros, frozen)
         summed = self.gradient(state.params, frozen, first)
         for micro in others:
             summed = self.add(summed, self.gradient(state.params, frozen, micro))
         return self.apply(state, summed)
+
+    def _compile(self, state: TrainState, micros: Sequence[Any], frozen: Frozen) -> None:
+        """Compiles what shapes that come for the first time need: side by side, the longest first.
+
+        A step would compile the same one after the other, and compute between.
+        """
+        kinds = {_shapes(micro): micro for micro in micros}
+        new = [micro for kind, micro in kinds.items() if kind not in self.met]
+        programs = [
+            Program("gradient", self.gradient, (state.params, frozen, micro))
+            for micro in reversed(new)
+        ]
+        if not self.met:
+            summed = _gradient_shapes(self.gradient, state, frozen, new[-1])
+            programs += self._sums("update", summed, state)
+        if len(programs) > 1:
+            compile_together(programs)
+        self.met.update(kinds)
+
+    def _sums(self, name: str, summed: Any, state: Any, *, always: bool = True) -> list[Program]:
+        """What gradients of these shapes go through."""
+        return [
+            Program(f"{name}: sum of gradients", self.add, (summed, summed), always=always),
+            Program(f"{name}: new state", self.apply, (state, summed), always=always),
+        ]
 
     def programs(
         self,
@@ -172,9 +201,9 @@ class Update:
             args = state.params, frozen, micro
             likely = sure and micro is likeliest
             yield Program(f"{name}: gradient", self.gradient, args, always=likely)
-        summed = _gradient_shapes(self.gradient, state, frozen, micros[0])
-        yield Program(f"{name}: sum of gradients", self.add, (summed, summed), always=sure)
-        yield Program(f"{name}: new state", self.apply, (state, summed), always=sure)
+        # Of the shape that comes most likely, whose trace is kept for it.
+        summed = _gradient_shapes(self.gradient, state, frozen, micros[-1])
+        yield from self._sums(name, summed, state, always=sure)
 
 
 def _gradient_shapes(gradient: Any, state: TrainState, frozen: Frozen, micro: Any) -> Any:
@@ -299,4 +328,4 @@ def _added(number: Any) -> float:
 
 def _shapes(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

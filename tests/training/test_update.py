@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from cotjax import startup
 from cotjax.startup import counted
+from cotjax.training import update as update_module
 from cotjax.training.update import (
     Frozen,
     init_program,
@@ -302,3 +304,34 @@ def test_the_likeliest_shape_is_compiled_at_start_up_and_the_others_when_they_co
     assert sure(False, 3) == [
         ("gradient", False), ("gradient", True), ("add_gradients", True), ("apply", True)
     ]  # fmt: skip
+
+
+def test_what_new_shapes_need_is_compiled_side_by_side_the_longest_first(monkeypatch):
+    together = []
+
+    def compile_together(programs):
+        together.append([(one.function.__name__, one.args) for one in programs])
+        startup.compile_together(programs)
+
+    monkeypatch.setattr(update_module, "compile_together", compile_together)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    optimizer, params = optax.adam(0.1), jax.device_put({"w": jnp.ones(5)}, place)
+    state = init_state(params, optimizer)
+    loss = lambda params, _, micro: (  # noqa: E731
+        ((micro["x"] * params["w"]) ** 2).sum(), jnp.float32(micro["x"].size), {}
+    )  # fmt: skip
+    update = make_update(loss, optimizer, state)
+    first, again, other = [[named(size) for size in sizes]
+                           for sizes in ((3, 3, 7), (3, 7, 7), (3, 7, 11))]  # fmt: skip
+    with counted() as asked:
+        state, _ = update(state, first)
+    assert [name for name, _ in together[0]] == ["gradient", "gradient", "add_gradients", "apply"]
+    assert [args[2]["x"].shape[0] for name, args in together[0] if name == "gradient"] == [7, 3]
+    of_steps = {"gradient": 2, "add_gradients": 1, "apply": 1}
+    assert {name: asked.names[name] for name in of_steps} == of_steps, "nothing is compiled twice"
+    with counted() as asked:
+        state, _ = update(state, again)
+    assert not asked.names.keys() & {*of_steps}
+    with counted() as asked:
+        update(state, other)
+    assert asked.names["gradient"] == 1 and len(together) == 1, "one alone is compiled where it is"
