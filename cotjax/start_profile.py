@@ -1,8 +1,8 @@
 """Where the time goes from the start of a process to the end of its first step.
 
-`cotjax train --profile-start` prints it: what a run does in order, and how much of each part JAX
-traced, lowered, and compiled or read from the cache of programs. Those seconds add up over threads,
-so they may be more than the part took.
+`cotjax train --profile-start` prints it: what a run does in order, the time that processors spent
+on it, and how much of each part JAX traced, lowered and compiled programs, or read them from its
+cache. What JAX did adds up over threads, so it may be more than the part took.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from cotjax.startup import STARTED
 _EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "traced",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowered",
-    "/jax/core/compile/backend_compile_duration": "compiled",
+    "/jax/core/compile/backend_compile_duration": "compiled",  # or read: JAX counts both
+    "/jax/compilation_cache/cache_retrieval_time_sec": "read",
 }
 
 
@@ -28,12 +29,19 @@ class Part:
     Attributes:
       name: what was done.
       seconds: that it took.
+      cpu: seconds of all processors, of this process.
       programs: seconds of JAX's by what it did with programs, of all threads.
     """
 
     name: str
     seconds: float
+    cpu: float = 0.0
     programs: dict[str, float] = field(default_factory=dict)
+
+    def did(self, what: str) -> float:
+        """Seconds of `traced`, `lowered`, `compiled` or `read`, each without the others."""
+        of_both = self.programs.get(what, 0.0)
+        return max(of_both - self.programs.get("read", 0.0), 0.0) if what == "compiled" else of_both
 
 
 class StartProfile:
@@ -45,16 +53,16 @@ class StartProfile:
 
     def __init__(self, began: float = STARTED) -> None:
         self.parts: list[Part] = []
-        self._last, self._listens, self._over = began, False, False
+        self._last, self._cpu, self._listens, self._over = began, 0.0, False, False
         self._now: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
         """Ends a part."""
         if self._over:
             return
-        now = time.monotonic()
-        self.parts.append(Part(name, now - self._last, self._now))
-        self._last, self._now = now, {}
+        now, cpu = time.monotonic(), time.process_time()
+        self.parts.append(Part(name, now - self._last, cpu - self._cpu, self._now))
+        self._last, self._cpu, self._now = now, cpu, {}
 
     def listen(self) -> None:
         """Counts what JAX does with programs from now on."""
@@ -79,19 +87,19 @@ class StartProfile:
     def table(self) -> str:
         """The parts, a line each, and their sum."""
         whats = list(_EVENTS.values())
-        head = f"{'from the start to the first step':34}{'seconds':>9}" + "".join(
-            f"{what:>10}" for what in whats
-        )
-        lines = [
-            f"{part.name:34}{part.seconds:9.2f}"
-            + "".join(
-                f"{part.programs[what]:10.2f}" if part.programs.get(what) else " " * 10
-                for what in whats
-            ).rstrip()
+        head = ["from the start to the first step", "seconds", "cpu", *whats]
+        rows = [
+            [part.name, part.seconds, part.cpu, *(part.did(what) or "" for what in whats)]
             for part in self.parts
         ]
-        total = f"{'together':34}{sum(part.seconds for part in self.parts):9.2f}"
-        return "\n".join([head, *lines, total])
+        total = ["together", *(sum(row[column] for row in rows) for column in (1, 2))]
+        return "\n".join(map(_line, [head, *rows, total]))
+
+
+def _line(cells: list[Any]) -> str:
+    name, *numbers = cells
+    shown = (f"{one:10.2f}" if isinstance(one, float) else f"{one:>10}" for one in numbers)
+    return f"{name:34}{''.join(shown)}".rstrip()
 
 
 _profile: StartProfile | None = None

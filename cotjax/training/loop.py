@@ -196,8 +196,9 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Evaluates, takes the steps that are left, and evaluates again."""
         every = self.settings.checkpoint_every
+        started("checkpoints, metrics")
         before = self._evaluation(0, "before")
-        started("checkpoint, evaluation before")
+        started("evaluation before")
         if self.done:
             self.writer.name_end(None if not self._has_ended() else self.done)
         if self._is_due() and self.done not in self.evaluations:
