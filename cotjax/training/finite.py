@@ -1,6 +1,7 @@
 """Arrays that hold a NaN or an infinity: counted where they lie, named, and refused.
 
-An array of one CPU device lies in the host's memory, where NumPy counts without a compiled program.
+An array of this process's CPU devices lies in its memory, where NumPy counts without a program that
+would be compiled first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,15 +55,23 @@ def not_finite(tree: Any) -> dict[str, int]:
 
 
 def _is_on_host(leaf: Any) -> bool:
-    """Whether an array, or what a shape stands for, lies in this process's memory in one piece."""
-    if not hasattr(leaf, "sharding"):
-        return True
-    devices = getattr(leaf.sharding, "device_set", ())
-    return [device.platform for device in devices] == ["cpu"]
+    """Whether an array, or what a shape stands for, lies in this process's memory."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        return isinstance(leaf, np.ndarray)
+    cpus = all(device.platform == "cpu" for device in sharding.device_set)
+    return cpus and sharding.is_fully_addressable
 
 
 def _count_on_host(leaf: Any) -> int:
-    flat = np.asarray(leaf).ravel("K")  # a view, in whatever order the numbers lie
+    parts = [leaf]
+    if isinstance(leaf, Array):  # of parts of which there are copies, one counts
+        parts = [part.data for part in leaf.addressable_shards if part.replica_id == 0]
+    return sum(map(_count_part, parts))
+
+
+def _count_part(part: Any) -> int:
+    flat = np.asarray(part).ravel("K")  # a view, in whatever order the numbers lie
     blocks = (flat[start : start + _AT_ONCE] for start in range(0, flat.size, _AT_ONCE))
     return sum(block.size - np.count_nonzero(np.isfinite(block)) for block in blocks)
 

@@ -49,7 +49,6 @@ def test_plain_grpo_imports_no_teacher(tmp_path):
     )
     status, modules = json.loads(ran.stdout.splitlines()[-1])
     assert status == 0 and "cotjax.stages.policy" in modules
-    assert not HEAVY.keys() & {*modules}
     modules = [name for name in modules if name.startswith("cotjax.")]
     assert not [name for name in modules if name.startswith("cotjax.teachers")]
     assert not [name for name in modules if "distill" in name and ".core." not in name]

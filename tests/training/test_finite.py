@@ -1,15 +1,24 @@
 """What is NaN or infinite is counted and named; nothing else is looked at."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from cotjax.errors import InputError, NotFinite
 from cotjax.parallel.mesh import make_mesh
 from cotjax.parallel.sharding import batched
 from cotjax.startup import counted
-from cotjax.training.finite import check_finite, finite_programs, not_finite
+from cotjax.training.finite import (
+    _count_not_finite,
+    check_finite,
+    finite_programs,
+    not_finite,
+)
 
 TREE = {
     "embed": {"embedding": jnp.array([[1.0, np.nan], [np.inf, -np.inf]])},
@@ -43,7 +52,17 @@ def test_what_lies_in_the_hosts_memory_is_counted_without_a_program():
 def test_arrays_over_several_devices_are_counted_as_a_whole():
     values = np.ones((8, 4), np.float32)
     values[3], values[7, 0] = np.nan, np.inf
-    assert not_finite({"w": jax.device_put(values, batched(make_mesh(8)))}) == {"w": 5}
+    mesh = make_mesh(4, 2)
+    places = [P(), P("data"), P("fsdp"), P(("data", "fsdp")), P("data", "fsdp"), P(None, "fsdp")]
+    tree = {str(place): jax.device_put(values, NamedSharding(mesh, place)) for place in places} | {
+        "batch": jax.device_put(values, batched(make_mesh(8)))
+    }
+    with counted() as programs:
+        assert not_finite(tree) == dict.fromkeys(tree, 5)
+    assert not programs.names
+    assert {name: int(_count_not_finite(leaf)) for name, leaf in tree.items()} == dict.fromkeys(
+        tree, 5
+    )
 
 
 def test_the_error_names_the_arrays_and_the_fix():
@@ -60,12 +79,20 @@ def test_the_error_names_the_arrays_and_the_fix():
         check_finite(many, "model", "Do that.")
 
 
+class Elsewhere:
+    """A sharding over devices of another kind."""
+
+    device_set = frozenset({SimpleNamespace(platform="tpu")})
+    is_fully_addressable = True
+
+
 def test_the_programs_are_those_of_the_shapes_each_once():
-    shapes = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=batched(make_mesh(2)))
-        for shape, dtype in [((4,), "float32"), ((4,), "float32"), ((2,), "float32"),
-                             ((4,), "bfloat16"), ((4,), "int32")]
-    ]  # fmt: skip
+    kinds = [((4,), "float32"), ((4,), "float32"), ((2,), "float32"), ((4,), "bfloat16"),
+             ((4,), "int32")]  # fmt: skip
+    place = Elsewhere()
+    shapes = [SimpleNamespace(shape=one, dtype=jnp.dtype(dtype), sharding=place)
+              for one, dtype in kinds]  # fmt: skip
     assert [one.args[0].shape for one in finite_programs(shapes)] == [(4,), (2,), (4,)]
-    on_one = jax.ShapeDtypeStruct((4,), "float32", sharding=batched(make_mesh(1)))
-    assert not [*finite_programs(on_one)]
+    for devices in (1, 2):
+        here = jax.ShapeDtypeStruct((4,), "float32", sharding=batched(make_mesh(devices)))
+        assert not [*finite_programs(here)]
