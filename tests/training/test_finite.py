@@ -82,7 +82,7 @@ def test_the_error_names_the_arrays_and_the_fix():
 class Elsewhere:
     """A sharding over devices of another kind."""
 
-    device_set = frozenset({SimpleNamespace(platform="tpu")})
+    device_set = (SimpleNamespace(platform="tpu"),)
     is_fully_addressable = True
 
 
