@@ -73,7 +73,7 @@ def _count_on_host(leaf: Any) -> int:
 def _count_part(part: Any) -> int:
     flat = np.asarray(part).ravel("K")  # a view, in whatever order the numbers lie
     blocks = (flat[start : start + _AT_ONCE] for start in range(0, flat.size, _AT_ONCE))
-    return sum(block.size - np.count_nonzero(np.isfinite(block)) for block in blocks)
+    return sum(int((~np.isfinite(block)).sum()) for block in blocks)
 
 
 def finite_programs(shapes: Any) -> Iterator[Program]:

@@ -152,7 +152,7 @@ class Update:
         kinds = {_shapes(micro): micro for micro in micros}
         new = [micro for kind, micro in kinds.items() if kind not in self.met]
         programs = [
-            Program("gradient", self.gradient, (state.params, frozen, micro))
+            Program("update: gradient", self.gradient, (state.params, frozen, micro))
             for micro in reversed(new)
         ]
         if not self.met:

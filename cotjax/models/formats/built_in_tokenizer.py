@@ -86,7 +86,7 @@ class BuiltInTokenizer:
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **more: Any) -> Any:
         """The texts of rows of ids."""
-        rows = [_row(one) for one in sequences]
+        rows: list[Any] = [_row(one) for one in sequences]
         if more or None in rows:
             return self.whole.batch_decode(
                 sequences, skip_special_tokens=skip_special_tokens, **more
