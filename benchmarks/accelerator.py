@@ -3,8 +3,10 @@
 It says whether the device computes what a CPU does (one GRPO step of the built-in student in
 float32: tokens, log-probabilities, loss, norm of the gradient), and how fast a step, a rollout and
 an update are and how much memory they take: a tiny model, Qwen2.5-0.5B's shape in bfloat16, and
-that with matrices in int8 and with drafts. Each line is a process of its own; one that fails says
-so and the others go on. `--out FILE` keeps the numbers, `--cpu` tries it where there is none.
+that with matrices in int8, with drafts, and with attention by matrix products. The kernel that the
+device has for attention, cuDNN's or the TPU's, stands beside those too (`attention.py`): values,
+gradients, time and memory. Each line is a process of its own; one that fails says so and the
+others go on. `--out FILE` keeps the numbers, `--cpu` tries it where there is none.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).parent
-STEP = HERE / "grpo_step.py"
+STEP, ATTENTION = HERE / "grpo_step.py", HERE / "attention.py"
 # What is compared: tokens exactly, numbers to a share of the CPU's.
 TOLERANCE = {"logp": 1e-3, "loss": 5e-3, "grad_norm": 5e-3}
 ONE_STEP = """
@@ -114,15 +116,20 @@ def main() -> int:
     runs = [measured("tiny")]
     if not args.cpu:
         runs += [measured(*large), measured(*large, "--weights-dtype=int8")]
-        runs += [measured(*large, "--draft-tokens=4")]
+        runs += [measured(*large, "--draft-tokens=4"), measured(*large, "--attention=dense")]
     print(f"\n| | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
     for one in runs:
         label = " ".join(one["flags"])
         cells = [one["failed"]] if "failed" in one else [f"{one[name]:,}" for name in SHOWN]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
+    kernel = {} if args.cpu else run([sys.executable, str(ATTENTION), "--json"])
+    shown = kernel.get("table", kernel.get("failed", "not tried on a CPU"))
+    print(f"\nAttention by a kernel:\n{shown}")
     if args.out:
-        args.out.write_text(json.dumps({"apart": apart, "runs": runs}, indent=2) + "\n")
-    return 0 if equal and not any("failed" in one for one in runs) else 1
+        found = {"apart": apart, "runs": runs, "attention": kernel}
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+    good = equal and all(row["agrees"] for row in kernel.get("rows", ()))
+    return 0 if good and not any("failed" in one for one in (*runs, kernel)) else 1
 
 
 if __name__ == "__main__":

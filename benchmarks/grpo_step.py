@@ -48,6 +48,7 @@ from cotjax.parallel.mesh import make_mesh, use_cpu_cores  # noqa: E402
 from cotjax.parallel.sharding import param_shardings, placement, shard  # noqa: E402
 from cotjax.rollout.generate import generate  # noqa: E402
 from cotjax.stages.policy import PolicyStage  # noqa: E402
+from cotjax.student.attention import attention_of  # noqa: E402
 from cotjax.student.load import LoadedPolicy  # noqa: E402
 
 
@@ -95,7 +96,8 @@ def random_policy(config: configs.Config, mesh: Mesh, shape: Shape) -> LoadedPol
     place = functools.partial(param_shardings, mesh)
     model = fill(shape.model, Drawn(shape.model, 0), **formats, place=place)
     policy, params = Policy.split(model)
-    policy = dataclasses.replace(policy, placement=placement(mesh))
+    kind = attention_of(config.model, shape.model, mesh)
+    policy = dataclasses.replace(policy, placement=placement(mesh, attention=kind))
     return LoadedPolicy(
         policy=policy,
         sampler=policy,
@@ -134,12 +136,15 @@ class RandomPrompts:
         return PromptBatch(tokens, np.ones(size, bool), ids), [self._problems[int(i)] for i in ids]
 
 
-def make_config(shape: Shape, dtype: str, **rollout: object) -> configs.Config:
+def make_config(
+    shape: Shape, dtype: str, attention: str = "auto", **rollout: object
+) -> configs.Config:
     """The default GRPO config with the shape's sizes, AdamW and β = 0.04.
 
     Args:
       shape: sizes.
       dtype: of parameters and activations.
+      attention: how it is computed.
       **rollout: further settings of the rollout.
     """
     flags = {f"rollout.{key}": value for key, value in rollout.items()} | {
@@ -151,6 +156,7 @@ def make_config(shape: Shape, dtype: str, **rollout: object) -> configs.Config:
         "policy.sampler-correction": 2.0 if rollout.get("weights-dtype") == "int8" else 0.0,
         "model.param-dtype": dtype,
         "model.compute-dtype": dtype,
+        "model.attention": attention,
     }
     return configs.load(["--stage=grpo", *(f"--{key}={value}" for key, value in flags.items())])
 
@@ -225,11 +231,11 @@ def _matrix_parameters(model: Architecture) -> int:
     return model.num_layers * layer + model.vocab_size * model.hidden_size
 
 
-def measure(name: str, dtype: str, repeats: int, **rollout: object) -> dict[str, float | str]:
+def measure(name: str, dtype: str, repeats: int, **more: object) -> dict[str, float | str]:
     """All numbers of a shape; arguments as for `make_config`."""
     shape = SHAPES[name]
     use_cpu_cores(4 * _matrix_parameters(shape.model))
-    stage = BenchmarkStage(make_config(shape, dtype, **rollout), shape)
+    stage = BenchmarkStage(make_config(shape, dtype, **more), shape)
     state = stage.state
 
     def step(state, number):
@@ -295,10 +301,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted steps; medians are printed")
     parser.add_argument("--weights-dtype", choices=("auto", "int8"), default="auto")
     parser.add_argument("--draft-tokens", type=int, default=0)
+    kinds = ("auto", "dense", "flash", "cudnn")
+    parser.add_argument("--attention", choices=kinds, default="auto")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     args = parser.parse_args()
     rollout = {"weights-dtype": args.weights_dtype, "draft-tokens": args.draft_tokens}
-    numbers = measure(args.shape, args.dtype, args.repeats, **rollout)
+    numbers = measure(args.shape, args.dtype, args.repeats, attention=args.attention, **rollout)
     if args.json:
         print(json.dumps(numbers))
     else:

@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
@@ -79,13 +79,13 @@ class Placement:
       mesh: the devices.
       batch: axes over which examples are split.
       heads: axis over which attention heads are split.
-      flash: whether attention is a kernel that never holds all scores [S, S].
+      attention: by matrix products, or a kernel that stores no scores [S, S] of all heads.
     """
 
     mesh: jax.sharding.Mesh
     batch: tuple[str, ...]
     heads: str
-    flash: bool = False
+    attention: Literal["dense", "flash", "cudnn"] = "dense"
 
     @property
     def platform(self) -> str:

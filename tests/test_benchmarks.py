@@ -253,3 +253,13 @@ def test_growth_is_measured(monkeypatch, capsys, tmp_path, axis):
     assert len(rows) == 2 and all(row["peak_mib"] > row["before_mib"] > 50 for row in rows)
     quantity = "open" if axis == "file" else "step"
     assert f"| {quantity}, s of the CPU |" in out and (tmp_path / "growth.svg").exists()
+
+
+def test_a_kernel_is_measured_beside_matrix_products(monkeypatch, capsys):
+    """On a CPU, JAX's own formula stands in for cuDNN's kernel."""
+    case = runpy.run_path(str(BENCHMARKS / "attention.py"))["Case"]
+    cases = [case("packed", 2, 12, heads=(2, 1, 8)), case("shared", 2, 6, 2, 4, heads=(2, 1, 8))]
+    flags = "--kind=cudnn", "--repeats=1", "--json"
+    found = json.loads(run_script(monkeypatch, capsys, "attention.py", *flags, CASES=cases))
+    assert [row["agrees"] for row in found["rows"]] == [True, True]
+    assert found["table"].count("| cudnn |") == 2 and found["rows"][0]["cudnn"]["ms"] > 0

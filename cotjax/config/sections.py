@@ -92,7 +92,7 @@ class ModelConfig:
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
     accumulate_dtype: Dtype = "float32"  # Format in which matrix products are summed.
     remat: Literal["none", "dots", "full"] = "none"  # What the backward pass computes again.
-    attention: Literal["auto", "dense", "flash"] = "auto"  # auto = the flash kernel on TPUs.
+    attention: Literal["auto", "dense", "flash", "cudnn"] = "auto"  # auto = a kernel, if it fits.
 
 
 @dataclass(frozen=True)

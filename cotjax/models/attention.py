@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cotjax.interfaces import Placement
 from cotjax.models import attention_softmax as softmax
-from cotjax.models import flash, kv_cache
+from cotjax.models import kv_cache
 from cotjax.models.attention_scores import EVERYTHING, Scoring
 from cotjax.models.kv_cache import Kept
 
@@ -37,6 +37,19 @@ class Attend(Protocol):
     ) -> tuple[Float[Array, "B S H D"], Any]:
         """Returns the attended values and this layer's new cache (or None)."""
         ...
+
+
+def _kernel_of(placement: Placement) -> Any:
+    """The module of an attention kernel, imported where one is used; None for matrix products."""
+    if placement.attention == "flash":
+        from cotjax.models import flash
+
+        return flash
+    if placement.attention == "cudnn":
+        from cotjax.models import cudnn
+
+        return cudnn
+    return None
 
 
 def _by_head(x: Float[Array, "B *S N D"]) -> Float[Array, "B N *S D"]:
@@ -61,7 +74,7 @@ class Causal:
       keep_cache: also return key [B, K, D, S] and value [B, K, S, D], the layouts in which a
         decoder's matrix products read memory in order, as `kv_cache.Kept`.
       cache_dtype: in which format; None leaves them as computed.
-      placement: on which mesh, and whether by the flash kernel.
+      placement: on which mesh, and by which kernel.
     """
 
     segment: Int[Array, "B S"]
@@ -74,8 +87,8 @@ class Causal:
     ) -> tuple[Array, Any]:
         """See `Attend`; `cache` is ignored."""
         del cache
-        if self.placement and self.placement.flash:
-            out = flash.causal(query, key, value, self.segment, scoring, self.placement)
+        if self.placement and (kernel := _kernel_of(self.placement)):
+            out = kernel.causal(query, key, value, self.segment, scoring, self.placement)
             return out, self._kept(jnp.moveaxis(key, 1, 3), _by_head(value))
         row = jnp.arange(query.shape[1])
         same = self.segment[:, :, None] == self.segment[:, None, :]
@@ -124,7 +137,7 @@ class SharedPrompt:
     Attributes:
       prompt_mask: [B, P] True where the left-padded prompt has a token.
       group_size: G.
-      placement: on which mesh, and whether by the flash kernel.
+      placement: on which mesh, and by which kernel.
     """
 
     prompt_mask: Bool[Array, "B P"]
@@ -136,9 +149,9 @@ class SharedPrompt:
     ) -> tuple[Array, Any]:
         """See `Attend`; S = P + G·T; `cache` is ignored."""
         del cache
-        if self.placement and self.placement.flash:
+        if self.placement and (kernel := _kernel_of(self.placement)):
             shared = self.prompt_mask, self.group_size
-            return flash.shared_prompt(query, key, value, *shared, scoring, self.placement), None
+            return kernel.shared_prompt(query, key, value, *shared, scoring, self.placement), None
         num_prompt = self.prompt_mask.shape[-1]
         attend_prompt = Causal(self.prompt_mask.astype(jnp.int32), keep_cache=True)
         prompt_out, (prompt_key, prompt_value) = attend_prompt(

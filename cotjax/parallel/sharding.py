@@ -11,7 +11,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -100,15 +100,18 @@ def check_heads(mesh: Mesh, num_heads: int, num_kv_heads: int, *, key: str = "me
         )
 
 
-def placement(mesh: Mesh, *, flash: bool | None = None) -> Placement:
+def placement(
+    mesh: Mesh, *, attention: Literal["dense", "flash", "cudnn"] | None = None
+) -> Placement:
     """How a model's activations lie on the mesh.
 
     Args:
       mesh: the devices.
-      flash: use an attention kernel; None does where there is one, on TPUs.
+      attention: see `Placement`; None = "flash" on TPUs and "dense" elsewhere.
     """
-    on_tpu = mesh.devices.flat[0].platform == "tpu"
-    return Placement(mesh, BATCH_AXES, "tensor", on_tpu if flash is None else flash)
+    if attention is None:
+        attention = "flash" if mesh.devices.flat[0].platform == "tpu" else "dense"
+    return Placement(mesh, BATCH_AXES, "tensor", attention)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

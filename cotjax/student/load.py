@@ -18,6 +18,7 @@ from cotjax.errors import InputError
 from cotjax.models.fingerprint import fingerprint
 from cotjax.models.formats.load import LoadedModel, load_model
 from cotjax.models.formats.locate import find_run, weight_bytes
+from cotjax.models.formats.locate import without_weights as planned
 from cotjax.models.formats.peft import base_of, load_peft
 from cotjax.models.formats.weights import Place
 from cotjax.models.lora import Lora, attach, join_adapter, merge, split_adapter
@@ -28,8 +29,8 @@ from cotjax.parallel.mesh import rollout_mesh
 from cotjax.progress import waiting
 from cotjax.remote.fetch import local_copy
 from cotjax.rollout.stops import stop_table, token_bytes
+from cotjax.student.attention import attention_of
 from cotjax.student.base_model import check_base
-from cotjax.training.checkpoint import check_params, restore_params
 
 Init = Literal["pretrained", "random"]
 _READING = threading.RLock()  # weights are read once, whichever thread asks first
@@ -143,7 +144,7 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
       teaches: it is a teacher, whose chat template need not read the student's variables.
 
     Raises:
-      InputError: see `load_from_path` and `make_prompts`.
+      InputError: see `load_from_path`, `attention_of` and `make_prompts`.
     """
     model = config.model
     place = functools.partial(parallel.param_shardings, mesh)
@@ -158,7 +159,8 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
     shapes, base_shapes = placed_shapes(shapes, place), {}
     shape = loaded.shell.shape
     parallel.check_heads(mesh, shape.num_heads, shape.num_kv_heads)
-    flash = {"auto": None, "dense": False, "flash": True}[model.attention]
+    # A plan's devices may be a CPU's, in place of those that it is for.
+    attend = functools.partial(attention_of, model, shape, strict=not (teaches or planned()))
     cache = config.rollout.cache_dtype
     sampling = rollout_mesh(mesh, config.mesh)
     if sampling is not mesh:
@@ -167,11 +169,12 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         )
     policy = dataclasses.replace(
         policy,
-        placement=parallel.placement(mesh, flash=flash),
+        placement=parallel.placement(mesh, attention=attend(mesh)),
         cache_dtype=None if cache == "auto" else jnp.dtype(cache),
         lora=lora_of(config) if config.lora.rank else None,
     )
-    sampler = dataclasses.replace(policy, placement=parallel.placement(sampling, flash=flash))
+    place_sampler = parallel.placement(sampling, attention=attend(sampling))
+    sampler = dataclasses.replace(policy, placement=place_sampler)
     if policy.lora:
         adapter = adapter_shapes(policy, shapes, policy.lora)
         shapes, base_shapes = placed_shapes(adapter, place), shapes
@@ -307,6 +310,8 @@ def _load_whole(
         policy, shapes = Policy.split(loaded.shell)
         lora = lora_of(begun)
         like = placed_shapes(adapter_shapes(policy, shapes, lora), place)
+    from cotjax.training.checkpoint import check_params, restore_params  # with Orbax
+
     path = local_copy(model.path, key="model.path")
     step = check_params(path, like)
 

@@ -47,7 +47,7 @@ def test_the_kernel_is_the_dense_attention_and_has_its_gradient(kind, scoring, m
     else:
         attend = functools.partial(SharedPrompt, PROMPT_MASK, GROUP)
         real = np.concatenate([PROMPT_MASK, np.ones((BATCH, GROUP * OWN), bool)], axis=1)
-    flash = placement(make_mesh(*mesh), flash=True)
+    flash = placement(make_mesh(*mesh), attention="flash")
     ours, dense = (
         value_and_gradient(attend(placement=place), scoring, real) for place in (flash, None)
     )
