@@ -60,8 +60,9 @@ def shared_prompt(
 
     def as_rows(query: Array, key: Array, value: Array, mask: Array) -> Array:
         shift = num_prompt - mask.sum(axis=-1, dtype=jnp.int32)
-        rows = [_rows(x, shift, num_prompt, group_size) for x in (query, key, value)]
-        return _row(_kernel(*rows, None, scoring, placement), shift, num_prompt, group_size)
+        query, key, value = (_rows(x, shift, num_prompt, group_size) for x in (query, key, value))
+        out = _kernel(query, key, value, None, scoring, placement)
+        return _row(out, shift, num_prompt, group_size)
 
     def as_one(query: Array, key: Array, value: Array, mask: Array) -> Array:
         seen = shared_prompt_mask(num_prompt, group_size, length, scoring)
