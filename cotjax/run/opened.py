@@ -165,7 +165,6 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
     from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
-    from cotjax.training.checkpoint import check_params, restore_params
 
     run = run_of(checkpoint)
     if run is not None and not config.lora.rank:
@@ -178,14 +177,17 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)
     student = load_policy(config, mesh)
-    newest, step = newest_stage(local_copy(checkpoint)), 0
+    newest, step, restore = newest_stage(local_copy(checkpoint)), 0, None
     if run is not None:
+        from cotjax.training.checkpoint import check_params, restore_params  # with Orbax
+
         step = check_params(newest, student.shapes)
+        restore = functools.partial(restore_params, newest, student.shapes)
 
     def read() -> Any:
         if run is not None and student.base:
             check_base(run, student.base)
-        params = student.params if run is None else restore_params(newest, student.shapes)[1]
+        params = restore()[1] if restore else student.params
         if not allow_nonfinite:
             refuse_nonfinite(checkpoint, student.all_params(params))
         return params

@@ -43,9 +43,9 @@ _KINDS: Mapping[str, Kind] = MappingProxyType(
         "rope.scaling.type": TEXT,
         "ggml.model": TEXT,
         "ggml.pre": TEXT,
-        "ggml.tokens": each(
-            lambda one: TEXT.holds(one) and len(one) <= LONGEST_TOKEN,
-            f"texts of at most {LONGEST_TOKEN} letters",
+        "ggml.tokens": Kind(
+            lambda value: TEXTS.holds(value) and max(map(len, value), default=0) <= LONGEST_TOKEN,
+            f"a list of texts of at most {LONGEST_TOKEN} letters",
         ),
         "ggml.merges": TEXTS,
         "ggml.scores": each(lambda one: isinstance(one, float) and one == one, "numbers"),
