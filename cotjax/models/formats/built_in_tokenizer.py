@@ -26,26 +26,27 @@ class BuiltInTokenizer:
 
     Attributes:
       backend_tokenizer: of the tokenizers library.
-      chat_template: None: there is none.
+      chat_template: None, as there is none.
     """
 
-    chat_template = None
+    backend_tokenizer: Tokenizer
+    chat_template: str | None
 
     def __init__(self, folder: Path) -> None:
         named = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-        self._folder = folder
-        self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        for name in _NAMED:
-            setattr(self, name, named[name])
-            setattr(self, f"{name}_id", self.backend_tokenizer.token_to_id(named[name]))
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        own = {"_folder": folder, "backend_tokenizer": backend, "chat_template": None}
+        own |= {name: named[name] for name in _NAMED}
+        own |= {f"{name}_id": backend.token_to_id(named[name]) for name in _NAMED}
+        vars(self).update(own)
 
     @functools.cached_property
     def whole(self) -> Any:
         """The same of transformers, whose compiled one, with what is added to it, is used then."""
         from transformers import PreTrainedTokenizerFast  # here: see above
 
-        whole = PreTrainedTokenizerFast.from_pretrained(self._folder)
-        self.backend_tokenizer = whole.backend_tokenizer
+        whole = PreTrainedTokenizerFast.from_pretrained(vars(self)["_folder"])
+        vars(self)["backend_tokenizer"] = whole.backend_tokenizer
         return whole
 
     def __getattr__(self, name: str) -> Any:
@@ -53,6 +54,12 @@ class BuiltInTokenizer:
         if name.startswith("__"):  # what copy and pickle look for
             raise AttributeError(name)
         return getattr(self.whole, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets what transformers' own has, which answers for all attributes from now on."""
+        setattr(self.whole, name, value)
+        for own in vars(self).keys() - {"_folder", "backend_tokenizer", "whole"}:
+            del vars(self)[own]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What transformers makes of a text."""

@@ -117,3 +117,14 @@ def test_transformers_is_not_imported_for_it():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "True"]
+
+
+def test_what_is_set_is_saved(tmp_path):
+    tokenizer = load_tokenizer(resolve("tiny"))
+    assert tokenizer.chat_template is None
+    tokenizer.chat_template, tokenizer.pad_token = "{{ messages }}", "7"
+    assert tokenizer.chat_template == "{{ messages }}"
+    assert tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("7")
+    tokenizer.save_pretrained(tmp_path)
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert (again.chat_template, again.pad_token) == ("{{ messages }}", "7")
