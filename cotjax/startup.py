@@ -108,12 +108,10 @@ def gather_whole() -> None:
 
     By itself it multiplies with each device's part as that arrives, and adds the results up in
     float32 in the device's memory: of an update of 3B on v5e:4x4 5.6 times the memory traffic, more
-    than its products take (docs/hlo.md). Gathers run beside other products either way. A value that
-    `LIBTPU_INIT_ARGS` has already stays.
+    than its products take (docs/hlo.md). Gathers run beside other products either way. If
+    `LIBTPU_INIT_ARGS` is set, also to nothing, it stays: the way out if a libtpu lacks the flag.
     """
-    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
-    if _PART_BY_PART not in flags:
-        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} --{_PART_BY_PART}={2**20}".strip()
+    os.environ.setdefault("LIBTPU_INIT_ARGS", f"--{_PART_BY_PART}={2**20}")
 
 
 def keep_programs() -> None:

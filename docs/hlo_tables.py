@@ -102,15 +102,16 @@ gives a whole result, and these are added up in float32 in main memory: for a la
 MB, read and written again for every two of 16 parts. The update moved 207 MB a token, 16 times the
 least, which takes 4.4 s of a step beside 2.6 of products. cotjax sets
 `--xla_jf_spmd_threshold_for_windowed_einsum_mib` in `LIBTPU_INIT_ARGS` so high that none is made;
-gathers are then started ahead and run beside other products. A value that is set already stays:
+gathers are then started ahead and run beside other products. The variable stays as it is where it
+is set, also to nothing, which is the way out if a libtpu lacks the flag:
 
 ```python
 >>> import os
->>> os.environ["LIBTPU_INIT_ARGS"] = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=256"
+>>> os.environ["LIBTPU_INIT_ARGS"] = ""
 >>> from cotjax.startup import gather_whole
 >>> gather_whole()
 >>> os.environ.pop("LIBTPU_INIT_ARGS")
-'--xla_jf_spmd_threshold_for_windowed_einsum_mib=256'
+''
 
 ```
 

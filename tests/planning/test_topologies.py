@@ -75,10 +75,11 @@ def test_set_up_gives_jax_as_many_cpu_devices(monkeypatch):
 def test_set_up_gives_the_compiler_for_tpus_a_run_s_flags(monkeypatch):
     for name in ("LIBTPU_INIT_ARGS", "JAX_PLATFORMS", *topologies._LIBTPU):
         monkeypatch.setenv(name, "")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
     monkeypatch.setattr(topologies, "check_libtpu", lambda topology: None)
     set_up(parse_topology("v5e:4x4"))
     planned = os.environ["LIBTPU_INIT_ARGS"]
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
     gather_whole()
     assert planned == os.environ["LIBTPU_INIT_ARGS"] != ""
 
