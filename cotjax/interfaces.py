@@ -349,8 +349,7 @@ class Stage(Protocol):
     `defaults` (settings, nested as in a file), `reads` (sections and keys that it reads beside
     those of every stage), `check(config)` (sentences about what is wrong), `aim(config)` (what is
     learned from what, for the summary of a run) and `facts` (label and form, for the report). A
-    stage that has begun threads or processes may have `close()`, which is called when its run ends
-    or raises.
+    stage with threads or processes may have `close()`, called when its run ends or raises.
 
     Attributes:
       notes: sentences for the run's log.
