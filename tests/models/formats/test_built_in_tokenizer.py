@@ -50,7 +50,8 @@ def test_ids_have_the_same_text(own, whole, skip):
     for row in ROWS:
         text = whole.decode(row, skip_special_tokens=skip)
         assert [own.decode(form(row), skip_special_tokens=skip) for form in forms] == [text] * 3
-    for rows in (ROWS, [np.array(row, np.int64) for row in ROWS], []):
+    assert own.batch_decode([], skip_special_tokens=skip) == []  # [""] of transformers 5.23
+    for rows in (ROWS, [np.array(row, np.int64) for row in ROWS]):
         theirs = whole.batch_decode(list(rows), skip_special_tokens=skip)
         assert own.batch_decode(list(rows), skip_special_tokens=skip) == theirs
     for one in (0, 7, 399):
