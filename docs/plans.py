@@ -6,7 +6,8 @@
 
 Needs the extra [plan]. An estimate takes half a minute of a CPU; a compiled plan many minutes, all
 of them days. Each is written down at once, so that the script can be stopped at any time; what is
-there is not planned again, and what is compiled replaces what was estimated.
+there is not planned again, and what is compiled replaces what was estimated. Where the devices
+cannot share a batch, the plan is of a larger one with as many fewer steps.
 """
 
 import argparse
@@ -14,12 +15,17 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "results" / "plans.jsonl", ROOT / "docs" / "plans.md"
@@ -36,14 +42,12 @@ TEACHER = "qwen2.5-14b"
 # Files that are not there: the built-in problems stand for them, in number as GSM8K's.
 DATA = "--data.path=train.jsonl", "--data.eval-path=test.jsonl"
 METHODS = {
-    "BRIDGE": (*("--config", "configs/bridge_qwen2.5-3b_gsm8k.toml"), *DATA),
-    "CLPD": (
-        *(*("--config", "configs/clpd_qwen2.5-3b_gsm8k.toml"), *DATA),
-        f"--teachers.paths={SHAPES / TEACHER}",
-    ),
+    "BRIDGE": ("bridge_qwen2.5-3b_gsm8k.toml", DATA),
+    "CLPD": ("clpd_qwen2.5-3b_gsm8k.toml", (*DATA, f"--teachers.paths={SHAPES / TEACHER}")),
 }
 # Tried in this order: the fewest devices to one example with which the batch can be shared.
 TENSOR = (1, 2, 4, 8)
+BATCH = 16  # rows of a batch where a config does not say
 HEADER = """\
 # Plans of the papers' runs
 
@@ -57,7 +61,9 @@ within a fifth of the memory as unknown.
 BRIDGE is `configs/bridge_qwen2.5-3b_gsm8k.toml` (LoRA, its three stages in order, 16 prompts × 8
 completions), CLPD `configs/clpd_qwen2.5-3b_gsm8k.toml` (all parameters, a teacher of 14B). Only the
 axes of the mesh are chosen for each slice: `tensor` is the least of 1, 2, 4 and 8 with which the
-devices can share a batch. [Plan a run](planning.md) says what the numbers are.
+devices can share a batch. If there is none, the plan is of the most tensor devices that the model's
+heads allow, and of batches that the rest can share, with as many fewer steps: "64 for 8" rows (or
+prompts) in each stage. [Plan a run](planning.md) says what the numbers are.
 
 ```text
 python docs/plans.py --page                                # from docs/results/plans.jsonl
@@ -116,35 +122,81 @@ def _better(rows: list[dict[str, Any]], key: tuple[str, str, str], *, estimate: 
 
 
 def plan(student: str, method: str, name: str, *, estimate: bool) -> dict[str, Any]:
-    """One plan, with the first number of tensor devices that the batch and the heads allow."""
+    """One plan, with the first mesh that the batch and the heads allow; else of a larger batch."""
     row: dict[str, Any] = {"student": student, "method": method, "slice": name}
     row["estimated"] = estimate
     began, refusals = time.time(), []
-    for tensor in TENSOR:
-        words = [
-            *("--topology", SLICES[name], "--json", *METHODS[method]),
-            *(f"--model.path={SHAPES / student}", f"--mesh.tensor={tensor}"),
-        ]
-        status, out, told = _estimated(words) if estimate else _compiled(words)
-        if status in (0, 3):
-            found = json.loads(out)
-            stages = [
-                {"stage": one["stage"], "step_seconds": one["step_seconds"], "steps": one["steps"]}
-                for one in found["stages"]
+    file, flags = METHODS[method]
+    config = tomllib.loads((ROOT / "configs" / file).read_text("utf-8"))
+    as_it_is = [(tensor, config, "") for tensor in TENSOR]
+    with tempfile.TemporaryDirectory() as folder:
+        for tensor, own, batch in itertools.chain(as_it_is, _larger(config, name)):
+            Path(folder, file).write_text(tomli_w.dumps(own), "utf-8")
+            words = [
+                *("--topology", SLICES[name], "--json", "--config", str(Path(folder, file))),
+                *(*flags, f"--model.path={SHAPES / student}", f"--mesh.tensor={tensor}"),
             ]
-            return row | {
-                "tensor": tensor,
-                "fits": found["fits"],
-                "says": found["verdict"],
-                "chip_hours": found["chip_hours"],
-                "stages": stages,
-                "seconds": round(time.time() - began),
-            }
-        lines = [line for line in told.splitlines() if line.startswith("error: ")]
-        if not lines:
-            sys.exit(f"{student}, {method}, {name}:\n{told}")
-        refusals.append(lines[-1].removeprefix("error: "))
+            status, out, told = _estimated(words) if estimate else _compiled(words)
+            if status in (0, 3):
+                return row | {
+                    "tensor": tensor,
+                    **({"batch": batch} if batch else {}),
+                    **_told(json.loads(out)),
+                    "seconds": round(time.time() - began),
+                }
+            lines = [line for line in told.splitlines() if line.startswith("error: ")]
+            if not any(" share " in line or "not divide" in line for line in lines):
+                sys.exit(f"{student}, {method}, {name}:\n{told}")
+            refusals.append(lines[-1].removeprefix("error: "))
     return row | {"fits": None, "says": refusals[0], "seconds": round(time.time() - began)}
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """What a row has of a plan's JSON."""
+    keys = "stage", "step_seconds", "steps"
+    return {
+        "fits": found["fits"],
+        "says": found["verdict"],
+        "chip_hours": found["chip_hours"],
+        "stages": [{key: one[key] for key in keys} for one in found["stages"]],
+    }
+
+
+def _larger(config: dict[str, Any], name: str) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Tensor devices, config and batches in words, the least growth first."""
+    from cotjax.planning.topologies import parse_topology
+
+    for tensor in reversed(TENSOR):
+        own, batches = grown(config, parse_topology(SLICES[name]).size // tensor)
+        yield tensor, own, batches
+
+
+def grown(config: dict[str, Any], shares: int) -> tuple[dict[str, Any], str]:
+    """A config whose batches so many devices can share, with as many fewer steps; and in words.
+
+    Example:
+      >>> stage = {"stage": "sft", "steps": 100, "batch": {"size": 8}}
+      >>> grown(stage, 32)
+      ({'stage': 'sft', 'steps': 25, 'batch': {'size': 32}}, '32 for 8')
+    """
+    stages, said = [], []
+    for stage in config.get("stages", [config]):
+        policy = stage["stage"] in ("grpo", "rewrite")
+        section, key = ("rollout", "prompts") if policy else ("batch", "size")
+        rows = (config.get(section, {}) | stage.get(section, {}))[key]
+        larger = math.ceil(rows / shares) * shares
+        own = stage | {section: stage.get(section, {}) | {key: larger}}
+        own["steps"] = math.ceil(stage["steps"] * rows / larger)
+        if warmup := stage.get("optimizer", {}).get("warmup_steps"):
+            fewer = math.ceil(warmup * rows / larger)
+            own["optimizer"] = stage["optimizer"] | {"warmup_steps": fewer}
+        if stage["stage"] == "rewrite":  # replays its rewrites in batches of rows
+            replay = stage.get("batch", {}).get("size", BATCH)
+            own["batch"] = stage.get("batch", {}) | {"size": math.ceil(replay / shares) * shares}
+        stages.append(own)
+        said.append(f"{larger} for {rows}")
+    words = ", ".join(said)
+    return (config | {"stages": stages}, words) if "stages" in config else (stages[0], words)
 
 
 def _compiled(words: list[str]) -> tuple[int, str, str]:
@@ -192,9 +244,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     steps = ", ".join(f"{one['step_seconds']:.3g}" for one in row["stages"])
     how = "estimate" if row["estimated"] else "compiled"
     if not row["fits"]:
-        return f"no: {row['says'].partition(': ')[2]}", steps, "", how
+        batches = f" ({row['batch']})" if "batch" in row else ""
+        return f"no: {row['says'].partition(': ')[2]}{batches}", steps, "", how
     needs = row["says"].partition("at most ")[2].partition(" GiB")[0]
-    fits = f"yes, {needs} GiB (tensor {row['tensor']})"
+    batches = f"; {row['batch']}" if "batch" in row else ""
+    fits = f"yes, {needs} GiB (tensor {row['tensor']}{batches})"
     return fits, steps, f"{row['chip_hours']:,.1f}", how
 
 

@@ -46,6 +46,38 @@ def test_a_page_holds_what_fits_what_does_not_what_cannot_be_split_and_what_is_m
     assert text.count("not planned yet") == 2 * 25 - 3
 
 
+def test_a_plan_of_larger_batches_says_so():
+    own = {
+        "fits": True,
+        "says": "fits: at most 3.0 of 31.2 GiB (grpo)",
+        "chip_hours": 3,
+        "tensor": 2,
+    }
+    own |= {"stages": [{"stage": "grpo", "step_seconds": 1.0, "steps": 9}], "batch": "32 for 16"}
+    text = plans.page([ROW | own])
+    assert "| yes, 3.0 of 31.2 GiB (tensor 2; 32 for 16) | 1 | 3.0 | estimate |" in text
+    text = plans.page([ROW | own | {"fits": False, "says": "does not fit: 20 of 16 GiB. Set x"}])
+    assert "| no: 20 of 16 GiB. Set x (32 for 16) |" in text
+
+
+def test_batches_grow_to_what_devices_can_share_and_steps_shrink_as_much():
+    config = {
+        "rollout": {"prompts": 16, "top_p": 0.9},
+        "stages": [
+            {"stage": "sft", "steps": 312, "batch": {"size": 8, "sequence_length": 64},
+             "optimizer": {"warmup_steps": 80, "learning_rate": 1.0}},
+            {"stage": "grpo", "steps": 375, "rollout": {"max_new_tokens": 9}},
+        ],
+    }  # fmt: skip
+    grown, said = plans.grown(config, 32)
+    assert said == "32 for 8, 32 for 16" and grown["rollout"] == config["rollout"]
+    assert grown["stages"] == [
+        {"stage": "sft", "steps": 78, "batch": {"size": 32, "sequence_length": 64},
+         "optimizer": {"warmup_steps": 20, "learning_rate": 1.0}},
+        {"stage": "grpo", "steps": 188, "rollout": {"max_new_tokens": 9, "prompts": 32}},
+    ]  # fmt: skip
+
+
 def test_what_is_there_is_not_planned_again_and_an_estimate_is_compiled():
     key = ROW["student"], ROW["method"], ROW["slice"]
     for there, compiles, estimates in (

@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,7 +135,8 @@ def _call(call: Call, out: Path) -> None:
         stream.reconfigure(line_buffering=True)  # pyright: ignore
     try:
         status = call()
-    finally:
+    finally:  # in the interpreter's order: TensorStore's goodbye would leave threads waiting
+        threading._shutdown()
         atexit._run_exitfuncs()  # which a forked process leaves out; they end what it has started
     sys.exit(status)
 
