@@ -136,7 +136,7 @@ def _call(call: Call, out: Path) -> None:
     try:
         status = call()
     finally:  # in the interpreter's order: TensorStore's goodbye would leave threads waiting
-        threading._shutdown()
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
         atexit._run_exitfuncs()  # which a forked process leaves out; they end what it has started
     sys.exit(status)
 
