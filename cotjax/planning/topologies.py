@@ -96,6 +96,11 @@ def parse_topology(name: str) -> Topology:
     if chip not in SHAPES:
         return _counted(name, chip, shape, slices)
     if "x" not in shape:
+        if chip in _CORES and ":" in name:
+            raise InputError(
+                f"--topology {name}: {chip}-{shape} is the accelerator type, which counts two "
+                f"cores for a chip. Give {chip}-{shape}, or a shape such as {chip}:2x2x1."
+            )
         shape = _by_count(chip, int(shape))
     if shape not in SHAPES[chip]:
         raise InputError(
@@ -116,8 +121,8 @@ def _counted(name: str, chip: str, shape: str, slices: int) -> Topology:
 
 def _by_count(chip: str, count: int) -> str:
     """The shape of an accelerator type's number, "" if there is none."""
-    chips = count // 2 if chip in _CORES else count
-    fits = [one for one in SHAPES[chip] if math.prod(map(int, one.split("x"))) == chips]
+    cores = 2 if chip in _CORES else 1
+    fits = [one for one in SHAPES[chip] if math.prod(map(int, one.split("x"))) * cores == count]
     return fits[0] if fits else ""
 
 

@@ -45,6 +45,8 @@ def test_fast_links_join_a_slice_or_a_host():
         ("v5e:3x3", f"v5e has no such slice. It has {', '.join(SHAPES['v5e'])}."),
         ("v5p:4x4", "v5p has no such slice. It has 2x2x1, 2x2x2"),
         ("v5e-7", "v5e has no such slice"),
+        ("v5p-9", "v5p has no such slice"),  # an accelerator type counts two cores for a chip
+        ("v5p:8", "Give v5p-8, or a shape such as v5p:2x2x1."),
         ("v5e:4x4*0", "no slices"),
         ("cpu:0", "cpu takes a count from 1"),
         ("h100:2x2", "h100 takes a count from 1"),
