@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotjax.config import Config
+from cotjax.errors import InputError
 from cotjax.planning.chips import CHIPS, CPU, Chip
 from cotjax.planning.memory import Memory
+from cotjax.planning.opening import opened
 from cotjax.planning.stage_plan import StagePlan, Told, plan_stage
 from cotjax.planning.topologies import Topology, mesh_of
 from cotjax.planning.verdict import Change, best_change
@@ -49,11 +51,20 @@ class RunPlan:
 
     @property
     def change(self) -> Change | None:
-        """The one change that frees most memory where it is short; None if it fits."""
+        """The one change that frees most memory where it is short, and with which the run opens."""
         if self.fits:
             return None
         stage, memory = self.tightest
-        return best_change(stage.config, memory, self.mesh)
+
+        def works(change: Change) -> bool:
+            try:
+                config = change.of(stage.config)
+                with opened(config, mesh_of(self.topology, config.mesh)):
+                    return True
+            except InputError:  # as where the devices cannot share a smaller batch
+                return False
+
+        return best_change(stage.config, memory, self.mesh, works)
 
     @property
     def seconds(self) -> float:

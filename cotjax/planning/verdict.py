@@ -1,9 +1,10 @@
 """Which one change frees most memory of a device, from what lies there at the peak."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 
-from cotjax.config import Config, stage_class
+from cotjax.config import Config, change, stage_class
 from cotjax.config.rollout_axes import parse_axes
 from cotjax.planning.memory import Memory
 
@@ -25,35 +26,52 @@ class Change:
     def __str__(self) -> str:
         return f"Set {self.key} = {self.value}"
 
+    def of(self, config: Config) -> Config:
+        """The config with it.
 
-def best_change(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Change | None:
+        Raises:
+          InputError: the config cannot have it.
+        """
+        lines = str(self).removeprefix("Set ").replace(", ", "\n")
+        return change(config, tomllib.loads(lines), "cotjax plan")
+
+
+def best_change(
+    config: Config,
+    memory: Memory,
+    mesh: Mapping[str, int],
+    works: Callable[[Change], bool] = lambda _: True,
+) -> Change | None:
     """The change that frees most; None if none is known.
 
     Args:
       config: of the stage that needs most.
       memory: of its program that does.
       mesh: sizes of the axes.
+      works: whether a run can have it; asked of the one that frees most, then of the next.
     """
     reads = stage_class(config.stage).reads_key
     found = [one for one in changes(config, memory, mesh) if reads(one.key)]
-    return max(found, key=lambda one: one.saves, default=None)
+    ranked = sorted(found, key=lambda one: one.saves, reverse=True)
+    return next(filter(works, ranked), None)
 
 
 def changes(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
     """Every change that helps at this peak, with the bytes that it frees of a device."""
     if memory.program.startswith("update"):
-        yield from _of_update(config, memory)
+        yield from _of_update(config, memory, mesh)
     elif memory.of("KV cache", "sampling weights"):
         yield from _of_sampler(config, memory, mesh)
     yield from _of_everything(config, memory, mesh)
 
 
-def _of_update(config: Config, memory: Memory) -> Iterator[Change]:
+def _of_update(config: Config, memory: Memory, mesh: Mapping[str, int]) -> Iterator[Change]:
     passing = memory.of("activations", "temporaries", "batch")
     if config.model.remat != "full":
         kept = 0.2 if config.model.remat == "none" else 0.4
         yield Change("model.remat", '"full"', int((1 - kept) * memory.of("activations")))
-    size = config.policy.micro_batch or config.rollout.prompts
+    most = config.rollout.prompts // (_copies(mesh) * mesh["fsdp"])  # of a device, in a step
+    size = min(config.policy.micro_batch or most, most)
     if size > 1:
         yield Change("policy.micro_batch", str(size // 2), int(passing * (1 - (size // 2) / size)))
 

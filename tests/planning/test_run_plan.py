@@ -7,9 +7,11 @@ import pytest
 from cotjax.config import load
 from cotjax.errors import InputError
 from cotjax.planning.chips import CHIPS
+from cotjax.planning.memory import Memory
 from cotjax.planning.opening import stages_of
 from cotjax.planning.run_plan import chip_of, plan_run
 from cotjax.planning.topologies import parse_topology
+from cotjax.planning.verdict import best_change
 from tests.planning.conftest import CHIP
 
 
@@ -29,6 +31,16 @@ def test_on_a_smaller_chip_it_does_not_fit_and_one_change_is_named(plan):
     small = dataclasses.replace(plan, chip=dataclasses.replace(CHIP, hbm=1000))
     assert not small.fits
     assert small.change is not None and 0 < small.change.saves < plan.tightest[1].total
+
+
+def test_a_change_with_which_the_run_does_not_open_is_not_named(plan):
+    (stage,) = plan.stages
+    memory = Memory("rollout", {"sampling weights": 9000, "KV cache": 100})
+    named = best_change(stage.config, memory, plan.mesh)
+    assert named is not None and named.key == "mesh.rollout"  # of a model with one key head
+    stage = dataclasses.replace(stage, memory=(memory,))
+    small = dataclasses.replace(plan, stages=(stage,), chip=dataclasses.replace(CHIP, hbm=1000))
+    assert small.change is not None and small.change.key == "rollout.cache_dtype"
 
 
 def test_a_config_that_cannot_be_split_is_refused_before_anything_compiles(grpo):

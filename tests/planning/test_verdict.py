@@ -4,7 +4,7 @@ import pytest
 
 from cotjax.config import load
 from cotjax.planning.memory import Memory
-from cotjax.planning.verdict import best_change, changes
+from cotjax.planning.verdict import Change, best_change, changes
 
 ALONE = {"replica": 1, "data": 1, "fsdp": 8, "tensor": 1}
 COPIES = {"replica": 1, "data": 8, "fsdp": 1, "tensor": 1}
@@ -52,6 +52,40 @@ def best(program, parts, *flags, mesh=ALONE):
 )
 def test_the_largest_part_decides(program, parts, flags, mesh, says):
     assert str(best(program, parts, *flags, mesh=mesh)) == f"Set {says}"
+
+
+@pytest.mark.parametrize(("micro", "prompts", "says"), [(0, 32, 2), (0, 16, 1), (8, 32, 2)])
+def test_a_micro_batch_is_of_a_device_and_no_more_than_its_prompts(micro, prompts, says):
+    flags = "--model.remat=full", f"--policy.micro-batch={micro}", f"--rollout.prompts={prompts}"
+    config = load(["--stage=grpo", "--name=plan", *flags])
+    (found,) = (
+        one
+        for one in changes(config, Memory("update", {"temporaries": 90}), ALONE)
+        if one.key == "policy.micro_batch"
+    )
+    assert found.value == str(says) and found.saves == 45
+
+
+def test_the_next_change_is_named_where_a_run_cannot_have_the_first():
+    config = load(["--stage=grpo", "--name=plan"])
+    memory = Memory("rollout", {"KV cache": 100, "temporaries": 50})
+    asked = []
+
+    def works(change):
+        asked.append(change.key)
+        return len(asked) == 2
+
+    found = best_change(config, memory, ALONE, works)
+    assert asked == ["rollout.max_concurrent", "rollout.cache_dtype"]
+    assert found is not None and found.key == asked[1]
+    assert best_change(config, memory, ALONE, lambda _: False) is None
+
+
+def test_a_change_is_what_it_says():
+    config = load(["--stage=grpo", "--name=plan"])
+    changed = Change("mesh.fsdp", "8, mesh.data = 1", 1).of(config)
+    assert (changed.mesh.fsdp, changed.mesh.data) == (8, 1)
+    assert Change("model.remat", '"full"', 1).of(config).model.remat == "full"
 
 
 def test_a_change_frees_no_more_than_there_is():
