@@ -37,8 +37,12 @@ def lines(plan: RunPlan) -> Iterator[str]:
         yield from _stage(stage, "counted" if plan.estimated else "compiled")
     yield ""
     yield (
-        f"run: {_time(plan.seconds)}, {plan.chip_hours:,.2f} chip-hours at least"
-        + (f", {plan.cost:,.2f} at {plan.price:g} per chip-hour" if plan.cost is not None else "")
+        f"run: {_time(plan.seconds)}, {_amount(plan.chip_hours)} chip-hours at least"
+        + (
+            f", {_amount(plan.cost)} at {plan.price:g} per chip-hour"
+            if plan.cost is not None
+            else ""
+        )
     )
     for note in plan.notes:
         yield f"note: {note}"
@@ -130,6 +134,11 @@ def compared(first: Found, best: Found) -> Iterator[str]:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:,.2f}"
+
+
+def _amount(number: float) -> str:
+    """Two decimals, or two digits of what is smaller."""
+    return f"{number:,.2f}" if number >= 0.1 or not number else f"{number:.2g}"
 
 
 def _time(seconds: float) -> str:

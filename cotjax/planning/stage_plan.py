@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cotjax.config import Config, name_of
+from cotjax.config import Config, name_of, stage_class
 from cotjax.planning import steps
 from cotjax.planning.chips import Chip
 from cotjax.planning.compiling import on_devices
@@ -62,8 +62,12 @@ class StagePlan:
 
     @property
     def step_seconds(self) -> float:
-        """Of a step, at least."""
-        return sum(phase.time.seconds for phase in self.phases.values())
+        """Of a step, at least: the next one is sampled beside it where the config lets it."""
+        whole = sum(phase.time.seconds for phase in self.phases.values())
+        if not (self.config.rollout.off_policy_steps and self.config.mesh.rollout_devices):
+            return whole
+        sampling = self.phases["rollout"].time.seconds if "rollout" in self.phases else 0.0
+        return max(sampling, whole - sampling)
 
     @property
     def seconds(self) -> float:
@@ -142,6 +146,8 @@ def _tokens(stage: Any, config: Config, phases: Mapping[str, Phase]) -> dict[str
     group = getattr(getattr(stage, "sampling", None), "group_size", 0)
     if "rollout" in found and group:
         written = rollout.prompts * group * rollout.max_new_tokens
+        if stage_class(config.stage).reads_key("distill.on_policy"):
+            written = round(written * config.distill.on_policy)  # that share of steps samples
         found["rollout"] = dataclasses.replace(found["rollout"], tokens=written)
     if "update" in found:
         trained = config.batch.size * config.batch.sequence_length

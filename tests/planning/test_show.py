@@ -16,6 +16,12 @@ def test_the_text_has_memory_phases_and_a_verdict(plan):
     assert text.splitlines()[-1].startswith("fits: at most ")
 
 
+def test_a_short_run_is_not_told_to_be_free(plan):
+    (run,) = (line for line in show.lines(plan) if line.startswith("run: "))
+    assert plan.chip_hours < 0.005 and ", 0.00 " not in run
+    assert f", {plan.chip_hours:.2g} chip-hours at least, {plan.cost:.2g} at 2 per" in run
+
+
 def test_what_does_not_fit_names_the_change(plan):
     small = dataclasses.replace(plan, chip=dataclasses.replace(CHIP, hbm=1000))
     said = show.verdict(small)

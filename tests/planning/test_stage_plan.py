@@ -1,9 +1,14 @@
 """The plan of a tiny GRPO run against what its sizes say."""
 
+import dataclasses
+import types
+
 import jax
 import pytest
 
+from cotjax.config import load
 from cotjax.planning.compiling import bytes_of
+from cotjax.planning.stage_plan import _tokens
 from tests.planning.conftest import CHIP, SHAPE, SIZES
 
 DEVICES, FLOAT = 8, 4
@@ -69,6 +74,30 @@ def test_times_add_up(plan):
     assert stage.peak.total == max(one.total for one in stage.memory)
     assert set(stage.compile_seconds) == {one.program for one in stage.memory}
     assert stage.fits(CHIP)
+
+
+def test_a_step_that_samples_the_next_one_beside_it_takes_the_longer_of_the_two(plan):
+    (stage,) = plan.stages
+    sampling = stage.phases["rollout"].time.seconds
+    rest = stage.step_seconds - sampling
+    assert rest > 0
+
+    def seconds(steps, devices):
+        rollout = dataclasses.replace(stage.config.rollout, off_policy_steps=steps)
+        mesh = dataclasses.replace(stage.config.mesh, rollout_devices=devices)
+        config = dataclasses.replace(stage.config, rollout=rollout, mesh=mesh)
+        return dataclasses.replace(stage, config=config).step_seconds
+
+    assert seconds(1, 4) == pytest.approx(max(sampling, rest))
+    assert seconds(0, 4) == seconds(0, 0) == stage.step_seconds  # each waits for the other
+
+
+def test_tokens_are_those_of_the_share_of_steps_that_samples(plan):
+    phases = {"rollout": plan.stages[0].phases["rollout"]}
+    stage = types.SimpleNamespace(sampling=types.SimpleNamespace(group_size=1))
+    flags = "--rollout.prompts=8", "--rollout.max-new-tokens=16", "--distill.on-policy=0.25"
+    config = load(["--stage=distill", "--name=plan", "--teachers.paths=a", *flags])
+    assert _tokens(stage, config, phases)["rollout"].tokens == 8 * 16 / 4
 
 
 def test_bytes_of_a_shape_are_those_of_a_device():
