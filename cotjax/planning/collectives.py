@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cotjax.planning.hlo import Instruction
+from cotjax.planning.hlo import ArrayType, Instruction
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BEYOND = " (network)"  # behind the axes of what leaves an island of fast links
@@ -82,14 +82,23 @@ def collective(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traf
     goes_on = '"flag_start":' in one.rest and '"flag_start":"-1"' not in one.rest
     if kind not in KINDS or goes_on:  # a TPU works on in one that it has started
         return None
-    sizes = [array.bytes for array in one.arrays]
-    # What starts has its operand in its result too.
-    size = sum(sizes) if kind == one.opcode else max(sizes)
+    size = sum(array.bytes for array in results(one))
     groups = _groups(one.rest, kind, mesh)
     count = groups.shape[1]
     if count < 2:
         return None
     return (kind, mesh.axes(groups)), Traffic(1, size, _sent(kind, size, count))
+
+
+def results(one: Instruction) -> tuple[ArrayType, ...]:
+    """The arrays that a collective gives; what starts has its operands before them.
+
+    One that starts a sum may have its results alone.
+    """
+    taken = len(one.operands)
+    if not one.opcode.endswith("-start") or len(one.arrays) < 2 * taken:
+        return one.arrays
+    return one.arrays[taken : 2 * taken]
 
 
 def _between_slices(one: Instruction, mesh: MeshShape) -> tuple[tuple[str, str], Traffic] | None:

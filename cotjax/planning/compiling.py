@@ -15,8 +15,8 @@ from cotjax.planning.collectives import MeshShape
 from cotjax.planning.cost import Cost, count
 from cotjax.planning.hlo import HloModule
 
-# How XLA says what it needed where it refuses a program.
-_NEEDED = re.compile(r"(?:total memory required[^(]*\(|Used )([\d.]+)([KMGT])")
+# How XLA says what it needed where it refuses a program: temporaries, or all with its arguments.
+_NEEDED = re.compile(r"(total memory required[^(]*\(|Used )([\d.]+)([KMGT])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -26,7 +26,7 @@ class Compiled:
 
     Attributes:
       program: that was compiled.
-      arguments: bytes of what it takes.
+      arguments: bytes of what it takes; 0 if it was refused for its temporaries alone.
       outputs: bytes of what it gives.
       reused: bytes of outputs that lie where arguments lay.
       temporary: bytes that it needs beside them.
@@ -77,9 +77,10 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
             raise
-        size = int(float(needed[1]) * _UNITS[needed[2]])
+        size = int(float(needed[2]) * _UNITS[needed[3]])
+        given = _arguments(program) if needed[1] == "Used " else 0
         seconds = time.perf_counter() - began
-        return Compiled(program, 0, 0, 0, size, Cost(), seconds, refused=True)
+        return Compiled(program, given, 0, 0, max(size - given, 0), Cost(), seconds, refused=True)
     memory = compiled.memory_analysis()
     return Compiled(
         program,
@@ -106,6 +107,11 @@ def compiled_text(lowered: Any, *, dumped: bool) -> tuple[Any, str]:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
         (text,) = Path(folder).glob("*after_optimizations.txt")
         return compiled, text.read_text()
+
+
+def _arguments(program: Program) -> int:
+    leaves = jax.tree.leaves((program.args, dict(program.kwargs)))
+    return sum(bytes_of(leaf) for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct))
 
 
 def bytes_of(leaf: Any) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
-from cotjax.planning.collectives import MeshShape, Traffic, collective
+from cotjax.planning.collectives import KINDS, MeshShape, Traffic, collective, results
 from cotjax.planning.hlo import ArrayType, HloModule, Instruction, Table
 from cotjax.planning.products import operations
 
@@ -268,6 +268,8 @@ def _written(one: Instruction, table: Table) -> float:
         return _main(one.arrays)
     if one.opcode == "copy-start":  # (to, from, …)
         return _main(one.arrays[:1])
+    if one.opcode.removesuffix("-start") in KINDS:
+        return _main(results(one))
     arrays = [array for array in one.arrays if array.sizes]
     if one.opcode.removesuffix("-start") in _SLICES:
         return _main([min(arrays, key=lambda array: array.bytes)]) if arrays else 0.0

@@ -74,6 +74,24 @@ def test_what_starts_counts_once_and_what_goes_on_not_at_all():
     assert moved(line("all-reduce", "replica_groups=[8,1]<=[8]")) is None
 
 
+def test_several_arrays_that_start_together_count_all_as_if_they_did_not():
+    """As XLA writes the types of what starts: operands before results, sums their results alone."""
+    groups = "replica_groups=[2,4]<=[8]"
+    for kind, given, taken in (
+        ("all-gather", "(f32[32], bf16[16])", "((f32[8], bf16[4]), (f32[32], bf16[16]))"),
+        ("reduce-scatter", "(f32[2], bf16[1])", "((f32[8], bf16[4]), (f32[2], bf16[1]))"),
+        ("all-reduce", "(f32[8], bf16[4])", "(f32[8], bf16[4])"),
+        ("collective-permute", "f32[8]", "(f32[8], f32[8], u32[], u32[])"),
+    ):
+        if kind == "collective-permute":
+            groups, operands = "source_target_pairs={{0,1},{1,0}}", "%a"
+        else:
+            operands = "%a, %c"
+        at_once = moved(f"ROOT %b = {given} {kind}({operands}), {groups}")
+        started = moved(f"ROOT %b = {taken} {kind}-start({operands}), {groups}")
+        assert at_once == started and at_once is not None, kind
+
+
 def test_what_leaves_a_slice_is_told_apart():
     two = MeshShape(MESH.sizes, island=4)
     (_, axes), _ = moved(line("all-reduce", "replica_groups=[4,2]<=[2,4]T(1,0)"), two)

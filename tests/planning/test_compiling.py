@@ -53,7 +53,16 @@ class Refuses:
 def test_a_refusal_says_what_was_needed(message, gib):
     program = Program("large", Refuses(f"RESOURCE_EXHAUSTED: {message}"), (SPLIT,))
     found = compile_program(program, SHAPE, dumped=False)
-    assert found.refused and found.temporary == gib * 2**30 and found.cost.flops == 0
+    assert found.refused and found.cost.flops == 0
+    assert found.arguments + found.temporary == gib * 2**30
+
+
+def test_a_refusal_counts_what_a_program_takes_once():
+    """A TPU's compiler names all that must lie there; XLA's page of E1000 lists the parts."""
+    large = jax.ShapeDtypeStruct((2**30, 8), jnp.float32, sharding=SPLIT.sharding)  # 4 GiB each
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 22.50G of 15.75G hbm."
+    found = compile_program(Program("large", Refuses(said), (large,)), SHAPE, dumped=False)
+    assert (found.arguments, found.temporary) == (4 * 2**30, 18.5 * 2**30)
 
 
 def test_another_error_is_not_swallowed():

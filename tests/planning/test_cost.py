@@ -142,6 +142,18 @@ ENTRY %main (a: f32[64,8]) -> f32[1,8] {
     assert count(HloModule.parse(text), ONE).hbm == 64 * 8 * 4 + 2 * 8 * 4
 
 
+def test_a_started_gather_writes_all_of_its_results():
+    text = """
+ENTRY %main (a: f32[8], b: f32[4]) -> (f32[32], f32[16]) {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %s = ((f32[8]{0}, f32[4]{0}), (f32[32]{0}, f32[16]{0})) all-gather-start(%a, %b), dimensions={0}
+  ROOT %t = (f32[32]{0}, f32[16]{0}) all-gather-done(%s)
+}
+"""
+    assert count(HloModule.parse(text), ONE).hbm == 4 * (8 + 4 + 32 + 16)
+
+
 def test_copies_are_arrays_in_another_order():
     text = """
 ENTRY %main (a: bf16[4,2]) -> bf16[4,2] {
