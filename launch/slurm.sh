@@ -3,9 +3,9 @@
 #
 #   cotjax launch slurm --config run.toml --topology h100:16
 #
-# fills this file in and runs `sbatch` on it; --dry-run shows it. As it lies here, it is a small run
-# on two nodes of eight. Account and partition: SBATCH_ACCOUNT and SBATCH_PARTITION, which sbatch
-# reads.
+# fills this file in and runs `sbatch` on it; --dry-run shows it. As it lies here, it is a small
+# run on two nodes of eight; it takes whole nodes, also for fewer GPUs. Account and partition:
+# SBATCH_ACCOUNT and SBATCH_PARTITION, which sbatch reads.
 #
 # Requires  a Python with `pip install "cotjax[cuda]"`, first on PATH where sbatch is run; a folder
 #           that all nodes see, from which it is run. --bucket needs gcloud or aws on the node.
@@ -30,6 +30,10 @@ FLAGS=()  # further ones of cotjax train
 
 # Of compiled programs, one for all nodes and runs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$PWD/$OUTPUT/.xla}"
+# Of a GPU's memory, as plans count it; JAX takes 0.75 by itself.
+if [ -z "${XLA_PYTHON_CLIENT_MEM_FRACTION-}" ]; then
+  export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-.95}"
+fi
 if [ -f "$OUTPUT/$NAME/config.toml" ]; then FLAGS+=(--resume); fi
 status=0
 srun --kill-on-bad-exit=1 python -m cotjax.train --config "$CONFIG" \

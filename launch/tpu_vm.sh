@@ -39,17 +39,33 @@ if [ "$SLICES" -gt 1 ]; then
   for ((slice = 0; slice < SLICES; slice++)); do nodes+=("$NAME-$slice"); done
 fi
 
-if tpu tpu-vm describe "${nodes[0]}" >/dev/null 2>&1; then
-  echo "$NAME: the VMs are there"
-elif [ "$QUEUED" = yes ]; then
-  where=(--node-id="$NAME")
-  if [ "$SLICES" -gt 1 ]; then where=(--node-count="$SLICES" --node-prefix="$NAME"); fi
-  tpu queued-resources create "$NAME" "${where[@]}" --accelerator-type="$ACCELERATOR" \
-    --runtime-version="$RUNTIME" "${more[@]}"
-  until [ "$(tpu queued-resources describe "$NAME" --format='value(state.state)')" = ACTIVE ]; do
-    echo "$NAME: waits for $SLICES x $ACCELERATOR in $ZONE"
+delete="gcloud compute tpus tpu-vm delete $NAME --zone=$ZONE"
+if [ "$QUEUED" = yes ]; then
+  delete="gcloud compute tpus queued-resources delete $NAME --force --zone=$ZONE"
+  if ! tpu queued-resources describe "$NAME" >/dev/null 2>&1; then
+    where=(--node-id="$NAME")
+    if [ "$SLICES" -gt 1 ]; then where=(--node-count="$SLICES" --node-prefix="$NAME"); fi
+    tpu queued-resources create "$NAME" "${where[@]}" --accelerator-type="$ACCELERATOR" \
+      --runtime-version="$RUNTIME" "${more[@]}"
+  fi
+  while true; do
+    state=$(tpu queued-resources describe "$NAME" --format='value(state.state)')
+    case "$state" in
+    ACTIVE) break ;;
+    FAILED | DELETING | SUSPENDING | SUSPENDED)
+      echo "$NAME: the request is $state. Delete it and run this again: $delete" >&2
+      exit 1
+      ;;
+    esac
+    echo "$NAME: waits for $SLICES x $ACCELERATOR in $ZONE ($state)"
     sleep 60
   done
+elif state=$(tpu tpu-vm describe "$NAME" --format='value(state)' 2>/dev/null); then
+  if [ "$state" != READY ]; then # as a spot VM that was taken away
+    echo "$NAME: the VMs are $state. Delete them and run this again: $delete" >&2
+    exit 1
+  fi
+  echo "$NAME: the VMs are there"
 else
   tpu tpu-vm create "$NAME" --accelerator-type="$ACCELERATOR" --version="$RUNTIME" "${more[@]}"
 fi
@@ -66,7 +82,9 @@ command -v gcsfuse >/dev/null || {
   curl -s https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee $key >/dev/null
   echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
     sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-  sudo apt-get update -q && sudo apt-get install -qy gcsfuse
+  # A new VM updates itself at first, and holds the lock.
+  sudo apt-get -o DPkg::Lock::Timeout=600 update -q
+  sudo apt-get -o DPkg::Lock::Timeout=600 install -qy gcsfuse
 }
 mountpoint -q bucket ||
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=100000 "$BUCKET" bucket
@@ -91,9 +109,5 @@ done
 status=0
 for process in "${started[@]}"; do wait "$process" || status=$?; done
 
-if [ "$QUEUED" = yes ]; then
-  echo "To end the cost: gcloud compute tpus queued-resources delete $NAME --force --zone=$ZONE"
-else
-  echo "To end the cost: gcloud compute tpus tpu-vm delete $NAME --zone=$ZONE"
-fi
+echo "To end the cost: $delete"
 exit "$status"

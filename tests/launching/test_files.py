@@ -235,6 +235,53 @@ def test_tpu_vms_get_the_folder_and_run_the_job(job, tmp_path):
     assert "--accelerator-type=v5litepod-16" in asked and "--worker=all" in asked
 
 
+@pytest.mark.parametrize(
+    ("topology", "state", "begins"),
+    [
+        ("v5e:4x4", "PREEMPTED", "my-run-1: the VMs are PREEMPTED. Delete them"),
+        ("v5e:4x4*2", "FAILED", "my-run-1: the request is FAILED. Delete it"),
+    ],
+)
+def test_tpu_vms_that_never_come_are_an_error_and_not_waited_for(
+    job, tmp_path, topology, state, begins
+):
+    text = scripts.tpu_vm(job(topology, zone="us-west4-a"))
+    programs = {"gcloud": f'if [ "$4" = describe ]; then echo {state}; fi', "sleep": "exit 9"}
+    done = run_bash(text, tmp_path, env={}, programs=programs)
+    assert done.returncode == 1 and done.stderr.startswith(begins), done.stderr
+    assert done.stderr.rstrip().endswith("--zone=us-west4-a"), "the command that deletes them"
+    assert "create" not in (tmp_path / "gcloud.log").read_text().split()
+
+
+def test_a_request_that_waits_is_not_made_again(job, tmp_path):
+    text = scripts.tpu_vm(job("v5e:4x4*2", zone="us-west4-a"))
+    seen = tmp_path / "seen"
+    says = f"if [ -e {seen} ]; then echo ACTIVE; else echo PROVISIONING; fi"
+    programs = {
+        "gcloud": f'if [ "$4" = describe ]; then {says}; elif [ "$4" = scp ]; then exit 7; fi',
+        "sleep": f"touch {seen}",
+    }
+    done = run_bash(text, tmp_path, env={}, programs=programs)
+    assert done.returncode == 7 and "waits for 2 x v5litepod-16" in done.stdout, done.stderr
+    assert "create" not in (tmp_path / "gcloud.log").read_text().split()
+
+
+def test_gpus_are_filled_as_plans_count_them(job, tmp_path):
+    plans = 'printf "%s\n" "$XLA_CLIENT_MEM_FRACTION"'
+    text = scripts.slurm(job("h100:8"))
+    for name, given, said in (
+        ("a", {}, ".95"),
+        ("b", {"XLA_CLIENT_MEM_FRACTION": ".5"}, ".5"),
+        ("c", {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, ""),  # JAX refuses both
+    ):
+        (folder := tmp_path / name).mkdir()
+        programs = {"srun": plans, "gcloud": ""}
+        assert run_bash(text, folder, env=given, programs=programs).stdout == f"{said}\n", name
+    task = yaml.safe_load(manifests.sky(job("h100:8")))
+    assert "export XLA_CLIENT_MEM_FRACTION=.95" in task["run"]
+    assert "ENV XLA_CLIENT_MEM_FRACTION=.95" in scripts.docker(job("h100:8", image="a:1"))
+
+
 def test_a_pod_passes_flags_as_they_are_and_resumes(job, tmp_path):
     _, jobset = yaml.safe_load_all(manifests.gke(job("v5e:4x4", image="a/b", flags=HARD)))
     pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]

@@ -34,6 +34,18 @@ def test_a_pod_per_host_on_nodes_of_its_kind(job):
     assert attributes["bucketName"] == "my-runs" and attributes["hostNetworkPodKSA"] == "true"
 
 
+def test_a_large_checkpoint_and_a_large_batch_find_room(job):
+    _, jobset = yaml.safe_load_all(manifests.gke(job("v5e:4x4", image="a/b")))
+    template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    notes = template["metadata"]["annotations"]
+    for what in ("cpu", "memory", "ephemeral-storage"):  # of the bucket's driver; 0 is no limit
+        assert notes[f"gke-gcsfuse/{what}-limit"] == "0"
+    pod = template["spec"]
+    mounts = {one["mountPath"]: one["name"] for one in pod["containers"][0]["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory"}
+
+
 def test_the_config_goes_along_as_it_is(job):
     made = job("v5e:2x2", image="a")
     config, filled = yaml.safe_load_all(manifests.gke(made))
