@@ -7,7 +7,8 @@ the same. JAX traces the program, and of its equations
     memory traffic   what products read and write, and an optimizer's state; all else is taken to
                      be computed where it is read
     collectives      parameters gathered over `fsdp` once in each layer that uses them, gradients
-                     summed over it and then over the copies, partial sums over `tensor`
+                     summed over it and then over the copies, partial sums over `tensor`;
+                     parameters that are laid out for sampling, what a device lacks of them
     temporaries      twice the largest result of a product, and twice a layer's gathered parameters
 
 Where a compiler sums elsewhere, gathers twice or copies, it differs.
@@ -68,6 +69,8 @@ def estimate_program(program: Program, mesh: MeshShape) -> Compiled:
     weights = _weights(program, traced.jaxpr.jaxpr.invars)
     cost, _ = walk.turn(traced.jaxpr.jaxpr, weights, mesh.size)
     cost += _of_state(program, mesh)
+    if program.name.endswith(": parameters"):
+        cost += _of_layout(program, traced.out_info, mesh)
     seconds = time.perf_counter() - began
     temporary = int(2 * walk.largest + 2 * walk.gathered)
     return Compiled(program, 0, 0, 0, temporary, cost, seconds, estimated=True)
@@ -110,6 +113,20 @@ def _of_state(program: Program, mesh: MeshShape) -> Cost:
         )
     ]
     return Cost(hbm=2.0 * held + 2.0 * gradients * turns, moved=_added(moved))
+
+
+def _of_layout(program: Program, outputs: Any, mesh: MeshShape) -> Cost:
+    """A program that lays parameters out reads its parts, gets the others, and writes them."""
+    given, placed = jax.tree.leaves(program.args), jax.tree.leaves(outputs)
+    pairs = list(zip(given, placed, strict=True))
+    read, written = sum(bytes_of(one) for one, _ in pairs), sum(map(bytes_of, placed))
+    # They are rounded before they are sent.
+    own = [bytes_of(one) // one.dtype.itemsize * to.dtype.itemsize for one, to in pairs]
+    lacks = [max(bytes_of(to) - had, 0) for had, (_, to) in zip(own, pairs, strict=True)]
+    size = sum(bytes_of(to) for less, (_, to) in zip(lacks, pairs, strict=True) if less)
+    moved = _added([over_axis("all-gather", "fsdp", size, mesh, sum(map(bool, lacks)))])
+    moved = {key: dataclasses.replace(one, sent=float(sum(lacks))) for key, one in moved.items()}
+    return Cost(hbm=float(read + written), moved=moved)
 
 
 def _added(moved: Sequence[tuple[tuple[str, str], Traffic] | None]) -> dict[Any, Traffic]:

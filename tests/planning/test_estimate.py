@@ -76,6 +76,19 @@ def test_backward_adds_the_products_of_both_gradients_and_gathers_again():
     assert remat.flops == pytest.approx(both.flops + forward.flops / 2)  # up, once more
 
 
+@pytest.mark.parametrize(("tensor", "part"), [("tensor", 3 / 4), (None, 7 / 8)])
+def test_parameters_laid_out_for_sampling_are_what_a_device_lacks_of_them(tensor, part):
+    to = NamedSharding(MESH, P(None, tensor))
+    kernel = placed((WIDTH, INNER), "fsdp", "tensor")
+    program = jax.jit(lambda one: [x.astype(jnp.bfloat16) for x in one], out_shardings=[to])
+    found = estimate_program(Program("rollout: parameters", program, ([kernel],)), SHAPE).cost
+    whole = 2 * WIDTH * INNER / (2 if tensor else 1)
+    sent = 2 * WIDTH * INNER * (1 / 2 - 1 / 8 if tensor else 1 - 1 / 8)
+    assert sent == part * whole
+    assert found.moved == {("all-gather", "fsdp"): Traffic(1, whole, sent)}
+    assert found.hbm == 4 * WIDTH * INNER / 8 + whole
+
+
 def test_a_loop_without_a_known_end_is_told_apart():
     def until(x, w):
         return jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ w, x @ w)
