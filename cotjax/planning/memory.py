@@ -16,6 +16,7 @@ from cotjax.parallel.mesh import batch_devices
 from cotjax.parallel.sharding import same_devices
 from cotjax.planning.compiling import Compiled, bytes_of
 from cotjax.rollout.memory import cache_bytes
+from cotjax.teachers.distill_loss import TeacherOutputs
 
 # Parts of a device's memory, as they are shown.
 PARTS = (
@@ -88,10 +89,21 @@ def resident(stage: Any) -> Resident:
             # The update takes over a copy; shapes of their own, since these are further arrays.
             add("reference", jax.tree.map(_again, student.shapes))
     for pool in _pools(stage):
-        size = max((sum(map(bytes_of, jax.tree.leaves(plan.student.shapes))), number)
-                   for number, plan in enumerate(pool.plans))  # fmt: skip
-        add("teachers", pool.plans[size[1]].student.shapes)
+        add("teachers", list(_largest(pool)))
     return Resident(found)
+
+
+def _largest(pool: Any) -> Iterator[Any]:
+    """The shapes of the largest teachers of a pool that are there at once: in use, and the next."""
+    models = {id(plan): (number, plan) for number, plan in enumerate(pool.plans)}.values()
+
+    def size(one: tuple[int, Any]) -> int:
+        return sum(map(bytes_of, jax.tree.leaves(one[1].student.shapes)))
+
+    for number, plan in sorted(models, key=size, reverse=True)[: getattr(pool, "slots", 0) + 1]:
+        yield plan.student.shapes
+        if hasattr(pool, "head_copy"):
+            yield pool.head_copy(number)
 
 
 def _again(leaf: Any) -> Any:
@@ -99,7 +111,12 @@ def _again(leaf: Any) -> Any:
 
 
 def _pools(stage: Any) -> Iterator[Any]:
-    """The pools of teachers of a stage: its own, that of its policy term or of its texts."""
+    """The pools of teachers of a stage: its own, that of its policy term or of its texts.
+
+    With a logit cache none is loaded.
+    """
+    if getattr(getattr(getattr(stage, "config", None), "teachers", None), "cache", ""):
+        return
     held = getattr(stage, "teachers", None)
     for one in (held, getattr(held, "teachers", None), getattr(held, "models", None)):
         if hasattr(one, "plans"):
@@ -119,8 +136,11 @@ def memory_of(compiled: Compiled, stage: Any, config: Config, held: Resident) ->
     if samples_elsewhere(program, stage):  # on devices that hold nothing of what learns
         parts = {}
     arguments = jax.tree.leaves((program.args, dict(program.kwargs)))
+    heads = _heads(program) if any(_pools(stage)) else set()  # held with their teachers
     own = [
-        leaf for leaf in arguments if isinstance(leaf, jax.ShapeDtypeStruct) and leaf not in held
+        leaf
+        for leaf in arguments
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf not in held and id(leaf) not in heads
     ]
     left = compiled.temporary + max(compiled.outputs - compiled.reused, 0)
     samples, updates = "settings" in program.kwargs, program.name.startswith("update")
@@ -139,6 +159,16 @@ def memory_of(compiled: Compiled, stage: Any, config: Config, held: Resident) ->
     parts["temporaries"] = left
     shown = {kind: parts[kind] for kind in PARTS if parts.get(kind)}
     return Memory(program.name, shown, compiled.refused)
+
+
+def _heads(program: Any) -> set[int]:
+    """The heads of teachers among a program's arguments."""
+
+    def stops(one: Any) -> bool:
+        return isinstance(one, TeacherOutputs)
+
+    parts = jax.tree.leaves((program.args, dict(program.kwargs)), is_leaf=stops)
+    return {id(leaf) for one in filter(stops, parts) for leaf in jax.tree.leaves(one.head)}
 
 
 def samples_elsewhere(program: Any, stage: Any) -> bool:

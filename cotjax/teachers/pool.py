@@ -107,6 +107,7 @@ class TeacherPool:
       names: the entries of `teachers.paths`.
       entries: the same, read.
       plans: of each; entries of one model share one, and its weights in memory.
+      slots: how many are in use at once; the next one may be in memory beside them.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class TeacherPool:
             for path, entry in {entry.path: entry for entry in self.entries}.items()
         }
         self.plans = [models[entry.path] for entry in self.entries]
-        self._mesh, self._slots = mesh, slots
+        self._mesh, self.slots = mesh, slots
         self.width = max(plan.width for plan in self.plans)
         self.vocab_size = 0
         if compare:
@@ -169,7 +170,7 @@ class TeacherPool:
     def in_slots(self, weights: Any) -> list[tuple[int, float]]:
         """(teacher, weight) for every slot; a slot without use has a used teacher and weight 0."""
         used = [(k, float(w)) for k, w in enumerate(weights) if w > 0]
-        return (used + [(used[0][0], 0.0)] * self._slots)[: self._slots]
+        return (used + [(used[0][0], 0.0)] * self.slots)[: self.slots]
 
     def about(self, weights: Any) -> dict[str, str]:
         """Whose the parts of `TeacherOutputs` are, by the ends of their names; see `Step.about`."""
@@ -279,14 +280,14 @@ class TeacherPool:
         logp, ids = (
             shapes.per_example(self._mesh, *size, dtype=kind) for kind in (np.float32, np.int32)
         )
-        slots = self._slots
+        slots = self.slots
         return TeacherOutputs(
             *self.number_shapes(), topk_logp=(logp,) * slots, topk_ids=(ids,) * slots
         )
 
     def number_shapes(self) -> tuple[Any, Any]:
         """The shapes of `numbers`."""
-        return shapes.whole(self._mesh, self._slots), shapes.whole(self._mesh)
+        return shapes.whole(self._mesh, self.slots), shapes.whole(self._mesh)
 
     def programs(
         self,
@@ -324,6 +325,15 @@ class TeacherPool:
         params = self.plans[index].student.shapes
         like = jax.eval_shape(self._reader(index, read), params, batch)
         return shapes.per_example(self._mesh, *like.shape, dtype=like.dtype)
+
+    def head_copy(self, index: int) -> Head | None:
+        """The shape of the head that a teacher has on every device; None if it is its own."""
+        own = jax.eval_shape(
+            self.plans[index].student.policy.head, self.plans[index].student.shapes
+        )
+        split = self._mesh.shape["fsdp"] * self._mesh.shape["tensor"] > 1
+        fits = own.matrix.shape == self._head_size(own)
+        return self._head_shape(index) if split or not fits else None
 
     def _head_shape(self, index: int) -> Head:
         student = self.plans[index].student

@@ -14,6 +14,9 @@ from cotjax.parallel.mesh import make_mesh
 from cotjax.planning.compiling import Compiled
 from cotjax.planning.cost import Cost
 from cotjax.planning.memory import Memory, memory_of, resident, saved_per_token, tokens_of
+from cotjax.teachers.distill_loss import TeacherOutputs
+from cotjax.teachers.pool import TeacherPool
+from tests.tiny import TOKENIZER, make_config, write_teachers
 
 SHAPE = Architecture("llama", 432, 16, 2, 4, 2, 8, 32, tie_embeddings=False)
 
@@ -39,6 +42,34 @@ def test_the_largest_teacher_is_held():
     assert resident(stage_of(teachers=pool)).sizes()["teachers"] == 36
     assert resident(stage_of(teachers=SimpleNamespace(teachers=pool))).sizes()["teachers"] == 36
     assert "teachers" not in resident(stage_of(teachers=None)).sizes()
+
+
+def test_teachers_that_are_there_together_are_held_with_their_heads():
+    plans = [SimpleNamespace(student=SimpleNamespace(shapes=[leaf(size)])) for size in (5, 9, 7)]
+    pool = SimpleNamespace(plans=[*plans, plans[1]], slots=1)  # one in use, and the next
+    assert resident(stage_of(teachers=pool)).sizes()["teachers"] == 4 * (9 + 7)
+    pool.head_copy = lambda number: {1: leaf(3), 2: None, 3: leaf(3)}[number]
+    assert resident(stage_of(teachers=pool)).sizes()["teachers"] == 4 * (9 + 7 + 3)
+    cached = SimpleNamespace(teachers=SimpleNamespace(cache="cache"))
+    assert "teachers" not in resident(stage_of(teachers=pool, config=cached)).sizes()
+
+
+def test_teachers_are_what_a_pool_holds(tmp_path):
+    write_teachers(tmp_path)
+    names = [str(tmp_path / name) for name in ("weak", "strong")]
+    config = make_config(tmp_path, "--stage=distill", "--teachers.paths", *names)
+    pool = TeacherPool(config, make_mesh(2, 4), TOKENIZER, slots=1)
+    teachers = [pool[number] for number in range(2)]
+    held = [(one.params, one.head.matrix) for one in teachers]
+    counted = resident(SimpleNamespace(teachers=pool)).sizes()["teachers"]
+    assert bytes_of_first_device(held) == counted
+    # A program that takes a head finds it there.
+    outputs = TeacherOutputs(leaf(1), leaf(1), hidden=(), head=(pool.head_copy(1),))
+    program = Program("update", None, (outputs,))
+    stage = SimpleNamespace(teachers=pool, mesh=pool._mesh)
+    compiled = Compiled(program, 0, 0, 0, 0, Cost(), 0.0)
+    found = memory_of(compiled, stage, None, resident(stage))  # pyright: ignore
+    assert found.parts == {"teachers": counted, "batch": 8}
 
 
 def test_a_stage_of_a_users_own_may_have_none_of_it():
