@@ -274,7 +274,7 @@ class EvalConfig:
     max_prompt_tokens: Natural = 0  # Longest prompt, in tokens; 0 = rollout.max_prompt_tokens.
     verifier: EvalVerifierName = "auto"  # Of what is reported; auto = reward.verifier.
     every: Natural = 0  # Steps between evaluations; 0 = only before and after.
-    at: tuple[ShareInside, ...] = ()  # Shares of the run at which it is evaluated, such as 0.5.
+    at: tuple[ShareInside, ...] = ()  # Shares of budget.tokens, or without of steps, such as 0.5.
     temperature: Positive = 1.0  # Temperature of the sampled completions.
     batch_size: Count = 320  # Most completions decoded at once, greedy and sampled together.
 

@@ -40,7 +40,7 @@ class LoopSettings:
     Attributes:
       steps: batches to train on.
       eval_every: steps between evaluations; 0 is only before and after.
-      eval_at: shares of the run at which it is evaluated too.
+      eval_at: shares at which it is evaluated too: of the budget, or of the steps without one.
       budget: tokens that end the run; 0 is no limit.
       patience: evaluations without a lower `solve_loss` that end the run; 0 is no such end.
       checkpoint_every: steps between checkpoints; 0 is only at the end.
@@ -237,8 +237,10 @@ class _Run:
         every, done = self.settings.eval_every, self.done
         if not done or self._has_ended():
             return False
-        used = self.used
-        now, before = self._share(done, used.total), self._share(done - 1, used.before)
+        budget, used = self.settings.budget, self.used
+        # Where tokens end a run, its first steps may be short ones: their number says too much.
+        steps = done / self.settings.steps, (done - 1) / self.settings.steps
+        now, before = (used.total / budget, used.before / budget) if budget else steps
         crossed = any(before < share <= now for share in self.settings.eval_at)
         return crossed or (bool(every) and done % every == 0)
 

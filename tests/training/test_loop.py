@@ -326,6 +326,9 @@ def test_shares_of_a_run_are_evaluated_when_they_are_crossed(tmp_path):
 
     assert evaluated(tmp_path / "steps", eval_at=(0.4, 0.5, 0.99)) == [0, 2, 3, 5]
     assert evaluated(tmp_path / "tokens", budget=80, eval_at=(0.25, 0.75)) == [0, 1, 3, 4]
+    # A budget's shares are of its tokens alone, however many of the steps are taken by then.
+    assert evaluated(tmp_path / "late", budget=190, eval_at=(0.4,)) == [0, 4, 5]
+    assert evaluated(tmp_path / "never", budget=400, eval_at=(0.25,)) == [0, 5]
     run(tmp_path / "again", Uses(stop_at=None), eval_every=0, eval_at=(0.5,), steps=3)
     assert evaluated(tmp_path / "again", eval_at=(0.5,), steps=3, resume=True) == [0, 2, 3]
 
