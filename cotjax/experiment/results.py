@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from cotjax.errors import InputError
@@ -134,22 +136,64 @@ def _hash(*texts: str) -> str:
 
 
 def read_rows(path: pathlib.Path) -> list[ArmResult]:
-    """The lines of a results.jsonl; of one arm and seed the last one counts.
+    """The rows of a results.jsonl that count: of one arm and seed the last, and one base.
 
     Raises:
-      InputError: a line is not of an experiment.
+      InputError: see `read_lines`.
     """
-    found: dict[tuple[str, int], ArmResult] = {}
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return that_count(read_lines(path))
+
+
+def that_count(lines: Sequence[ArmResult]) -> list[ArmResult]:
+    """The last line of each arm and seed; of several bases, the one that most runs began from.
+
+    Bases differ where an arm asks in other words than the others, or where files of several
+    machines or other questions are joined; which of them stands last says nothing.
+    """
+    found = {(row.arm, row.seed): row for row in lines}
+    begun = Counter(row.began for row in found.values() if row.arm != BASE and row.status == "done")
+    bases = [row for row in lines if row.arm == BASE]
+    if bases:
+        found[bases[0].arm, bases[0].seed] = max(bases, key=lambda row: begun[row.began])
+    return list(found.values())
+
+
+def read_lines(path: pathlib.Path) -> list[ArmResult]:
+    """All lines of a results.jsonl; none of a file that is not there.
+
+    Raises:
+      InputError: it cannot be read, or a line is not of an experiment.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({told}). Name a results.jsonl.") from error
+    found: list[ArmResult] = []
     for number, line in enumerate(lines, 1):
         try:
-            row = ArmResult(**json.loads(line))
+            found.append(_checked(ArmResult(**json.loads(line))))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{path}:{number}: not a line of an experiment ({error}). Remove it."
             ) from error
-        found[row.arm, row.seed] = row
-    return list(found.values())
+    return found
+
+
+def _checked(row: ArmResult) -> ArmResult:
+    """A row that the tables can count with.
+
+    Raises:
+      ValueError: it lacks what they need.
+    """
+    if not isinstance(row.arm, str) or type(row.seed) is not int:
+        raise ValueError("arm and seed are no text and whole number")
+    if row.status == "done":
+        if lacking := [name for name in ("accuracy", "tokens") if name not in row.numbers]:
+            raise ValueError(f"numbers has no {lacking[0]}")
+        if not len(row.right) == len(row.lengths) > 0:
+            raise ValueError("right and lengths are not of the same questions")
+    return row
 
 
 def append(path: pathlib.Path, *rows: ArmResult) -> None:

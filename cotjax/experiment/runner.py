@@ -11,7 +11,7 @@ from typing import TextIO
 
 from cotjax.errors import InputError, Stopped
 from cotjax.experiment.cells import BASE, Cell, Experiment
-from cotjax.experiment.results import ArmResult, append, collect, read_rows
+from cotjax.experiment.results import ArmResult, append, collect, read_lines
 from cotjax.run.commit import commit_of
 from cotjax.training.signals import SIGNALS
 
@@ -31,14 +31,18 @@ def run_cells(
       tell: is given a sentence for each run.
 
     Raises:
-      InputError: a run folder was begun with other settings.
+      InputError: a run folder was begun with other settings, or there can be no such folder.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be made ({error.strerror}). Name a folder.") from error
     results = out / "results.jsonl"
     trained = [cell for cell in found if cell.trains]
     for number, cell in enumerate(trained, 1):
         label = f"[{number}/{len(trained)}] {cell.arm}, seed {cell.seed}"
-        known = {(row.arm, row.seed): row for row in read_rows(results)}
+        lines = read_lines(results)
+        known = {(row.arm, row.seed): row for row in lines}
         row = known.get((cell.arm, cell.seed))
         if row and row.status == "done" and row.fingerprint == cell.fingerprint():
             tell(f"{label}: is there, {said(row)}")
@@ -51,7 +55,8 @@ def run_cells(
             tell(f"{label}: failed: {error}")
             continue
         base, row = collect(experiment, cell, out / "runs" / cell.name)
-        append(results, *([] if any(arm == BASE for arm, _ in known) else [base]), row)
+        bases = {line.began for line in lines if line.arm == BASE}
+        append(results, *([] if base.began in bases else [base]), row)
         tell(f"{label}: {said(row)}")
 
 
