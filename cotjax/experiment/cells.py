@@ -106,9 +106,15 @@ def cells(experiment: Experiment, *, validation: bool = False) -> Iterator[Cell]
 
 def _table(experiment: Experiment, arm: str, own: dict[str, Any]) -> dict[str, Any]:
     """An arm's config: its settings over those of all arms, and its budget."""
+    _refuse_tokens_beside_steps(experiment, arm, own)
     if "stages" in own:
         return _list(experiment, arm, own)
     stage = own.get("stage", Config.stage)
+    if defaults_of(stage).stages:
+        raise InputError(
+            f'arms.{arm}: stage = "{stage}" is a list of stages, each of which would have the '
+            f"whole budget. Write them as [[arms.{arm}.stages]], with a share of it each."
+        )
     table = overlay(_shared(experiment, arm, stage, own), {"stage": stage, **own})
     if experiment.unit == "steps":
         _refuse_other(arm, "steps", own.get("steps"), experiment.budget)
@@ -208,6 +214,16 @@ def _refuse_other(arm: str, unit: str, given: Any, budget: int) -> None:
         )
 
 
+def _refuse_tokens_beside_steps(experiment: Experiment, arm: str, own: dict[str, Any]) -> None:
+    for table in (own, *own.get("stages", [])):
+        if experiment.unit == "steps" and "tokens" in table.get("budget", {}):
+            raise InputError(
+                f"arms.{arm}: budget.tokens = {table['budget']['tokens']}: the arms have a common "
+                f"budget of {experiment.budget} steps, and tokens would end this one earlier. "
+                "Leave it out."
+            )
+
+
 def config_of(cell: Cell) -> Config:
     """A cell's checked config.
 
@@ -235,6 +251,6 @@ def part_of(found: list[Cell], part: str) -> list[Cell]:
       InputError: not such a pair with 1 <= i <= n.
     """
     first, slash, last = part.partition("/")
-    if not (slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise InputError(f"--part {part}: needs i/n with 1 <= i <= n, such as 2/3. Write such.")
     return found[int(first) - 1 :: int(last)]

@@ -61,6 +61,8 @@ def read_experiment(path: str) -> Experiment:
         raise InputError(f"{path}: arms: nothing is compared. Write [arms.NAME] for each arm.")
     _check_arms(path, arms, table.get("settings", {}))
     seeds = _seeds(path, table, "seeds", (0, 1, 2))
+    if not seeds:
+        raise InputError(f"{path}: seeds = []: nothing runs. Needs {KEYS['seeds']}.")
     apart = _seeds(path, table, "validation_seeds", ())
     if both := sorted({*seeds} & {*apart}):
         raise InputError(
@@ -68,6 +70,10 @@ def read_experiment(path: str) -> Experiment:
             "chosen by is not reported. Choose another."
         )
     against = table.get("against", next(iter(arms)))
+    if not isinstance(against, str):
+        raise InputError(f"{path}: against = {against}: needs {KEYS['against']}, in quotes.")
+    if not isinstance(table.get("chosen", ""), str):
+        raise InputError(f"{path}: chosen = {table['chosen']}: needs {KEYS['chosen']}.")
     if against not in arms:
         raise InputError(
             f'{path}: against = "{against}": there is no such arm. Did you mean '
@@ -96,7 +102,7 @@ def read_experiment(path: str) -> Experiment:
         curve=_curve(path, table.get("curve", [*CURVE])),
         test=counts["questions.test"],
         validation=counts["questions.validation"],
-        chosen=str(table.get("chosen", "")),
+        chosen=table.get("chosen", ""),
     )
     try:
         stages = [stage for arm, own in arms.items() for stage in stages_of(arm, own)]
@@ -150,11 +156,13 @@ def _check_arms(path: str, arms: dict[str, dict[str, Any]], settings: dict[str, 
             raise InputError(f"{path}: arms.{arm}.stages: needs [[arms.{arm}.stages]] entries.")
         for table in (own, *entries):
             _check_sections(f"{path}: arms.{arm}", table)
-            given = table.get("budget", {}).get("tokens", 1)
-            if type(given) is not int or given < 1:
-                raise InputError(
-                    f"{path}: arms.{arm}: budget.tokens = {given}: needs a number >= 1."
-                )
+            given = {"budget.tokens": table.get("budget", {}).get("tokens", 1)}
+            given["steps"] = table.get("steps", 1)
+            for key, value in given.items():
+                if type(value) is not int or value < 1:
+                    raise InputError(
+                        f"{path}: arms.{arm}: {key} = {value}: needs a whole number >= 1."
+                    )
     for where, table in (("settings", settings), *((f"arms.{a}", own) for a, own in arms.items())):
         entries = table.get("stages", []) if where != "settings" else []
         named = [{k: one for k, one in entry.items() if k != "name"} for entry in entries]

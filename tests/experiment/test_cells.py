@@ -68,7 +68,7 @@ def test_parts_are_all_of_it_once(write):
     assert sorted(cell.name for part in parts for cell in part) == sorted(c.name for c in found)
 
 
-@pytest.mark.parametrize("part", ["5/4", "0/2", "1", "a/b", "1/0", "-1/2", ""])
+@pytest.mark.parametrize("part", ["5/4", "0/2", "1", "a/b", "1/0", "-1/2", "", "²/3"])
 def test_a_part_that_is_none_is_refused(part):
     with pytest.raises(InputError, match="needs i/n with 1 <= i <= n"):
         part_of([], part)

@@ -50,6 +50,16 @@ from cotjax.experiment.plan import read_experiment
         ('stage = "grpo"', 'stage = "grpo"\nreward = { length = "budget" }',
          "arms.list: reward.limit_steps = 0: the limit falls over the steps of the run"),
         ('stage = "sft"', 'stage = "distill"', "the weights of teachers follow the steps"),
+        ('against = "sft"', 'against = ["sft"]', "against = ['sft']: needs the name of an arm, in"),
+        ('against = "sft"', "against = 1", "against = 1: needs the name of an arm, in quotes."),
+        ('chosen = "nothing"', "chosen = [1]", "chosen = [1]: needs a sentence"),
+        ("seeds = [0, 1]", "seeds = []", "seeds = []: nothing runs."),
+        ("budget = { tokens = 400 }", 'steps = "four"', "steps = four: needs a whole number >= 1"),
+        ("budget = { tokens = 400 }", "steps = 0", "steps = 0: needs a whole number >= 1."),
+        ("{ tokens = 1000 }", "{ steps = 9 }", "arms.list: budget.tokens = 400: the arms have a "
+         "common budget of 9 steps, and tokens would end this one earlier"),
+        ('stage = "sft"', 'stage = "bridge"', 'stage = "bridge" is a list of stages, each of which '
+         "would have the whole budget. Write them as [[arms.sft.stages]]"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(write, old, new, words):
