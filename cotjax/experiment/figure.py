@@ -64,14 +64,17 @@ def _interval(rows: Sequence[ArmResult], name: str, scale: float) -> tuple[float
 
 
 def _curve(axes: Any, rows: Sequence[ArmResult], color: Any, arm: str) -> None:
-    """Each seed thin; their mean where they were evaluated, thick."""
+    """Each seed thin; their mean thick: of all of them, however often each was evaluated."""
     for row in rows:
         shares = [share for share, _ in row.curve]
         axes.plot(shares, _accuracy(row), color=color, alpha=0.25, linewidth=1)
-    most = min(len(row.curve) for row in rows)
-    kept = [row for row in rows if len(row.curve) == most]  # measured at the same quarters
-    shares = np.mean([[share for share, _ in row.curve] for row in kept], axis=0)
-    mean = np.mean([_accuracy(row) for row in kept], axis=0)
+    own = [[share for share, _ in row.curve] for row in rows]
+    if len({*map(len, own)}) == 1:  # measured at the same quarters, but for a batch
+        shares, mean = np.mean(own, axis=0), np.mean([_accuracy(row) for row in rows], axis=0)
+    else:
+        shares = np.unique(np.concatenate(own))
+        heights = [np.interp(shares, x, _accuracy(row)) for x, row in zip(own, rows, strict=True)]
+        mean = np.mean(heights, axis=0)
     axes.plot(shares, mean, color=color, linewidth=2, marker="o", markersize=3, label=arm)
 
 
