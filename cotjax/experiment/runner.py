@@ -36,7 +36,9 @@ def run_cells(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be made ({error.strerror}). Name a folder.") from error
+        raise InputError(
+            f"--out {out}: cannot be made ({error.strerror}). Name a folder."
+        ) from error
     results = out / "results.jsonl"
     trained = [cell for cell in found if cell.trains]
     for number, cell in enumerate(trained, 1):

@@ -1,10 +1,11 @@
 """Tables of an experiment: what each arm reached, and what differs by more than chance."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cotjax.experiment.cells import BASE, Experiment
+from cotjax.experiment.cells import BASE, Experiment, cells
 from cotjax.experiment.results import ArmResult
 from cotjax.report.statistics import (
     Interval,
@@ -14,7 +15,8 @@ from cotjax.report.statistics import (
     t_interval,
 )
 
-OFF = 0.05  # share of the budget by which an arm may miss it without a note
+OFF = 0.05  # share of the budget by which a run may miss it without a note
+APART = 0.02  # and by which two arms may be evaluated apart from each other
 
 
 def by_arm(rows: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
@@ -122,30 +124,71 @@ def _on_the_way(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> str
 
 def _at(share: float, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> str:
     """Points of the first arm above the second, both evaluated near a share of the budget."""
-    found = [(_point(one, share), _point(other, share)) for one, other in pairs]
-    both = [(one, other) for one, other in found if one and other]
+    both = _points(share, pairs)
     if not both:
         return ""
-    points = [100 * (one[0] - other[0]) for one, other in both]
+    points = [100 * (one.accuracy - other.accuracy) for one, other in both]
+    few = f", {len(both)} of {len(pairs)} seeds" if len(both) < len(pairs) else ""
     (one, other), *more = both
-    if not more and one[1] and len(one[1]) == len(other[1]):
-        marks = np.array([[int(mark) for mark in sheet] for _, sheet in (one, other)], float)
-        return _interval(bootstrap_interval((100 * (marks[0] - marks[1])).tolist()))
-    return _interval(t_interval(points))
+    if not more and one.right and len(one.right) == len(other.right):
+        marks = np.array([[int(mark) for mark in sheet.right] for sheet in (one, other)], float)
+        return _interval(bootstrap_interval((100 * (marks[0] - marks[1])).tolist())) + few
+    return _interval(t_interval(points)) + few
 
 
-def _point(row: ArmResult, share: float) -> tuple[float, str] | None:
-    """(accuracy, 0 or 1 for each question if kept) near a share of the budget; None without any.
+def _points(
+    share: float, pairs: Sequence[tuple[ArmResult, ArmResult]]
+) -> list[tuple["Point", "Point"]]:
+    """Those evaluations near a share of the budget that both runs of a pair have."""
+    found = [(_point(one, share), _point(other, share)) for one, other in pairs]
+    return [(one, other) for one, other in found if one and other]
+
+
+def _apart(experiment: Experiment, arms: dict[str, list[ArmResult]]) -> Iterator[str]:
+    """A note for each arm that was evaluated elsewhere on the way than the one it is beside."""
+    for arm, rows in arms.items():
+        pairs = list(_pairs(rows, arms.get(experiment.against, [])))
+        places: list[tuple[float, float]] = []
+        for share in experiment.curve:
+            both = [two for two in _points(share, pairs) if BASE not in (arm, experiment.against)]
+            if both:
+                one, other = np.mean([[point.share for point in two] for two in both], axis=0)
+                places.append((float(one), float(other)))
+        if any(abs(one - other) > APART for one, other in places):
+            own, theirs = (", ".join(f"{place[side]:.0%}" for place in places) for side in (0, 1))
+            yield (
+                f"{arm} was evaluated at {own} of the budget on the way, {experiment.against} at "
+                f"{theirs}: what differs there is a difference in tokens too."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """An evaluation on the way.
+
+    Attributes:
+      share: of the budget that was used.
+      accuracy: greedy.
+      right: a 0 or 1 for each question; empty if the answers were not kept.
+    """
+
+    share: float
+    accuracy: float
+    right: str
+
+
+def _point(row: ArmResult, share: float) -> Point | None:
+    """The evaluation nearest to a share of the budget; None without any near it.
 
     The base is at every share what it is.
     """
     if row.arm == BASE:
-        return row.numbers["accuracy"], row.right
+        return Point(share, row.numbers["accuracy"], row.right)
     near = min(range(len(row.curve)), key=lambda at: abs(row.curve[at][0] - share), default=None)
     if near is None or abs(row.curve[near][0] - share) > OFF:
         return None
-    sheets = row.curve_right
-    return row.curve[near][1]["accuracy"], sheets[near] if near < len(sheets) else ""
+    (place, numbers), sheets = row.curve[near], row.curve_right
+    return Point(place, numbers["accuracy"], sheets[near] if near < len(sheets) else "")
 
 
 def _pairs(
@@ -191,7 +234,8 @@ def _notes(
     for row in rows:
         if row.status != "done":
             yield f"{row.arm} with seed {row.seed} failed, and is not in the tables: {row.error}"
-    commits = sorted({row.commit for row in rows})
+    yield from _strangers(experiment, rows, seeds)
+    commits = {one for row in rows for one in row.commit.split(", ")}
     if len(commits) > 1:
         told = ", ".join(f"{row.arm} {row.seed}: {row.commit}" for row in rows)
         yield f"Runs of {len(commits)} commits are mixed: {told}."
@@ -203,14 +247,56 @@ def _notes(
             )
     if len({row.questions for found in arms.values() for row in found}) > 1:
         yield "Not all runs answered the same questions; only those that did are paired."
+    against = {row.seed for row in arms.get(experiment.against, [])}
     for arm, found in arms.items():
-        used = [row.tokens if experiment.unit == "tokens" else row.steps for row in found]
-        off = float(np.mean(used)) / experiment.budget - 1
-        if arm != BASE and abs(off) > OFF:
+        alone = [row.seed for row in found if row.seed not in against]
+        if against and alone and BASE not in (arm, experiment.against):
+            seeds_ = ", ".join(map(str, alone))
+            yield f"{arm} with seed {seeds_} is not compared: {experiment.against} has no such run."
+    yield from _apart(experiment, arms)
+    for arm, found in arms.items():
+        if arm != BASE:
+            yield from _off(experiment, arm, found)
+
+
+def _off(experiment: Experiment, arm: str, rows: Sequence[ArmResult]) -> Iterator[str]:
+    """A note on an arm that missed the budget, or on single runs of it that did."""
+    used = {row.seed: row.tokens if experiment.unit == "tokens" else row.steps for row in rows}
+    named = {f"{arm} with seed {seed}": float(one) for seed, one in used.items()}
+    mean = float(np.mean([*used.values()]))
+    if abs(mean / experiment.budget - 1) > OFF:
+        named = {arm: mean}
+    for name, one in named.items():
+        if abs(off := one / experiment.budget - 1) > OFF:
             yield (
-                f"{arm} used {np.mean(used):,.0f} {experiment.unit}, {off:+.0%} of the budget of "
+                f"{name} used {one:,.0f} {experiment.unit}, {off:+.0%} of the budget of "
                 f"{experiment.budget:,}."
             )
+
+
+def _strangers(
+    experiment: Experiment, rows: Sequence[ArmResult], seeds: Sequence[int] | None
+) -> Iterator[str]:
+    """Notes on rows that the experiment's file, as it is now, would not give."""
+    now = {
+        (cell.arm, cell.seed): cell.fingerprint()
+        for validation in (False, True)
+        for cell in cells(experiment, validation=validation)
+    }
+    ours = experiment.seeds if seeds is None else seeds
+    trained = [row for row in rows if row.arm != BASE and row.status == "done"]
+    names = {(row.arm, row.seed): f"{row.arm} with seed {row.seed}" for row in trained}
+    foreign = [key for key in names if key not in now or key[1] not in ours]
+    if foreign:
+        told = ", ".join(names[key] for key in foreign)
+        yield f"In the tables, but no arm and seed of {experiment.name}.toml: {told}."
+    changed = [
+        names[row.arm, row.seed]
+        for row in trained
+        if (row.arm, row.seed) in now and row.fingerprint != now[row.arm, row.seed]
+    ]
+    if changed:
+        yield f"Run with other settings than {experiment.name}.toml has now: {', '.join(changed)}."
 
 
 def _numbers(rows: Sequence[ArmResult], name: str) -> list[float]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from cotjax.experiment.cells import cells
 from cotjax.experiment.plan import read_experiment
 from cotjax.experiment.table import by_arm, tables
 from tests.experiment.conftest import TEXT
@@ -132,3 +133,63 @@ def test_the_base_stands_still_on_the_way(write, row):
         read_experiment(path), [row("base", right="10000000"), row("sft", curve=(0.1, 0.5))]
     )
     assert "| sft |  |  |  | +37.5 |" in text
+
+
+def test_rows_that_the_file_would_not_give_are_said(write, row):
+    experiment = read_experiment(write())
+    marks = {(cell.arm, cell.seed): cell.fingerprint() for cell in cells(experiment)}
+    same = row("sft", 0, fingerprint=marks["sft", 0])
+    assert "than compare.toml has now" not in tables(experiment, [row("base"), same])
+    text = tables(experiment, [same, row("sft", 1), row("sft", 7), row("gone", 0)])
+    assert "Run with other settings than compare.toml has now: sft with seed 1." in text
+    assert "no arm and seed of compare.toml: sft with seed 7, gone with seed 0." in text
+
+
+def test_the_validation_runs_are_no_strangers_among_themselves(write, row):
+    experiment = read_experiment(write())
+    (cell,) = [one for one in cells(experiment, validation=True) if one.arm == "sft"]
+    rows = [row("sft", 100, fingerprint=cell.fingerprint())]
+    text = tables(experiment, rows, seeds=experiment.validation_seeds)
+    assert "compare.toml" not in text
+    assert "no arm and seed of compare.toml: sft with seed 100." in tables(experiment, rows)
+
+
+def test_a_run_that_went_on_with_other_code_is_a_mixture_by_itself(told, row):
+    text = told(row("sft", 0, commit="c, d"), row("sft", 1, commit="c, d"))
+    assert "Runs of 2 commits are mixed: sft 0: c, d, sft 1: c, d." in text
+
+
+def test_a_single_run_off_the_budget_is_said(told, row):
+    used = [1000, 1000, 880]
+    rows = [row("sft", seed, used_tokens={"trained": one}) for seed, one in enumerate(used)]
+    text = told(*rows)
+    assert "sft with seed 2 used 880 tokens, -12% of the budget of 1,000." in text
+    assert text.count("of the budget of") == 1
+
+
+def test_a_run_without_a_counterpart_is_said(told, row):
+    text = told(row("sft", 0), row("list", 0), row("list", 1), row("base"))
+    assert "list with seed 1 is not compared: sft has no such run." in text
+    assert text.count("is not compared") == 1
+
+
+def test_fewer_seeds_on_the_way_are_said(told, row):
+    whole = [(share, {"accuracy": 0.5}) for share in (0, 0.25, 0.5, 0.75, 1)]
+    rows = [row(arm, seed) for seed in (0, 1) for arm in ("sft", "list")]
+    rows = [dataclasses.replace(one, curve=whole[: 5 - (one.arm == "list")]) for one in rows]
+    rows[3] = dataclasses.replace(rows[3], curve=whole)
+    assert "+0.0, 1 of 2 seeds |" in told(*rows)
+
+
+def test_arms_that_were_evaluated_elsewhere_on_the_way_say_so(told, row):
+    def at(*shares):
+        return [(share, {"accuracy": 0.5}) for share in shares]
+
+    sft = dataclasses.replace(row("sft"), curve=at(0, 0.25, 0.5, 0.75, 1))
+    near = dataclasses.replace(row("list"), curve=at(0, 0.26, 0.51, 0.75, 1))
+    assert "was evaluated at" not in told(row("base"), sft, near)
+    far = dataclasses.replace(row("list"), curve=at(0, 0.21, 0.46, 0.73, 1))
+    assert (
+        "list was evaluated at 21%, 46%, 73% of the budget on the way, sft at 25%, 50%, 75%"
+        in told(row("base"), sft, far)
+    )
