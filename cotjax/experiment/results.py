@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from cotjax.config import Config, stage_configs
 from cotjax.errors import InputError
-from cotjax.experiment.cells import BASE, Cell, Experiment
+from cotjax.experiment.cells import BASE, Cell, Experiment, config_of
 from cotjax.report.run_folder import RunFiles, read_run
-from cotjax.storage import SAME, append_whole
+from cotjax.storage import SAME, append_whole, rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ArmResult:
       questions: a hash of the questions' ids, in order.
       began: a hash of the answers of what it began from.
       error: the last line of what a failed run said.
+      left_out: stages of a list that found nothing to do; what they mined to find out counts.
     """
 
     arm: str
@@ -53,6 +55,7 @@ class ArmResult:
     questions: str = ""
     began: str = ""
     error: str = ""
+    left_out: list[str] = dataclasses.field(default_factory=list[str])
 
     @property
     def tokens(self) -> int:
@@ -92,6 +95,11 @@ def collect(
         done = at[max(at)]
         for use, count in own["used_tokens"].items():
             used[use] = used.get(use, 0) + count
+    planned = [f"{number}-{name}" for number, (name, _) in enumerate(_stages(cell), 1)]
+    left_out = [name for name in planned if name not in names]
+    for name in left_out:
+        mined = rows_of(folder / name / "mined.jsonl", ("tokens",))
+        used["mined"] = used.get("mined", 0) + sum(line["tokens"] for line in mined)
     first, last = read_run(parts[0]), read_run(parts[-1])
     common: dict[str, Any] = {"fingerprint": cell.fingerprint(), "status": "done"}
     common["commit"] = ", ".join(dict.fromkeys(_commit(part) for part in result["parts"]))
@@ -107,9 +115,16 @@ def collect(
         numbers=curve[-1][1],
         curve=curve,
         curve_right=curve_right,
+        left_out=left_out,
         **_sheet(last, last.result["steps"]),
     )
     return base, row
+
+
+def _stages(cell: Cell) -> Sequence[tuple[str, Config]]:
+    """The stages of a list by name; none of a run of one stage."""
+    config = config_of(cell)
+    return stage_configs(config) if config.stages else []
 
 
 def _commit(part: dict[str, Any]) -> str:

@@ -234,6 +234,9 @@ def _notes(
     for row in rows:
         if row.status != "done":
             yield f"{row.arm} with seed {row.seed} failed, and is not in the tables: {row.error}"
+        if row.left_out:
+            out = ", ".join(row.left_out)
+            yield f"{row.arm} with seed {row.seed} left out {out}, which found nothing to do."
     yield from _strangers(experiment, rows, seeds)
     commits = {one for row in rows for one in row.commit.split(", ")}
     if len(commits) > 1:

@@ -1,11 +1,14 @@
 """Lines of results.jsonl: read again as they were written, the last of a cell counts."""
 
 import dataclasses
+import json
 
 import pytest
 
 from cotjax.errors import InputError
-from cotjax.experiment.results import append, read_rows
+from cotjax.experiment.cells import cells
+from cotjax.experiment.plan import read_experiment
+from cotjax.experiment.results import append, collect, read_rows
 
 
 def test_rows_come_back(row, tmp_path):
@@ -66,3 +69,45 @@ def test_of_several_bases_the_one_that_most_runs_began_from_counts(row, tmp_path
         append(path, *lines)
         (base,) = [one for one in read_rows(path) if one.arm == "base"]
         assert base.began == "x" and base.right == "11110000"
+
+
+def test_what_a_stage_mined_that_then_had_nothing_to_do_is_counted_and_said(write, tmp_path):
+    """A list leaves such a stage out of its results; its tokens are spent all the same."""
+    text = (
+        'budget = { tokens = 100 }\n[arms.base]\n[[arms.list.stages]]\nstage = "grpo"\n'
+        '[[arms.list.stages]]\nstage = "rewrite"\nbudget = { tokens = 20 }\n'
+    )
+    experiment = read_experiment(write(text))
+    cell = next(cell for cell in cells(experiment) if cell.trains)
+    folder, own = tmp_path / "list-0", tmp_path / "list-0" / "1-grpo"
+    own.mkdir(parents=True)
+    (folder / "2-rewrite").mkdir()
+    mined = [{"index": n, "tokens": 7} for n in range(2)]
+    numbers = {"accuracy": 1.0, "tokens": 3.0}
+    metrics = [
+        {"step": 0, "kind": "eval", **numbers},
+        {"step": 1, "kind": "train", "used_tokens": 80.0},
+        {"step": 1, "kind": "eval", **numbers},
+    ]
+    answer = {"question": "q", "completion": "c", "gold": "1", "id": "a", "tokens": 3}
+    answers = [
+        {"step": step, "kind": kind, "parts": {"correct": 1}, **answer}
+        for step, kind in enumerate(("before", "after"))
+    ]
+    used = {"trained": 40, "sampled": 40, "mined": 0}
+    result = {"steps": 1, "seconds": 1.0, "parts": [{"commit": "c", "version": "0"}]}
+    own_result, whole = (
+        result | {"used_tokens": used},
+        result | {"stages": [{"name": "base"}, {"name": "1-grpo"}]},
+    )
+    for path, lines in {
+        own / "metrics.jsonl": metrics,
+        own / "completions.jsonl": answers,
+        own / "result.json": [own_result],
+        folder / "result.json": [whole],
+        folder / "2-rewrite" / "mined.jsonl": mined,
+    }.items():
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, row = collect(experiment, cell, folder)
+    assert row.used_tokens == {"trained": 40, "sampled": 40, "mined": 14}
+    assert row.left_out == ["2-rewrite"] and row.right == "1"

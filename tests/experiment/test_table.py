@@ -193,3 +193,8 @@ def test_arms_that_were_evaluated_elsewhere_on_the_way_say_so(told, row):
         "list was evaluated at 21%, 46%, 73% of the budget on the way, sft at 25%, 50%, 75%"
         in told(row("base"), sft, far)
     )
+
+
+def test_a_stage_that_was_left_out_is_said(told, row):
+    text = told(row("sft", 0), row("list", 0, left_out=["2-rewrite"]))
+    assert "list with seed 0 left out 2-rewrite, which found nothing to do." in text
