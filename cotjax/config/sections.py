@@ -74,7 +74,7 @@ class DeliberateConfig:
     """How often the built-in deliberate teacher digresses; the defaults are R1's manner."""
 
     wrong_try: Share = 0.4  # Before a step, up to two times: a wrong equation, taken back.
-    what_if: Share = 0.35  # Behind a step: with another number.
+    what_if: Share = 0.35  # Behind a step, where it comes out: with another number.
     check: Share = 0.5  # Behind a step: by the inverse operation.
     recap: Share = 0.25  # Before a step: what there is so far.
     restate: Share = 0.15  # Before a step: what the question is.

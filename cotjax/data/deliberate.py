@@ -27,7 +27,7 @@ class Rates:
 
     Attributes:
       wrong_try: before a step, up to two times.
-      what_if: behind a step.
+      what_if: behind a step; left out where the other number gives none in 1..99, one in six.
       check: behind a step.
       recap: before a step, but for the first one.
       restate: before a step.

@@ -15,6 +15,8 @@ _MARKS = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 NAMED = 3  # pairs that a sentence names
+TRAINED_ON = "trained on too"
+LEFT_OUT = "They are left out of training."
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Duplicates:
         """What was found, in one sentence; empty if nothing was."""
         found = []
         if self.same:
-            found.append(f"{_told(self.same)} trained on too")
+            found.append(f"{_told(self.same)} {TRAINED_ON}")
         if self.but_for_numbers:
             more = " more" if self.same else ""
             found.append(

@@ -25,7 +25,7 @@ def draw(experiment: Experiment, rows: Sequence[ArmResult], path: pathlib.Path) 
       path: of the picture; its ending says how.
 
     Raises:
-      InputError: matplotlib is not installed.
+      InputError: matplotlib is not installed, or the picture cannot be written.
     """
     try:
         figures: Any = importlib.import_module("matplotlib.figure")
@@ -54,7 +54,13 @@ def draw(experiment: Experiment, rows: Sequence[ArmResult], path: pathlib.Path) 
     for axes in (reached, curves):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}). Name results in a folder that can, or "
+            "leave the figure out with --no-figure."
+        ) from error
 
 
 def _interval(rows: Sequence[ArmResult], name: str, scale: float) -> tuple[float, float]:

@@ -36,6 +36,7 @@ class ArmResult:
       questions: a hash of the questions' ids, in order.
       began: a hash of the answers of what it began from.
       error: the last line of what a failed run said.
+      trained_on: which held-out questions were trained on too, in words; empty if none was.
       left_out: stages of a list that found nothing to do; what they mined to find out counts.
     """
 
@@ -55,6 +56,7 @@ class ArmResult:
     questions: str = ""
     began: str = ""
     error: str = ""
+    trained_on: str = ""
     left_out: list[str] = dataclasses.field(default_factory=list[str])
 
     @property

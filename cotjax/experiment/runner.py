@@ -1,6 +1,7 @@
 """Runs what an experiment lacks: each arm and seed a process, resumed where it was stopped."""
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from cotjax.data.duplicates import LEFT_OUT, TRAINED_ON
 from cotjax.errors import InputError, Stopped
 from cotjax.experiment.cells import BASE, Cell, Experiment
 from cotjax.experiment.results import ArmResult, append, collect, read_lines
@@ -57,9 +59,25 @@ def run_cells(
             tell(f"{label}: failed: {error}")
             continue
         base, row = collect(experiment, cell, out / "runs" / cell.name)
+        row = dataclasses.replace(row, trained_on=_trained_on(_log(out, cell)))
         bases = {line.began for line in lines if line.arm == BASE}
         append(results, *([] if base.began in bases else [base]), row)
         tell(f"{label}: {said(row)}")
+        if row.trained_on:
+            tell(f"{label}: note: {row.trained_on}")
+
+
+def _log(out: pathlib.Path, cell: Cell) -> pathlib.Path:
+    """What a cell's run prints."""
+    return out / "logs" / f"{cell.name}.txt"
+
+
+def _trained_on(log: pathlib.Path) -> str:
+    """The run's note on held-out questions that it was trained on, which only its log has."""
+    text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
+    notes = [line.removeprefix("note: ") for line in text.splitlines() if line.startswith("note: ")]
+    found = [note for note in notes if TRAINED_ON in note and LEFT_OUT not in note]
+    return found[-1] if found else ""
 
 
 def said(row: ArmResult) -> str:
@@ -88,16 +106,16 @@ def _train(cell: Cell, out: pathlib.Path, where: str) -> str:
         )
     if (folder / "result.json").is_file():
         return ""
-    for path in (settings, out / "logs" / f"{cell.name}.txt"):
+    for path in (settings, _log(out, cell)):
         path.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(cell.toml(), encoding="utf-8")
     words = ["--config", str(settings), "--output", str(out / "runs"), "--name", cell.name]
     words += ["--resume"] * begun
-    with (out / "logs" / f"{cell.name}.txt").open("a", encoding="utf-8") as log:
+    with _log(out, cell).open("a", encoding="utf-8") as log:
         code = _run([sys.executable, "-m", "cotjax.train", *words], log)
     if code == 0:
         return ""
-    last = (out / "logs" / f"{cell.name}.txt").read_text("utf-8").strip().splitlines()[-1:]
+    last = _log(out, cell).read_text("utf-8").strip().splitlines()[-1:]
     told = "".join(last).replace(f"--config {settings}", where).replace(str(settings), where)
     return f"status {code}: {told}"
 

@@ -15,7 +15,7 @@ from cotjax.cot import (
     parse_rationale,
     render_rationale,
 )
-from cotjax.data.duplicates import find_duplicates, without_duplicates
+from cotjax.data.duplicates import LEFT_OUT, find_duplicates, without_duplicates
 from cotjax.data.encode import encode_prompts
 from cotjax.data.layouts import RecordReader
 from cotjax.data.prompts import Prompts, answer_name
@@ -111,7 +111,7 @@ def apart(config: Config, train: Records, held_out: list[Record]) -> Records:
             'data.on_duplicate = "drop", which leaves them out of training.'
         )
     if found.same and rule == "drop":
-        then = " They are left out of training."
+        then = f" {LEFT_OUT}"
         if not without_duplicates(seen, held_out) and len(seen) == len(train):
             raise InputError(
                 f'data.on_duplicate = "drop": {found}, and nothing else is trained on.'

@@ -42,3 +42,9 @@ def test_the_thick_line_is_the_mean_of_all_seeds_however_often_each_was_evaluate
     seldom = dataclasses.replace(row("a", 1), curve=at((0, 0.0), (1, 0.0)))
     _curve(Axes(), [often, seldom], "red", "a")
     assert drawn[-1] == ([0.0, 0.5, 1.0], [0.0, 25.0, 50.0], 2)
+
+
+def test_a_picture_that_cannot_be_written_is_named(write, row, tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(InputError, match=r"a\.png: cannot be written .*--no-figure"):
+        draw(read_experiment(write()), [row("sft")], tmp_path / "a.png")

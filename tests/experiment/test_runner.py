@@ -1,5 +1,6 @@
 """Running an experiment: whole, stopped and given again, with a run that fails, and by parts."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -207,3 +208,52 @@ def test_validation_needs_seeds(file, capsys):
     file.write_text(file.read_text().replace("validation_seeds = [9]\n", ""))
     assert main([str(file), "--validation"]) == 2
     assert "--validation needs validation_seeds" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(file, tmp_path, capsys):
+    assert main([str(file), f"--out={file}"]) == 2
+    assert "cannot be made (File exists). Name a folder." in capsys.readouterr().err
+
+
+def test_an_arm_that_asks_in_other_words_is_no_base_of_the_others(file, tmp_path, monkeypatch, row):
+    """The base of the first run that ends is not that of all: here the first one is such an arm."""
+    file.write_text(file.read_text().replace("seeds = [0]", "seeds = [0, 1]"))
+
+    def collect(experiment, cell, folder):
+        began = "told" if (cell.arm, cell.seed) == ("sft", 0) else "common"
+        return row("base", began=began), row(cell.arm, cell.seed, began=began)
+
+    monkeypatch.setattr(runner, "_train", lambda *_: "")
+    monkeypatch.setattr(runner, "collect", collect)
+    assert main([str(file), f"--out={tmp_path / 'out'}", "--no-figure"]) == 0
+    (base,) = [row for row in read_rows(tmp_path / "out" / "results.jsonl") if row.arm == "base"]
+    assert base.began == "common"
+
+
+@pytest.mark.parametrize("rule", ["note", "drop"])
+def test_held_out_questions_that_were_trained_on_are_told(
+    file, tmp_path, capsys, monkeypatch, rule
+):
+    """The run says it in its log, which nobody reads whose table looks fine."""
+
+    def run(words, log):
+        from cotjax.train import main as train
+
+        with contextlib.redirect_stderr(log):
+            return train(words[3:])
+
+    text = file.read_text().replace("[settings]\ndata = {", "[settings]\ndata = { RULE,")
+    file.write_text(text.replace("RULE", f'on_duplicate = "{rule}"'))
+    rows = (tmp_path / "sevens.jsonl").read_text().splitlines()
+    more = json.loads(rows[0]) | {"question": "what else is there"}
+    (tmp_path / "more.jsonl").write_text("\n".join([*rows, json.dumps(more)]) + "\n")
+    file.write_text(
+        file.read_text().replace(
+            'path = "' + str(tmp_path / "sevens"), 'path = "' + str(tmp_path / "more"), 1
+        )
+    )
+    monkeypatch.setattr(runner, "_run", run)
+    assert main([str(file), f"--out={tmp_path / 'out'}", "--no-figure", "--arm=sft"]) == 0
+    shown = capsys.readouterr().out
+    assert ("are trained on too" in shown) == (rule == "note")
+    assert ("Trained on what is asked: sft 0: 4 held-out questions" in shown) == (rule == "note")
