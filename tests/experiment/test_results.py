@@ -42,7 +42,6 @@ def test_other_lines_are_named(tmp_path, line):
     ({"seed": "0"}, "arm and seed"),
     ({"numbers": {"tokens": 1.0}}, "numbers has no accuracy"),
     ({"right": "1"}, "right and lengths are not of the same questions"),
-    ({"right": "", "lengths": []}, "right and lengths are not of the same questions"),
 ])  # fmt: skip
 def test_a_row_that_the_tables_cannot_count_with_is_named(row, tmp_path, changes, words):
     path = tmp_path / "results.jsonl"

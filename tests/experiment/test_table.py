@@ -6,6 +6,7 @@ import pytest
 
 from cotjax.experiment.cells import cells
 from cotjax.experiment.plan import read_experiment
+from cotjax.experiment.results import append, read_rows
 from cotjax.experiment.table import by_arm, tables
 from tests.experiment.conftest import TEXT
 
@@ -198,3 +199,11 @@ def test_arms_that_were_evaluated_elsewhere_on_the_way_say_so(told, row):
 def test_a_stage_that_was_left_out_is_said(told, row):
     text = told(row("sft", 0), row("list", 0, left_out=["2-rewrite"]))
     assert "list with seed 0 left out 2-rewrite, which found nothing to do." in text
+
+
+def test_a_run_whose_answers_are_lost_is_not_paired_and_stops_nothing(told, row, tmp_path):
+    """A kill between an evaluation's line and its answers leaves numbers without answers."""
+    lost = row("list", 0, lengths=[], questions="none")
+    append(tmp_path / "a.jsonl", row("sft", 0), dataclasses.replace(lost, right=""))
+    text = told(*read_rows(tmp_path / "a.jsonl"))
+    assert "| list | no seed of both on the same questions |" in text
