@@ -41,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{', '.join(experiment.arms)}."
                 )
             found = [cell for cell in found if cell.arm in args.arm]
-        run_cells(experiment, part_of(found, args.part), out, lambda text: print(text, flush=True))
+        found = [cell for cell in found if cell.trains]  # the base is no work for a machine
+        part = part_of(found, args.part)
+        run_cells(experiment, part, out, lambda text: print(text, flush=True))
+        if found and not part:
+            print(f"--part {args.part}: nothing to run, as there are {len(found)} runs.")
+            return 0
     rows = read_rows(results)
     if not rows:
         raise InputError(

@@ -268,6 +268,9 @@ def _notes(
 def _off(experiment: Experiment, arm: str, rows: Sequence[ArmResult]) -> Iterator[str]:
     """A note on an arm that missed the budget, or on single runs of it that did."""
     used = {row.seed: row.tokens if experiment.unit == "tokens" else row.steps for row in rows}
+    stages = len(experiment.arms.get(arm, {}).get("stages", [arm]))
+    tiny = experiment.unit == "tokens" and all(row.steps <= stages for row in rows)
+    hint = " One step uses more: lower batch.size or rollout.prompts, or raise it." if tiny else ""
     named = {f"{arm} with seed {seed}": float(one) for seed, one in used.items()}
     mean = float(np.mean([*used.values()]))
     if abs(mean / experiment.budget - 1) > OFF:
@@ -276,7 +279,7 @@ def _off(experiment: Experiment, arm: str, rows: Sequence[ArmResult]) -> Iterato
         if abs(off := one / experiment.budget - 1) > OFF:
             yield (
                 f"{name} used {one:,.0f} {experiment.unit}, {off:+.0%} of the budget of "
-                f"{experiment.budget:,}."
+                f"{experiment.budget:,}.{hint if off > 0 else ''}"
             )
 
 

@@ -257,3 +257,16 @@ def test_held_out_questions_that_were_trained_on_are_told(
     shown = capsys.readouterr().out
     assert ("are trained on too" in shown) == (rule == "note")
     assert ("Trained on what is asked: sft 0: 4 held-out questions" in shown) == (rule == "note")
+
+
+def test_the_base_is_no_work_for_a_machine_and_a_machine_without_work_has_not_failed(
+    file, tmp_path, capsys, monkeypatch, row
+):
+    monkeypatch.setattr(runner, "_train", lambda *_: "")
+    monkeypatch.setattr(runner, "collect", lambda _, cell, __: (row("base"), row(cell.arm, 0)))
+    for number, arms in ((1, {"base", "sft"}), (2, {"base", "list"}), (3, set())):
+        out = tmp_path / str(number)
+        argv = [str(file), f"--out={out}", f"--part={number}/3", "--no-figure"]
+        assert main(argv) == 0
+        assert {row.arm for row in read_rows(out / "results.jsonl")} == arms
+    assert "--part 3/3: nothing to run, as there are 2 runs." in capsys.readouterr().out

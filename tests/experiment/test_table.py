@@ -207,3 +207,11 @@ def test_a_run_whose_answers_are_lost_is_not_paired_and_stops_nothing(told, row,
     append(tmp_path / "a.jsonl", row("sft", 0), dataclasses.replace(lost, right=""))
     text = told(*read_rows(tmp_path / "a.jsonl"))
     assert "| list | no seed of both on the same questions |" in text
+
+
+def test_a_budget_smaller_than_a_step_is_explained(told, row):
+    text = told(row("sft", 0, steps=1, used_tokens={"trained": 9000}))
+    assert "of the budget of 1,000. One step uses more: lower batch.size" in text
+    assert "One step" not in told(row("sft", 0, steps=2, used_tokens={"trained": 9000}))
+    assert "One step" in told(row("list", 0, steps=2, used_tokens={"trained": 9000}))
+    assert "One step" not in told(row("sft", 0, steps=1, used_tokens={"trained": 100}))
