@@ -34,6 +34,7 @@ class ArmResult:
       right: a 0 or 1 for each question, answered greedily.
       lengths: tokens of these answers.
       questions: a hash of the questions' ids, in order.
+      texts: a hash of their texts; empty where an earlier version left it out.
       began: a hash of the answers of what it began from.
       error: the last line of what a failed run said.
       trained_on: which held-out questions were trained on too, in words; empty if none was.
@@ -58,11 +59,20 @@ class ArmResult:
     error: str = ""
     trained_on: str = ""
     left_out: list[str] = dataclasses.field(default_factory=list[str])
+    texts: str = ""
 
     @property
     def tokens(self) -> int:
         """All that were used."""
         return sum(self.used_tokens.values())
+
+    def answers_the_same(self, other: "ArmResult") -> bool:
+        """Whether both answered the same questions.
+
+        Built-in problems of one number have one id, whatever their length and words.
+        """
+        known = self.texts and other.texts
+        return self.questions == other.questions and (not known or self.texts == other.texts)
 
 
 def collect(
@@ -145,6 +155,7 @@ def _sheet(run: RunFiles, step: int) -> dict[str, Any]:
         "right": "".join(str(int(row["parts"]["correct"])) for row in rows),
         "lengths": [row["tokens"] for row in rows],
         "questions": _hash(*(row["id"] for row in rows)),
+        "texts": _hash(*(row["question"] for row in rows)),
     }
 
 

@@ -198,7 +198,7 @@ def _pairs(
     for one in rows:
         for other in others:
             same = one.seed == other.seed or BASE in (one.arm, other.arm)
-            if same and one.questions == other.questions:
+            if same and one.answers_the_same(other):
                 yield one, other
 
 
@@ -251,7 +251,8 @@ def _notes(
                 f"{row.arm} with seed {row.seed} began from another student than the base, or asks "
                 "it in other words."
             )
-    if len({row.questions for found in arms.values() for row in found}) > 1:
+    ended = [row for found in arms.values() for row in found]
+    if any(not row.answers_the_same(other) for row in ended for other in ended):
         yield "Not all runs answered the same questions; only those that did are paired."
     against = {row.seed for row in arms.get(experiment.against, [])}
     for arm, found in arms.items():

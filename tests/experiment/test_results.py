@@ -110,3 +110,4 @@ def test_what_a_stage_mined_that_then_had_nothing_to_do_is_counted_and_said(writ
     _, row = collect(experiment, cell, folder)
     assert row.used_tokens == {"trained": 40, "sampled": 40, "mined": 14}
     assert row.left_out == ["2-rewrite"] and row.right == "1"
+    assert row.texts and row.texts != row.questions, "of what is asked, not of its names"

@@ -215,3 +215,13 @@ def test_a_budget_smaller_than_a_step_is_explained(told, row):
     assert "One step" not in told(row("sft", 0, steps=2, used_tokens={"trained": 9000}))
     assert "One step" in told(row("list", 0, steps=2, used_tokens={"trained": 9000}))
     assert "One step" not in told(row("sft", 0, steps=1, used_tokens={"trained": 100}))
+
+
+def test_questions_of_one_id_and_other_words_are_not_paired(told, row):
+    """As built-in problems of another `data.max_steps` are, or with new words in one arm alone."""
+    rows = [row("sft", 0, texts="short"), row("list", 0, texts="long")]
+    text = told(*rows)
+    assert "| list | no seed of both on the same questions |" in text
+    assert "Not all runs answered the same questions" in text
+    earlier = told(rows[0], row("list", 0))
+    assert "no seed of both" not in earlier and "Not all runs" not in earlier
