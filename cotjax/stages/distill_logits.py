@@ -92,7 +92,11 @@ class DistillLogitsStage(BaseStage):
         self.data = self.dataset.curriculum
         slots = self.data.schedule.slots()
         self.teachers = TeacherPool(
-            *(config, mesh, student.tokenizer), slots=slots, end=student.eos_id, student=student
+            *(config, mesh, student.tokenizer),
+            slots=slots,
+            end=student.eos_id,
+            student=student,
+            rows=student.architecture.vocab_size,
         )
         self.context = self.dataset.context(self.teachers)
         self.sampling = rollout_sampling(config.rollout, student, in_groups=False)

@@ -71,6 +71,7 @@ class PolicyTerm:
             *(config, mesh, student.tokenizer),
             slots=self.schedule.slots(),
             end=student.eos_id,
+            rows=student.architecture.vocab_size,
         )
         self.distill_loss: DistillLoss = make_distill_loss(
             config, student, self.teachers.vocab_size

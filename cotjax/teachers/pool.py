@@ -63,6 +63,8 @@ def compared(plan: TeacherPlan, tokenizer: Any, student: str, end: int | None = 
       InputError: see `common_size` and `check_same_texts`.
     """
     own, names = plan.student.tokenizer, (f"teacher {plan.name}", f"the student {student}")
+    if any(getattr(one, "stands_in", False) for one in (own, tokenizer)):
+        return plan.student.architecture.vocab_size  # planned by shapes: all that it has
     size = common_size(own, tokenizer, names=names)
     ends = {plan.student.eos_id, *plan.student.stop_ids}
     last: int = tokenizer.eos_token_id if end is None else end
@@ -98,6 +100,7 @@ class TeacherPool:
       compare: their logits are compared with the student's, so that tokenizers must agree.
       end: the token that ends the student's texts; None is its tokenizer's.
       student: the model that is trained, which `self@C` needs.
+      rows: of the student's unembedding, where tokenizers cannot say what is common; 0 = any.
 
     Raises:
       InputError: a teacher that is not there, has another tokenizer, is asked without the question,
@@ -120,6 +123,7 @@ class TeacherPool:
         compare: bool = True,
         end: int | None = None,
         student: LoadedPolicy | None = None,
+        rows: int = 0,
     ) -> None:
         self.names = config.teachers.paths
         self.entries = [parse_teacher(name) for name in self.names]
@@ -135,7 +139,7 @@ class TeacherPool:
         self.vocab_size = 0
         if compare:
             sizes = [compared(one, tokenizer, config.model.path, end) for one in models.values()]
-            self.vocab_size = min(sizes)
+            self.vocab_size = min([*sizes, *([rows] if rows else [])])
         else:  # they are asked, in their own words
             for plan in models.values():
                 own = plan.student

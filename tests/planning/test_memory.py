@@ -1,6 +1,7 @@
 """Parts of memory: what is resident counts once, and what a layer keeps of a token."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,9 @@ def test_teachers_are_what_a_pool_holds(tmp_path):
     counted = resident(SimpleNamespace(teachers=pool)).sizes()["teachers"]
     assert bytes_of_first_device(held) == counted
     # A program that takes a head finds it there.
-    outputs = TeacherOutputs(leaf(1), leaf(1), hidden=(), head=(pool.head_copy(1),))
+    shapes: Any = leaf(1), leaf(1)
+    copy: Any = pool.head_copy(1)
+    outputs = TeacherOutputs(*shapes, hidden=(), head=(copy,))
     program = Program("update", None, (outputs,))
     stage = SimpleNamespace(teachers=pool, mesh=pool._mesh)
     compiled = Compiled(program, 0, 0, 0, 0, Cost(), 0.0)

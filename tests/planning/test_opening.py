@@ -1,5 +1,7 @@
 """A stage of a folder with only a config.json, and of data that is not here."""
 
+import json
+
 import pytest
 
 from cotjax.config import load
@@ -7,6 +9,7 @@ from cotjax.errors import InputError
 from cotjax.models.formats.locate import without_weights
 from cotjax.parallel.mesh import make_mesh
 from cotjax.planning.opening import opened, stages_of, with_builtin_data
+from tests.planning.conftest import SHAPE
 
 
 def test_a_config_json_is_enough(grpo):
@@ -16,6 +19,18 @@ def test_a_config_json_is_enough(grpo):
     assert {"rollout", "update", "evaluation"} <= names
     assert any("no tokenizer.json" in note for note in stage.notes)
     assert not without_weights()
+
+
+@pytest.mark.parametrize("stage", ["distill", "grpo"])
+def test_models_without_tokenizers_have_all_tokens_of_their_shapes_in_common(bare, tmp_path, stage):
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": 520}))
+    flags = f"--model.path={bare}", f"--teachers.paths={tmp_path}", "--eval.problems=8"
+    own = "--distill.coefficient=0.5" if stage == "grpo" else "--batch.size=8"
+    config = load([f"--stage={stage}", "--name=plan", *flags, own])
+    (config,) = stages_of(config)
+    with opened(config, make_mesh(2, 4)) as found:
+        pool = found.teachers if stage == "distill" else found.teachers.teachers
+        assert pool.vocab_size == SHAPE["vocab_size"] == pool.head_copy(0).size
 
 
 def test_no_memory_is_asked_for(grpo):

@@ -121,6 +121,7 @@ def load_model(
     stands_in = without_weights() and not (file or (source / "tokenizer.json").is_file())
     if stands_in:  # for shapes, whose texts no one reads
         tokenizer, ends = load_tokenizer(resolve("tiny")), {}
+        tokenizer.stands_in = True
     else:
         tokenizer = file.tokenizer() if file else load_tokenizer(source)
         ends = file.ends() if file else huggingface.read_ends(source)
