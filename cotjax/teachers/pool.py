@@ -139,7 +139,7 @@ class TeacherPool:
         self.vocab_size = 0
         if compare:
             sizes = [compared(one, tokenizer, config.model.path, end) for one in models.values()]
-            self.vocab_size = min([*sizes, *([rows] if rows else [])])
+            self.vocab_size = min(min(sizes), rows or max(sizes))
         else:  # they are asked, in their own words
             for plan in models.values():
                 own = plan.student
