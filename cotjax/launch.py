@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, flags = _command().parse(argv)
     target = target_of(args.target)
     name = args.target.replace("_", "-")
-    job = _job(args, tuple(flags))
+    job, stages = _job(args, tuple(flags))
     check(name, job)
+    _check_processes(name, job, stages)
     text = target.fill(job)
     path = args.out or default_path(name, job)
     if not args.dry_run:
@@ -68,7 +69,26 @@ def _command() -> Command:
     return command
 
 
-def _job(args: argparse.Namespace, flags: tuple[str, ...]) -> Job:
+def _check_processes(name: str, job: Job, stages: Sequence[Config]) -> None:
+    """Refuses devices that only sample where several processes would start.
+
+    Raises:
+      InputError: see above.
+    """
+    if job.topology is None or name not in ("gke", "tpu-vm", "sky", "slurm"):
+        return
+    count = job.hosts.all_hosts * (job.hosts.chips if name == "slurm" else 1)
+    for own in stages:
+        if own.mesh.rollout_devices and count > 1:
+            raise InputError(
+                f"mesh.rollout_devices = {own.mesh.rollout_devices}: {name} starts {count} "
+                f"processes on {job.topology.name}, and parameters go from device to device within "
+                'one. Set mesh.rollout_devices = 0, and mesh.rollout = "tensor=N" for axes of '
+                "their own."
+            )
+
+
+def _job(args: argparse.Namespace, flags: tuple[str, ...]) -> tuple[Job, list[Config]]:
     if not args.config:
         raise InputError("cotjax launch: needs --config FILE, the TOML file of the run.")
     for word in flags:
@@ -76,13 +96,18 @@ def _job(args: argparse.Namespace, flags: tuple[str, ...]) -> Job:
         if key in _DECIDED:
             raise InputError(f"{key}: {_DECIDED[key]}. Leave it out.")
     table = read_toml(args.config)
+    if table.get("resume"):
+        raise InputError(
+            f"--config {args.config}: resume = true: {_DECIDED['--resume']}. Remove it."
+        )
     name = args.name or str(table.get("name") or pathlib.Path(args.config).stem)
     config = configs.load(["--config", args.config, f"--name={name}", *flags])
     topology = parse_topology(args.topology) if args.topology else None
+    stages = _stages(config)
     if topology:
-        for own in _stages(config):
+        for own in stages:
             mesh_sizes(topology, own.mesh)
-    return Job(
+    job = Job(
         config=args.config,
         text=pathlib.Path(args.config).read_text("utf-8"),
         name=name,
@@ -95,6 +120,7 @@ def _job(args: argparse.Namespace, flags: tuple[str, ...]) -> Job:
         spot=args.spot,
         queued=args.queued,
     )
+    return job, stages
 
 
 def _stages(config: Config) -> list[Config]:

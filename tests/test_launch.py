@@ -113,3 +113,22 @@ def test_what_is_wrong_is_one_sentence(argv, says, capsys):
     assert command.main(argv) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and says in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "topology", "count"),
+    [("gke", "v5e:4x4", 4), ("tpu-vm", "v5p-16", 2), ("sky", "h100:16", 2), ("slurm", "h100:8", 8)],
+)
+def test_devices_that_only_sample_need_one_process(target, topology, count, capsys):
+    words = f"--topology={topology}", "--mesh.rollout-devices=4", "--dry-run"
+    assert launched(target, *words) == 2
+    told = capsys.readouterr().err
+    assert f"{target} starts {count} processes on {topology}" in told
+    if target in ("gke", "sky"):
+        assert launched(target, "--topology=v5e:2x4", *words[1:]) == 0
+
+
+def test_a_file_that_resumes_is_refused_as_the_flag_is(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('stage = "grpo"\nresume = true\n')
+    assert launched("slurm", "--dry-run", config=tmp_path / "run.toml") == 2
+    assert "resume = true: a launched run resumes by itself" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Any
 from cotjax.config import Config
 from cotjax.errors import InputError
 from cotjax.planning.chips import CHIPS, CPU, Chip
+from cotjax.planning.machines import GPUS_PER_HOST, machines_of
 from cotjax.planning.memory import Memory
 from cotjax.planning.opening import opened
 from cotjax.planning.stage_plan import StagePlan, Told, plan_stage
@@ -135,6 +136,11 @@ def plan_run(
         )
     sizes = {axis: int(size) for axis, size in mesh.shape.items()} if mesh is not None else {}
     notes = (_ESTIMATED,) if estimate else _notes(topology)
+    if any(config.mesh.rollout_devices for config in configs) and _hosts(topology) > 1:
+        notes += (
+            f"mesh.rollout_devices needs one process, and {topology.name} has {_hosts(topology)} "
+            "hosts: the run would be refused there. Take one host, or mesh.rollout.",
+        )
     return RunPlan(topology, chip, sizes, tuple(stages), price, notes, estimated=estimate)
 
 
@@ -142,6 +148,13 @@ _ESTIMATED = (
     "Nothing was compiled: operations are those of the programs' equations, temporaries, memory "
     "traffic and collectives are estimates. Leave --estimate out for the compiler's own."
 )
+
+
+def _hosts(topology: Topology) -> int:
+    size = GPUS_PER_HOST
+    return (
+        -(-topology.size // size) if topology.platform == "gpu" else machines_of(topology).all_hosts
+    )
 
 
 def _notes(topology: Topology) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Stages together: hours, cost, what does not fit, and what cannot be split."""
 
 import dataclasses
+from unittest import mock
 
 import pytest
 
 from cotjax.config import load
 from cotjax.errors import InputError
+from cotjax.planning import run_plan
 from cotjax.planning.chips import CHIPS
 from cotjax.planning.memory import Memory
 from cotjax.planning.opening import stages_of
@@ -55,6 +57,21 @@ def test_a_config_that_cannot_be_split_is_refused_before_anything_compiles(grpo)
     config = dataclasses.replace(grpo, rollout=rollout)
     with pytest.raises(InputError, match="rollout.prompts = 6: 8 devices cannot share it"):
         plan_run(stages_of(config), parse_topology("cpu:8"), chip=CHIP, told=told)
+
+
+def test_hosts_that_only_sample_are_noted(grpo):
+    mesh = dataclasses.replace(grpo.mesh, data=2, fsdp=2, rollout_devices=4)
+    configs = stages_of(dataclasses.replace(grpo, mesh=mesh))
+    own = dataclasses.replace(parse_topology("cpu:8"), name="two")
+
+    def notes(hosts):
+        with mock.patch.object(run_plan, "_hosts", lambda _: hosts):
+            return plan_run(configs, own, chip=CHIP, estimate=True).notes
+
+    assert len(notes(1)) == 1
+    assert "needs one process, and two has 2 hosts" in notes(2)[-1]
+    named = ("v5e:2x4", 1), ("v5e:4x4", 4), ("v5p-8", 1), ("h100:16", 2), ("l4:12", 2), ("cpu:8", 1)
+    assert all(run_plan._hosts(parse_topology(name)) == hosts for name, hosts in named)
 
 
 def test_a_chip_is_as_documented():
