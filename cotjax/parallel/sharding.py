@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from cotjax.errors import InputError
 from cotjax.interfaces import Placement
+from cotjax.parallel.in_turn import in_turn
 from cotjax.parallel.mesh import BATCH_AXES
 
 BATCH = P(BATCH_AXES)  # the first axis of everything that is per example
@@ -249,15 +250,17 @@ def rollout_layout(
     if not any(changes):
         return RolloutLayout(shapes if rollout is not mesh else params, None, changes)
     to = (itertools.compress(jax.tree.leaves(tree), changes) for tree in (formats, goals))
-    return RolloutLayout(shapes, _lay_out(*map(tuple, to)), changes)
+    waits = not stay and mesh.devices.flat[0].platform == "tpu"
+    return RolloutLayout(shapes, _lay_out(*map(tuple, to), waits=waits), changes)
 
 
 @functools.lru_cache
-def _lay_out(formats: Any, places: Any) -> Callable[[list[Any]], list[Any]]:
+def _lay_out(formats: Any, places: Any, *, waits: bool) -> Callable[[list[Any]], list[Any]]:
     """One program for every call with the same formats and places."""
 
     def lay_out(leaves: list[Any]) -> list[Any]:
-        return [leaf.astype(to) for leaf, to in zip(leaves, formats, strict=True)]
+        rounded = [leaf.astype(to) for leaf, to in zip(leaves, formats, strict=True)]
+        return in_turn(rounded, places) if waits else rounded
 
     return jax.jit(lay_out, out_shardings=list(places))
 

@@ -48,6 +48,7 @@ print(json.dumps({
     "kernels": asked.count("@tpu_custom_call"),
     "score_arrays": len(re.findall(rf"tensor<(?:\\\\d+x)*{row}x{row}x", asked)),
     "memory": found.arguments + found.outputs - found.reused + found.temporary,
+    "temporary": found.temporary, "outputs": found.outputs,
     "hbm": chip_of(topology).hbm, "flops": found.cost.flops,
     "read": loop.hbm, "copies": loop.copies,
     "moved": [[kind, axes, one.bytes] for (kind, axes), one in loop.moved.items()],
@@ -101,6 +102,13 @@ def test_a_shared_prompt_compiles_to_the_flash_kernel_without_scores(tmp_path, f
     numbers = compiled(tmp_path, "update", *lengths, *more, *flags)
     assert numbers["kernels"] >= 2 and numbers["score_arrays"] == 0
     assert 0 < numbers["memory"] < numbers["hbm"]
+
+
+@pytest.mark.slow
+def test_parameters_are_gathered_one_after_the_other(tmp_path):
+    numbers = compiled(tmp_path, "rollout: parameters", "--mesh.data=1", "--mesh.fsdp=4")
+    assert numbers["outputs"] > 13 * 10**6  # whole, in bfloat16
+    assert numbers["temporary"] < numbers["outputs"] / 3  # the largest is a sixth of them
 
 
 @pytest.mark.slow
