@@ -117,7 +117,10 @@ class _FactWords(string.Formatter):
             return ", ".join(map(str, value))
         if re.search(r"\d{3}", format_spec):  # of a damaged facts.json
             raise ValueError(f"{format_spec}: too wide")
-        return super().format_field(value, format_spec)
+        try:
+            return super().format_field(value, format_spec)
+        except OverflowError as error:  # a whole number of hundreds of digits, written as a decimal
+            raise ValueError(f"{format_spec}: too large a number") from error
 
 
 def fact_words(form: str, settings: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from cotjax.config import STAGES, Config, load, stage_class, stage_configs, validate
-from cotjax.config.stages import EVERYWHERE, check_reads, defaults_of, with_entries
+from cotjax.config.stages import EVERYWHERE, check_reads, defaults_of, fact_words, with_entries
 from cotjax.config.whole import KEYS, SECTIONS
 from cotjax.errors import InputError
 
@@ -109,3 +109,15 @@ def test_an_entry_of_wrong_types_is_named(entry, said, tmp_path):
     path.write_text(f'[[stages]]\nstage = "sft"\n[[stages]]\n{stage}{entry}\n')
     with pytest.raises(InputError, match=said):
         load(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("form", "settings"),
+    [
+        ("{steps:.1f} steps", {"steps": 10**400}),  # as a damaged config.toml may have
+        ("{steps:>1000} steps", {"steps": 1}),
+    ],
+)
+def test_a_fact_that_cannot_be_written_is_a_value_error(form, settings):
+    with pytest.raises(ValueError, match="too"):
+        fact_words(form, settings)
