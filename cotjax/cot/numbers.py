@@ -3,12 +3,13 @@ r"""Reads one number as people and models write it, exactly, as a fraction.
 Understood: signs (`- 7`, `minus 7`, U+2212), groups of three digits behind a comma, a point, a
 space, an apostrophe or an underscore with the other mark as the decimal one (`1.234,50`), currency
 before or after, percent signs, `3/4`, `\frac{3}{4}`, `½`, mixed numbers, `1.5e6`, `1.5 × 10^6`,
-`5 million`, units, bold text and LaTeX spacing. A percent sign and a unit are dropped, not applied:
-`50%` is 50.
+`5 hundred thousand`, units, bold text and LaTeX spacing. A percent sign and a unit are dropped, not
+applied: `50%` is 50.
 
 Refused rather than guessed: `nan`, `inf`, numbers that need more than 100 digits (`1e999`),
 division by zero, a comma that does not group thousands (`3,50`), ranges, times and sums without
-a result (`10-15`, `3:30`, `3 + 4`), a part of a measure (`5 hours 30 minutes`, `24k`).
+a result (`10-15`, `3:30`, `3 + 4`, `2**3`), repeating decimals (`0.(3)`), a part of a measure
+(`5 hours 30 minutes`, `24k`).
 """
 
 import re
@@ -48,6 +49,7 @@ _PLAIN = r"(?:[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)"
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"(?<=[0-9)}])(\s?)\*\*\1(?=[-+({]?[0-9])", "^"),  # 10**3 is a power, **10** is bold
         (r"\\!|\\left|\\right|\\displaystyle|\\limits|\*\*|__", ""),
         (r"\\[,;: ]|~|\\(?:quad|qquad|ldots|dots)(?![A-Za-z])", "\u2009"),
         (r"\\([$%#&])", r"\1"),
@@ -76,14 +78,15 @@ _REWRITES = tuple(
 
 _NUMBER = re.compile(
     rf"""
-    (?: (?:^|(?<=[=({{\[|:]))\s*(?P<loose>[-+])\s* | (?<![\w)}}%])(?P<sign>[-+]) )?
+    (?: (?: (?:^|(?<=[=({{\[|:]))\s*(?P<loose>[-+])\s* | (?<![\w)}}%])(?P<sign>[-+]) ) (?:\(\s?)? )?
     (?:[$£€¥₹]\s?)? (?:(?P<inner>[-+])\s?)?
     (?<![A-Za-z0-9_.^]) (?<![0-9][,'’])
     (?: (?:(?P<whole>[0-9]+)\s{{1,3}}(?:and\s)?)? (?P<over>{_PLAIN})\s?/\s?(?P<minus>-)?
         (?P<under>{_PLAIN})
       | (?P<plain>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,9}}))? )
     (?![0-9]|[.,'’_][0-9])
-    (?:\s?(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?
+    (?: \s?(?P<scale>dozen|hundred|thousand|million|billion|trillion)\b
+        (?:\s(?P<times>thousand|million|billion|trillion)\b)? )?
     """,
     re.VERBOSE,
 )
@@ -91,10 +94,10 @@ _INTEGER = re.compile(r"-?[0-9]+")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 # What makes a number a part of something else: an operation, a power, a variable, a list.
 _GOES_ON = re.compile(
-    r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
+    r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?-?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
     r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπkKMB])|\s?\\[A-Za-z]|\s?[±π√!]|\+(?![0-9])|\s?[-+*/]\s?[a-z](?![A-Za-z])"
     r"|\s?(?:h|hrs?|hours?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|m|km|kg|pounds?|lbs?"
-    r"|dollars?),?\s?[0-9]"
+    r"|dollars?),?\s?[0-9]|\.?[eE][-+]?[0-9]|\.\([0-9]|\.\\(?:overline|bar|dot)|[\u0304\u0305\u0307]"
 )
 # What stands before a number that is a part of something else: an operation, a command.
 _COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥√]=?\s?$")
@@ -276,7 +279,7 @@ def _value(match: re.Match[str], *, evaluate: bool = False) -> Fraction | None:
         if plain is None or abs(exponent) > MAX_DIGITS:
             return None
         value = plain * Fraction(10) ** exponent
-    value *= _SCALES.get(match["scale"], 1)
+    value *= _SCALES.get(match["scale"], 1) * _SCALES.get(match["times"], 1)
     if max(map(len, canonical_number(value).split("/"))) > MAX_DIGITS:
         return None
     signs = (match[name] == "-" for name in ("loose", "sign", "inner", "minus"))

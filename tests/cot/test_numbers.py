@@ -63,3 +63,49 @@ def test_what_could_mean_several_numbers_is_refused(text):
 )
 def test_the_first_number_of_a_phrase_and_the_last_of_a_text(text, first, last):
     assert (read_number(text), read_last_number(text)) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-(1/2)", "-1/2"),
+        ("-(-5)", "5"),
+        ("-( 5 km)", "-5"),
+        ("minus (5)", "-5"),
+        ("-($5)", "-5"),
+        (r"x = -\left(\frac{1}{2}\right)", "-1/2"),
+        (r"-\left(-5\right)", "5"),
+    ],
+)
+def test_a_sign_before_brackets_belongs_to_the_number_in_them(text, value):
+    assert read_number(text) == Fraction(value)
+
+
+@pytest.mark.parametrize("text", ["3-(-5)", "3 - (-5)", "-(2+3)", "10-(3)"])
+def test_a_difference_with_brackets_is_refused(text):
+    assert read_number(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2**3", "5 ** 6", "1e9999999999", "1e-9999999999", "1e3.5", "1.e5"),
+        *("0.(3)", "0.3\u0305", r"0.\overline{3}", r"0.\bar{3}", r"0.\dot{3}"),
+    ],
+)
+def test_of_what_goes_on_the_first_digits_are_no_number(text):
+    assert read_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10**3", 1000),
+        ("5 * 10**3", 5000),
+        ("**5** apples", 5),
+        ("5 hundred thousand", 500_000),
+        ("1.5 hundred million dollars", 150_000_000),
+    ],
+)
+def test_powers_of_ten_and_scales_of_two_words_are_exact(text, value):
+    assert read_number(text) == value
