@@ -194,6 +194,7 @@ class PolicyStage(RolloutStage):
             # Nominal: every completion counts its prompt, which is computed once for the group.
             "batch_tokens": int(kept.rollout.mask.sum()) + rows * width,
             "trained_tokens": self.config.policy.inner_updates * kept.tokens,
+            "no_signal": float(1 - self._informative(everything).mean()),
         }
         if self.length is not None:
             metrics |= self.length.metrics(everything.judged, step)
@@ -233,7 +234,7 @@ class PolicyStage(RolloutStage):
         """Samples until every group of the batch has different rewards, or the budget is spent."""
         everything = self.sample_batch(batch, weights, key, step)
         for _ in range(self.config.policy.refill):
-            if everything.informative.sum() >= self.config.rollout.prompts:
+            if self._informative(everything).sum() >= self.config.rollout.prompts:
                 break
             everything = everything.join(self.sample_batch(next(self.stream), weights, key, step))
         return everything
@@ -243,25 +244,30 @@ class PolicyStage(RolloutStage):
 
         With dynamic sampling, groups of equal rewards that no other replaced do not.
         """
-        policy, size, kept = self.config.policy, self.config.rollout.prompts, everything
-        if policy.refill:
-            kept = everything.take(np.argsort(~everything.informative, kind="stable")[:size])
-        counts = np.ones(kept.rollout.ended.shape, bool)
-        counts &= kept.counted
-        if policy.refill:
-            counts &= kept.informative[:, None]
-        if policy.overlong == "mask":
-            counts &= kept.rollout.ended
+        refill, size, kept = self.config.policy.refill, self.config.rollout.prompts, everything
+        if refill:
+            order = np.argsort(~self._informative(everything), kind="stable")
+            kept = everything.take(order[:size])
+        counts = self._baseline(kept)
+        if refill:
+            counts &= self._informative(kept)[:, None]
         return kept, counts
+
+    def _baseline(self, groups: RolloutGroups) -> np.ndarray:
+        """[B, G] True where a completion counts in its group's baseline."""
+        masked = self.config.policy.overlong == "mask"
+        return groups.counted & groups.rollout.ended if masked else groups.counted
+
+    def _informative(self, groups: RolloutGroups) -> np.ndarray:
+        """[B] True where a completion of the group has an advantage that is not 0."""
+        return groups.informative_among(self._baseline(groups))
 
     def _advantage(self, groups: RolloutGroups) -> np.ndarray:
         """[B, G] over the completions that count in a group's baseline."""
-        counted: Any = groups.counted
-        baseline = None if counted.all() else counted
-        if self.config.policy.overlong == "mask":
-            baseline = groups.rollout.ended & groups.rewarded
-        reward: Any = groups.reward
-        return np.asarray(self.advantage(reward, baseline))
+        masked = self.config.policy.overlong == "mask"
+        baseline, reward = self._baseline(groups), groups.reward
+        arguments: Any = reward, baseline if masked or not baseline.all() else None
+        return np.asarray(self.advantage(*arguments))
 
     def _micros(
         self, groups: RolloutGroups, counts: np.ndarray, advantage: np.ndarray

@@ -68,9 +68,13 @@ class RolloutGroups:
 
     @property
     def informative(self) -> np.ndarray:
-        """[B] True where the rewards that are there differ: equal ones have zero advantage."""
+        """[B] True where the rewards that count differ: equal ones have zero advantage."""
+        return self.informative_among(self.counted)
+
+    def informative_among(self, counts: np.ndarray) -> np.ndarray:
+        """[B] True where the rewards of these completions [B, G] differ."""
         reward: Any = self.reward
-        return np.asarray(_informative_groups(reward, self.rewarded))
+        return np.asarray(_informative_groups(reward, counts))
 
     def take(self, groups: Sequence[int] | np.ndarray) -> "RolloutGroups":
         """Some groups, in the order given."""

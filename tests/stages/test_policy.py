@@ -311,6 +311,25 @@ def test_cut_off_completions_teach_nothing_if_masked(folder):
             assert row[ends].mean() == pytest.approx(0, abs=1e-5)
 
 
+def test_groups_that_differ_in_masked_completions_alone_are_dull(folder, monkeypatch):
+    flags = "--policy.refill=1", "--policy.overlong=mask", "--policy.micro-batch=0"
+    stage = open_stage(folder, *flags)
+
+    def judge(student, config, records, rollout, reward, verifier):
+        one = lambda end: JudgedCompletion(  # noqa: E731
+            "", 3, End(end), -2.0 if end == End.LENGTH else 1.0, {"correct": 1, "well_formed": 1}
+        )
+        return [[one(end) for end in ends] for ends in rollout.end]
+
+    monkeypatch.setattr(rewards, "judge", judge)
+    work = stage.next_step(stage.state.params, 0)
+    assert work.groups is not None
+    assert any(len(set(row)) > 1 for row in work.groups.rollout.end.tolist()), "some were cut off"
+    assert not np.asarray(work.batch[0].advantage).any()
+    assert work.metrics["sampled_groups"] == 8 and work.metrics["dropped_groups"] == 4
+    assert work.metrics["no_signal"] == 1 and not np.asarray(work.batch[0].completion_mask).any()
+
+
 def test_alarms_of_a_step_name_the_accident(folder, monkeypatch):
     stage = open_stage(folder)
     target = "Step 1: 7*1=7\nAnswer: 7"

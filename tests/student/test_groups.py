@@ -49,6 +49,14 @@ def test_groups_of_equal_rewards_say_nothing():
     np.testing.assert_array_equal(GROUPS.finite, [[1, 1], [1, 1], [0, 1], [1, 1]])
 
 
+def test_a_completion_that_a_nan_ended_is_no_other_reward_of_its_group():
+    ends = [[End.NONFINITE, End.EOS, End.STOP], [End.EOS, End.LENGTH, End.EOS]]
+    groups = make([[3, 4, 5], [3, 4, 5]], [[1, -2, -2], [1, -2, 1]], ends)
+    np.testing.assert_array_equal(groups.informative, [False, True])
+    assert groups.metrics()["no_signal"] == 0.5
+    np.testing.assert_array_equal(groups.informative_among(groups.rollout.ended), [False, False])
+
+
 def test_metrics_are_means_over_completions():
     metrics = GROUPS.metrics()
     assert metrics["accuracy"] == 5 / 8 and metrics["reward"] == pytest.approx(-0.25)
