@@ -82,6 +82,14 @@ def _disagreements(config: Config) -> Iterator[str]:
             'rollout.weights_dtype = "int8": completions then come from rounded parameters, and '
             "policy.sampler_correction = 0 does not weigh them. Set policy.sampler_correction = 2."
         )
+    own, literal = config.rollout.temperature, config.policy.objective == "bridge_release"
+    if weighs and literal and config.policy.sampler_correction and own != 1:
+        yield (
+            f"policy.sampler_correction = {config.policy.sampler_correction}, policy.objective = "
+            f'"bridge_release", rollout.temperature = {own}: that objective takes '
+            "log-probabilities at temperature 1, with which the sampler's cannot be compared. Set "
+            "rollout.temperature = 1, or policy.sampler_correction = 0."
+        )
     group, share = config.rollout.group_size, config.rollout.completions_per_slot
     if share and group % share:
         yield (

@@ -174,6 +174,17 @@ def _mistakes(config: Config) -> Iterator[str]:
             "curriculum.rescore = true: which teacher is needed for which example would only be "
             "known while training. Set curriculum.rescore = false, or teachers.cache empty."
         )
+    # Of one teacher at a time no mixture is made; a cache has the top logits of each.
+    alone = "adaptive" if curriculum.handover == 1 else "step"
+    mixed = len(teachers.paths) > 1 and curriculum.schedule not in ("step", alone)
+    if teachers.cache and mixed and curriculum.mixing == "logit":
+        yield (
+            f'{cache}, curriculum.mixing = "logit": the top logits of several teachers give their '
+            'mixture in probability space alone. Set curriculum.mixing = "probability", or '
+            "teachers.cache empty."
+        )
+    if distill.on_policy:
+        yield from settings.gap_mistakes(config, f"distill.on_policy = {distill.on_policy}")
     if curriculum.examples and curriculum.buckets > curriculum.examples:
         yield (
             f"curriculum.buckets = {curriculum.buckets}: more buckets than examples "

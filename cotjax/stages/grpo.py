@@ -80,7 +80,7 @@ class Grpo:
     def check(config: Config) -> Iterator[str]:
         """What is wrong with the length that is rewarded, and with teachers beside the loss."""
         yield from settings.length_mistakes(config)
-        distill, rollout = config.distill, config.rollout
+        distill = config.distill
         if not distill.coefficient:
             return
         yield from settings.teacher_mistakes(config)
@@ -99,16 +99,7 @@ class Grpo:
                 '--stage=distill measures. Set curriculum.schedule to "step", "linear", "cosine" '
                 'or "fixed".'
             )
-        kind = distill.temperature_schedule
-        same = kind == "constant" and distill.temperature == rollout.temperature
-        if distill.on_policy_loss == "policy_gradient" and not same:
-            yield (
-                f"distill.temperature = {distill.temperature}, distill.temperature_schedule = "
-                f'"{kind}": the gap to the teachers is an advantage only at the temperature of '
-                f"the samples. Set distill.temperature = {rollout.temperature} "
-                '(rollout.temperature) and distill.temperature_schedule = "constant", or '
-                'distill.on_policy_loss = "divergence".'
-            )
+        yield from settings.gap_mistakes(config, shown)
 
     @classmethod
     def from_config(cls, config: Config, mesh: Mesh) -> PolicyStage:

@@ -211,6 +211,26 @@ def teacher_entries(config: Config) -> dict[str, TeacherName]:
     return found
 
 
+def gap_mistakes(config: Config, shown: str) -> Iterator[str]:
+    """What is wrong with temperatures where the gap to teachers is an advantage.
+
+    Args:
+      config: of the run.
+      shown: the setting that brings such a loss, with its value.
+    """
+    distill, own = config.distill, config.rollout.temperature
+    kind = distill.temperature_schedule
+    same = kind == "constant" and distill.temperature == own
+    if distill.on_policy_loss == "policy_gradient" and not same:
+        yield (
+            f"{shown}, distill.temperature = {distill.temperature}, distill.temperature_schedule = "
+            f'"{kind}": the gap to the teachers is an advantage only at the temperature of '
+            f"the samples. Set distill.temperature = {own} "
+            '(rollout.temperature) and distill.temperature_schedule = "constant", or '
+            'distill.on_policy_loss = "divergence".'
+        )
+
+
 def teacher_mistakes(config: Config) -> Iterator[str]:
     """What is wrong with the names and the weights of the teachers."""
     for name in config.teachers.paths:

@@ -135,3 +135,12 @@ def test_names_of_environment_variables_are_taken(monkeypatch):
 def test_rejection_sampling_needs_no_weight_for_rounded_matrices():
     assert load(["--stage=rft", "--rollout.weights-dtype=int8"]).rollout.weights_dtype == "int8"
     load(["--rollout.weights-dtype=int8", "--policy.sampler-correction=2"])
+
+
+def test_a_loss_at_another_temperature_than_the_samples_takes_no_weight_of_the_sampler():
+    flags = "--policy.objective=bridge_release", "--policy.sampler-correction=2"
+    message = refused([*flags, "--rollout.temperature=0.7"])
+    assert "rollout.temperature = 0.7: that objective takes log-probabilities at temp" in message
+    assert load([*flags, "--rollout.temperature=1"]).policy.sampler_correction == 2
+    load([flags[0], "--rollout.temperature=0.7"])
+    load([flags[1], "--rollout.temperature=0.7"])

@@ -27,6 +27,7 @@ def test_the_target_decides_the_stage(tmp_path, target, made):
 
 
 CACHE, TEXT = "--teachers.cache=somewhere", "--distill.target=text"
+ON_POLICY = "--distill.on-policy-loss=policy_gradient"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,12 @@ CACHE, TEXT = "--teachers.cache=somewhere", "--distill.target=text"
         ([TEXT, "--distill.on-policy=0.5"], "texts of teachers are learned as they stand"),
         ([CACHE, "--distill.on-policy=0.5"], "the student writes others"),
         ([CACHE, "--distill.divergence=reverse_kl"], "a cache of top logits gives the forward KL"),
+        ([CACHE, "--curriculum.mixing=logit", "--curriculum.schedule=linear"],
+         'their mixture in probability space alone. Set curriculum.mixing = "probability"'),
+        ([ON_POLICY, "--distill.on-policy=0.5", "--rollout.temperature=0.7"],
+         "distill.on_policy = 0.5, distill.temperature = 1.0.*Set distill.temperature = 0.7"),
+        ([ON_POLICY, "--distill.on-policy=1", "--distill.temperature-schedule=linear"],
+         'distill.temperature_schedule = "linear": the gap to the teachers is an advantage only'),
         (["--curriculum.schedule=fixed"], "needs one weight for each of 2 teachers"),
         (["--curriculum.teacher-weights", "1", "0"], "the others need none"),
         (
@@ -51,7 +58,7 @@ CACHE, TEXT = "--teachers.cache=somewhere", "--distill.target=text"
             "Set weights >= 0 that sum to 1",
         ),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_combined_names_the_keys_and_the_fix(flags, words):
     with pytest.raises(InputError, match=words):
         checked(*flags)
@@ -66,3 +73,17 @@ def test_a_file_of_texts_has_no_distribution():
 def test_fixed_weights_that_sum_to_one_are_taken():
     flags = "--curriculum.schedule=fixed", "--curriculum.teacher-weights", "0.25", "0.75"
     assert checked(*flags).curriculum.teacher_weights == (0.25, 0.75)
+
+
+def test_teachers_of_a_cache_that_come_one_at_a_time_are_not_mixed():
+    flags = CACHE, "--curriculum.mixing=logit"
+    assert checked(*flags).curriculum.mixing == "logit"
+    checked(*flags, "--curriculum.schedule=adaptive", "--curriculum.handover=1")
+    checked(*flags, "--curriculum.schedule=linear", teachers=("weak",))
+
+
+def test_a_divergence_on_the_students_own_texts_has_a_temperature_of_its_own():
+    checked("--distill.on-policy=1", "--distill.temperature=2", "--rollout.temperature=0.7")
+    checked(
+        ON_POLICY, "--distill.on-policy=1", "--rollout.temperature=2", "--distill.temperature=2"
+    )
