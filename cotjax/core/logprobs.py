@@ -163,7 +163,7 @@ def chunked_token_logprobs(
     tokens: Int[Array, "*B T"],
     *,
     chunk_size: int,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
     softcap: SoftCap = None,
     mask: Bool[Array, "*B T"] | None = None,
 ) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
@@ -182,7 +182,7 @@ def chunked_token_logprobs(
       unembed: [V, D]. Products are in the dtype of `hidden`, their sums in float32.
       tokens: [*B, T] ids; hidden states at t are those that predict the token at t.
       chunk_size: how many tokens' worth of logits, chunk_size · V numbers, may exist at once.
-      temperature: τ > 0. Use the temperature that the sampler used.
+      temperature: τ > 0. Use the temperature that the sampler used. May be traced. No gradient.
       softcap: of the logits, see `soft_cap`; None is none. May be traced. No gradient.
       mask: [*B, T], True = counts. Elsewhere hidden states may be NaN and tokens any integer.
 
@@ -197,21 +197,24 @@ def chunked_token_logprobs(
       (Array([[-2.0794]], dtype=float32), Array([[2.0794]], dtype=float32))
 
     Raises:
-      ValueError: chunk_size < 1 or temperature ≤ 0.
+      ValueError: chunk_size < 1, or a number ≤ 0 as temperature.
 
     Source: this project; the idea of recomputing the head is Wijmans et al. 2024,
     arXiv:2411.09009 (cut cross-entropy).
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; needs at least 1 token.")
-    _check_temperature(temperature)
+    traced = temperature if isinstance(temperature, Array) else None
+    if traced is None:
+        _check_temperature(temperature)
+    fixed = float(temperature) if traced is None else None
     block = _block_size(tokens.size, unembed.shape[0], chunk_size)
     tokens = tokens.astype(jnp.int32)
     if mask is not None:
         hidden = fill_masked(hidden, mask[..., None])
         tokens = jnp.where(mask, tokens, 0)
     # JAX does not type what a custom_vjp returns.
-    both = cast(Any, _blockwise(block, float(temperature), hidden, unembed, tokens, softcap))
+    both = cast(Any, _blockwise(block, fixed, hidden, unembed, tokens, (softcap, traced)))
     logp, spread = both
     return (logp, spread) if mask is None else (fill_masked(logp, mask), fill_masked(spread, mask))
 
@@ -256,16 +259,24 @@ def _block_logits(
     return rows, soft_cap(logits, softcap), column
 
 
+def _softcap_and_temperature(temperature: Any, scales: Any, hidden: Array) -> tuple[Any, Any]:
+    # The temperature is a number that is known when tracing, or else the second of the scales.
+    softcap, traced = scales
+    return softcap, temperature if traced is None else traced.astype(wide_of(hidden))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _blockwise(
-    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, softcap: SoftCap
+    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, scales: Any
 ) -> Any:
-    return _blockwise_forward(block, temperature, hidden, unembed, tokens, softcap)[0]
+    return _blockwise_forward(block, temperature, hidden, unembed, tokens, scales)[0]
 
 
 def _blockwise_forward(
-    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, softcap: SoftCap
+    block: int, temperature: Any, hidden: Array, unembed: Array, tokens: Any, scales: Any
 ) -> Any:
+    softcap, temperature = _softcap_and_temperature(temperature, scales, hidden)
+
     def statistics(_: Any, starts: Any) -> Any:
         start, own = starts
         _, logits, ids = _block_logits(hidden, unembed, start, block, softcap)
@@ -305,8 +316,9 @@ def _blockwise_fwd(block: int, temperature: Any, hidden: Any, unembed: Any, *oth
 def _blockwise_bwd(
     block: int, temperature: Any, residuals: Any, cotangents: Any
 ) -> tuple[Any, ...]:
-    (hidden, unembed, tokens, softcap), (peak, log_norm, spread), wanted = residuals
+    (hidden, unembed, tokens, scales), (peak, log_norm, spread), wanted = residuals
     wide = wide_of(hidden)
+    softcap, temperature = _softcap_and_temperature(temperature, scales, hidden)
     by_logp, by_spread = (
         None if isinstance(cotangent, SymbolicZero) else cotangent / temperature
         for cotangent in cotangents

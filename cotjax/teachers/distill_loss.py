@@ -187,13 +187,12 @@ class DistillLoss:
     def _logprobs(
         self, hidden: Array, head: Head, tokens: Array, mask: Array, temperature: Array
     ) -> Array:
-        # Dividing hidden states and cap divides the logits, by a temperature that may be traced.
-        hidden = hidden / temperature.astype(hidden.dtype)
         return chunked_token_logprobs(
             hidden,
             head.matrix,
             tokens,
             chunk_size=self.chunk_size,
-            softcap=head.softcap / temperature if head.softcap else None,
+            temperature=temperature,
+            softcap=head.softcap,
             mask=mask,
         )[0]

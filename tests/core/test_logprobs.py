@@ -257,6 +257,25 @@ def test_chunked_equals_dense_in_value_and_gradient(shape, chunk_size, temperatu
         assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_a_traced_temperature_is_as_exact_as_a_known_one(dtype, cap):
+    hidden, unembed, tokens, mask, cotangents = head((2, 3), dtype=dtype)
+
+    def total(hidden, unembed, temperature):
+        outputs = core.chunked_token_logprobs(
+            hidden, unembed, tokens, chunk_size=1, temperature=temperature, softcap=cap, mask=mask
+        )
+        return sum((a * b).sum() for a, b in zip(outputs, cotangents, strict=True)), outputs
+
+    run = jax.grad(total, argnums=(0, 1), has_aux=True)
+    known = jax.jit(functools.partial(run, temperature=0.7))(hidden, unembed)
+    traced = jax.jit(run)(hidden, unembed, jnp.float32(0.7))
+    for expected, actual in zip(jax.tree.leaves(known), jax.tree.leaves(traced), strict=True):
+        assert actual.dtype == expected.dtype
+        assert_close(actual.astype(jnp.float32), expected.astype(jnp.float32))
+
+
 @pytest.mark.parametrize("offset", [0.0, 3000.0])
 def test_a_common_offset_of_the_logits_costs_no_digits(offset):
     hidden, unembed, tokens, *_ = head((2, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cotjax.config import CurriculumConfig, DistillConfig
-from cotjax.core import divergence, mix_teachers
+from cotjax.core import chunked_token_logprobs, divergence, mix_teachers
 from cotjax.core.topk import topk_and_rest
 from cotjax.errors import InputError
 from cotjax.models.head import Head
@@ -106,6 +106,19 @@ def test_log_probabilities_are_those_of_the_mixture(mixing):
     own = jnp.take_along_axis(logp, tokens[..., None], -1)[..., 0]
     found = make(mixing).teacher_logprobs(outputs, tokens, mask)
     assert_close(found, jnp.where(mask, own, 0), COMPOSED)
+
+
+def test_a_teacher_equal_to_the_student_leaves_no_gap_in_bfloat16_at_any_temperature():
+    rng = np.random.default_rng(1)
+    hidden, matrix = (
+        jnp.asarray(rng.normal(size=s) * 2, jnp.bfloat16) for s in ((2, 9, 16), (V, 16))
+    )
+    tokens, mask = jnp.asarray(rng.integers(0, V, (2, 9))), jnp.ones((2, 9), bool)
+    one, temperature = jnp.ones(1), jnp.float32(0.7)
+    outputs = TeacherOutputs(one, temperature, hidden=(hidden,), head=(Head(matrix),))
+    own, _ = chunked_token_logprobs(hidden, matrix, tokens, chunk_size=4, temperature=0.7)
+    found = jax.jit(make().teacher_logprobs)(outputs, tokens, mask)
+    assert_close(found, own, COMPOSED)
 
 
 def test_a_logit_mixture_of_capped_teachers_has_none():
