@@ -60,7 +60,9 @@ def group_advantage(
     shift, shifted = _shifted(reward, mask)
     centred = jnp.where(mask, shifted - masked_mean(shifted, mask, axis=1, keepdims=True), 0)
     spread = SCALES[scale](shift, shifted, mask, ddof)
-    return lax.stop_gradient(centred if spread is None else centred / (spread + eps))
+    if spread is not None:  # with eps = 0 it may be 0, as all that it divides then is
+        centred = mean_from(centred, jnp.broadcast_to(spread + eps, centred.shape))
+    return lax.stop_gradient(centred)
 
 
 def leave_one_out_advantage(

@@ -49,7 +49,7 @@ _PLAIN = r"(?:[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)"
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?<=[0-9)}])(\s?)\*\*\1(?=[-+({]?[0-9])", "^"),  # 10**3 is a power, **10** is bold
+        (r"(?<=[0-9)}])(\s?)\*\*\1(?=[({]?[0-9])", "^"),  # 10**3 is a power, **10** is bold
         (r"\\!|\\left|\\right|\\displaystyle|\\limits|\*\*|__", ""),
         (r"\\[,;: ]|~|\\(?:quad|qquad|ldots|dots)(?![A-Za-z])", "\u2009"),
         (r"\\([$%#&])", r"\1"),

@@ -196,6 +196,16 @@ def test_unknown_words_are_refused():
         core.group_advantage(ONE_WINNER, ddof=2)
 
 
+@pytest.mark.parametrize("scale", ["std", "mean", "batch_std"])
+def test_equal_rewards_have_no_advantage_without_an_eps(scale):
+    reward = jnp.array([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    advantage = np.asarray(core.group_advantage(reward, scale=scale, eps=0.0))
+    np.testing.assert_array_equal(advantage[:2], 0)
+    assert advantage[2, 1] > 0 and np.isfinite(advantage).all()
+    alone = core.group_advantage(reward[:2], scale=scale, eps=0.0)
+    np.testing.assert_array_equal(alone, 0)
+
+
 def test_informative_groups_are_those_whose_rewards_differ():
     reward = jnp.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.2], [-1.0, 3.0, -1.0]])
     np.testing.assert_array_equal(core.informative_groups(reward), [False, True, True])

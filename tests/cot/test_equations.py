@@ -118,3 +118,7 @@ def test_long_text_takes_no_longer_than_its_length_asks_for(piece):
     began = time.perf_counter()
     equations(piece * 5000)
     assert time.perf_counter() - began < 2
+
+
+def test_a_difference_of_a_bold_number_is_no_power():
+    assert [one.holds for one in equations("**15**-10=5 and 2**3 = 8")] == [True, True]
