@@ -33,7 +33,7 @@ from cotjax.student import preflight
 from cotjax.student.drift import drift_of
 from cotjax.student.generate import rollout_params, rollout_sampling, sampling_programs
 from cotjax.student.load import load_policy
-from cotjax.student.records import prompt_batch
+from cotjax.student.records import own_ids, prompt_batch
 from cotjax.teachers.distill_loss import TeacherOutputs, make_distill_loss
 from cotjax.teachers.logit_store import LogitStore
 from cotjax.teachers.pool import TeacherPool
@@ -344,9 +344,8 @@ class DistillLogitsStage(BaseStage):
         indices = self.data.take(step, rollout.prompts)
         records = [self.dataset.records[i] for i in indices]
         texts = [self.student.prompts.solve(record.question) for record in records]
-        prompts = prompt_batch(
-            self.student.tokenizer, indices, records, texts, rollout.max_prompt_tokens
-        )
+        ids, limit = own_ids(indices, len(self.dataset.records)), rollout.max_prompt_tokens
+        prompts = prompt_batch(self.student.tokenizer, ids, records, texts, limit)
         with waiting(f"generating {rollout.prompts:,} completions"):
             written = generate(
                 self.student.sampler,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -249,6 +250,25 @@ def prompt_tokens(tokenizer: Any, prompts: Prompts, records: Sequence[Record]) -
     """Tokens of the prompts of some records, each of which is asked alone."""
     texts = (prompts.solve(record.question) for record in records)
     return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+
+
+def own_ids(numbers: Sequence[int], count: int) -> list[int]:
+    """Ids of prompts by the numbers of their records; a record's second prompt has one of its own.
+
+    Args:
+      numbers: of the records, some perhaps several times.
+      count: of all records.
+
+    Example:
+      >>> own_ids([3, 1, 3], 10)
+      [3, 1, 13]
+    """
+    seen: Counter[int] = Counter()
+    ids: list[int] = []
+    for number in numbers:
+        ids.append(number + count * seen[number])
+        seen[number] += 1
+    return ids
 
 
 def prompt_batch(

@@ -168,6 +168,19 @@ def test_a_share_of_steps_is_on_the_students_own_text(folder, loss):
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
+def test_a_question_that_comes_twice_in_a_step_is_answered_anew(folder):
+    flags = "--distill.on-policy=1", "--curriculum.examples=2", "--curriculum.buckets=1"
+    stage = open_stage(folder, *flags, steps=2)
+    batch = stage.next_step(stage.state.params, 0).batch[0].batch
+    tokens, segment = np.asarray(batch.tokens), np.asarray(batch.segment)
+    texts = [
+        tuple(row[own == number].tolist())
+        for row, own in zip(tokens, segment, strict=True)
+        for number in set(own[own > 0].tolist())
+    ]
+    assert len(texts) == 4 and len(set(texts)) == 4, "two questions, twice each"
+
+
 @pytest.mark.parametrize("name", ["strong", "capped"])
 def test_the_policy_gradient_is_the_gap_times_the_score(folder, name):
     flags = "--distill.on-policy=1", "--distill.on-policy-loss=policy_gradient"

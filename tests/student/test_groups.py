@@ -66,9 +66,10 @@ def test_metrics_are_means_over_completions():
 
 
 def test_completions_that_say_the_same_are_a_share_of_their_group():
+    groups = make([[3] * 4] * 2, [[1] * 4] * 2)
     same = GROUPS.judged[0][0]
     group = [dataclasses.replace(same, text=text) for text in ("a", "b", "a", "c")]
-    groups = dataclasses.replace(GROUPS, judged=[group, [same] * 4])
+    groups = dataclasses.replace(groups, judged=[group, [same] * 4])
     assert groups.metrics()["repeated"] == (0.5 + 1) / 2
 
 

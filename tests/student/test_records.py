@@ -12,6 +12,7 @@ from cotjax.interfaces import Record
 from cotjax.student.records import (
     in_order,
     load_records,
+    own_ids,
     part_of,
     prompt_batch,
     prompt_tokens,
@@ -176,3 +177,8 @@ def test_a_mixture_is_looked_through_and_built_in_problems_are_not(folder, capsy
     own = with_section(config, "data", eval_path=str(folder / "mixed.jsonl"))
     with pytest.raises(InputError, match="2 held-out questions .* are trained on too"):
         open_records(own)
+
+
+def test_a_record_that_comes_again_has_another_id_and_all_others_their_number():
+    ids = own_ids([3, 1, 3, 3, 0], 10)
+    assert ids == [3, 1, 13, 23, 0] and len(set(ids)) == len(ids)
