@@ -97,7 +97,7 @@ _GOES_ON = re.compile(
     r"\s?%?\s?[-+*/×÷^:x]\s?[-+]?[$£€¥₹(]{0,2}\s?-?\.?[0-9]|\s?\^|\s[0-9]|\.{2}\s?[0-9]|,\s?[-+$]{0,2}[0-9]"
     r"|[a-zA-Z](?![A-Za-z])(?<=[nxyzπkKMB])|\s?\\[A-Za-z]|\s?[±π√!]|\+(?![0-9])|\s?[-+*/]\s?[a-z](?![A-Za-z])"
     r"|\s?(?:h|hrs?|hours?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|m|km|kg|pounds?|lbs?"
-    r"|dollars?),?\s?[0-9]|\.?[eE][-+]?[0-9]|\.\([0-9]|\.\\(?:overline|bar|dot)|[\u0304\u0305\u0307]"
+    r"|dollars?),?\s?[0-9]|\.?[eE][-+]?[0-9]|\.?\(-?[0-9]|\.\\(?:overline|bar|dot)|[\u0304\u0305\u0307]"
 )
 # What stands before a number that is a part of something else: an operation, a command.
 _COMES_FROM = re.compile(r"\\[A-Za-z]+|(?:\b[A-Za-z]|[0-9)}])\s?[-+*/×÷^]\s?$|[±<>≤≥√]=?\s?$")

@@ -89,7 +89,7 @@ def test_a_difference_with_brackets_is_refused(text):
 @pytest.mark.parametrize(
     "text",
     [
-        *("2**3", "5 ** 6", "1e9999999999", "1e-9999999999", "1e3.5", "1.e5"),
+        *("5(3)", "5(-3)", "2**3", "5 ** 6", "1e9999999999", "1e-9999999999", "1e3.5", "1.e5"),
         *("0.(3)", "0.3\u0305", r"0.\overline{3}", r"0.\bar{3}", r"0.\dot{3}"),
     ],
 )
