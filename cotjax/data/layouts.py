@@ -39,6 +39,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEAD = "Thinking…"
+_CALLS = ("tool_calls", "function_call")
 
 
 class ParsedRationale(Protocol):
@@ -93,11 +94,18 @@ class RecordReader:
         row = self._renamed(row, name) if isinstance(row, Mapping) else {}
         layout = self.layout if self.layout != "auto" else _layout_of(row)
         keys, make = _LAYOUTS[layout]
+        given = row
         if layout in _ALIASED:
-            row = {ALIASES.get(key, key): value for key, value in reversed(row.items())}
+            row = _by_own_names(row)
         for key, kinds in sorted(keys.items(), reverse=True):
-            if not isinstance(row.get(key), kinds) or isinstance(row.get(key), bool):
-                raise InputError(f'{name}: needs a {_KIND_NAMES[kinds]} under "{key}".')
+            if not _is_of(row.get(key), kinds):
+                raise InputError(
+                    f'{name}: needs a {_KIND_NAMES[kinds]} under "{key}". '
+                    f"{_instead(given, row.get(key), key)}"
+                )
+        if layout in _ANSWERED and not _is_of(row.get("answer", ""), (*_ANSWER, type(None))):
+            instead = _instead(given, row["answer"], "answer")
+            raise InputError(f'{name}: needs a {_KIND_NAMES[_ANSWER]} under "answer". {instead}')
         made = make(self, row, name)
         if not made.question.strip():
             raise InputError(f"{name}: the question is empty. Give a text.")
@@ -122,6 +130,8 @@ class RecordReader:
                     f"has {there or 'none'}. Set data.columns to what is there."
                 )
         taken = set(self.columns.values()) - set(self.columns)
+        # Whoever names single messages does not want all of them read.
+        taken |= {"messages", "conversations"} & {one.split(".")[0] for one in taken}
         return {key: value for key, value in row.items() if key not in taken} | found
 
 
@@ -143,13 +153,35 @@ def _at(row: Mapping[str, Any], path: str) -> Any:
     return here
 
 
+def _by_own_names(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row under the names of `math`, `choice` and `messages`, which go before their aliases."""
+    own = {key: value for key, value in row.items() if key not in ALIASES}
+    others = {ALIASES[key]: row[key] for key in reversed(row) if key in ALIASES}
+    return others | own
+
+
+def _is_of(value: Any, kinds: "_Kinds") -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _instead(row: Mapping[str, Any], value: Any, key: str) -> str:
+    """What a row has in place of a value that a layout can read, and which setting reads it."""
+    if value is None:
+        there = ", ".join(f'"{one}"' for one in row)
+        there = f"It has {there:.200}" if there else "It is no object with keys"
+        return f"{there}. Name its columns in data.columns, or set data.layout."
+    if key == "answer" and _is_of(value, _ANSWER):  # of a layout that has the solution there
+        return f'It is {value!r:.60}. Set data.layout = "gym" if that is the answer alone.'
+    return f"It is {value!r:.60}. Write one, or name another column in data.columns."
+
+
 def _layout_of(row: Mapping[str, Any]) -> str:
     """The layout whose keys a row has; a row of none is refused as one of GSM8K."""
     if "messages" in row or "conversations" in row:
         return "messages"
     if "question" in row and ("choices" in row or "options" in row):
         return "choice"
-    if "solution" in row and ("problem" in row or "answer" not in row):
+    if "solution" in row and ("problem" in row or "####" not in str(row.get("answer", ""))):
         return "math"
     known = ("bridge", "failures", "gsm8k")
     return next((one for one in known if _LAYOUTS[one][0].keys() <= row.keys()), "gsm8k")
@@ -158,7 +190,10 @@ def _layout_of(row: Mapping[str, Any]) -> str:
 def _gsm8k(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     gold = reader.gold(row["answer"], "line") if "####" in row["answer"] else None
     if gold is None:
-        raise InputError(f'{name}: "answer" has no line "#### <{reader.answer}>".')
+        hint = (
+            "" if "####" in row["answer"] else ' Set data.layout = "gym" if it is the answer alone.'
+        )
+        raise InputError(f'{name}: "answer" has no line "#### <{reader.answer}>".{hint}')
     answer = row["answer"] if reader.keep_calculator else _CALCULATOR.sub("", row["answer"])
     steps = tuple(_lines(answer))
     return Record(name, row["question"].strip(), gold, steps, difficulty=len(steps))
@@ -276,6 +311,11 @@ def _turn(message: Any, name: str) -> tuple[str, str]:
     message = message if isinstance(message, Mapping) else {}
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
+    if calls := next((key for key in _CALLS if message.get(key)), ""):
+        raise InputError(
+            f'{name}: a message has "{calls}", and calls of tools are not read. Leave the row out, '
+            "or write what they gave into the text."
+        )
     if isinstance(content, list):  # parts, of which each needs to be a text
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]
@@ -296,6 +336,7 @@ _KIND_NAMES: dict[_Kinds, str] = {
     (list, dict): "list of texts",
 }
 _ALIASED = ("math", "choice", "messages")
+_ANSWERED = ("math", "messages")  # whose answer may be missing
 # What each layout needs, by key and type. A gym row has GSM8K's keys, so it must be named.
 _LAYOUTS: dict[str, tuple[dict[str, _Kinds], Callable[[RecordReader, Any, str], Record]]] = {
     "bridge": ({"input": str, "target": str}, _bridge),

@@ -218,6 +218,70 @@ def test_columns_may_be_nested():
     assert read({"p.q": "2+2?", "a": "#### 4"}, columns={"question": "p.q", "answer": "a"})
 
 
+def test_a_layouts_own_key_goes_before_its_other_names():
+    row = {"correct": "no", "explanation": "Answer: C", **CHOICE, "rationale": "Italy.\nAnswer: B"}
+    record = read(row, "exact")
+    assert (record.answer, record.steps) == ("B", ("Italy.",))
+    named = read(CHOICE | {"answerKey": "A"}, "choice", columns={"answer": "answer"})
+    assert named.answer == "B"
+    labelled = {"question": "?", "choices": ["Rome", "Paris"], "answerKey": "A", "label": "B"}
+    assert read(labelled, "choice", columns={"answer": "label"}).answer == "B"
+    both = MATH | {"text": "How many?"}
+    assert read(both, columns={"question": "text"}).question == "How many?"
+
+
+def test_messages_that_are_named_one_by_one_are_not_read_as_a_conversation():
+    turns = [{"content": text} for text in ("Be brief.", "How many?", "1+1\n#### 2")]
+    columns = {"question": "messages.1.content", "answer": "messages.2.content"}
+    record = read({"messages": turns}, columns=columns)
+    assert (record.question, record.answer, record.steps) == ("How many?", "2", ("1+1",))
+    whole = {"data": {"messages": MESSAGES["messages"]}}
+    assert read(whole, columns={"messages": "data.messages"}).answer == "2"
+
+
+@pytest.mark.parametrize("row", [MATH, MESSAGES], ids=["math", "messages"])
+@pytest.mark.parametrize("answer", [["2"], {"value": "2"}, True])
+def test_an_answer_that_may_be_missing_is_no_list(row, answer):
+    for verifier in ("exact", "math", "numeric"):
+        with pytest.raises(InputError) as error:
+            read(row | {"answer": answer}, verifier)
+        assert str(error.value) == (
+            f'file:1: needs a text or a number under "answer". It is {answer!r}. Write one, or '
+            "name another column in data.columns."
+        )
+    assert read(row | {"answer": None}).answer == read(row).answer == "2"
+
+
+def test_a_question_with_a_solution_and_an_answer_is_a_row_of_math():
+    row = {"question": "2+2?", "solution": "We add. So 2+2=4.", "answer": 4}
+    assert read(row) == Record("file:1", "2+2?", "4", ("We add.", "So 2+2=4."), 2)
+    assert read(row | {"answer": "Add.\n#### 4"}).steps == ("Add.",)
+
+
+def test_calls_of_tools_are_not_dropped_in_silence():
+    asked, told = MESSAGES["messages"]
+    for key in ("tool_calls", "function_call"):
+        with pytest.raises(InputError, match=f'file:1: a message has "{key}", and calls of tools'):
+            read({"messages": [asked, told | {key: [{"name": "add"}]}]})
+        assert read({"messages": [asked, told | {key: None}]}) == read(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("row", "instead"),
+    [
+        ({"prompt": "?", "completion": "4"}, 'It has "prompt", "completion". Name its columns in'),
+        ({"question": "?", "answer": 4}, 'It is 4. Set data.layout = "gym" if that is the answer'),
+        ({"question": "?", "answer": ["4"]}, "It is ['4']. Write one, or name another column in"),
+        ({"question": "?", "answer": "4"}, 'Set data.layout = "gym" if it is the answer alone.'),
+        ([1], "It is no object with keys. Name its columns in data.columns, or set data.layout."),
+    ],
+)
+def test_a_row_of_no_layout_says_what_it_has_and_which_setting_reads_it(row, instead):
+    with pytest.raises(InputError) as error:
+        read(row)
+    assert instead in str(error.value)
+
+
 def test_a_number_may_be_a_gold():
     assert read({"question": "?", "answer": 4}, layout="gym").answer == "4"
     with pytest.raises(InputError, match='needs a text or a number under "answer"'):
