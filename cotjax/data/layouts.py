@@ -103,8 +103,9 @@ class RecordReader:
                     f'{name}: needs a {_KIND_NAMES[kinds]} under "{key}". '
                     f"{_instead(given, row.get(key), key)}"
                 )
-        if layout in _ANSWERED and not _is_of(row.get("answer", ""), (*_ANSWER, type(None))):
-            instead = _instead(given, row["answer"], "answer")
+        answer = row.get("answer")
+        if layout in _ANSWERED and answer is not None and not _is_of(answer, _ANSWER):
+            instead = _instead(given, answer, "answer")
             raise InputError(f'{name}: needs a {_KIND_NAMES[_ANSWER]} under "answer". {instead}')
         made = make(self, row, name)
         if not made.question.strip():
@@ -156,7 +157,7 @@ def _at(row: Mapping[str, Any], path: str) -> Any:
 def _by_own_names(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """The row under the names of `math`, `choice` and `messages`, which go before their aliases."""
     own = {key: value for key, value in row.items() if key not in ALIASES}
-    others = {ALIASES[key]: row[key] for key in reversed(row) if key in ALIASES}
+    others = {ALIASES[key]: row[key] for key in reversed(list(row)) if key in ALIASES}
     return others | own
 
 

@@ -198,7 +198,7 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         ends[0],
         loaded.pad_id,
         prompts,
-        (*loaded.notes, *prompts.notes),
+        (*loaded.notes, *prompts.notes, *note_on_ends(loaded, prompts, ends, config.rollout.stop)),
         read,
         ends[1:],
         make_stop_table(loaded.tokenizer, shape.vocab_size, config.rollout.stop),
@@ -215,6 +215,23 @@ def ends_of_turn(loaded: LoadedModel, prompts: Prompts) -> tuple[int, ...]:
     behind = loaded.tokenizer.encode(prompts.end, add_special_tokens=False)[:1]
     first = [one for one in behind if one in ends]
     return (*first, *(one for one in ends if one not in first))
+
+
+def note_on_ends(
+    loaded: LoadedModel, prompts: Prompts, ends: Sequence[int], stops: Sequence[str]
+) -> tuple[str, ...]:
+    """A note where the chat template ends an answer by a token that ends no completion."""
+    tokenizer = loaded.tokenizer
+    behind = tokenizer.encode(prompts.end, add_special_tokens=False)
+    added = [one for one in behind if one in tokenizer.added_tokens_decoder]
+    if not added or set(behind) & set(ends) or any(stop in prompts.end for stop in stops):
+        return ()
+    token = tokenizer.convert_ids_to_tokens(added[0])
+    return (
+        f"The chat template ends an answer with {token!r}, which ends no completion. If the model "
+        f"knows it, name its id, {added[0]}, in generation_config.json: eos_token_id, or the token "
+        "in rollout.stop.",
+    )
 
 
 def placed_shapes(shapes: Any, place: Place | None) -> Any:

@@ -181,12 +181,14 @@ def check_prompts(
     Raises:
       InputError: a prompt is too long and `data.on_bad_record` is "error", or none fits.
     """
-    limit, fits = config.rollout.max_prompt_tokens, []
+    limit, fits, longer = config.rollout.max_prompt_tokens, [], []
     for record in records:
         size = len(tokenizer.encode(text(record), add_special_tokens=False))
         if size <= limit:
             fits.append(record)
-        elif config.data.on_bad_record == "error":
+            continue
+        longer.append((record.id, size))
+        if config.data.on_bad_record == "error":
             raise InputError(
                 f"{record.id}: the prompt has {size} tokens, the limit is {limit}. Set "
                 f'rollout.max_prompt_tokens >= {size} or data.on_bad_record = "skip".'
@@ -195,7 +197,16 @@ def check_prompts(
         raise InputError(
             f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
         )
+    _tell_skipped(longer, len(records), f"prompt: rollout.max_prompt_tokens = {limit}")
     return fits
+
+
+def _tell_skipped(longer: list[tuple[str, int]], number: int, why: str) -> None:
+    """Says how many records of a file were left out, since they are too long."""
+    if longer and is_first():
+        name, size = longer[0]
+        told = f"note: {len(longer)} of {number} records skipped for their {why}; the first, {name}"
+        print(visible(f"{told}, has {size} tokens."), file=sys.stderr)
 
 
 def check_rows(
@@ -211,22 +222,25 @@ def check_rows(
     Raises:
       InputError: a row is too long and `data.on_bad_record` is "error", or none fits.
     """
-    limit, fits = config.batch.sequence_length, []
+    limit, fits, longer = config.batch.sequence_length, [], []
     with Progress(
         "reading how long rows are", len(records), "records", quiet=not is_first()
     ) as told:
         for record in records:
             size = length(record)
+            told.advance()
             if size <= limit:
                 fits.append(record)
-            elif config.data.on_bad_record == "error":
+                continue
+            longer.append((record.id, size))
+            if config.data.on_bad_record == "error":
                 raise InputError(
                     f"{record.id}: its row has up to {size} tokens, the limit is {limit}. Set "
                     f'batch.sequence_length >= {size} or data.on_bad_record = "skip".'
                 )
-            told.advance()
     if not fits:
         raise InputError(f"batch.sequence_length = {limit}: no record's row fits. Raise it.")
+    _tell_skipped(longer, len(records), f"row: batch.sequence_length = {limit}")
     return fits
 
 

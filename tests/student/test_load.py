@@ -1,6 +1,8 @@
 """The model that learns: its adapter, its stop strings, and run folders to begin from."""
 
 import dataclasses
+import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from cotjax.student.load import (
     model_bytes,
 )
 from cotjax.train import main as train
-from tests.tiny import TOKENIZER, flags, make_config
+from tests.tiny import TOKENIZER, flags, make_config, with_section
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,27 @@ def test_stop_strings_are_a_table_and_none_is_none(folder):
     np.testing.assert_array_equal(table, make_stop_table(TOKENIZER, 432, ("7",)))
     with pytest.raises(InputError, match='^--stop: "" is in every text'):
         make_stop_table(TOKENIZER, 432, ("",), key="--stop")
+
+
+def test_a_turn_that_ends_no_completion_is_told(folder):
+    config = make_config(folder, "--rollout.max-prompt-tokens=192", "--stage=grpo")
+    chat = shutil.copytree(folder / "student", folder / "chat")
+    table = json.loads((chat / "tokenizer_config.json").read_text())
+    config = with_section(config, "model", path=str(chat))
+
+    def notes(end, **rollout):
+        turn = "{{ m['role'] }}: {{ m['content'] }}" + end + "\n"
+        table["chat_template"] = "{% for m in messages %}" + turn + "{% endfor %}assistant: "
+        (chat / "tokenizer_config.json").write_text(json.dumps(table))
+        told = load_policy(with_section(config, "rollout", **rollout), make_mesh(1)).notes
+        return [note for note in told if "ends an answer" in note]
+
+    assert notes("<|mask|>") == [
+        "The chat template ends an answer with '<|mask|>', which ends no completion. If the model "
+        f"knows it, name its id, {TOKENIZER.mask_token_id}, in generation_config.json: "
+        "eos_token_id, or the token in rollout.stop."
+    ]
+    assert notes("<|end|>") == notes("<|mask|>", stop=("<|mask|>",)) == notes(" so") == []
 
 
 def test_a_run_is_loaded_with_the_weights_of_its_newest_checkpoint(runs):

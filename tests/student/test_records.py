@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cotjax.data.sources import Mixture, RecordList
 from cotjax.errors import InputError
 from cotjax.interfaces import Record
 from cotjax.student.records import (
+    check_rows,
     in_order,
     load_records,
     own_ids,
@@ -65,7 +67,7 @@ def test_too_few_records_to_hold_any_out(folder):
         open_records(make_config(folder, "--eval.problems=24"))
 
 
-def test_a_long_prompt_is_an_error_or_left_out(folder):
+def test_a_long_prompt_is_an_error_or_left_out_and_told(folder, capsys):
     path = folder / "long.jsonl"
     texts = ["short", "much too long " * 20, "short"]
     rows = [json.dumps({"question": text, "answer": "#### 7"}) for text in texts]
@@ -78,6 +80,26 @@ def test_a_long_prompt_is_an_error_or_left_out(folder):
     skip = make_config(folder, *flags, "--data.on-bad-record=skip")
     train, held_out = open_records(skip)
     assert ids([*train, *held_out]) == ["long.jsonl:1", "long.jsonl:3"]
+    assert re.match(
+        r"note: 1 of 3 records skipped for their prompt: rollout.max_prompt_tokens = 32; the "
+        r"first, long.jsonl:2, has \d+ tokens.\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_long_row_is_an_error_or_left_out_and_told(folder, capsys):
+    limited = with_section(make_config(folder), "batch", sequence_length=9)
+    with pytest.raises(InputError, match=r"r/4: its row has up to 10 tokens, .* >= 10 or data"):
+        check_rows(RECORDS, limited, lambda record: int(record.id[-1]) + 6)
+    skip = with_section(limited, "data", on_bad_record="skip")
+    kept = check_rows(RECORDS, skip, lambda record: int(record.id[-1]) + 6)
+    assert ids(kept) == ["r/0", "r/1", "r/2", "r/3"]
+    assert (
+        "note: 2 of 6 records skipped for their row: batch.sequence_length = 9; the first, r/4, "
+        "has 10 tokens."
+    ) in capsys.readouterr().err
+    assert check_rows(kept, skip, lambda record: 9) == kept
+    assert "skipped" not in capsys.readouterr().err
 
 
 # Parts, order, and single records.
