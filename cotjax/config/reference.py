@@ -63,6 +63,11 @@ def resolve(key: str, value: Any, *, takes: str) -> Any:
             f"{shown}: names no object. Write package.module:name or ./file.py:name; "
             f"it takes {takes}."
         )
+    if not where.endswith(".py") and (where.startswith(".") or "/" in where):
+        raise InputError(
+            f'{shown}: a file is named with its ending. Write "{where}.py:{name}", or '
+            "package.module:name."
+        )
     module = _file(shown, where) if where.endswith(".py") else _module(shown, where)
     if not hasattr(module, name):
         if _is_module(where, name):
@@ -137,6 +142,12 @@ def check_call(
         raise InputError(
             f"{shown}: is {type(function).__name__}, not a function. {key} takes {takes}."
         )
+    ways = function, type(function).__call__
+    if later := next((kind for test, kind in _LATER.items() if any(map(test, ways))), ""):
+        raise InputError(
+            f"{shown}: is {later}, which gives no result when it is called. {key} takes {takes}. "
+            "Make it a plain function that returns one."
+        )
     signature = signature_of(function)
     if signature is None:
         return
@@ -148,6 +159,15 @@ def check_call(
             f"{shown}: its signature is {signature}, and {key} takes {takes}{given}. Change its "
             f"parameters{' or the settings' if settings else ''}."
         ) from error
+
+
+_LATER: Mapping[Callable[[Any], bool], str] = MappingProxyType(
+    {
+        inspect.iscoroutinefunction: "an async function",
+        inspect.isasyncgenfunction: "an async function with yield",
+        inspect.isgeneratorfunction: "a function with yield",
+    }
+)
 
 
 def signature_of(function: Any) -> inspect.Signature | None:
@@ -193,7 +213,8 @@ def _file(shown: str, path: str) -> Any:
         )
     if not file.is_file():
         raise InputError(f"{shown}: there is no file {file}. Name one that is there.")
-    name = _PREFIX + "_".join(file.relative_to(project).with_suffix("").parts)
+    parts = file.relative_to(project).with_suffix("").parts
+    name = _PREFIX + "_".join(part.replace("_", "__") for part in parts)  # a/b_c is not a_b/c
     version = str(file), file.stat().st_mtime_ns, file.stat().st_size
     if _VERSIONS.get(name) == version:
         return sys.modules[name]

@@ -1,8 +1,11 @@
 """A run's training and held-out records, opened by the names in its [data] section."""
 
 import dataclasses
+import functools
+import itertools
+import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from cotjax.config import SOURCES, Config, DataConfig, is_reference, name_of, plugin
 from cotjax.data.deliberate import Rates
@@ -42,7 +45,8 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     opened = [open_source(config, reader, keep, one, path, key=key) for one, path, _ in sources]
     train: Records = opened[0]
     if data.mixture:
-        train = Mixture(tuple(opened), tuple(weight for _, _, weight in sources))
+        told_apart = _told_apart(opened, [path for _, path, _ in sources])
+        train = Mixture(told_apart, tuple(weight for _, _, weight in sources))
     apart = _held_out_apart(config, reader, keep)
     if apart is not None:
         return train, apart
@@ -55,6 +59,32 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
         )
     first = len(train) - held_out
     return train.part(range(first)), [train[i] for i in range(first, first + count)]
+
+
+def _told_apart(opened: list[Records], paths: list[str]) -> tuple[Records, ...]:
+    """The sources of a mixture; where files of one name lie in several folders, ids say which.
+
+    What a run keeps of a record, such as its accepted completions, is kept by its id.
+    """
+    lists = {path: one for path, one in zip(paths, opened, strict=True) if _is_list(one)}
+    names = {path: {record.id.rpartition(":")[0] for record in one} for path, one in lists.items()}
+    told: list[Records] = []
+    for path, one in zip(paths, opened, strict=True):
+        others = (own for other, own in names.items() if other != path)
+        if path in names and not names[path].isdisjoint(itertools.chain(*others)):
+            folder = pathlib.Path(path)
+            folder = folder if folder.is_dir() else folder.parent
+            one = one.mapped(functools.partial(_in_folder, str(folder)))
+        told.append(one)
+    return tuple(told)
+
+
+def _is_list(records: Records) -> TypeGuard[RecordList]:
+    return isinstance(records, RecordList)
+
+
+def _in_folder(folder: str, record: Record) -> Record:
+    return dataclasses.replace(record, id=f"{folder}/{record.id}")
 
 
 def open_held_out(

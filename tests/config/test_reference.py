@@ -38,6 +38,39 @@ def test_a_file_of_the_project_is_found_and_read_once():
     assert resolve(KEY, "./own.py:f", takes="") is found
 
 
+def test_files_whose_paths_look_alike_are_two(project):
+    for place in ("one_two/own.py", "one/two_own.py"):
+        (project / place).parent.mkdir()
+        (project / place).write_text(f"def f(a, b): return {place!r}\n")
+    found = [resolve(KEY, f"./{one}:f", takes="") for one in ("one_two/own.py", "one/two_own.py")]
+    assert [name_of(one) for one in found] == ["./one_two/own.py:f", "./one/two_own.py:f"]
+    assert resolve(KEY, "./one_two/own.py:f", takes="") is found[0]
+
+
+@pytest.mark.parametrize("value", ["./own:f", "sub/own:f", "../own:f"])
+def test_a_file_without_its_ending_is_told_how_it_is_named(value):
+    where = value.removesuffix(":f")
+    assert f'a file is named with its ending. Write "{where}.py:f", or' in refused(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("async def f(a, b): return 1.0", "an async function"),
+        ("def f(a, b): yield 1.0", "a function with yield"),
+        ("async def f(a, b): yield 1.0", "an async function with yield"),
+        ("class C:\n    async def __call__(self, a, b): return 1.0\nf = C()", "an async function"),
+    ],
+)
+def test_what_gives_no_result_when_it_is_called_is_refused(text, kind):
+    pathlib.Path("own.py").write_text(text + "\n")
+    found = resolve(KEY, "./own.py:f", takes="")
+    with pytest.raises(InputError) as error:
+        check_call(KEY, "./own.py:f", found, takes="(a, b) -> float", names=2)
+    assert f"is {kind}, which gives no result when it is called." in str(error.value)
+    assert "Make it a plain function" in str(error.value)
+
+
 def test_a_file_that_has_changed_is_read_again():
     assert resolve(KEY, "./own.py:f", takes="")(1, 2) == 1.0
     pathlib.Path("own.py").write_text("def f(a, b): return 22.0\n")

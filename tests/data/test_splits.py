@@ -36,6 +36,22 @@ def test_a_run_opens_its_mixture(tmp_path):
         split("--data.mixture=problems=3", "--data.path=x")
 
 
+def test_files_of_one_name_in_a_mixture_have_ids_of_their_own(tmp_path):
+    paths = [tmp_path / name / "rows.jsonl" for name in ("easy", "hard")]
+    for path in paths:
+        path.parent.mkdir()
+        write_jsonl(path)
+    other = write_jsonl(tmp_path / "other.jsonl")
+    parts = ", ".join(f"jsonl:{path}=1" for path in (*paths, other, paths[1].parent))
+    train, _ = split(f"--data.mixture={parts}", f"--data.eval-path={other}")
+    assert isinstance(train, Mixture)
+    easy, hard, alone, whole = train.sources
+    assert [one[0].id for one in (easy, hard)] == [f"{path}:1" for path in paths]
+    assert alone[0].id == "other.jsonl:1"
+    assert whole[0] == hard[0]  # the same file once more
+    assert len({record.id for one in (easy, hard, alone) for record in one}) == 3 * len(ROWS)
+
+
 def test_the_end_of_a_file_is_held_out_and_no_record_is_in_both(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl")
     train, held_out = split("--data.source=jsonl", f"--data.path={path}")
