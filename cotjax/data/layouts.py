@@ -39,6 +39,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEAD = "Thinking…"
+_ALONE = 'Set data.layout = "gym" if that is the answer alone.'
 _CALLS = ("tool_calls", "function_call")
 
 
@@ -69,6 +70,7 @@ class RecordReader:
       keep_calculator: leave GSM8K's `<<48/2=24>>` in the steps.
       filter_teacher: refuse a rationale that does not end in the gold answer.
       columns: a layout's key to the column of the file that holds it, where they differ.
+      instead: what to do about a row of another layout, where no setting of [data] reads it.
     """
 
     gold: Callable[[str, Place], str | None]
@@ -79,6 +81,7 @@ class RecordReader:
     keep_calculator: bool = False
     filter_teacher: bool = True
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    instead: str = ""
 
     def record(self, row: Any, name: str) -> Record:
         """The record of a row.
@@ -101,11 +104,11 @@ class RecordReader:
             if not _is_of(row.get(key), kinds):
                 raise InputError(
                     f'{name}: needs a {_KIND_NAMES[kinds]} under "{key}". '
-                    f"{_instead(given, row.get(key), key)}"
+                    f"{self.instead or _instead(given, row.get(key), key)}"
                 )
         answer = row.get("answer")
         if layout in _ANSWERED and answer is not None and not _is_of(answer, _ANSWER):
-            instead = _instead(given, answer, "answer")
+            instead = self.instead or _instead(given, answer, "answer")
             raise InputError(f'{name}: needs a {_KIND_NAMES[_ANSWER]} under "answer". {instead}')
         made = make(self, row, name)
         if not made.question.strip():
@@ -172,7 +175,7 @@ def _instead(row: Mapping[str, Any], value: Any, key: str) -> str:
         there = f"It has {there:.200}" if there else "It is no object with keys"
         return f"{there}. Name its columns in data.columns, or set data.layout."
     if key == "answer" and _is_of(value, _ANSWER):  # of a layout that has the solution there
-        return f'It is {value!r:.60}. Set data.layout = "gym" if that is the answer alone.'
+        return f"It is {value!r:.60}. {_ALONE}"
     return f"It is {value!r:.60}. Write one, or name another column in data.columns."
 
 
@@ -191,9 +194,7 @@ def _layout_of(row: Mapping[str, Any]) -> str:
 def _gsm8k(reader: RecordReader, row: Mapping[str, str], name: str) -> Record:
     gold = reader.gold(row["answer"], "line") if "####" in row["answer"] else None
     if gold is None:
-        hint = (
-            "" if "####" in row["answer"] else ' Set data.layout = "gym" if it is the answer alone.'
-        )
+        hint = f" {reader.instead or _ALONE}" if "####" not in row["answer"] else ""
         raise InputError(f'{name}: "answer" has no line "#### <{reader.answer}>".{hint}')
     answer = row["answer"] if reader.keep_calculator else _CALCULATOR.sub("", row["answer"])
     steps = tuple(_lines(answer))

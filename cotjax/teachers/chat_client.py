@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cotjax.errors import InputError
+from cotjax.errors import InputError, visible
 from cotjax.teachers.answer_cache import Answer, AnswerCache, request_key
 from cotjax.teachers.http_post import PostFailed, Redirected, Reply, post
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that may pass
 LONGEST_WAIT = 600.0  # seconds; a server that asks for more is left for a later run
+_MOST_SAID = 8192  # bytes of what a server says about an error
 _SHORTEST_SECRET = 8  # letters; "none" or "EMPTY" are no keys to hide
 
 
@@ -109,7 +110,8 @@ class ChatServer:
                 if reply.status == 200:
                     answer = answer_of(reply.body)
                     return dataclasses.replace(answer, text=masked(answer.text, secret))
-                reason = masked(f"HTTP {reply.status} {reply.reason}", secret)[:200]
+                told = masked(f"HTTP {reply.status} {reply.reason}{_said(reply.body)}", secret)
+                reason = visible(told[:300])
                 wait = reply.retry_after or 0.0
             except (PostFailed, ValueError) as error:
                 reason = masked(str(error), secret)[:200]
@@ -175,6 +177,20 @@ def masked(text: str, key: str) -> str:
       'wrong key ***'
     """
     return text.replace(key, "***") if len(key) >= _SHORTEST_SECRET else text
+
+
+def _said(body: bytes) -> str:
+    """What a server says about an error, in brackets: its JSON's message, or plain text."""
+    text = body[:_MOST_SAID].decode("utf-8", "replace")
+    try:
+        said = json.loads(text)
+        for key in ("error", "message"):  # of OpenAI, vLLM and others
+            said = said.get(key, said) if isinstance(said, dict) else said
+        text = said if isinstance(said, str) else text
+    except (ValueError, RecursionError):
+        text = "" if "<html" in text.lower() else text
+    text = " ".join(text.split())
+    return f" ({text})" if text else ""
 
 
 def answer_of(body: bytes) -> Answer:

@@ -24,6 +24,9 @@ from cotjax.student.verify import open_verifier
 from cotjax.teachers.pool import TeacherPool
 
 FILE = ".jsonl"  # of python -m cotjax.rationales
+_WRITTEN = (
+    'Write it as python -m cotjax.rationales does: a "question", and an "answer" with "####".'
+)
 
 
 class TextTeachers:
@@ -171,7 +174,7 @@ class TextTeachers:
 def _read(config: Config, path: str, records: Sequence[Record]) -> dict[str, str]:
     """Texts of a file by question."""
     verifier = open_verifier(config)
-    reader = dataclasses.replace(record_reader(verifier), layout="gsm8k")
+    reader = dataclasses.replace(record_reader(verifier), layout="gsm8k", instead=_WRITTEN)
     rows = read_records(
         path,
         reader,

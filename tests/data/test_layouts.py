@@ -272,7 +272,7 @@ def test_calls_of_tools_are_not_dropped_in_silence():
         ({"prompt": "?", "completion": "4"}, 'It has "prompt", "completion". Name its columns in'),
         ({"question": "?", "answer": 4}, 'It is 4. Set data.layout = "gym" if that is the answer'),
         ({"question": "?", "answer": ["4"]}, "It is ['4']. Write one, or name another column in"),
-        ({"question": "?", "answer": "4"}, 'Set data.layout = "gym" if it is the answer alone.'),
+        ({"question": "?", "answer": "4"}, 'Set data.layout = "gym" if that is the answer alone.'),
         ([1], "It is no object with keys. Name its columns in data.columns, or set data.layout."),
     ],
 )
@@ -280,6 +280,13 @@ def test_a_row_of_no_layout_says_what_it_has_and_which_setting_reads_it(row, ins
     with pytest.raises(InputError) as error:
         read(row)
     assert instead in str(error.value)
+
+
+def test_who_reads_no_settings_of_data_names_none():
+    for row in ({"messages": []}, {"question": "?", "answer": 4}, {"question": "?", "answer": "4"}):
+        with pytest.raises(InputError, match=r'"answer".* Do this\.') as error:
+            read(row | {"question": "?"}, layout="gsm8k", instead="Do this.")
+        assert "data." not in str(error.value)
 
 
 def test_a_number_may_be_a_gold():

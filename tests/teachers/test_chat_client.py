@@ -129,6 +129,31 @@ def test_a_refusal_is_not_tried_again(cache, status):
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": {"message": "use max_tokens < 9", "code": 1}}', "use max_tokens < 9"),
+        (b'{"object": "error", "message": "no\\u001b[31m model"}', r"no\x1b[31m model"),
+        (b'{"error": "no\\n model"}', "no model"),
+        (b'{"detail": ["no"]}', '{"detail": ["no"]}'),
+        (b"no model", "no model"),
+        (b"<!doctype html><html>no</html>", ""),
+        (f"wrong key {SECRET}".encode(), "wrong key ***"),
+        (b"\xff" + b"x" * 10**5, "\ufffd" + "x" * 200),
+    ],
+)
+def test_a_refusal_is_told_in_the_servers_words(cache, monkeypatch, body, said):
+    monkeypatch.setenv("COTJAX_TEST_KEY", SECRET)
+    with serve((400, body)) as (url, _), pytest.raises(InputError) as error:
+        ask(url, cache).answer("?")
+    told = str(error.value)
+    assert f"HTTP 400 Bad Request ({said}" in told if said else "HTTP 400 Bad Request. " in told
+    assert "Check rationales.url, rationales.model" in told and len(told) < 600
+    with serve((500, body)) as (url, _), pytest.raises(ServerFailed) as failed:
+        ask(url, cache, retries=0).answer("?")
+    assert said in str(failed.value) and SECRET not in f"{failed.value}{told}"
+
+
 def test_requests_keep_their_rate(cache):
     waits = []
     with serve(good("Answer: 7")) as (url, _):

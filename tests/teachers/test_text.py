@@ -48,6 +48,13 @@ def test_a_file_gives_the_right_texts_of_its_questions_and_no_others(folder):
     assert teachers.models is None, "no model is opened for files alone"
 
 
+def test_a_file_of_another_layout_is_told_how_it_is_written(folder):
+    path = folder / "chat.jsonl"
+    path.write_text('{"messages": []}\n')
+    with pytest.raises(InputError, match=r"chat.jsonl:1: .* Write it as python -m cotjax.rational"):
+        opened(folder, str(path))
+
+
 def test_wrong_texts_are_kept_where_one_wants_them(folder):
     teachers = opened(folder, write_file(folder), more=["--distill.no-filter-texts"])
     assert teachers.write(0, RECORDS[:2], key=KEY)[1] == "Step 1: so 8\nAnswer: 8"
