@@ -39,6 +39,13 @@ def _rows(name: str, lines: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if isinstance(array, InputError) and first == "[":
             yield name, array
             return
+    elif first == "{":  # pretty-printed; no line of it is JSON
+        whole = _parse("\n".join(lines), name)
+        if isinstance(whole, dict):
+            keys = ", ".join(f'"{key}"' for key in whole)
+            needs = "is one object over several lines; an object a line is needed, or one array."
+            yield name, InputError(f"{name}: {needs} It has {keys:.200}.")
+            return
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{name}:{number}"

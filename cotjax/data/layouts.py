@@ -165,11 +165,14 @@ def _by_own_names(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_of(value: Any, kinds: "_Kinds") -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    """Whether a value is of these kinds; NaN, which stands for nothing, is no number."""
+    return isinstance(value, kinds) and not isinstance(value, bool) and value == value
 
 
 def _instead(row: Mapping[str, Any], value: Any, key: str) -> str:
     """What a row has in place of a value that a layout can read, and which setting reads it."""
+    if value is None and key in row:
+        return "It is null. Write one, or name another column in data.columns."
     if value is None:
         there = ", ".join(f'"{one}"' for one in row)
         there = f"It has {there:.200}" if there else "It is no object with keys"

@@ -1,6 +1,7 @@
 """Records by the name of where they come from, and mixtures of such sources by weight."""
 
 import dataclasses
+import decimal
 import importlib
 import pathlib
 import sys
@@ -282,7 +283,7 @@ def _parquet(path: str, key: str) -> Rows:
     parquet = _need("pyarrow.parquet", "parquet", key)
     read = lambda: parquet.read_table(path).to_pylist()  # noqa: E731
     rows = _opened(path, key, "a .parquet file, or a folder of them", read)
-    return _numbered(path, ({name: _text(x) for name, x in row.items()} for row in rows))
+    return _numbered(path, map(_text, rows))
 
 
 def _hub(path: str, config: str, split: str, key: str) -> Rows:
@@ -291,7 +292,7 @@ def _hub(path: str, config: str, split: str, key: str) -> Rows:
         read = lambda file=file: parquet.read_table(file).to_pylist()  # noqa: E731
         rows = _opened(str(file), key, "a data set of the Hugging Face Hub", read)
         name = f"{path}/{split}" if file.name == "0000.parquet" else f"{path}/{file.name}"
-        yield from ((f"{name}:{number}", row) for number, row in enumerate(rows, 1))
+        yield from ((f"{name}:{number}", _text(row)) for number, row in enumerate(rows, 1))
 
 
 def _array_record(path: str, key: str) -> Rows:
@@ -314,11 +315,22 @@ def _tfds(path: str, split: str, key: str) -> Rows:
         return tfds.builder_from_directory(path).as_data_source(split)
 
     rows = _opened(path, key, what, read)
-    return _numbered(path, ({name: _text(x) for name, x in row.items()} for row in rows))
+    return _numbered(path, map(_text, rows))
 
 
 def _text(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    """The same as JSON has it: Parquet knows decimals, TFDS gives NumPy's arrays and numbers."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
+    if isinstance(value, np.ndarray | np.generic):
+        return _text(value.tolist())
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _text(one) for name, one in value.items()}
+    return value
 
 
 def _gym(path: str, size: int, seed: int, key: str) -> Rows:

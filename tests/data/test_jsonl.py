@@ -113,6 +113,15 @@ def test_an_unusable_line_is_named_with_its_number(write, line, complaint):
     assert [record.id for record in kept] == ["train.jsonl:1", "train.jsonl:4"]
 
 
+def test_one_object_over_several_lines_says_what_is_needed(write):
+    path = write("{", ' "data": [],', ' "version": 1', "}")
+    assert refused(path).startswith(
+        "train.jsonl: is one object over several lines; an object a line is needed, or one array. "
+        'It has "data", "version".'
+    )
+    assert refused(write("{", '"data": [')).startswith("train.jsonl:1: not JSON")
+
+
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [

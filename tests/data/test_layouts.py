@@ -293,3 +293,6 @@ def test_a_number_may_be_a_gold():
     assert read({"question": "?", "answer": 4}, layout="gym").answer == "4"
     with pytest.raises(InputError, match='needs a text or a number under "answer"'):
         read({"question": "?", "answer": True}, layout="gym")
+    for answer, said in ((float("nan"), "It is nan."), (None, "It is null.")):
+        with pytest.raises(InputError, match=f'needs a text or a number under "answer". {said}'):
+            read({"question": "?", "answer": answer}, "exact", layout="gym")

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ import pytest
 from cotjax.cot import NUMERIC, answers_equal, gold_of, parse_rationale
 from cotjax.data.layouts import RecordReader
 from cotjax.data.problems import ProblemSource
-from cotjax.data.sources import Mapped, Mixture, RecordList, Subset, parse_mixture, read_records
+from cotjax.data.sources import (
+    Mapped,
+    Mixture,
+    RecordList,
+    Subset,
+    _text,
+    parse_mixture,
+    read_records,
+)
 from cotjax.errors import InputError
 from tests.data.test_layouts import FAILURE, READER, ROWS
 
@@ -94,6 +103,16 @@ def test_every_format_gives_the_same_records(tmp_path, kind):
         (f"{i} and 1?", str(i + 1), (f"{i}+1 = {i + 1}",)) for i in range(6)
     ]
     assert len({record.id for record in records}) == 6 and records[2].id.endswith(":3")
+
+
+def test_decimals_and_numpys_values_are_as_json_has_them(tmp_path):
+    row = {"n": np.int64(3), "texts": np.array([b"a", b"b"], object), "nested": {"x": [b"c"]}}
+    assert _text(row) == {"n": 3, "texts": ["a", "b"], "nested": {"x": ["c"]}}
+    assert isinstance(_text(row)["n"], int)
+    needs("pyarrow")
+    write_parquet(tmp_path / "d.parquet", [{"question": "?", "answer": Decimal("2.50")}])
+    reader = dataclasses.replace(READER, layout="gym")
+    assert read_records(str(tmp_path / "d.parquet"), reader, source="parquet")[0].answer == "2.5"
 
 
 @pytest.mark.parametrize("source", ["parquet", "array_record", "tfds"])
