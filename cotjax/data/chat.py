@@ -14,6 +14,7 @@ from typing import Any
 
 from cotjax.errors import InputError
 
+VERIFIED = 256  # messages that are also rendered, after which what surrounds them is trusted
 LINES = 1_000_000  # of a template's code that one rendering may run; real ones run some hundred
 _TEMPLATE = "<template>"  # the file that a template's code names
 _MARK = "[message]"
@@ -94,6 +95,36 @@ class Around:
         return self.before + content + self.after
 
 
+@dataclasses.dataclass
+class Watched:
+    """`Around`, and for the first messages what the template makes of them.
+
+    A template may read a message, as for its length or its first word. Once one is not as `Around`
+    has it, all are rendered.
+
+    Attributes:
+      around: what surrounds a message, as a probe shows it.
+      render: the template.
+      left: messages that are still rendered and compared.
+    """
+
+    around: Around
+    render: _Rendered
+    left: int = VERIFIED
+
+    def __call__(self, content: str) -> str:
+        """The text around a message."""
+        text = self.around(content)
+        if not self.left:
+            return text
+        rendered = self.render(content)
+        if text == rendered:
+            self.left -= 1
+        else:
+            self.left = -1  # below 0 it never ends
+        return rendered
+
+
 def open_chat(
     tokenizer: Any, kwargs: Mapping[str, Any], *, drop_unread: bool = False
 ) -> tuple[Callable[[str], str], tuple[str, ...]]:
@@ -126,7 +157,7 @@ def open_chat(
     # rendered once, if the template leaves the message as it is.
     before, _, after = text.partition(_MARK)
     around = Around(before, after)
-    return (around if around(_PROBE) == render(_PROBE) else render), notes
+    return (Watched(around, render) if around(_PROBE) == render(_PROBE) else render), notes
 
 
 def turn_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cotjax.config import load
 from cotjax.data import chat
-from cotjax.data.chat import Begin, beginning, open_chat, open_plain
+from cotjax.data.chat import VERIFIED, Begin, beginning, open_chat, open_plain
 from cotjax.data.prompts import make_prompts
 from cotjax.data.token_cache import TokenCache
 from cotjax.errors import InputError
@@ -164,6 +164,34 @@ def test_a_template_that_drops_the_question_is_named(plain):
 def test_a_template_that_needs_a_system_message_is_named(plain):
     needs = "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
     assert "needs a message of the system" in refused(plain, needs + CHATML)
+
+
+READS = [
+    "{% if m.content|length > 60 %}LONG {% endif %}{{ m.content }}",
+    "{% if m.content.startswith('/no') %}{{ m.content[3:] }}{% else %}{{ m.content }}{% endif %}",
+    "{{ m.content }}{% if '?' in m.content %} Asked.{% endif %}",
+]
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_template_that_reads_the_message_is_rendered_for_each(plain, reads):
+    template = "{% for m in messages %}" + reads + "{% endfor %}{% if add_generation_prompt %}A:"
+    tokenizer = templated(plain, template + "{% endif %}")
+    wrap, _ = open_chat(tokenizer, {})
+    for text in ("How many", "x" * 99, "/no thought", "How many?") * 2:
+        message = [{"role": "user", "content": text}]
+        whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        assert wrap(text) == whole
+    again = pickle.loads(pickle.dumps(wrap))
+    assert again("x" * 99) == wrap("x" * 99)
+
+
+def test_a_template_that_surrounds_a_message_is_trusted_in_the_end(plain):
+    tokenizer = templated(plain, CHATML)
+    wrap, _ = open_chat(tokenizer, {})
+    texts = [wrap(f"{i}?") for i in range(VERIFIED)]
+    tokenizer.chat_template = None  # what renders is not needed any more
+    assert wrap("7?") == texts[7]
 
 
 def test_a_template_that_calls_itself_is_named(plain):
