@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cotjax.interfaces import Placement
 from cotjax.models.architecture import Architecture
 from cotjax.models.decode_weights import LayerWeights
 from cotjax.models.lora import PROJECTIONS, Adapter
@@ -136,6 +137,10 @@ class RMSNorm(nnx.Module):
         return x.astype(self.dtype) * scale.astype(self.dtype)
 
 
+# Projections whose results lie with the heads, or the parts of the MLP, that a device has.
+SPLIT = frozenset({"query", "key", "value", "gate", "up"})
+
+
 class Block(nnx.Module):
     """One layer; see the module docstring."""
 
@@ -184,12 +189,31 @@ class Block(nnx.Module):
             projection.dot_general = weights.product(name, projection.dot_general)
 
     def __call__(
-        self, x: Float[Array, "B S D"], mix: Mix, cache: Any, adapter: Adapter | None = None
+        self,
+        x: Float[Array, "B S D"],
+        mix: Mix,
+        cache: Any,
+        adapter: Adapter | None = None,
+        *,
+        placement: Placement | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
-        """Returns the new residual stream and the layer's new cache."""
+        """Returns the new residual stream and the layer's new cache.
+
+        Where a placement splits heads, each device computes its own, and its part of the MLP, of
+        whole rows: left to itself the compiler also splits tokens, and then gathers whole weights
+        and all rows' gradients where a device has one row.
+        """
+
+        def lies(x: Float[Array, "B S I"], split: bool) -> Float[Array, "B S I"]:
+            if placement is None or placement.mesh.shape[placement.heads] == 1:
+                return x
+            place = placement.split(None, placement.heads if split else None)
+            return jax.lax.with_sharding_constraint(x, place)
 
         def project(name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S O"]:
+            x = lies(x, name not in SPLIT)
             y = getattr(self, name)(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], -1)
+            y = lies(y, name in SPLIT)
             return (adapter.add(y, name, x) if adapter else y).astype(self.dtype)
 
         h = self.attention_norm(x)

@@ -143,7 +143,7 @@ class Transformer(nnx.Module):
         def layer(x: Array, inputs: tuple[Any, Any, Any, Array]) -> tuple[Array, Any]:
             params, cache, own, kind = inputs
             mix = _chosen(mixes, kind, again=self.remat == "none")
-            x, cache = nnx.merge(definition, params)(x, mix, cache, own)
+            x, cache = nnx.merge(definition, params)(x, mix, cache, own, placement=placement)
             return keep(x), cache
 
         unroll = 1
