@@ -77,7 +77,8 @@ def in_this_process(monkeypatch):
         from cotjax.train import main as train
 
         calls.append(words)
-        return train(words[3:])
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            return train(words[3:])
 
     monkeypatch.setattr(runner, "_run", run)
     return calls
