@@ -239,7 +239,7 @@ def _notes(
             yield f"{row.arm} with seed {row.seed} left out {out}, which found nothing to do."
     for note in dict.fromkeys(row.trained_on for row in rows if row.trained_on):
         of = ", ".join(f"{row.arm} {row.seed}" for row in rows if row.trained_on == note)
-        yield f"Trained on what is asked: {of}: {note}"
+        yield f"Held-out questions in training, {of}: {note}"
     yield from _strangers(experiment, rows, seeds)
     commits = {one for row in rows for one in row.commit.split(", ")}
     if len(commits) > 1:

@@ -232,17 +232,8 @@ def test_an_arm_that_asks_in_other_words_is_no_base_of_the_others(file, tmp_path
 
 
 @pytest.mark.parametrize("rule", ["note", "drop"])
-def test_held_out_questions_that_were_trained_on_are_told(
-    file, tmp_path, capsys, monkeypatch, rule
-):
+def test_held_out_questions_that_were_trained_on_are_told(file, tmp_path, capsys, rule):
     """The run says it in its log, which nobody reads whose table looks fine."""
-
-    def run(words, log):
-        from cotjax.train import main as train
-
-        with contextlib.redirect_stderr(log):
-            return train(words[3:])
-
     text = file.read_text().replace("[settings]\ndata = {", "[settings]\ndata = { RULE,")
     file.write_text(text.replace("RULE", f'on_duplicate = "{rule}"'))
     rows = (tmp_path / "sevens.jsonl").read_text().splitlines()
@@ -253,11 +244,12 @@ def test_held_out_questions_that_were_trained_on_are_told(
             'path = "' + str(tmp_path / "sevens"), 'path = "' + str(tmp_path / "more"), 1
         )
     )
-    monkeypatch.setattr(runner, "_run", run)
     assert main([str(file), f"--out={tmp_path / 'out'}", "--no-figure", "--arm=sft"]) == 0
     shown = capsys.readouterr().out
     assert ("are trained on too" in shown) == (rule == "note")
-    assert ("Trained on what is asked: sft 0: 4 held-out questions" in shown) == (rule == "note")
+    assert ("Held-out questions in training, sft 0: 4 held-out questions" in shown) == (
+        rule == "note"
+    )
 
 
 def test_the_base_is_no_work_for_a_machine_and_a_machine_without_work_has_not_failed(
