@@ -1,6 +1,7 @@
 """The plan of a tiny GRPO run against what its sizes say."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -8,7 +9,10 @@ import pytest
 
 from cotjax.config import load
 from cotjax.planning.compiling import bytes_of
+from cotjax.planning.depth import Compiler
+from cotjax.planning.opening import opened
 from cotjax.planning.stage_plan import _tokens
+from cotjax.planning.topologies import mesh_of, parse_topology
 from tests.planning.conftest import CHIP, SHAPE, SIZES
 
 DEVICES, FLOAT = 8, 4
@@ -105,3 +109,57 @@ def test_bytes_of_a_shape_are_those_of_a_device():
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     assert bytes_of(jax.ShapeDtypeStruct((16, 4), "bfloat16", sharding=split)) == 2 * 4 * 2
     assert bytes_of(jax.ShapeDtypeStruct((16, 4), "float32")) == 16 * 4 * 4
+
+
+WIDE = SHAPE | {"model_type": "llama", "hidden_size": 128, "intermediate_size": 384}
+SFT = ("--stage=sft", "--batch.size=16", "--batch.sequence-length=64")
+PROMPT, ANSWER, PROMPTS, GROUP = 96, 32, 8, 8
+
+
+def compiled_flops(flags, program, folder):
+    """Operations of a program of a run of WIDE, on all devices of the CPU together."""
+    (folder / "config.json").write_text(json.dumps(WIDE))
+    evaluation = "--eval.max-new-tokens=16", "--eval.problems=8", "--eval.samples=0"
+    own = f"--model.path={folder}", "--name=plan", "--steps=3", "--optimizer.warmup-steps=0"
+    config = load([*flags, *own, *evaluation])
+    mesh = mesh_of(parse_topology(f"cpu:{DEVICES}"), config.mesh)
+    with opened(config, mesh) as stage:
+        (found,) = [one for one in stage.programs() if one.name == program]
+    cost = Compiler(config, mesh, island=0, dumped=False, exact=True)(found).cost
+    return cost.with_turns(ANSWER).flops * DEVICES
+
+
+def weights():
+    """Of WIDE, those of all its layers that are multiplied, and its head's."""
+    width, mlp, vocab = (WIDE[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    attention = 3 * width * width  # q and o, and k and v of half as many heads
+    return WIDE["num_hidden_layers"] * (attention + 3 * width * mlp), vocab * width
+
+
+def scores(tokens, seen):
+    """Operations of `tokens` that see `seen` each: to score these and to sum their values."""
+    return 4 * WIDE["num_hidden_layers"] * WIDE["hidden_size"] * tokens * seen
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_operations_of_an_update_are_those_counted_by_hand(remat, tmp_path):
+    """Forward 1, backward 2 for each product, and 1 more of a layer that is computed again."""
+    split = ("--mesh.data=1", "--mesh.fsdp=-1", "--model.remat=full") if remat else ()
+    layers, head = weights()
+    tokens, length = 16 * 64, 64
+    times = 4 if remat else 3
+    by_hand = 2 * tokens * (times * layers + 3 * head) + times * scores(tokens, length)
+    assert compiled_flops((*SFT, *split), "update", tmp_path) == pytest.approx(by_hand, rel=0.15)
+
+
+def test_operations_of_a_rollout_are_those_counted_by_hand(tmp_path):
+    """Each prompt is read once for its group, and each token of a completion is one row's turn."""
+    flags = (
+        *("--stage=grpo", f"--rollout.prompts={PROMPTS}", f"--rollout.group-size={GROUP}"),
+        *(f"--rollout.max-new-tokens={ANSWER}", f"--rollout.max-prompt-tokens={PROMPT}"),
+    )
+    layers, head = weights()
+    read, written = PROMPTS * PROMPT, PROMPTS * GROUP * ANSWER
+    by_hand = 2 * (read * layers + written * (layers + head))
+    by_hand += scores(read, PROMPT) + scores(written, PROMPT + ANSWER)
+    assert compiled_flops(flags, "rollout", tmp_path) == pytest.approx(by_hand, rel=0.15)
