@@ -1,10 +1,10 @@
 """A plan beside the truth: its memory and its step time, and those of the run on this CPU.
 
-    python benchmarks/plan_truth.py                     # three shapes on 8 devices of this CPU
+    python benchmarks/plan_truth.py                     # three on 8 devices of this CPU, two on one
     python benchmarks/plan_truth.py --shape sft --devices 1
 
-For each shape a run of random weights is planned (`python -m cotjax.plan --topology cpu:N`) and
-then made, twice: small, and as large as it is meant. What the second needs more than the first is
+Each run, of random weights, is planned (`python -m cotjax.plan --topology cpu:N`) and then
+made, twice: small, and as large as it is meant. What the second needs more than the first is
 compared, so that Python, JAX and its compiler, which both need, do not count: the plan's peak times
 the devices, which share this machine's memory, with the peak of the process's resident set. The
 seconds are those of a step once its programs are compiled; a plan's are what it takes at least, by
@@ -36,6 +36,14 @@ MODEL = {
     "tie_word_embeddings": True,
     "hidden_act": "silu",
 }
+# Models that are not MODEL: None is the built-in student.
+MODELS: dict[str, dict[str, Any] | None] = {
+    "tiny": None,
+    "smollm2": MODEL
+    | {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}
+    | {"num_hidden_layers": 30, "vocab_size": 49152},
+}
+DEVICES = {"tiny": 1, "smollm2": 1}  # 8 of the others
 EVALUATION = ("--eval.problems=8", "--eval.samples=0", "--eval.max-new-tokens=8")
 # Flags of every run of a shape, those of the small one, those of the large one.
 SHAPES = {
@@ -54,16 +62,30 @@ SHAPES = {
         ("--batch.size=8", "--batch.sequence-length=128"),
         ("--batch.size=64", "--batch.sequence-length=1024"),
     ),
+    "tiny": (
+        ("--stage=grpo", "--steps=4"),
+        ("--rollout.prompts=4", "--rollout.max-new-tokens=32"),
+        (),
+    ),
+    "smollm2": (
+        ("--stage=grpo", "--steps=3", "--rollout.group-size=8", "--policy.micro-batch=1"),
+        ("--rollout.prompts=2", "--rollout.max-new-tokens=16"),
+        ("--rollout.prompts=4", "--rollout.max-new-tokens=64"),
+    ),
 }
 
 
-def write_model(folder: Path) -> Path:
-    """A folder with a shape and the built-in tokenizer, for random weights."""
+def model_flags(shape: str, place: Path) -> tuple[str, ...]:
+    """Flags of a shape's model; its folder, for random weights and the built-in tokenizer."""
+    model = MODELS.get(shape, MODEL)
+    if model is None:
+        return ()
+    folder = place / f"{shape}_model"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(MODEL))
+    (folder / "config.json").write_text(json.dumps(model))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(resolve("tiny") / name, folder)
-    return folder
+    return f"--model.path={folder}", "--model.init=random"
 
 
 def command(*words: str, devices: int) -> tuple[str, int]:
@@ -117,17 +139,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--shape", action="append", choices=list(SHAPES), help="may be repeated")
-    flags.add_argument("--devices", type=int, default=8)
+    flags.add_argument("--devices", type=int, help="of this CPU; default: 8, or 1 for two shapes")
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        model = write_model(Path(place) / "model")
-        whole = f"--model.path={model}", "--model.init=random", "--optimizer.warmup-steps=0"
         for name in args.shape or SHAPES:
             shared, *sizes = SHAPES[name]
+            devices = args.devices or DEVICES.get(name, 8)
+            whole = *model_flags(name, Path(place)), "--optimizer.warmup-steps=0"
             both = [(*shared, *whole, *EVALUATION, *size) for size in sizes]
-            plans = [planned(one, args.devices) for one in both]
-            runs = [ran(one, args.devices, Path(place) / "run") for one in both]
-            print(json.dumps({"shape": name, "devices": args.devices} | row(plans, runs)))
+            plans = [planned(one, devices) for one in both]
+            runs = [ran(one, devices, Path(place) / "run") for one in both]
+            print(json.dumps({"shape": name, "devices": devices} | row(plans, runs)), flush=True)
 
 
 if __name__ == "__main__":
