@@ -31,6 +31,19 @@ REPLICATED = table(
     template=table(["spec"], metadata={"type": "object"}, spec={"type": "object"}),
     dependsOn={"type": "array"},
 )
+RULE = table(
+    ["action"],
+    name=NAME,
+    action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
+    targetReplicatedJobs=WORDS,
+    onJobFailureReasons={
+        "type": "array",
+        "items": {
+            "enum": ["BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes"]
+            + ["MaxFailedIndexesExceeded", "PodFailurePolicy"]
+        },
+    },
+)
 JOBSET = table(
     ["apiVersion", "kind", "metadata", "spec"],
     apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
@@ -46,7 +59,7 @@ JOBSET = table(
         failurePolicy=table(
             maxRestarts=NUMBER,
             restartStrategy={"enum": ["Recreate", "BlockingRecreate", "InPlaceRestart"]},
-            rules={"type": "array"},
+            rules={"type": "array", "items": RULE},
         ),
         startupPolicy=table(startupPolicyOrder={"enum": ["AnyOrder", "InOrder"]}),
         suspend=YES,

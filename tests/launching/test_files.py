@@ -36,6 +36,7 @@ FILLED = [
     *[("Dockerfile", scripts.docker, name, {}) for name in ("cpu:1", "h100:8", "v5e:4x4")],
     *[(name, None, "", {}) for name in FILES if name.partition(".")[2] != "ipynb"],
 ]
+WRONG_INPUT = 2  # the exit status of `cotjax.config.command.one_line_errors`
 HARD = ("--reward.function=./it's.py:f", "--data.columns={'a': \"b c\"}", "$(touch broken)")
 
 
@@ -114,6 +115,8 @@ def test_jobset(filled):
     jsonschema.validate(config, table(["data"], **core, metadata=METADATA, data=TEXTS))
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] and job["backoffLimit"] == 0
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [WRONG_INPUT]
+    assert jobset["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
     mounted = {mount["name"] for mount in job["template"]["spec"]["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in job["template"]["spec"]["volumes"]}
 
