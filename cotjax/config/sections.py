@@ -91,7 +91,7 @@ class ModelConfig:
     param_dtype: Dtype = "float32"  # Format of weights and optimizer state.
     compute_dtype: Dtype = "float32"  # Format of activations; bfloat16 suits TPUs and GPUs.
     accumulate_dtype: Dtype = "float32"  # Format in which matrix products are summed.
-    remat: Literal["none", "dots", "full"] = "none"  # What the backward pass computes again.
+    remat: Literal["none", "dots", "full", "auto"] = "none"  # Computed again; auto = what must be.
     attention: Literal["auto", "dense", "flash", "cudnn"] = "auto"  # auto = a kernel, if it fits.
 
 

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cotjax.config import Config
+from cotjax.config import Config, change, name_of
 from cotjax.errors import InputError
 from cotjax.planning.chips import CHIPS, CPU, Chip
 from cotjax.planning.machines import GPUS_PER_HOST, machines_of
 from cotjax.planning.memory import Memory
 from cotjax.planning.opening import opened
+from cotjax.planning.remat import AUTO, choose_remat
 from cotjax.planning.stage_plan import StagePlan, Told, plan_stage
 from cotjax.planning.topologies import Topology, mesh_of
 from cotjax.planning.verdict import Change, best_change
@@ -121,9 +122,13 @@ def plan_run(
       InputError: a config that cannot be split on the topology, or a wrong input.
     """
     chip = chip_of(topology) if chip is None else chip
-    stages, mesh = [], None
+    stages, mesh, chosen = [], None, []
     for config in configs:
         mesh = mesh_of(topology, config.mesh, devices)
+        if config.model.remat == AUTO:
+            found = choose_remat(config, mesh, chip.hbm)
+            config = change(config, {"model": {"remat": found.remat}}, AUTO)
+            chosen.append(f"{name_of(config.stage)}: {found}")
         stages.append(
             plan_stage(
                 *(config, mesh, chip),
@@ -135,7 +140,7 @@ def plan_run(
             )
         )
     sizes = {axis: int(size) for axis, size in mesh.shape.items()} if mesh is not None else {}
-    notes = (_ESTIMATED,) if estimate else _notes(topology)
+    notes = (*chosen, *((_ESTIMATED,) if estimate else _notes(topology)))
     if any(config.mesh.rollout_devices for config in configs) and _hosts(topology) > 1:
         notes += (
             f"mesh.rollout_devices needs one process, and {topology.name} has {_hosts(topology)} "

@@ -23,6 +23,7 @@ from cotjax.config.mixture import parse_mixture
 from cotjax.config.teacher_names import NO_TEACHER
 from cotjax.data.hub_files import split_files
 from cotjax.errors import InputError
+from cotjax.machine import size
 from cotjax.models.formats.locate import find_run, resolve, weight_bytes
 from cotjax.remote.place import folder_of
 from cotjax.run.folder import check_folder
@@ -216,8 +217,8 @@ def check_output(output: str, folder: pathlib.Path, least: int) -> None:
     disk = shutil.disk_usage(above)
     if disk.total and disk.free < least:  # some file systems do not say
         raise InputError(
-            f'output = "{output}": {above} has {_size(disk.free)} left, and one checkpoint takes '
-            f"at least {_size(least)}. Make space, or set --output to another disk."
+            f'output = "{output}": {above} has {size(disk.free)} left, and one checkpoint takes '
+            f"at least {size(least)}. Make space, or set --output to another disk."
         )
 
 
@@ -230,7 +231,3 @@ def least_bytes(stages: Sequence[Config]) -> int:
     if all(own.lora.rank for own in stages) or (path and find_run(path)):
         return 2**20
     return max(2**20, 3 * weight_bytes(path) // 2)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

@@ -86,6 +86,7 @@ def _run_stage(
     from cotjax.parallel.mesh import run_mesh, use_cpu_cores
     from cotjax.report import write_report
     from cotjax.run.parts import Parts, earlier_parts
+    from cotjax.run.remat import with_remat
     from cotjax.run.summary import say_end
     from cotjax.run.tracking import trackers_of
     from cotjax.student.load import model_bytes
@@ -101,6 +102,7 @@ def _run_stage(
     ending.enter_context(shown)
     shown.enter_context(printer.stage(name))
     with waiting("reading data and settings"):
+        config, chosen = with_remat(config, folder, mesh)
         stage = open_stage(config, mesh)
     started("tokenizer and records")
     config = merge(config, {name: dict(own) for name, own in stage.resolved.items()}, "resolved")
@@ -150,7 +152,7 @@ def _run_stage(
             raise
         except Stopped as stopped:
             raise stopped.and_then("--resume goes on from where the run was.") from stopped
-        for note in notes:
+        for note in (*filter(None, [chosen]), *notes):
             printer.note(f"note: {note}")
         begun = earlier_parts(folder) if first else []  # this one has not ended yet
         trackers = trackers_of(config, folder, begun, printer.warn, silent=not first)

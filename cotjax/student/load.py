@@ -153,7 +153,8 @@ def load_policy(config: Config, mesh: Mesh, *, teaches: bool = False) -> LoadedP
         seed=config.seed,
         place=place,
         accumulate_dtype=jnp.dtype(model.accumulate_dtype),
-        remat=model.remat,
+        # A run has settled "auto" before (planning.remat); what only reads needs none.
+        remat="none" if model.remat == "auto" else model.remat,
     )
     policy, shapes = Policy.split(loaded.shell)
     shapes, base_shapes = placed_shapes(shapes, place), {}
