@@ -38,8 +38,9 @@ def topk_forward_kl(
     preferences among those tokens alone. `renormalise` forgets how sure the teacher was; `drop` can
     be negative and its minimum is not at the teacher.
 
-    For several teachers Σ_k w_k topk_forward_kl_k has exactly the gradient of the mixture's forward
-    KL: the two differ by a number that does not depend on the student.
+    For several teachers with one set S, Σ_k w_k topk_forward_kl_k has exactly the gradient of the
+    mixture's own under `bucket` and `drop`: the two differ by a number that does not depend on the
+    student. With sets of their own, each teacher merges other tokens, and the sum is no mixture's.
 
     Args:
       topk_logp: [..., T, K] full-vocabulary log-probabilities at the teacher's temperature. −inf
