@@ -134,11 +134,11 @@ def shown_records(recipe: Recipe, folder: pathlib.Path) -> dict[str, object]:
         steps = row["answer"].splitlines()[:-1]
         first = steps[: int(draw.choice(SHARES) * len(steps) + 0.5)]
         listed = "\n".join(own["step"].format(step=step) for step in first)
-        ask = own["hint"] if first else own["solve"]
-        rows.append(row | {"question": ask.format(question=row["question"], steps=listed)})
+        ask = own["hint"] if first else own["solve"]  # a newline ends both, which records drop
+        rows.append(row | {"question": ask.format(question=row["question"], steps=listed)[:-1]})
     shown.write_text("".join(json.dumps(row) + "\n" for row in rows))
     templates = folder / "as_written.toml"
-    templates.write_text(tomli_w.dumps(texts | {"plain": own | {"solve": "{question}"}}))
+    templates.write_text(tomli_w.dumps(texts | {"plain": own | {"solve": "{question}\n"}}))
     return {"--data.source": "jsonl", "--data.path": shown, "--data.templates": templates}
 
 
