@@ -54,8 +54,9 @@ def draw(found: dict[str, Any]) -> None:
     x, y = [line["tokens"] for line in first], [100 * line["accuracy"] for line in first]
     reached.plot(x, y, "o-", color="#8a8f98", label="BRIDGE's length reward, 0 to 48 steps")
     for line in first:
-        reached.annotate(line["step"], (line["tokens"], 100 * line["accuracy"]), xytext=(5, 5),
-                         textcoords="offset points", color="#8a8f98", fontsize=8)  # fmt: skip
+        point = line["tokens"], 100 * line["accuracy"]
+        reached.annotate(line["step"], point, xytext=(-5, 6), textcoords="offset points",
+                         ha="right", color="#5a5f68", fontsize=9)  # fmt: skip
     for name, (share, low, high, length) in found.items():
         reached.errorbar(length, share, yerr=[[share - low], [high - share]], fmt="s", capsize=3,
                          color="tab:blue")  # fmt: skip
@@ -73,7 +74,7 @@ def draw(found: dict[str, Any]) -> None:
         ends = range(WINDOW, len(steps) + 1)
         way.plot(ends, length, color=color)
         way.plot(ends, right, color=color, linestyle="--")
-    way.axvline(STOP, color="tab:blue", linewidth=0.8, alpha=0.5)
+    way.axvline(STOP, color="tab:blue", linewidth=0.8, alpha=0.5, label=f"step {STOP}, as reported")
     way.plot([], [], color="black", label="tokens of a sampled answer")
     way.plot([], [], "--", color="black", label="right, %")
     way.set(xlabel=f"training step (means of {WINDOW})", ylim=(0, 200))
