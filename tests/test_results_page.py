@@ -179,6 +179,11 @@ def test_the_front_page_has_the_numbers_of_its_run():
         tokens = [one for row in rows if row["kind"] == kind for one in row["tokens"]]
         found[kind] = f"{100 * statistics.fmean(right):.1f}%", f"{statistics.fmean(tokens):.0f}"
     (share, length), (right, brief) = found["before"], found["after"]
+    screen = (ROOT / "docs" / "terminal.md").read_text("utf-8")
+    (seed,) = (row for row in table("| seed | greedy accuracy") if row["seed"] == "0")
+    long, sampled = (seed[key].split()[0] for key in ("greedy length, tokens", "sampled accuracy"))
+    assert seed["greedy accuracy"].startswith(f"{share} → {right} ")
+    assert f"before: accuracy {share} (" in screen and f"sampled {sampled}, {long} tokens" in screen
     assert f"{share} to {right} of held-out problems right,\n{length} to {brief} tokens" in readme
 
 
