@@ -91,6 +91,7 @@ def encode_prompts(
     *,
     max_length: int,
     names: Sequence[str],
+    key: str = "rollout.max_prompt_tokens",
 ) -> PromptBatch:
     """Prompts as one left-padded batch.
 
@@ -100,12 +101,14 @@ def encode_prompts(
       ids: B integers that decide the random numbers of each prompt's completions.
       max_length: P, tokens.
       names: B record ids, for the error.
+      key: setting behind `max_length`, for the error.
 
     Raises:
       InputError: a prompt is longer than `max_length`.
     """
     rows = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
-    return pad_prompts(rows, ids, width=max_length, pad_id=tokenizer.pad_token_id, names=names)
+    pad_id = tokenizer.pad_token_id
+    return pad_prompts(rows, ids, width=max_length, pad_id=pad_id, names=names, key=key)
 
 
 def pad_prompts(
@@ -115,6 +118,7 @@ def pad_prompts(
     width: int,
     pad_id: int,
     names: Sequence[str],
+    key: str = "rollout.max_prompt_tokens",
 ) -> PromptBatch:
     """Rows of ids as one left-padded batch of a width; see `encode_prompts`."""
     tokens = np.full((len(rows), width), pad_id, np.int32)
@@ -123,7 +127,7 @@ def pad_prompts(
         if len(row) > width:
             raise InputError(
                 f"{name}: the prompt has {len(row)} tokens, the limit is {width}. "
-                f"Set rollout.max_prompt_tokens >= {len(row)} or remove the record."
+                f"Set {key} >= {len(row)} or remove the record."
             )
         tokens[index, width - len(row) :] = row
         mask[index, width - len(row) :] = True

@@ -22,7 +22,9 @@ HELD_OUT_SEED = 0  # the built-in test problems are the same for every run
 Keep = Callable[[list[Record], str], list[Record]]
 
 
-def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Records, list[Record]]:
+def open_split(
+    config: Config, reader: RecordReader, keep: Keep, *, asked: Keep | None = None
+) -> tuple[Records, list[Record]]:
     """Training records and held-out records; never one in both.
 
     Held out are the records of `data.eval_path`; without it the built-in test problems if built-in
@@ -33,6 +35,7 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
       config: the run's.
       reader: how rows become records.
       keep: which of a file's records can be used.
+      asked: which of them can be held out; None: those that `keep` keeps.
 
     Raises:
       InputError: see `open_source`; too few records to hold any out; a mixture of files without
@@ -47,18 +50,48 @@ def open_split(config: Config, reader: RecordReader, keep: Keep) -> tuple[Record
     if data.mixture:
         told_apart = _told_apart(opened, [path for _, path, _ in sources])
         train = Mixture(told_apart, tuple(weight for _, _, weight in sources))
-    apart = _held_out_apart(config, reader, keep)
+    apart = _held_out_apart(config, reader, asked or keep)
     if apart is not None:
         return train, apart
-    if len(train) <= held_out:
-        own = is_reference(data.source)
-        named = f'data.source = "{name_of(data.source)}"' if own else f'data.path = "{data.path}"'
+    own = is_reference(data.source)
+    named = f'data.source = "{name_of(data.source)}"' if own else f'data.path = "{data.path}"'
+
+    def last(size: int) -> tuple[list[Record], bool]:
+        first = max(len(train) - size, 0)
+        return [train[index] for index in range(first, len(train))], first > 0
+
+    found, size = [], held_out
+    if len(train) > held_out:
+        path = name_of(data.source) if own else data.path
+        found, size = _last_kept(last, asked or _all_of, held_out, path)
+    if len(found) < held_out or len(train) <= size:
         raise InputError(
             f"{named}: {len(train)} records, and the last eval.problems = "
             f"{held_out} are held out. Set eval.problems < {len(train)} or data.eval_path."
         )
-    first = len(train) - held_out
-    return train.part(range(first)), [train[i] for i in range(first, first + count)]
+    return train.part(range(len(train) - size)), found[:count]
+
+
+def _last_kept(
+    last: Callable[[int], tuple[list[Record], bool]], keep: Keep, count: int, path: str
+) -> tuple[list[Record], int]:
+    """The last `count` records that are kept, and how many of the last ones they are among.
+
+    One that is not kept makes room for one more.
+
+    Args:
+      last: gives so many records from the end, and whether there may be more.
+      keep: which of them can be used.
+      count: of records.
+      path: where they come from.
+    """
+    size = count
+    while True:
+        found, more = last(size)
+        kept = keep(found, path)
+        if len(kept) >= count or not more:
+            return kept, size
+        size += count - len(kept)
 
 
 def _told_apart(opened: list[Records], paths: list[str]) -> tuple[Records, ...]:
@@ -88,7 +121,12 @@ def _in_folder(folder: str, record: Record) -> Record:
 
 
 def open_held_out(
-    config: Config, reader: RecordReader, keep: Keep, *, key: str = "data.eval_path"
+    config: Config,
+    reader: RecordReader,
+    keep: Keep,
+    *,
+    asked: Keep | None = None,
+    key: str = "data.eval_path",
 ) -> list[Record]:
     """The held-out records of `open_split` alone: no training record is looked at.
 
@@ -97,31 +135,35 @@ def open_held_out(
     Args:
       config: see `open_split`.
       reader: how rows become records.
-      keep: which of them can be used.
+      keep: which of a file's records can be used.
+      asked: see `open_split`.
       key: that named `data.eval_path`, for errors.
 
     Raises:
       InputError: see `open_split`.
     """
-    apart = _held_out_apart(config, reader, keep, key=key)
+    apart = _held_out_apart(config, reader, asked or keep, key=key)
     if apart is not None:
         return apart
     data, problems, start = config.data, config.eval.problems, config.eval.start
     count = start + problems
     own = plugin(config, "data.source") if is_reference(data.source) else None
-    if own is not None:
-        kept = keep(last_user_records(own, data, count), own.shown)
-        return _before_last(kept, start, problems, own.shown)
-    more = 0
-    while True:  # one that does not fit the student makes room for one more
-        found = open_source(
-            *(config, reader, _all_of, data.source, data.path), key="data.path", last=count + more
-        )
-        records = [found[index] for index in range(len(found))]
-        kept = keep(records, data.path)
-        if len(kept) >= count or len(records) < count + more:
-            return _before_last(kept, start, problems, data.path)
-        more += count - len(kept)
+    path = data.path if own is None else own.shown
+
+    def both(records: list[Record], path: str) -> list[Record]:
+        return (asked or _all_of)(keep(records, path), path)
+
+    def last(size: int) -> tuple[list[Record], bool]:
+        if own is not None:
+            found = last_user_records(own, data, size)
+        else:
+            opened = open_source(
+                *(config, reader, _all_of, data.source, data.path), key="data.path", last=size
+            )
+            found = [opened[index] for index in range(len(opened))]
+        return found, len(found) == size
+
+    return _before_last(_last_kept(last, both, count, path)[0], start, problems, path)
 
 
 def _before_last(records: list[Record], start: int, problems: int, name: str) -> list[Record]:

@@ -16,7 +16,7 @@ from cotjax.parallel.mesh import batch_devices
 from cotjax.rollout.generate import generate
 from cotjax.rollout.plan import Sampling
 from cotjax.student.load import LoadedPolicy
-from cotjax.student.records import prompt_batch
+from cotjax.student.records import asked_limit, prompt_batch
 from cotjax.student.rewards import Reward, judge_own, solve_reward
 from cotjax.student.verify import VerifierKey
 from cotjax.training.evaluation import JudgedCompletion
@@ -154,7 +154,7 @@ def _up_to(count: int, parts: int) -> int:
 
 def prompt_width(config: Config) -> int:
     """Tokens that the prompts of an evaluation are padded to."""
-    return config.eval.max_prompt_tokens or config.rollout.max_prompt_tokens
+    return asked_limit(config)[1]
 
 
 def complete(
@@ -191,7 +191,7 @@ def complete(
     """
     if not records:
         return
-    width = prompt_width(config)
+    width_key, width = asked_limit(config)
     rollout_mesh, count = student.rollout_mesh, of or len(records)
     size = prompts_at_once(completions, settings.group_size, rollout_mesh, count)
     key = jax.random.key(HELD_OUT_SEED) if key is None else key
@@ -201,7 +201,7 @@ def complete(
         full = chunk + [chunk[-1]] * (size - len(chunk))  # one shape, one compilation
         texts = [student.prompts.solve(record.question) for record in full]
         ids = range(first + start, first + start + size)
-        batch = prompt_batch(student.tokenizer, ids, full, texts, width)
+        batch = prompt_batch(student.tokenizer, ids, full, texts, width, key=width_key)
         batch = parallel.shard(rollout_mesh, batch)
         rollout = generate(
             student.sampler, params, batch, key, settings=settings, stop_table=student.stop_table

@@ -82,15 +82,16 @@ def ask_target(config: Config, student: LoadedPolicy, records: list[Record]) -> 
     ask = student.prompts.for_length(reward.target_form)
     target = reward.target_eval or (reward.target_min + reward.target_max) // 2
     asked = [_with_target(ask, record, target) for record in records]
-    return _fitting(config, student, asked, config.data.eval_path) if asked else asked
+    path = config.data.eval_path
+    return _fitting(config, student, asked, path, asked=True) if asked else asked
 
 
 def _fitting(
-    config: Config, student: LoadedPolicy, records: list[Record], path: str
+    config: Config, student: LoadedPolicy, records: list[Record], path: str, *, asked: bool = False
 ) -> list[Record]:
     solve = student.prompts.solve
     text = lambda record: solve(record.question)  # noqa: E731
-    return check_prompts(student.tokenizer, records, config, path, text)
+    return check_prompts(student.tokenizer, records, config, path, text, asked=asked)
 
 
 class LengthControl:

@@ -14,6 +14,7 @@ from cotjax.rollout.memory import CacheBytes, cache_bytes
 from cotjax.rollout.plan import Sampling
 from cotjax.student.generate import evaluation_sampling, prompt_width, prompts_at_once
 from cotjax.student.load import LoadedPolicy
+from cotjax.student.records import asked_limit
 
 # Most nats per token, in the mean over a step, from the sampler's log-probabilities to the
 # trainer's where policy and tokens are the same. Beyond rounding, by a factor of ten at least: see
@@ -64,13 +65,8 @@ def evaluation_use(config: Config, student: LoadedPolicy, problems: int) -> Use:
     settings, size = evaluation_sampling(student, config), config.eval.batch_size
     prompts = prompts_at_once(size, settings.group_size, student.rollout_mesh, problems)
     sizes = {"eval.batch_size": size, "eval.max_new_tokens": settings.max_new_tokens}
-    keys = _prompt_key(config), "eval.max_new_tokens"
-    return Use("evaluation", settings, prompts, prompt_width(config), *keys, sizes)
-
-
-def _prompt_key(config: Config) -> str:
-    """The setting behind `prompt_width`."""
-    return f"{'eval' if config.eval.max_prompt_tokens else 'rollout'}.max_prompt_tokens"
+    key, width = asked_limit(config)
+    return Use("evaluation", settings, prompts, width, key, "eval.max_new_tokens", sizes)
 
 
 def check_fits(student: LoadedPolicy, *uses: Use) -> tuple[str, ...]:
@@ -95,11 +91,8 @@ def check_contexts(config: Config, max_positions: int, *, rollout_too: bool) -> 
     Raises:
       InputError: see `check_context`.
     """
-    rollout, own = config.rollout, config.eval.max_prompt_tokens
-    prompt = {
-        "eval.max_prompt_tokens" if own else "rollout.max_prompt_tokens": prompt_width(config)
-    }
-    check_context(max_positions, prompt | {"eval.max_new_tokens": config.eval.max_new_tokens})
+    rollout, (key, width) = config.rollout, asked_limit(config)
+    check_context(max_positions, {key: width, "eval.max_new_tokens": config.eval.max_new_tokens})
     if rollout_too:
         texts = {
             "rollout.max_prompt_tokens": rollout.max_prompt_tokens,

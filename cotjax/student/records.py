@@ -45,7 +45,8 @@ def load_records(config: Config, tokenizer: Any, prompts: Prompts) -> tuple[Reco
         hold any out.
     """
     keep = functools.partial(_fitting, tokenizer, prompts, config)
-    train, held_out = open_split(config, _reader(config), keep)
+    asked = functools.partial(keep, asked=True)
+    train, held_out = open_split(config, _reader(config), keep, asked=asked)
     return apart(config, part_of(config, train), held_out), held_out
 
 
@@ -58,7 +59,8 @@ def load_held_out(
       InputError: see `data.splits.open_held_out`; or a prompt that is too long.
     """
     keep = functools.partial(_fitting, tokenizer, prompts, config)
-    return open_held_out(config, _reader(config), keep, key=key)
+    asked = functools.partial(keep, asked=True)
+    return open_held_out(config, _reader(config), keep, asked=asked, key=key)
 
 
 def _reader(config: Config) -> RecordReader:
@@ -74,11 +76,24 @@ def _reader(config: Config) -> RecordReader:
 
 
 def _fitting(
-    tokenizer: Any, prompts: Prompts, config: Config, records: list[Record], path: str
+    tokenizer: Any,
+    prompts: Prompts,
+    config: Config,
+    records: list[Record],
+    path: str,
+    *,
+    asked: bool = False,
 ) -> list[Record]:
     """The records whose question alone fits; see `check_prompts`."""
     text = lambda record: prompts.solve(record.question)  # noqa: E731
-    return check_prompts(tokenizer, records, config, path, text)
+    return check_prompts(tokenizer, records, config, path, text, asked=asked)
+
+
+def asked_limit(config: Config) -> tuple[str, int]:
+    """Tokens that the prompts of an evaluation are padded to, behind the setting that says so."""
+    if own := config.eval.max_prompt_tokens:
+        return "eval.max_prompt_tokens", own
+    return "rollout.max_prompt_tokens", config.rollout.max_prompt_tokens
 
 
 def apart(config: Config, train: Records, held_out: list[Record]) -> Records:
@@ -167,7 +182,13 @@ def solution(record: Record) -> str:
 
 
 def check_prompts(
-    tokenizer: Any, records: Sequence[Record], config: Config, path: str, text: PromptText
+    tokenizer: Any,
+    records: Sequence[Record],
+    config: Config,
+    path: str,
+    text: PromptText,
+    *,
+    asked: bool = False,
 ) -> list[Record]:
     """Records whose prompt fits; done once, before a run begins, for records of a file.
 
@@ -177,11 +198,15 @@ def check_prompts(
       config: of the run.
       path: of the file, for the error.
       text: a record's prompt.
+      asked: whether evaluations ask it, whose prompts have a limit of their own.
 
     Raises:
       InputError: a prompt is too long and `data.on_bad_record` is "error", or none fits.
     """
-    limit, fits, longer = config.rollout.max_prompt_tokens, [], []
+    key, limit = "rollout.max_prompt_tokens", config.rollout.max_prompt_tokens
+    if asked:
+        key, limit = asked_limit(config)
+    fits, longer = [], []
     for record in records:
         size = len(tokenizer.encode(text(record), add_special_tokens=False))
         if size <= limit:
@@ -191,13 +216,11 @@ def check_prompts(
         if config.data.on_bad_record == "error":
             raise InputError(
                 f"{record.id}: the prompt has {size} tokens, the limit is {limit}. Set "
-                f'rollout.max_prompt_tokens >= {size} or data.on_bad_record = "skip".'
+                f'{key} >= {size} or data.on_bad_record = "skip".'
             )
     if not fits:
-        raise InputError(
-            f"rollout.max_prompt_tokens = {limit}: no prompt of {path} fits. Raise it."
-        )
-    _tell_skipped(longer, len(records), f"prompt: rollout.max_prompt_tokens = {limit}")
+        raise InputError(f"{key} = {limit}: no prompt of {path} fits. Raise it.")
+    _tell_skipped(longer, len(records), f"prompt: {key} = {limit}")
     return fits
 
 
@@ -291,7 +314,12 @@ def prompt_batch(
     records: Sequence[Record],
     texts: Sequence[str],
     max_length: int,
+    *,
+    key: str = "rollout.max_prompt_tokens",
 ) -> PromptBatch:
-    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers."""
+    """The prompt texts of records as a left-padded batch; `ids` decide the random numbers.
+
+    `key` is the setting behind the length, for the error.
+    """
     names = [record.id for record in records]
-    return encode_prompts(tokenizer, texts, ids, max_length=max_length, names=names)
+    return encode_prompts(tokenizer, texts, ids, max_length=max_length, names=names, key=key)

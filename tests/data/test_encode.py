@@ -65,9 +65,9 @@ def test_an_example_that_is_too_long_names_record_and_key():
     )
 
 
-def prompts(*texts, max_length=4):
+def prompts(*texts, max_length=4, **more):
     ids, names = range(7, 7 + len(texts)), [f"test:{i}" for i in range(len(texts))]
-    return encode_prompts(Letters(), texts, ids, max_length=max_length, names=names)
+    return encode_prompts(Letters(), texts, ids, max_length=max_length, names=names, **more)
 
 
 def test_prompts_are_padded_on_the_left():
@@ -87,3 +87,5 @@ def test_a_prompt_that_is_too_long_names_record_and_key():
         "test:1: the prompt has 5 tokens, the limit is 4. "
         "Set rollout.max_prompt_tokens >= 5 or remove the record."
     )
+    with pytest.raises(InputError, match="Set eval.max_prompt_tokens >= 5 or remove"):
+        prompts("ab", "abcde", key="eval.max_prompt_tokens")

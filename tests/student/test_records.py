@@ -13,6 +13,7 @@ from cotjax.interfaces import Record
 from cotjax.student.records import (
     check_rows,
     in_order,
+    load_held_out,
     load_records,
     own_ids,
     part_of,
@@ -85,6 +86,45 @@ def test_a_long_prompt_is_an_error_or_left_out_and_told(folder, capsys):
         r"first, long.jsonl:2, has \d+ tokens.\n",
         capsys.readouterr().err,
     )
+
+
+ASKED = "--rollout.max-prompt-tokens=200", "--eval.max-prompt-tokens=32", "--eval.problems=2"
+
+
+def write_questions(path, *texts):
+    rows = [json.dumps({"question": text, "answer": "#### 7"}) for text in texts]
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_held_out_question_has_to_fit_what_evaluations_are_padded_to(folder, capsys, apart):
+    long = "much too long " * 8
+    path = write_questions(folder / "asked.jsonl", long, "a", "b", "c", long, "d")
+    flags = [f"--data.path={path}", *ASKED]
+    if apart:
+        other = write_questions(folder / "apart.jsonl", "e", long, "f", "g")
+        flags.append(f"--data.eval-path={other}")
+    with pytest.raises(InputError) as error:
+        open_records(make_config(folder, *flags))
+    assert str(error.value).startswith(f"{'apart.jsonl:2' if apart else 'asked.jsonl:5'}: the pro")
+    assert "the limit is 32. Set eval.max_prompt_tokens >= " in str(error.value)
+    skip = make_config(folder, *flags, "--data.on-bad-record=skip")
+    train, held_out = open_records(skip)
+    if apart:
+        assert len(train) == 6 and ids(held_out) == ["apart.jsonl:1", "apart.jsonl:3"]
+    else:
+        assert ids(train) == [f"asked.jsonl:{i}" for i in (1, 2, 3)], "a long one is trained on"
+        assert ids(held_out) == ["asked.jsonl:4", "asked.jsonl:6"]
+    assert "skipped for their prompt: eval.max_prompt_tokens = 32; the" in capsys.readouterr().err
+    assert load_held_out(skip, STUDENT.tokenizer, STUDENT.prompts) == held_out
+
+
+def test_a_held_out_question_may_be_longer_than_those_of_training(folder):
+    other = write_questions(folder / "longer.jsonl", "much too long " * 8, "f")
+    limits = "--rollout.max-prompt-tokens=32", "--eval.max-prompt-tokens=200", "--eval.problems=2"
+    _, held_out = open_records(make_config(folder, f"--data.eval-path={other}", *limits))
+    assert ids(held_out) == ["longer.jsonl:1", "longer.jsonl:2"]
 
 
 def test_a_long_row_is_an_error_or_left_out_and_told(folder, capsys):
