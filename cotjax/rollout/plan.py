@@ -114,6 +114,13 @@ class Sampling:
     draft_tokens: int = 0
     weights_dtype: str = "auto"
 
+    @property
+    def filters(self) -> str:
+        """The settings that leave some tokens out, as a config has them; empty without."""
+        neutral = {"top_k": 0, "top_p": 1, "min_p": 0}
+        given = {name: getattr(self, name) for name in neutral}
+        return ", ".join(f"rollout.{k} = {v}" for k, v in given.items() if v != neutral[k])
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -202,7 +202,7 @@ class RolloutStage(BaseStage):
         return (
             *guards.leak_guard(texts, groups.records, shows_steps=self.shows_steps),
             *guards.end_check(rollout, (student.eos_id, *student.stop_ids)),
-            *guards.repeated_seed(prompts, rollout),
+            *guards.repeated_seed(prompts, rollout, filters=self.sampling.filters),
             *filter(None, [check_rewarded(self.config, groups.judged)]),
         )
 

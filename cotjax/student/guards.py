@@ -163,7 +163,7 @@ def supervised_end_check(
     )
 
 
-def repeated_seed(prompts: PromptBatch, rollout: Rollout) -> tuple[str, ...]:
+def repeated_seed(prompts: PromptBatch, rollout: Rollout, *, filters: str = "") -> tuple[str, ...]:
     """Finds completions that were drawn with the same random numbers.
 
     That is: in most groups all completions are equal although the sampler's entropy, summed over
@@ -173,6 +173,7 @@ def repeated_seed(prompts: PromptBatch, rollout: Rollout) -> tuple[str, ...]:
     Args:
       prompts: on the host.
       rollout: its completions, on the host.
+      filters: settings that leave fewer tokens to draw from than the entropy counts.
     """
     found, ids = [], np.asarray(prompts.ids)
     if len(np.unique(ids)) < len(ids):
@@ -183,7 +184,15 @@ def repeated_seed(prompts: PromptBatch, rollout: Rollout) -> tuple[str, ...]:
     tokens = np.asarray(rollout.tokens)
     unsure = np.asarray(rollout.entropy).sum(axis=-1).min(axis=-1) >= SURE
     equal = (tokens == tokens[:, :1]).all(axis=(1, 2)) & unsure
-    if equal.sum() >= SHARE * len(equal):
+    if equal.sum() < SHARE * len(equal):
+        return tuple(found)
+    if filters:
+        found.append(
+            f"repeated text: in {int(equal.sum())} of {len(equal)} groups all completions are the "
+            f"same, although the student was unsure: {filters} may leave it one token. Keep more "
+            "of them."
+        )
+    else:
         found.append(
             f"repeated seed: in {int(equal.sum())} of {len(equal)} groups all completions are the "
             "same text, although the student was unsure. Every completion must draw with a key of "

@@ -11,8 +11,8 @@ from cotjax.errors import InputError
 from cotjax.interfaces import Limit
 from cotjax.parallel.memory import free_bytes
 from cotjax.rollout.memory import CacheBytes, cache_bytes
-from cotjax.rollout.plan import Sampling
-from cotjax.student.generate import evaluation_sampling, prompt_width, prompts_at_once
+from cotjax.rollout.plan import Plan, Sampling, make_plan
+from cotjax.student.generate import evaluation_sampling, prompts_at_once
 from cotjax.student.load import LoadedPolicy
 from cotjax.student.records import asked_limit
 
@@ -132,15 +132,48 @@ def check_memory(student: LoadedPolicy, use: Use, devices: int, free: int) -> st
     Raises:
       InputError: they do not fit.
     """
-    shapes = student.all_shapes
+    shapes, plan = student.all_shapes, make_plan(use.prompts, student.sampler.lanes, use.settings)
     size = cache_bytes(student.sampler, shapes, use.settings, prompts=use.prompts, width=use.width)
     shown = f"keys and values take {_parts(size, devices)} on each device"
     if size.total // devices > free:
-        settings = ", ".join(f"{key} = {value}" for key, value in use.sizes.items())
+        sizes = _that_help(use.sizes, plan)
+        settings = ", ".join(f"{key} = {value}" for key, value in sizes.items())
         raise InputError(
             f"{settings}: {shown}, which has {_shown(free)} left. Lower one of them{use.otherwise}."
         )
-    return f"{use.name}: {shown}, which has {_shown(free)} left."
+    more = _more_at_once(use.settings, plan)
+    return f"{use.name}: {shown}, which has {_shown(free)} left.{more}"
+
+
+def _that_help(sizes: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The settings that make caches smaller: devices with a slot each cannot have fewer."""
+    if plan.slots > 1 or "rollout.max_concurrent" not in sizes:
+        return sizes
+    instead = {"rollout.completions_per_slot": plan.share} if plan.share > 1 else {}
+    return {
+        name: one
+        for key, value in sizes.items()
+        for name, one in (instead if key == "rollout.max_concurrent" else {key: value}).items()
+    }
+
+
+def _more_at_once(settings: Sampling, plan: Plan) -> str:
+    """A sentence where more completions are decoded at once than `rollout.max_concurrent` says."""
+    at_once = plan.lanes * plan.slots * plan.share
+    if not settings.rows or at_once <= settings.rows:
+        return ""
+    fits = [one for one in range(1, plan.share) if settings.group_size % one == 0]
+    least = max(
+        (one for one in fits if one * plan.lanes <= settings.rows), default=min(fits, default=0)
+    )
+    who = (
+        f"{plan.lanes} groups of devices decode a slot each, which" if plan.lanes > 1 else "a slot"
+    )
+    return (
+        f" With rollout.max_concurrent = {settings.rows}, {at_once} completions are decoded at "
+        f"once: {who} holds {plan.share}."
+        + (f" Set rollout.completions_per_slot = {least}." if least else "")
+    )
 
 
 def start_kept(key: str, value: float, student: LoadedPolicy) -> str:

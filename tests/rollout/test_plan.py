@@ -31,6 +31,12 @@ def test_rows_and_shares_make_jobs_and_slots(rows, share, parts, slots):
     assert made.refill == (slots < 4 * parts)
 
 
+def test_the_filters_of_a_sampler_are_named_as_a_config_has_them():
+    assert SETTINGS.filters == ""
+    filtered = dataclasses.replace(SETTINGS, top_k=1, top_p=0.5, temperature=0.3)
+    assert filtered.filters == "rollout.top_k = 1, rollout.top_p = 0.5"
+
+
 def test_lanes_divide_prompts_and_rows():
     made = plan(prompts=8, lanes=4, rows=32, share=2)
     assert (made.lanes, made.prompts, made.slots, made.jobs) == (4, 2, 4, 8)

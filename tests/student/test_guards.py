@@ -174,6 +174,12 @@ def test_one_key_for_all_completions_is_named():
     assert said.startswith("repeated seed: in 2 of 2 groups")
 
 
+def test_a_filter_that_leaves_no_choice_is_no_key_of_all():
+    (said,) = guards.repeated_seed(asked(0, 1), drawn(same=True), filters="rollout.top_k = 1")
+    assert said.startswith("repeated text: in 2 of 2 groups") and "rollout.top_k = 1" in said
+    assert guards.repeated_seed(asked(0, 1), drawn(same=False), filters="rollout.top_k = 1") == ()
+
+
 def test_two_prompts_with_one_id_are_named():
     (said,) = guards.repeated_seed(asked(4, 4), drawn(same=False))
     assert said.startswith("repeated seed: 2 prompts have 1 different ids")

@@ -13,6 +13,7 @@ from cotjax.interfaces import End
 from cotjax.parallel.mesh import make_mesh
 from cotjax.stages.grpo import Grpo
 from cotjax.student import preflight
+from cotjax.student.generate import rollout_sampling
 from cotjax.student.load import load_policy
 from cotjax.train import main as train
 from tests.tiny import flags as small
@@ -140,6 +141,27 @@ def test_a_cache_that_does_not_fit_names_what_to_lower(folder, monkeypatch):
     assert "rollout.prompts = 4, rollout.max_concurrent = 8, rollout.max_new_tokens = 8: " in said
     assert "copies in slots 0.0 MiB" in said and "which has 0.1 MiB left" in said
     assert 'rollout.cache_dtype = "bfloat16" or "int8"' in said
+
+
+def test_fewer_completions_at_once_than_a_slot_holds_are_told(folder, monkeypatch):
+    def told(*flags):
+        config = make_config(folder, "--rollout.max-concurrent=2", *flags)
+        student = load_policy(config, make_mesh(2))
+        settings = rollout_sampling(config.rollout, student)
+        (note,) = preflight.check_fits(student, preflight.rollout_use(config, settings))
+        return note
+
+    note = told()
+    assert note.endswith(
+        "With rollout.max_concurrent = 2, 8 completions are decoded at once: 2 groups of devices "
+        "decode a slot each, which holds 4. Set rollout.completions_per_slot = 1."
+    )
+    assert "rollout.max_concurrent" not in told("--rollout.completions-per-slot=1")
+    monkeypatch.setattr(preflight, "free_bytes", lambda mesh: 0)
+    with pytest.raises(InputError, match="rollout.completions_per_slot = 4, rollout.max_new_tok"):
+        told()
+    with pytest.raises(InputError, match="rollout.prompts = 4, rollout.max_new_tokens = 8: "):
+        told("--rollout.completions-per-slot=1")
 
 
 def test_devices_share_a_cache(folder, monkeypatch):
