@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cotjax.errors import InputError
@@ -45,7 +47,7 @@ class SampleSettings:
     layout: str = "question"
 
     def check(self, spelled: Callable[[str], str] = str) -> None:
-        """Refuses numbers out of range.
+        """Refuses numbers out of range, and what is no number or text.
 
         Args:
           spelled: how the reader wrote a setting's name.
@@ -53,19 +55,38 @@ class SampleSettings:
         Raises:
           InputError: names the setting, its value and the range.
         """
-        for name, holds, needs in (
-            ("n", self.n >= 1, ">= 1"),
-            ("max_new_tokens", self.max_new_tokens >= 1, ">= 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), ">= 0"),
-            ("top_k", self.top_k >= 0, ">= 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
-            ("seed", 0 <= self.seed < 2**32, "at least 0 and below 2^32"),
-            ("layout", self.layout in LAYOUTS, f"of {', '.join(LAYOUTS)}"),
-        ):
-            if not holds:
-                value = getattr(self, name)
+        for name, (kind, holds, needs) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                what = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"{spelled(name)} = {value!r}: not {what}. Give a value {needs}.")
+            if not holds(value):
                 raise InputError(f"{spelled(name)} = {value}: out of range. Give a value {needs}.")
+        if self.layout not in LAYOUTS:
+            raise InputError(
+                f"{spelled('layout')} = {self.layout}: out of range. Give a value of "
+                f"{', '.join(LAYOUTS)}."
+            )
+        stops: tuple[Any, ...] = self.stop
+        for one in stops:
+            if not isinstance(one, str):
+                raise InputError(
+                    f"{spelled('stop')} = {one!r}: not a text. Give a text, or several."
+                )
+
+
+# Of each setting: what it is, the values that it may have, and how to say that.
+_RANGES: Mapping[str, tuple[type, Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        "n": (Integral, lambda value: value >= 1, ">= 1"),
+        "max_new_tokens": (Integral, lambda value: value >= 1, ">= 1"),
+        "temperature": (Real, lambda value: 0 <= value < float("inf"), ">= 0"),
+        "top_k": (Integral, lambda value: value >= 0, ">= 0"),
+        "top_p": (Real, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        "min_p": (Real, lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        "seed": (Integral, lambda value: 0 <= value < 2**32, "at least 0 and below 2^32"),
+    }
+)
 
 
 def stream_texts(
@@ -167,6 +188,9 @@ def _laid_out(text: str, layout: str, opened: OpenedModel) -> str:
     from cotjax.data.chat import open_chat, open_plain
 
     student = opened.student
+    given: Any = text
+    if not isinstance(given, str):
+        raise InputError(f"the prompt is {given!r}, and no text. Give a text.")
     if not text.strip():
         raise InputError("the prompt is empty. Give a text.")
     if layout == "question":

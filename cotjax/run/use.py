@@ -97,7 +97,8 @@ def _sample_settings(given: dict[str, Any]) -> SampleSettings:
         if name not in names:
             raise InputError(f"cotjax.generate: no setting {name}. There are {', '.join(names)}.")
     stop = given.get("stop", ())
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    several = hasattr(stop, "__iter__") and not isinstance(stop, str)
+    stop = tuple(stop) if several else (stop,)
     whole: dict[str, Any] = {**given, "stop": stop}
     settings = SampleSettings(**whole)
     settings.check()

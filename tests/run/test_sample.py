@@ -1,5 +1,6 @@
 """Completions of a prompt: settings in range, texts that grow, layouts."""
 
+import numpy as np
 import pytest
 
 from cotjax.errors import InputError
@@ -49,12 +50,23 @@ def test_plain_text_is_not_wrapped(opened):
         ({"top_p": 0.0}, "top_p = 0.0"),
         ({"min_p": 1.0}, "min_p = 1.0"),
         ({"seed": -1}, "seed = -1"),
+        ({"n": 1.5}, "n = 1.5: not a whole number. Give a value >= 1."),
+        ({"max_new_tokens": "8"}, "max_new_tokens = '8': not a whole number"),
+        ({"top_k": 2.0}, "top_k = 2.0: not a whole number"),
+        ({"seed": None}, "seed = None: not a whole number"),
+        ({"temperature": "hot"}, "temperature = 'hot': not a number. Give a value >= 0."),
+        ({"top_p": None}, "top_p = None: not a number"),
+        ({"stop": ("a", 5)}, "stop = 5: not a text"),
         ({"layout": "poem"}, "layout = poem: out of range. Give a value of question, chat, plain."),
     ],
 )
 def test_a_value_out_of_range_names_itself(settings, says):
     with pytest.raises(InputError, match=says):
         SampleSettings(**settings).check()
+
+
+def test_numbers_of_numpy_are_numbers():
+    SampleSettings(n=np.int64(2), temperature=np.float32(0.5), top_p=1, seed=np.uint32(7)).check()
 
 
 def test_errors_spell_a_setting_as_the_reader_did():
@@ -66,6 +78,7 @@ def test_errors_spell_a_setting_as_the_reader_did():
     ("prompt", "settings", "says"),
     [
         (" ", {}, "the prompt is empty"),
+        (7, {}, "the prompt is 7, and no text. Give a text."),
         ("Why?", {"layout": "chat"}, "no chat template"),
         ("Why?", {"max_new_tokens": 9999}, "the model's context of 2048"),
     ],

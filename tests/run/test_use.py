@@ -49,6 +49,11 @@ def test_an_unknown_setting_lists_what_there_is(trained):
         trained.generate("Why?", top=1)
 
 
+def test_a_stop_that_is_no_text_is_named():
+    with pytest.raises(InputError, match="stop = None: not a text"):
+        cotjax.generate("nowhere", "Why?", stop=None)
+
+
 def test_a_value_out_of_range_stops_before_weights_are_read():
     with pytest.raises(InputError, match="n = 0: out of range"):
         cotjax.generate("no such model", "Why?", n=0)
