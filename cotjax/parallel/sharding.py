@@ -54,12 +54,13 @@ def spec_of(name: str) -> P:
     raise KeyError(f"no rule says how {name} is split; add one to RULES.")
 
 
-def param_shardings(mesh: Mesh, params: Any) -> Any:
+def param_shardings(mesh: Mesh, params: Any, *, samples: bool = False) -> Any:
     """The sharding of every parameter, from its name.
 
     Args:
       mesh: with the axes of `mesh.AXES`.
       params: nested dicts of arrays or of their shapes.
+      samples: whether the mesh is that of `mesh.rollout`.
 
     Raises:
       InputError: a parameter that the mesh cannot split evenly.
@@ -70,9 +71,10 @@ def param_shardings(mesh: Mesh, params: Any) -> Any:
         spec = spec_of(name)
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis is not None and size % mesh.shape[axis]:
+                key = f"rollout: {axis}" if samples else axis
                 raise InputError(
-                    f"mesh.{axis} = {mesh.shape[axis]}: {name} has shape {tuple(leaf.shape)}, and "
-                    f"{size} is not a multiple of it. Set mesh.{axis} to a divisor of {size}."
+                    f"mesh.{key} = {mesh.shape[axis]}: {name} has shape {tuple(leaf.shape)}, and "
+                    f"{size} is not a multiple of it. Set mesh.{key} to a divisor of {size}."
                 )
         return NamedSharding(mesh, spec)
 
@@ -148,13 +150,16 @@ def placed_shape(sharding: NamedSharding, size: Sequence[int], dtype: Any) -> An
     return jax.ShapeDtypeStruct(tuple(size), np.dtype(dtype), sharding=sharding)
 
 
-def rollout_shardings(mesh: Mesh, params: Any) -> Any:
-    """Parameters as decoding wants them: whole but for the tensor axis."""
+def rollout_shardings(mesh: Mesh, params: Any, *, own: bool = False) -> Any:
+    """Parameters as decoding wants them: whole but for the tensor axis.
+
+    With `own` the mesh is that of `mesh.rollout`.
+    """
 
     def whole(sharding: NamedSharding) -> NamedSharding:
         return NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
 
-    return jax.tree.map(whole, param_shardings(mesh, params))
+    return jax.tree.map(whole, param_shardings(mesh, params, samples=own))
 
 
 def rollout_formats(params: Any, dtype: Any) -> Any:
@@ -237,7 +242,8 @@ def rollout_layout(
       rollout: see `for_rollout`. On other devices the program rounds alone: what is sent is small.
     """
     rollout = rollout or mesh
-    formats, goals = rollout_formats(params, dtype), rollout_shardings(rollout, params)
+    formats = rollout_formats(params, dtype)
+    goals = rollout_shardings(rollout, params, own=rollout is not mesh)
     shapes = jax.tree.map(lambda x, to, p: placed_shape(p, x.shape, to), params, formats, goals)
     stay = rollout is mesh and mesh.shape["fsdp"] == 1
     if not same_devices(mesh, rollout):

@@ -56,6 +56,8 @@ def rollout_use(config: Config, settings: Sampling) -> Use:
             rollout.max_concurrent if rollout.max_concurrent else "0 (all at once)"
         )
     sizes["rollout.max_new_tokens"] = rollout.max_new_tokens
+    if rollout.draft_tokens:  # which a cache has columns for
+        sizes["rollout.draft_tokens"] = rollout.draft_tokens
     keys = "rollout.max_prompt_tokens", "rollout.max_new_tokens"
     return Use("rollout", settings, rollout.prompts, rollout.max_prompt_tokens, *keys, sizes)
 

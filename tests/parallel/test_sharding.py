@@ -1,5 +1,6 @@
 """Sharded updates: any mesh computes what one device computes, and gathers no more than it must."""
 
+import dataclasses
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from cotjax.parallel.sharding import (
     check_heads,
     for_rollout,
     param_shardings,
+    rollout_layout,
     shard,
     shard_params,
     spec_of,
@@ -176,6 +178,13 @@ def test_a_size_that_does_not_divide_names_the_parameter_and_what_fits():
     _, params = Policy.split(make_model())
     with pytest.raises(InputError, match=r"mesh.fsdp = 3: embed.embedding has shape \(432, 16\)"):
         param_shardings(make_mesh(1, 3), params)
+
+
+def test_a_rollout_mesh_that_cuts_a_parameter_is_named_as_such():
+    _, params = Policy.split(make_model(dataclasses.replace(sharded.SHAPE, vocab_size=433)))
+    mesh, own = make_mesh(2), make_mesh(1, 1, 2)
+    with pytest.raises(InputError, match="^mesh.rollout: tensor = 2: .* Set mesh.rollout: tensor "):
+        rollout_layout(mesh, params, "float32", rollout=own)
 
 
 def test_a_mesh_that_cuts_heads_names_what_fits():

@@ -164,6 +164,15 @@ def test_fewer_completions_at_once_than_a_slot_holds_are_told(folder, monkeypatc
         told("--rollout.completions-per-slot=1")
 
 
+def test_drafts_are_named_among_what_takes_memory(folder, monkeypatch):
+    config = make_config(folder, "--rollout.draft-tokens=999")
+    student = load_policy(config, make_mesh(1))
+    use = preflight.rollout_use(config, rollout_sampling(config.rollout, student))
+    monkeypatch.setattr(preflight, "free_bytes", lambda mesh: 2**16)
+    with pytest.raises(InputError, match="= 8, rollout.draft_tokens = 999: keys"):
+        preflight.check_fits(student, use)
+
+
 def test_devices_share_a_cache(folder, monkeypatch):
     flags = "--rollout.prompts=8", "--eval.problems=8", "--eval.batch-size=40"
     config, mesh = make_config(folder, *flags), make_mesh(8)
