@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cotjax import load_records
 from cotjax.config import load
 from cotjax.data.packing import pack_in_order
-from cotjax.models.formats.load import load_model
+from cotjax.data.prompts import prompts_of
+from cotjax.models.formats.load import load_model, load_tokenizer
+from cotjax.models.formats.locate import resolve
 from cotjax.models.policy import Policy
 from cotjax.teachers import pool
 
@@ -83,6 +86,26 @@ def test_questions_of_the_styles_are_as_many_and_none_is_held_out(tmp_path):
     assert (len(trained), len(held_out)) == (1024, 704)
     assert not {row["question"] for row in trained} & {row["question"] for row in held_out}
     assert all(re.search(r"\n#### \d+$", row["answer"]) for row in trained + held_out)
+
+
+def test_a_reader_learns_the_prompts_that_a_run_shows_it(tmp_path):
+    """To the last newline, without which it reads other numbers."""
+    module = runpy.run_path(str(BENCHMARKS / "tiny_teachers.py"))
+    keys = module["shown_records"](module["Recipe"](4, 1, 6, reads=64), tmp_path)
+    flags = ["--stage=sft", "--name=reader", "--eval.problems=2", "--rollout.max-prompt-tokens=448"]
+    config = load([*flags, *(f"{key}={value}" for key, value in keys.items())])
+    records, _ = load_records(config)
+    tokenizer = load_tokenizer(resolve("tiny"))
+    own, theirs = prompts_of(config, tokenizer), prompts_of(load(flags), tokenizer)
+    plain = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
+    shares = set()
+    for record, row in zip((records[index] for index in range(len(records))), plain, strict=False):
+        steps = tuple(row["answer"].splitlines()[:-1])
+        shown = [theirs.hint(row["question"], steps[:n]) for n in range(len(steps) + 1)]
+        asked = own.solve(record.question)
+        assert asked in shown
+        shares.add(shown.index(asked) / len(steps))
+    assert {0.0, 1.0} < shares
 
 
 def test_the_table_of_distillation_has_ratios_above_1_where_ours_is_better(peers, monkeypatch):

@@ -11,7 +11,8 @@ from cotjax.run.start import run
 FLAGS = (
     *("--stage=sft", "--name=auto", "--steps=2", "--batch.size=8", "--batch.sequence-length=256"),
     *("--eval.problems=2", "--eval.samples=0", "--eval.max-new-tokens=4", "--model.remat=auto"),
-    "--data.max-steps=2", "--checkpoint.every=1",
+    "--data.max-steps=2",
+    "--checkpoint.every=1",
 )
 
 
