@@ -107,6 +107,22 @@ def test_what_a_row_holds_is_what_its_numbers_say():
                 assert math.isclose(numbers["tokens"], statistics.fmean(run["lengths"]))
 
 
+def test_fine_tuning_with_four_times_the_tokens_is_as_the_page_says():
+    runs = read("deliberate_long.jsonl")["sft"]
+    keys = {"greedy": "accuracy", "sampled": "sampled_accuracy"}
+    found = {name: [100 * run["numbers"][key] for run in runs.values()]
+             for name, key in keys.items()}  # fmt: skip
+    lengths = [run["numbers"]["tokens"] for run in runs.values()]
+    (said,) = re.findall(r"\*\*Four times the tokens(.*?)\n\n", PAGE, re.DOTALL)
+    said = " ".join(said.split())
+    assert f"{spread(found['greedy'])} % greedy" in said and len(runs) == 3
+    assert "({:.1f}, {:.1f} and {:.1f})".format(*found["greedy"]) in said
+    assert f"{spread(found['sampled'])} sampled, {spread(lengths)} tokens" in said
+    for place, ends in ((1, "at 15 to 38 %"), (2, "at 15 to 20 %")):
+        way = [100 * run["curve"][place][1]["accuracy"] for run in runs.values()]
+        assert f"at {min(way):.0f} to {max(way):.0f} %" == ends and ends in said
+
+
 def test_clpds_quarters_are_those_of_its_curves():
     arms = read("clpd.jsonl")
     first, second = PAGE.split("\n| arm | 25 % | 50 % | 75 % ")[1:]
