@@ -15,7 +15,7 @@ from cotjax.run.alike import configs_of
 from cotjax.run.chat import Ask, Clock, ask_lines, chat, show_answer, show_side_by_side
 from cotjax.run.opened import ALLOWS, ALLOWS_HELP, OpenedModel, config_from_flags, open_model
 from cotjax.run.sample import SampleSettings, sample_rows, stream_texts
-from cotjax.startup import set_up
+from cotjax.startup import collect_later, set_up
 
 
 @one_line_errors
@@ -168,4 +168,5 @@ def _prompt(args: Namespace) -> str | None:
 
 if __name__ == "__main__":
     set_up()
+    collect_later()
     sys.exit(main())

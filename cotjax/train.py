@@ -13,6 +13,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from cotjax.startup import STARTED, collect_later, set_up, use_large_pages
+
+if __name__ == "__main__":
+    use_large_pages()  # before the imports, which a process that starts anew would repeat
+
 from rich.console import Console
 
 from cotjax import config as configs
@@ -24,7 +29,6 @@ from cotjax.run import run
 from cotjax.run.early import check_run
 from cotjax.run.explain import explain
 from cotjax.start_profile import profiling, started
-from cotjax.startup import STARTED, set_up, use_large_pages
 
 WORDS = (
     "--explain",
@@ -96,8 +100,7 @@ def _explain(config: configs.Config, *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    if not (asks_for_help(sys.argv[1:]) or "--version" in sys.argv):
-        use_large_pages()
     set_up()
+    collect_later()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main(began=STARTED))

@@ -1,5 +1,6 @@
 """Compiled programs are kept for the next run and counted; steps compile nothing new."""
 
+import gc
 import json
 import os
 import subprocess
@@ -15,7 +16,16 @@ import pytest
 from cotjax import startup as compiled_programs
 from cotjax.errors import InputError
 from cotjax.interfaces import Program
-from cotjax.startup import compile_soon, compiling_side_by_side, counted, gather_whole, set_up
+from cotjax.run.opened import config_from_flags, open_model
+from cotjax.startup import (
+    collect_again,
+    collect_later,
+    compile_soon,
+    compiling_side_by_side,
+    counted,
+    gather_whole,
+    set_up,
+)
 from cotjax.train import main
 from tests.tiny import flags, write_sevens, write_student
 
@@ -261,3 +271,43 @@ def test_where_jax_is_imported_its_settings_stand(monkeypatch):
     before = dict(os.environ)
     set_up()
     assert dict(os.environ) == before
+
+
+@pytest.fixture
+def frozen():
+    """How many objects no search for cycles looks at; they are searched again afterwards."""
+    yield gc.get_freeze_count
+    gc.unfreeze()
+    gc.enable()
+
+
+def test_a_run_and_an_open_model_end_the_time_without_searches_for_cycles(folder, frozen):
+    collect_later()
+    assert not gc.isenabled() and not frozen()
+    asked(folder, 1)
+    assert gc.isenabled() and frozen()
+    gc.unfreeze()
+    collect_later()
+    open_model("tiny", config_from_flags("tiny", []))
+    assert gc.isenabled() and frozen()
+
+
+def test_searches_for_cycles_that_were_not_put_off_stay_as_they_are(frozen):
+    collect_again()
+    assert gc.isenabled() and not frozen()
+    gc.disable()
+    collect_later()  # the caller's own choice
+    collect_again()
+    assert not gc.isenabled() and not frozen()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc's settings are glibc's")
+def test_a_run_that_starts_anew_does_so_before_its_imports():
+    plain = {key: value for key, value in os.environ.items() if "MALLOC" not in key}
+    plain.pop("GLIBC_TUNABLES", None)
+    plain |= {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-X", "importtime", "-m", "cotjax.train", "--no-such-key=1"]
+    ended = subprocess.run(command, env=plain, capture_output=True, text=True)
+    imported = [line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()]
+    assert ended.returncode == 2 and imported.count("cotjax.startup") == 2, "it starts anew"
+    assert imported.count("cotjax.config") == imported.count("rich.console") == 1

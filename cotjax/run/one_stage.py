@@ -26,7 +26,7 @@ from cotjax.run.folder import (
 from cotjax.run.lock import owned
 from cotjax.run.mirrored import Notify, nothing
 from cotjax.start_profile import started
-from cotjax.startup import Programs, compiling_side_by_side, counted
+from cotjax.startup import Programs, collect_again, compiling_side_by_side, counted
 from cotjax.storage import write_whole
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def _run_stage(
     from cotjax.training.signals import StopSignals
     from cotjax.training.trackers import closing
 
+    collect_again()
     started("imports of JAX and what trains", listen=True)
     use_cpu_cores(model_bytes(config.model.path))
     mesh = run_mesh(config.mesh)

@@ -14,7 +14,7 @@ from cotjax.errors import InputError
 from cotjax.hub import is_id
 from cotjax.remote.fetch import local_copy
 from cotjax.run.early import check_model
-from cotjax.startup import check_platforms, set_up
+from cotjax.startup import check_platforms, collect_again, set_up
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -166,6 +166,7 @@ def open_model(checkpoint: str, config: Config, *, allow_nonfinite: bool = False
     from cotjax.student.base_model import check_base
     from cotjax.student.load import load_policy, model_bytes
 
+    collect_again()
     run = run_of(checkpoint)
     if run is not None and not config.lora.rank:
         # Only the shape and the tokenizer are needed; the weights are the checkpoint's. With an
