@@ -34,10 +34,10 @@ def t_interval(values: Sequence[float]) -> Interval:
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)
-    from scipy import stats  # here: it takes most of a second to import
+    from scipy import special  # here: it takes a quarter of a second to import, stats three
 
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    reach = float(special.stdtrit(len(values) - 1, 0.975)) * error
     return Interval(mean, mean - reach, mean + reach)
 
 
@@ -78,11 +78,12 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     pairs = list(zip(one, other, strict=True))
     gained = sum(a and not b for a, b in pairs)
     lost = sum(b and not a for a, b in pairs)
-    if gained + lost == 0:
-        return 1.0
-    from scipy import stats  # here: see above
-
-    return float(stats.binomtest(gained, gained + lost).pvalue)
+    differ = gained + lost
+    ways = tail = 1
+    for heads in range(min(gained, lost)):
+        ways = ways * (differ - heads) // (heads + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**differ)  # of integers, so that only the quotient is rounded
 
 
 def area_under(shares: Sequence[float], values: Sequence[float]) -> float:

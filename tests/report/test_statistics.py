@@ -1,6 +1,9 @@
 """Intervals and tests of paired differences, against closed forms, tables and simulation."""
 
 import math
+import subprocess
+import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -46,6 +49,23 @@ def test_mcnemar_is_the_binomial_test_of_the_questions_that_differ(gained, lost)
     )
     assert mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail))
     assert mcnemar(one, other) == pytest.approx(mcnemar(other, one))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(3, 5), (7, 20), (60, 61), (400, 600), (2500, 2500)])
+def test_mcnemars_p_is_exact(gained, lost):
+    differ = gained + lost
+    counts = [math.comb(differ, heads) for heads in range(min(gained, lost) + 1)]
+    one, other = [True] * gained + [False] * lost, [False] * gained + [True] * lost
+    assert mcnemar(one, other) == float(min(1, Fraction(2 * sum(counts), 2**differ)))
+
+
+def test_a_p_value_imports_no_scipy():
+    code = (
+        "import sys; from cotjax.report.statistics import mcnemar; "
+        "mcnemar([True, True], [False, True]); print('scipy' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False"]
 
 
 def test_equal_sheets_do_not_differ_and_others_are_refused():
