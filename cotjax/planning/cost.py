@@ -21,6 +21,9 @@ _FREE = {
 }
 _ENDS = ("-done", "-update")  # of what was counted where it started
 _INSIDE = ("call", "fusion", "async-start", "custom-call")  # what calls a computation once
+# A collective may go on in several fusions, each a part of it beside other work: it stands in all
+# of them, marked, and counts in the one that starts it.
+_CHAINED, _STARTS = "chain_id=", "async-collective-start"
 Moved = Mapping[tuple[str, str], Traffic]
 
 
@@ -126,9 +129,16 @@ class _Counter:
             for name in one.called:
                 inner = self.of(name)
                 # A fusion's steps meet in registers: its own operands and results are the traffic.
-                own = one.opcode == "fusion"
-                found += dataclasses.replace(inner, hbm=0.0, copies=0.0) if own else inner
+                if one.opcode == "fusion":
+                    inner = dataclasses.replace(inner, hbm=0.0, copies=0.0)
+                    inner = dataclasses.replace(inner, moved={}) if self._goes_on(one) else inner
+                found += inner
         return found
+
+    def _goes_on(self, one: Instruction) -> bool:
+        """Whether a fusion does a part of a collective that another one started."""
+        inner = self._module.computations[one.called[0]].values()
+        return not one.name.startswith(_STARTS) and any(map(_chained, inner))
 
     def _loop(self, one: Instruction) -> Cost:
         turn = self.of(one.attribute("body")) + self.of(one.attribute("condition"))
@@ -168,27 +178,35 @@ class _Counter:
         return sum(_read(one, table)) + _written(one, table)
 
     def _of_fusion(self, one: Instruction, table: Table) -> Iterator[float]:
-        inner = self._module.computations[one.called[0]]
+        inner, part = self._module.computations[one.called[0]], self._goes_on(one)
+        chained = any(map(_chained, inner.values()))  # what it only hands on lies where it lay
         for number, parameter in _parameters(inner):
             if number >= len(one.operands) or one.operands[number] not in table:
                 continue
             whole = _main(table[one.operands[number]].arrays)
-            yield min(whole, self._of_uses(parameter, one.called[0], whole))
+            yield min(whole, self._of_uses(parameter, one.called[0], whole, part=part))
         root = self._module.root(one.called[0])
         results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
         if len(results) != len(one.arrays):
             yield _main(one.arrays)
             return
         for array, result in zip(one.arrays, results, strict=True):
-            if not array.space:
-                yield min(_main([array]), _written(_behind(result, inner), inner))
+            result = _behind(result, inner)
+            if not array.space and not (
+                (part and _chained(result)) or (chained and result.opcode == "parameter")
+            ):
+                yield min(_main([array]), _written(result, inner))
 
-    def _of_uses(self, one: Instruction, computation: str, whole: float) -> float:
+    def _of_uses(
+        self, one: Instruction, computation: str, whole: float, *, part: bool = False
+    ) -> float:
         """Bytes that a fusion reads of a value: of one that is only sliced, the slices."""
         if self._module.root(computation) is one:
             return whole
         total = 0.0
         for user in self._users(computation).get(one.name, ()):
+            if part and (_chained(user) or (user.root and user.opcode == "tuple")):
+                continue  # handed on, with what the collective was counted for where it starts
             if user.opcode in _SLICES and user.operands[0] == one.name:
                 total += sum(array.bytes for array in user.arrays)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == one.name:
@@ -209,6 +227,10 @@ class _Counter:
             for operand in dict.fromkeys(one.operands):
                 users.setdefault(operand, []).append(one)
         return users
+
+
+def _chained(one: Instruction) -> bool:
+    return _CHAINED in one.rest
 
 
 def _parameters(table: Table) -> Iterator[tuple[int, Instruction]]:

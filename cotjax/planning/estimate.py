@@ -9,7 +9,9 @@ the same. JAX traces the program, and of its equations
     collectives      parameters gathered over `fsdp` once in each layer that uses them, gradients
                      summed over it and then over the copies, partial sums over `tensor`;
                      parameters that are laid out for sampling, what a device lacks of them
-    temporaries      twice the largest result of a product, and twice a layer's gathered parameters
+    temporaries      twice the largest result of a product, and twice a layer's gathered parameters;
+                     parameters that products read in a narrower format, which a compiler rounds
+                     before the loop over layers: once, and once more for a backward pass
 
 Where a compiler sums elsewhere, gathers twice or copies, it differs.
 """
@@ -72,7 +74,7 @@ def estimate_program(program: Program, mesh: MeshShape) -> Compiled:
     if program.name.endswith(": parameters"):
         cost += _of_layout(program, traced.out_info, mesh)
     seconds = time.perf_counter() - began
-    temporary = int(2 * walk.largest + 2 * walk.gathered)
+    temporary = int(2 * walk.largest + 2 * walk.gathered) + _rounded(program, walk.widths)
     return Compiled(program, 0, 0, 0, temporary, cost, seconds, estimated=True)
 
 
@@ -92,6 +94,20 @@ def _weights(program: Program, inputs: Sequence[Any]) -> _Weights:
             continue
         found[own] = _Weight(name, frozenset(map(str, axes)), leaf.dtype.itemsize)
     return found
+
+
+def _rounded(program: Program, widths: Mapping[str, int]) -> int:
+    """Bytes on a device of copies of parameters in the formats in which they are multiplied."""
+    backward = bool(program.args) and isinstance(program.args[0], TrainState)
+    found = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path((program.args, dict(program.kwargs))):
+        if not hasattr(leaf, "dtype"):
+            continue
+        name = ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        width = _width(leaf)
+        if (narrow := widths.get(name, width)) < width:
+            found += bytes_of(leaf) // width * narrow
+    return 2 * found if backward else found
 
 
 def _of_state(program: Program, mesh: MeshShape) -> Cost:
@@ -146,11 +162,13 @@ class _Walk:
     Attributes:
       largest: bytes on a device of the largest result of a product.
       gathered: bytes on a device of the parameters that one layer gathers.
+      widths: bytes of a number of each parameter as products read it.
     """
 
     def __init__(self, mesh: MeshShape, *, gathers: bool) -> None:
         self._mesh, self._gathers = mesh, gathers
         self.largest = self.gathered = 0.0
+        self.widths: dict[str, int] = {}
         self._used: list[dict[str, float]] = []  # bytes of what each level's turn gathers
 
     def turn(self, jaxpr: Any, weights: _Weights, parts: int) -> tuple[Cost, list[_Weight | None]]:
@@ -281,6 +299,8 @@ class _Walk:
     def _operand(self, one: Any, weights: _Weights, narrow: Mapping[Any, int], parts: int) -> float:
         """Bytes that a device reads of a factor."""
         weight, count = _of(weights, one), math.prod(one.aval.shape)
+        if weight is not None:
+            self.widths[weight.name] = min(weight.width, _width(one.aval))
         if weight is None:
             width = _width(one.aval) if isinstance(one, core.Literal) else narrow.get(one, 8)
             return count * min(width, _width(one.aval)) / parts

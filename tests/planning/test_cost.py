@@ -202,3 +202,50 @@ def test_loops_of_a_model_s_depth_are_told_from_what_stands_around_them():
     found = count_loops(HloModule.parse(text), ONE, 5)
     assert found.flops == 3 * 5 * 2 * 4 * 8 * 8 < count(HloModule.parse(text), ONE).flops
     assert count_loops(HloModule.parse(text), ONE, 7) == Cost()
+
+
+def test_a_collective_that_goes_on_in_several_fusions_counts_where_it_starts():
+    """As a TPU's compiler hides a gather behind the products of a loop's turns."""
+    gather = "all-gather(%p), channel_id=1, replica_groups={{0,1}}, dimensions={0}"
+    chained = f'%g = f32[32]{{0}} {gather}, frontend_attributes={{chain_id="0"}}'
+    text = """
+%start (p: f32[16]) -> (f32[16], f32[32]) {
+  %p = f32[16]{0} parameter(0)
+  CHAINED
+  ROOT %r = (f32[16]{0}, f32[32]{0}) tuple(%p, %g)
+}
+
+%goes_on (p: f32[16], q: f32[32], x: f32[4,8], w: f32[8,4]) -> (f32[4,4], f32[16], f32[32]) {
+  %p = f32[16]{0} parameter(0)
+  %q = f32[32]{0} parameter(1)
+  %x = f32[4,8]{1,0} parameter(2)
+  %w = f32[8,4]{1,0} parameter(3)
+  CHAINED
+  %d = f32[4,4]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %r = (f32[4,4]{1,0}, f32[16]{0}, f32[32]{0}) tuple(%d, %p, %q)
+}
+
+%done (p: f32[16], q: f32[32]) -> f32[32] {
+  %p = f32[16]{0} parameter(0)
+  %q = f32[32]{0} parameter(1)
+  CHAINED
+  ROOT %b = f32[32]{0} bitcast(%g)
+}
+
+ENTRY %main (a: f32[16], x.1: f32[4,8], w.1: f32[8,4]) -> f32[32] {
+  %a = f32[16]{0} parameter(0)
+  %x.1 = f32[4,8]{1,0} parameter(1)
+  %w.1 = f32[8,4]{1,0} parameter(2)
+  %async-collective-start = (f32[16]{0}, f32[32]{0}) fusion(%a), kind=kCustom, calls=%start
+  %e = f32[16]{0} get-tuple-element(%async-collective-start), index=0
+  %f = f32[32]{0} get-tuple-element(%async-collective-start), index=1
+  %h = (f32[4,4]{1,0}, f32[16]{0}, f32[32]{0}) fusion(%e, %f, %x.1, %w.1), calls=%goes_on
+  %i = f32[16]{0} get-tuple-element(%h), index=1
+  %j = f32[32]{0} get-tuple-element(%h), index=2
+  ROOT %async-collective-done = f32[32]{0} fusion(%i, %j), kind=kCustom, calls=%done
+}
+""".replace("CHAINED", chained)
+    found = count(HloModule.parse(text), MeshShape({"fsdp": 2}))
+    assert found.flops == 2 * 4 * 8 * 4
+    assert found.moved == {("all-gather", "fsdp"): Traffic(1, 4 * 32, 4 * 16)}
+    assert found.hbm == 4 * (16 + 32) + 4 * (4 * 8 + 8 * 4 + 4 * 4)

@@ -156,3 +156,23 @@ def test_gradients_are_summed_within_a_slice_first(grpo):
     moved = found.stages[0].phases["update"].cost.moved
     within, beyond = moved["reduce-scatter", "fsdp"], moved["all-reduce", "replica"]
     assert beyond.bytes == within.bytes  # of each part, not of the whole gradient
+
+
+def test_parameters_that_are_multiplied_in_a_narrower_format_are_rounded_once():
+    def narrow(params, x):
+        return layers(jax.tree.map(lambda one: one.astype(jnp.bfloat16), params), x)
+
+    bf16 = x_of(jnp.bfloat16)
+    shards = 2 * LAYERS * 2 * WIDTH * INNER // 8  # of both kernels, in bfloat16
+    wide = counted(layers, PARAMS, X).temporary
+    found = counted(narrow, PARAMS, bf16)
+    again = counted(layers, jax.tree.map(halved, PARAMS), bf16)
+    assert found.temporary == again.temporary + shards and again.temporary < wide
+
+
+def x_of(dtype):
+    return jax.ShapeDtypeStruct(X.shape, dtype, sharding=X.sharding)
+
+
+def halved(one):
+    return jax.ShapeDtypeStruct(one.shape, jnp.bfloat16, sharding=one.sharding)
