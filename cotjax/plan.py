@@ -120,8 +120,7 @@ def _search(
         plan = plan_run(
             stages, topology, chip=chip, devices=devices, steps_only=True, estimate=args.estimate
         )
-        short = 0 if plan.fits else max(plan.tightest[1].total - chip.hbm, 1)
-        return short, sum(stage.steps * stage.step_seconds for stage in plan.stages)
+        return plan.short, sum(stage.steps * stage.step_seconds for stage in plan.stages)
 
     first, best = search(config, measure, devices=topology.size, slices=topology.slices, told=told)
     return best.config, list(show.compared(first, best))

@@ -10,7 +10,7 @@ from cotjax.planning.chips import CHIPS, CPU, Chip
 from cotjax.planning.machines import GPUS_PER_HOST, machines_of
 from cotjax.planning.memory import Memory
 from cotjax.planning.opening import opened
-from cotjax.planning.remat import AUTO, choose_remat
+from cotjax.planning.remat import AUTO, FILLED, choose_remat
 from cotjax.planning.stage_plan import StagePlan, Told, plan_stage
 from cotjax.planning.topologies import Topology, mesh_of
 from cotjax.planning.verdict import Change, best_change
@@ -50,6 +50,12 @@ class RunPlan:
     def fits(self) -> bool:
         """Whether every stage does."""
         return all(stage.fits(self.chip) for stage in self.stages)
+
+    @property
+    def short(self) -> int:
+        """Bytes that a device lacks for a search; an estimate is to leave a tenth of its memory."""
+        most = int(FILLED * self.chip.hbm) if self.estimated else self.chip.hbm
+        return max(self.tightest[1].total - most, 0 if self.fits else 1)
 
     @property
     def change(self) -> Change | None:

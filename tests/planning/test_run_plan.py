@@ -35,6 +35,23 @@ def test_on_a_smaller_chip_it_does_not_fit_and_one_change_is_named(plan):
     assert small.change is not None and 0 < small.change.saves < plan.tightest[1].total
 
 
+def test_what_a_search_lacks_leaves_a_tenth_of_the_memory_to_an_estimate(plan):
+    need = plan.tightest[1].total
+
+    def short(hbm, *, estimated):
+        chip = dataclasses.replace(CHIP, hbm=hbm)
+        return dataclasses.replace(plan, chip=chip, estimated=estimated).short
+
+    assert short(need, estimated=False) == 0
+    assert short(need - 5, estimated=False) == 5
+    assert short(need, estimated=True) == need - int(0.9 * need)
+    assert short(need * 10 // 9 + 1, estimated=True) == 0
+    stage = plan.stages[0]
+    refused = dataclasses.replace(stage.memory[0], refused=True)
+    broken = dataclasses.replace(plan, stages=(dataclasses.replace(stage, memory=(refused,)),))
+    assert not broken.fits and broken.short == 1
+
+
 def test_a_change_with_which_the_run_does_not_open_is_not_named(plan):
     (stage,) = plan.stages
     memory = Memory("rollout", {"sampling weights": 9000, "KV cache": 100})
