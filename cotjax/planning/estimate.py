@@ -11,7 +11,7 @@ the same. JAX traces the program, and of its equations
                      parameters that are laid out for sampling, what a device lacks of them
     temporaries      twice the largest result of a product, and twice a layer's gathered parameters;
                      parameters that products read in a narrower format, which a compiler rounds
-                     before the loop over layers: once, and once more for a backward pass
+                     before the loop over layers
 
 Where a compiler sums elsewhere, gathers twice or copies, it differs.
 """
@@ -98,7 +98,6 @@ def _weights(program: Program, inputs: Sequence[Any]) -> _Weights:
 
 def _rounded(program: Program, widths: Mapping[str, int]) -> int:
     """Bytes on a device of copies of parameters in the formats in which they are multiplied."""
-    backward = bool(program.args) and isinstance(program.args[0], TrainState)
     found = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path((program.args, dict(program.kwargs))):
         if not hasattr(leaf, "dtype"):
@@ -107,7 +106,7 @@ def _rounded(program: Program, widths: Mapping[str, int]) -> int:
         width = _width(leaf)
         if (narrow := widths.get(name, width)) < width:
             found += bytes_of(leaf) // width * narrow
-    return 2 * found if backward else found
+    return found
 
 
 def _of_state(program: Program, mesh: MeshShape) -> Cost:
