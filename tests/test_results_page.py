@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "new_words": ("sft", "| arm | seeds | greedy | sampled | tokens | points above sft", {
         "sft on concise rationales": "concise", "grpo alone": "grpo"}),
     "clpd": ("standard", "| arm | greedy | sampled | tokens | points above standard", {}),
+    "clpd_context": ("standard", "| arm | greedy | sampled | tokens | points above the reader", {}),
     "length": ("none", "| `reward.length` | greedy", {
         "bridge, 16 tokens a step": "bridge 16", "bridge, 20": "bridge 20",
         "bridge, 25": "bridge 25", "bridge, 30": "bridge 30", "bridge, 35": "bridge 35",
