@@ -6,7 +6,6 @@ from typing import Any
 from cotjax.config import Config, change
 from cotjax.parallel import processes
 from cotjax.parallel.memory import free_bytes
-from cotjax.planning.remat import AUTO, FASTEST_FIRST, choose_remat
 from cotjax.run.folder import config_of
 
 
@@ -24,8 +23,11 @@ def with_remat(config: Config, folder: pathlib.Path, mesh: Any) -> tuple[Config,
     Raises:
       InputError: the stage cannot be opened.
     """
-    if config.model.remat != AUTO:
+    if config.model.remat != "auto":
         return config, ""
+    # Planning imports what teaches, which a run without teachers does without.
+    from cotjax.planning.remat import FASTEST_FIRST, choose_remat
+
     remat, note = "", ""
     if config.resume:
         remat = config_of(folder, config).model.remat

@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 
 from cotjax.config import load
+from cotjax.planning import remat as planned
 from cotjax.run import remat
 from cotjax.run.remat import with_remat
 from cotjax.run.start import run
@@ -31,7 +32,7 @@ def test_a_run_writes_what_it_chose_and_takes_it_again(tmp_path, monkeypatch, ca
     def chosen_again(*_):
         raise AssertionError("a resumed run chooses nothing")
 
-    monkeypatch.setattr(remat, "choose_remat", chosen_again)
+    monkeypatch.setattr(planned, "choose_remat", chosen_again)
     longer = dataclasses.replace(config, steps=3, resume=True)
     run(longer)
     assert tomllib.loads((folder / "config.toml").read_text())["model"]["remat"] == "full"
