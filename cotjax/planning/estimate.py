@@ -86,8 +86,7 @@ def _weights(program: Program, inputs: Sequence[Any]) -> _Weights:
     if len(shaped) != len(inputs):  # a user's own program, which may take numbers
         return found
     for (path, leaf), own in zip(shaped, inputs, strict=True):
-        keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        name = ".".join(map(str, keys))
+        name = _name(path)
         try:
             axes = [axis for axis in spec_of(name) if axis]
         except KeyError:
@@ -96,13 +95,18 @@ def _weights(program: Program, inputs: Sequence[Any]) -> _Weights:
     return found
 
 
+def _name(path: Sequence[Any]) -> str:
+    """The name of a parameter, from its path in a program's arguments."""
+    return ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
 def _rounded(program: Program, widths: Mapping[str, int]) -> int:
     """Bytes on a device of copies of parameters in the formats in which they are multiplied."""
     found = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path((program.args, dict(program.kwargs))):
         if not hasattr(leaf, "dtype"):
             continue
-        name = ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+        name = _name(path)
         width = _width(leaf)
         if (narrow := widths.get(name, width)) < width:
             found += bytes_of(leaf) // width * narrow
