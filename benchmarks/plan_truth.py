@@ -6,9 +6,10 @@
 Each run, of random weights, is planned (`python -m cotjax.plan --topology cpu:N`) and then
 made, twice: small, and as large as it is meant. What the second needs more than the first is
 compared, so that Python, JAX and its compiler, which both need, do not count: the plan's peak times
-the devices, which share this machine's memory, with the peak of the process's resident set. The
-seconds are those of a step once its programs are compiled; a plan's are what it takes at least, by
-rates that it measures, so nothing else should run.
+the devices, which share this machine's memory, with the peak of the process's resident set. Of the
+runs on one device, tiny and SmolLM2's shape, only the seconds count: they need less than compiling
+does. Seconds are those of a step once its programs are compiled; a plan's are what it takes at
+least, by rates that it measures, so nothing else should run.
 """
 
 import argparse
@@ -43,14 +44,15 @@ MODELS: dict[str, dict[str, Any] | None] = {
     | {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}
     | {"num_hidden_layers": 30, "vocab_size": 49152},
 }
-DEVICES = {"tiny": 1, "smollm2": 1}  # 8 of the others
+TIMED = ("tiny", "smollm2")  # on one device; the others on 8
 # 8 devices that share 2 cores wait for each other longer than XLA takes for a deadlock.
 PATIENCE = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
 )
 EVALUATION = ("--eval.problems=8", "--eval.samples=0", "--eval.max-new-tokens=8")
-# Flags of every run of a shape, those of the small one, those of the large one.
+# Flags of every run of a shape, those of the small one, those of the large one; of a timed shape only
+# the large one's.
 SHAPES = {
     "sft": (
         ("--stage=sft", "--steps=3"),
@@ -69,12 +71,10 @@ SHAPES = {
     ),
     "tiny": (
         ("--stage=grpo", "--steps=4"),
-        ("--rollout.prompts=4", "--rollout.max-new-tokens=32"),
         (),
     ),
     "smollm2": (
         ("--stage=grpo", "--steps=3", "--rollout.group-size=8", "--policy.micro-batch=1"),
-        ("--rollout.prompts=2", "--rollout.max-new-tokens=16"),
         ("--rollout.prompts=4", "--rollout.max-new-tokens=64"),
     ),
 }
@@ -127,16 +127,22 @@ def ran(flags: tuple[str, ...], devices: int, folder: Path) -> dict[str, Any]:
     return {"bytes": peak, "seconds": steps[-1]}
 
 
-def row(plans: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, float]:
-    """A row of the table, of a small and a large plan and run."""
+def memory(plans: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, float]:
+    """What a large plan and run need more than a small one."""
     plan, run = (large["bytes"] - small["bytes"] for small, large in (plans, runs))
     return {
         "planned_gib": round(plan / GIB, 3),
         "ran_gib": round(run / GIB, 3),
         "memory_ratio": round(plan / run, 3),
-        "planned_s": round(plans[1]["seconds"], 3),
-        "ran_s": round(runs[1]["seconds"], 3),
-        "time_ratio": round(runs[1]["seconds"] / plans[1]["seconds"], 3),
+    }
+
+
+def time(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, float]:
+    """Of a step."""
+    return {
+        "planned_s": round(plan["seconds"], 3),
+        "ran_s": round(run["seconds"], 3),
+        "time_ratio": round(run["seconds"] / plan["seconds"], 3),
     }
 
 
@@ -150,12 +156,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name in args.shape or SHAPES:
             shared, *sizes = SHAPES[name]
-            devices = args.devices or DEVICES.get(name, 8)
+            devices = args.devices or (1 if name in TIMED else 8)
             whole = *model_flags(name, Path(place)), "--optimizer.warmup-steps=0"
-            both = [(*shared, *whole, *EVALUATION, *size) for size in sizes]
-            plans = [planned(one, devices) for one in both]
-            runs = [ran(one, devices, Path(place) / "run") for one in both]
-            print(json.dumps({"shape": name, "devices": devices} | row(plans, runs)), flush=True)
+            each = [(*shared, *whole, *EVALUATION, *size) for size in sizes]
+            plans = [planned(one, devices) for one in each]
+            runs = [ran(one, devices, Path(place) / "run") for one in each]
+            found = time(plans[-1], runs[-1]) if name in TIMED else memory(plans, runs)
+            print(json.dumps({"shape": name, "devices": devices} | found), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def on_devices(program: Program) -> bool:
     )
 
 
-def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compiled:
+def compile_program(program: Program, mesh: MeshShape, *, dumped: bool, cache: int = 0) -> Compiled:
     """Compiles one program, and counts what it does.
 
     Args:
@@ -65,6 +65,7 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
       mesh: its shape.
       dumped: read the program from the compiler's own dump: jaxlib cannot print every instruction
         of a newer libtpu.
+      cache: see `count`.
 
     Raises:
       jax.errors.JaxRuntimeError: it cannot be compiled for a reason other than its memory.
@@ -88,7 +89,7 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
-        count(HloModule.parse(text), mesh),
+        count(HloModule.parse(text), mesh, cache),
         time.perf_counter() - began,
     )
 

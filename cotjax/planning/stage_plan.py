@@ -106,7 +106,14 @@ def plan_stage(
       InputError: see `opening.opened`.
     """
     dumped = chip.platform == "tpu"
-    compiler = Compiler(config, mesh, island=island, dumped=dumped, exact=exact, estimate=estimate)
+    compiler = Compiler(
+        *(config, mesh),
+        island=island,
+        dumped=dumped,
+        exact=exact,
+        estimate=estimate,
+        cache=chip.cache,
+    )
     with opened(config, mesh) as stage:
         name, held = name_of(config.stage), resident(stage)
         memory: list[Memory] = []

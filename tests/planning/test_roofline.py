@@ -1,5 +1,7 @@
 """Seconds against closed forms: the slowest part bounds, loops count by their turns."""
 
+import dataclasses
+
 import pytest
 
 from cotjax.planning.chips import Chip
@@ -27,6 +29,12 @@ CHIP = Chip("c", "C", "tpu", flops=100.0, hbm=1, hbm_rate=10.0, link=5.0, networ
 def test_the_slowest_part_bounds(cost, seconds, bound):
     found = at_least(cost, CHIP)
     assert (found.seconds, found.bound) == (seconds, bound)
+
+
+def test_a_cache_has_a_rate_of_its_own():
+    chip = dataclasses.replace(CHIP, cache=1, cache_rate=40.0)
+    assert at_least(Cost(hbm=100.0, cached=80.0), chip).memory == 20 / 10 + 80 / 40
+    assert at_least(Cost(hbm=100.0), chip).memory == 10
 
 
 def test_a_loop_takes_its_time_in_every_turn():
