@@ -127,11 +127,11 @@ def test_a_plan_is_compared_by_what_the_larger_run_needs_more():
     gib = 2**30
     plans = [{"bytes": gib, "seconds": 1.0}, {"bytes": 3 * gib, "seconds": 2.0}]
     runs = [{"bytes": 2 * gib, "seconds": 9.0}, {"bytes": 4.5 * gib, "seconds": 3.0}]
-    row = module["row"](plans, runs)
-    assert (row["planned_gib"], row["ran_gib"], row["memory_ratio"]) == (2.0, 2.5, 0.8)
-    assert (row["planned_s"], row["ran_s"], row["time_ratio"]) == (2.0, 3.0, 1.5)
-    for shared, small, large in module["SHAPES"].values():
-        for sizes in (small, large):
+    assert list(module["memory"](plans, runs).values()) == [2.0, 2.5, 0.8]
+    assert list(module["time"](plans[1], runs[1]).values()) == [2.0, 3.0, 1.5]
+    for name, (shared, *each) in module["SHAPES"].items():
+        assert len(each) == (1 if name in module["TIMED"] else 2)
+        for sizes in each:
             assert load([*shared, *module["EVALUATION"], *sizes, "--name=truth"])
 
 
