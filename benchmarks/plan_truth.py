@@ -51,7 +51,7 @@ PATIENCE = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=1200"
 )
 EVALUATION = ("--eval.problems=8", "--eval.samples=0", "--eval.max-new-tokens=8")
-# Flags of every run of a shape, those of the small one (not of timed shapes), those of the large one.
+# Flags of every run of a shape, of the small one (not where time counts), of the large one.
 SHAPES = {
     "sft": (
         ("--stage=sft", "--steps=3"),
