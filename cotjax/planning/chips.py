@@ -14,7 +14,6 @@ Sources, read in November 2026:
 """
 
 import dataclasses
-import math
 
 GB, GIB, TERA = 10**9, 2**30, 10**12
 
@@ -33,9 +32,7 @@ class Chip:
       link: bytes per second that a device sends to the others of its slice or host.
       network: bytes per second that it sends beyond.
       island: devices that `link` joins; 0 = those of a slice.
-      cache: bytes of the largest array that a cache holds until it is read again; 0 = none is
-        counted on.
-      cache_rate: bytes per second from and to that cache.
+      overlaps: whether it computes, reads and sends at the same time.
     """
 
     name: str
@@ -47,8 +44,7 @@ class Chip:
     link: float
     network: float
     island: int = 0
-    cache: int = 0
-    cache_rate: float = math.inf
+    overlaps: bool = True
 
 
 _GBIT = GB / 8

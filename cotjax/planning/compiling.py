@@ -57,7 +57,7 @@ def on_devices(program: Program) -> bool:
     )
 
 
-def compile_program(program: Program, mesh: MeshShape, *, dumped: bool, cache: int = 0) -> Compiled:
+def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compiled:
     """Compiles one program, and counts what it does.
 
     Args:
@@ -65,7 +65,6 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool, cache: i
       mesh: its shape.
       dumped: read the program from the compiler's own dump: jaxlib cannot print every instruction
         of a newer libtpu.
-      cache: see `count`.
 
     Raises:
       jax.errors.JaxRuntimeError: it cannot be compiled for a reason other than its memory.
@@ -89,7 +88,7 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool, cache: i
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
-        count(HloModule.parse(text), mesh, cache),
+        count(HloModule.parse(text), mesh),
         time.perf_counter() - began,
     )
 

@@ -36,8 +36,7 @@ class Cost:
       hbm: bytes from and to the device's memory.
       copies: bytes of arrays that are written again in another order, to the device's memory.
       moved: collectives by (kind, axes of the mesh).
-      loops: what a turn costs of loops with an unknown end, by name; outside of the other numbers.
-      cached: those bytes of `hbm` that a cache serves, where one is counted on.
+      loops: what a turn costs of loops with an unknown end, by name; outside of the numbers above.
     """
 
     flops: float = 0.0
@@ -45,7 +44,6 @@ class Cost:
     copies: float = 0.0
     moved: Moved = dataclasses.field(default_factory=dict)
     loops: Mapping[str, "Cost"] = dataclasses.field(default_factory=dict)
-    cached: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         moved = dict(self.moved)
@@ -53,19 +51,13 @@ class Cost:
             moved[key] = moved[key] + traffic if key in moved else traffic
         loops = {**self.loops, **other.loops}
         numbers = (self.flops + other.flops, self.hbm + other.hbm, self.copies + other.copies)
-        return Cost(*numbers, moved, loops, self.cached + other.cached)
+        return Cost(*numbers, moved, loops)
 
     def times(self, turns: float) -> "Cost":
         """The same so many times; unknown loops inside too."""
         moved = {key: traffic.times(turns) for key, traffic in self.moved.items()}
         loops = {name: loop.times(turns) for name, loop in self.loops.items()}
-        numbers = (self.flops * turns, self.hbm * turns, self.copies * turns)
-        return Cost(*numbers, moved, loops, self.cached * turns)
-
-    def beside(self, far: "Cost") -> "Cost":
-        """The same, where a cache serves all but so much."""
-        loops = {name: loop.beside(far.loops[name]) for name, loop in self.loops.items()}
-        return dataclasses.replace(self, cached=self.hbm - far.hbm, loops=loops)
+        return Cost(self.flops * turns, self.hbm * turns, self.copies * turns, moved, loops)
 
     @property
     def outside(self) -> "Cost":
@@ -87,19 +79,14 @@ class Cost:
         return self.outside + self.longest.times(turns)
 
 
-def count(module: HloModule, mesh: MeshShape, cache: int = 0) -> Cost:
+def count(module: HloModule, mesh: MeshShape) -> Cost:
     """The cost of a program on one device.
 
     Args:
       module: as compiled for a mesh.
       mesh: whose devices it numbers.
-      cache: bytes of the largest array that stays in a cache of the device, `Chip.cache`.
     """
-    cost = _Counter(module, mesh).of(module.entry)
-    if not cache:
-        return cost
-    far = module.beyond(cache)
-    return cost.beside(_Counter(far, mesh).of(far.entry))
+    return _Counter(module, mesh).of(module.entry)
 
 
 def count_loops(module: HloModule, mesh: MeshShape, turns: int) -> Cost:

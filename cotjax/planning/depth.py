@@ -32,7 +32,6 @@ class Compiler:
       dumped: see `compile_program`.
       exact: compile every layer of samplers too.
       estimate: compile nothing, see `estimate`.
-      cache: see `count`.
     """
 
     def __init__(
@@ -44,10 +43,9 @@ class Compiler:
         dumped: bool,
         exact: bool,
         estimate: bool = False,
-        cache: int = 0,
     ) -> None:
         self._config, self._mesh, self._exact, self._estimate = config, mesh, exact, estimate
-        self._island, self._dumped, self._cache = island, dumped, cache
+        self._island, self._dumped = island, dumped
         self._shallow = functools.cache(self._programs)
 
     def __call__(self, program: Program) -> Compiled:
@@ -65,7 +63,7 @@ class Compiler:
         shape = MeshShape(dict(mesh.shape), self._island)
         if self._estimate:
             return estimate_program(program, shape)
-        return compile_program(program, shape, dumped=self._dumped, cache=self._cache)
+        return compile_program(program, shape, dumped=self._dumped)
 
     def _programs(self, layers: int) -> dict[str, Program]:
         """By name the last, as `steps.usual_programs` takes them."""
@@ -135,7 +133,6 @@ def _cost(one: Cost, other: Cost, line: Any) -> Cost:
     return Cost(
         flops=line(one.flops, other.flops),
         hbm=line(one.hbm, other.hbm),
-        cached=line(one.cached, other.cached),
         copies=line(one.copies, other.copies),
         moved=moved,
     )

@@ -13,7 +13,6 @@ _BYTES = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
     **dict.fromkeys(("token", "opaque"), 0),
 }
-_CACHE = -1  # as a space
 _CALLS = "calls|to_apply|branch_computations|true_computation|false_computation"
 _CALLED = re.compile(rf"\b(?:{_CALLS}|called_computations)=(\{{[^}}]*\}}|%?[\w.\-]+)")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -115,21 +114,6 @@ class HloModule:
         """The instruction that gives a computation's result."""
         table = self.computations[name]
         return next((one for one in table.values() if one.root), [*table.values()][-1])
-
-    def beyond(self, cache: int) -> "HloModule":
-        """The same, with arrays of at most so many bytes outside of the main memory."""
-
-        def moved(array: ArrayType) -> ArrayType:
-            return array if array.bytes > cache else dataclasses.replace(array, space=_CACHE)
-
-        computations = {
-            name: {
-                key: dataclasses.replace(one, arrays=tuple(map(moved, one.arrays)))
-                for key, one in table.items()
-            }
-            for name, table in self.computations.items()
-        }
-        return HloModule(computations, self.entry)
 
     def instructions(self) -> Iterator[Instruction]:
         """All of them, each once."""

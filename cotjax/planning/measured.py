@@ -1,14 +1,14 @@
-"""This CPU as a chip: its rates of matrix products, of memory and of its cache, measured.
+"""This CPU as a chip: its rates of matrix products and of what stands between them, measured.
 
-What a program writes is read soon after. An array that the cache still holds then costs a fraction
-of one that passed through memory, and a small model's arrays nearly all are such. The operating
-system's word on the cache is no help: machines that are shared have a part of it. So arrays of
-growing sizes are read and written in place, and the largest that is fast says what the cache holds.
+Few operations of a program only copy. What stands between products has an exponential or a root for
+each number, which cost a CPU's cores more than its memory does: so the rate of memory is that of
+x · sigmoid(x). It is written in place, as a program writes where it wrote before; pages of memory
+that the system gives anew would take several times as long.
 """
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,13 @@ from cotjax.parallel.memory import host_free_bytes
 from cotjax.planning.chips import CPU, Chip
 
 _WIDTH = 1024  # of the product that is timed
-_SIZES = tuple(4**power * 2**18 for power in range(6))  # bytes of an array, 256 KiB to 256 MiB
-_MOVED = 2**28  # bytes that a timed call reads at least, and writes
-_FAST = 2  # times as fast as memory is a cache
+_LENGTH = 2**22  # numbers that are read and written, 16 MiB: an activation of a small model
+_TURNS = 8  # over them in a timed call
 
 
 @functools.cache
 def measured(devices: int) -> Chip:
-    """A chip with an equal share of this machine.
+    """A chip with an equal share of this machine, in about a second.
 
     All devices of a CPU use the same cores and memory, so each has a part of what one alone
     reaches. What they exchange is copied in that memory.
@@ -33,50 +32,32 @@ def measured(devices: int) -> Chip:
       devices: into how many the CPU is split.
     """
     product = _seconds(jax.jit(lambda x: x @ x), jnp.eye(_WIDTH))
-    rates = {size: _rate(size) for size in _SIZES}
-    cache, rate = cache_of(rates), rates[_SIZES[-1]]
+    line = jnp.ones(_LENGTH, jnp.float32)
+    rate = 2 * line.nbytes * _TURNS / _seconds(_pass_over, line) / devices
     return Chip(
         name=CPU,
         label="this CPU, measured",
         platform=CPU,
         flops=2 * _WIDTH**3 / product / devices,
         hbm=host_free_bytes() // devices,
-        hbm_rate=rate / devices,
-        link=rate / 2 / devices,
-        network=rate / 2 / devices,
-        # An operation reads one array and writes another: both are to be there.
-        cache=cache // 2 // devices,
-        cache_rate=rates.get(cache, rate) / devices,
+        hbm_rate=rate,
+        link=rate / 2,
+        network=rate / 2,
+        overlaps=False,
     )
 
 
-def cache_of(rates: Mapping[int, float]) -> int:
-    """Bytes of the largest array that is much faster than the last one; 0 if none is.
-
-    Args:
-      rates: bytes per second, by the size of an array in bytes, from small to large.
-    """
-    *_, memory = rates.values()
-    return max((size for size, rate in rates.items() if rate >= _FAST * memory), default=0)
-
-
-def _rate(size: int) -> float:
-    """Bytes per second that are read and written in place of an array of so many bytes."""
-    turns = max(1, _MOVED // size)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def pass_over(x: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, turns, lambda _, x: x + 1, x)
-
-    return 2 * size * turns / _seconds(pass_over, jnp.ones(size // 4))
+@functools.partial(jax.jit, donate_argnums=0)
+def _pass_over(x: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, _TURNS, lambda _, x: jax.nn.silu(x), x)
 
 
 def _seconds(function: Callable, argument: jax.Array, repeats: int = 5) -> float:
-    """The shortest of some calls, each on the last one's result."""
+    """The median of some calls, each on the last one's result."""
     argument = function(argument).block_until_ready()
     found = []
     for _ in range(repeats):
         began = time.perf_counter()
         argument = function(argument).block_until_ready()
         found.append(time.perf_counter() - began)
-    return min(found)
+    return sorted(found)[repeats // 2]

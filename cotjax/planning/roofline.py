@@ -3,8 +3,8 @@
     seconds = max(operations / peak, bytes / bandwidth, sent / link, sent / network)
 
 once for what stands outside of unknown loops, and once for each of their turns. Real programs do
-not overlap everything, so this is a lower bound. Of a CPU the bytes that its cache serves count by
-the cache's rate (`measured`). Source: Williams, Waterman and Patterson 2009.
+not overlap everything, so this is a lower bound. Source: Williams, Waterman and Patterson 2009. The
+cores of a CPU do one after the other: there the parts add up.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Roofline:
     Attributes:
       seconds: at least.
       compute: of matrix products alone.
-      memory: of the main memory and the cache before it alone.
+      memory: of the main memory alone.
       link: of fast links alone.
       network: of the data center's network alone.
     """
@@ -63,11 +63,11 @@ def _flat(cost: Cost, chip: Chip) -> Roofline:
     beyond = sum(one.sent for (_, axes), one in cost.moved.items() if axes.endswith(BEYOND))
     parts = (
         cost.flops / chip.flops,
-        (cost.hbm - cost.cached) / chip.hbm_rate + cost.cached / chip.cache_rate,
+        cost.hbm / chip.hbm_rate,
         (cost.sent - beyond) / chip.link,
         beyond / chip.network,
     )
-    return Roofline(max(parts), *parts)
+    return Roofline(max(parts) if chip.overlaps else sum(parts), *parts)
 
 
 def together(parts: list[Roofline]) -> Roofline:

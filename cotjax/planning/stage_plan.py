@@ -106,14 +106,7 @@ def plan_stage(
       InputError: see `opening.opened`.
     """
     dumped = chip.platform == "tpu"
-    compiler = Compiler(
-        *(config, mesh),
-        island=island,
-        dumped=dumped,
-        exact=exact,
-        estimate=estimate,
-        cache=chip.cache,
-    )
+    compiler = Compiler(config, mesh, island=island, dumped=dumped, exact=exact, estimate=estimate)
     with opened(config, mesh) as stage:
         name, held = name_of(config.stage), resident(stage)
         memory: list[Memory] = []

@@ -166,45 +166,11 @@ ENTRY %main (a: bf16[4,2]) -> bf16[4,2] {
 
 def test_costs_add_up_and_repeat():
     key = ("all-gather", "fsdp")
-    one = Cost(1.0, 2.0, 0.0, {key: Traffic(1, 8, 4)}, {"w": Cost(flops=5.0)}, 1.0)
+    one = Cost(1.0, 2.0, 0.0, {key: Traffic(1, 8, 4)}, {"w": Cost(flops=5.0)})
     both = one + one.outside.times(2)
     assert (both.flops, both.hbm, both.moved[key], both.sent) == (3, 6, Traffic(3, 24, 12), 12)
-    assert both.with_turns(2).flops == 3 + 10 and both.cached == 3
+    assert both.with_turns(2).flops == 3 + 10
     assert one.times(3).loops["w"].flops == 15
-
-
-def test_a_cache_serves_the_arrays_that_it_holds():
-    text = """
-%inside (p: (f32[16], f32[16], s32[])) -> (f32[16], f32[16], s32[]) {
-  %p = (f32[16]{0}, f32[16]{0}, s32[]) parameter(0)
-  %a = f32[16]{0} get-tuple-element(%p), index=0
-  %i = s32[] get-tuple-element(%p), index=2
-  %b = f32[16]{0} negate(%a)
-  ROOT %t = (f32[16]{0}, f32[16]{0}, s32[]) tuple(%a, %b, %i)
-}
-
-%goes_on (p: (f32[16], f32[16], s32[])) -> pred[] {
-  %p = (f32[16]{0}, f32[16]{0}, s32[]) parameter(0)
-  ROOT %c = pred[] custom-call(%p), custom_call_target="as long as it says"
-}
-
-ENTRY %main (a: f32[1000], b: f32[16], i: s32[]) -> f32[1000] {
-  %a = f32[1000]{0} parameter(0)
-  %b = f32[16]{0} parameter(1)
-  %i = s32[] parameter(2)
-  %t = (f32[16]{0}, f32[16]{0}, s32[]) tuple(%b, %b, %i)
-  %w = (f32[16]{0}, f32[16]{0}, s32[]) while(%t), condition=%goes_on, body=%inside
-  %c = f32[16]{0} negate(%b)
-  ROOT %d = f32[1000]{0} negate(%a)
-}
-"""
-    module = HloModule.parse(text)
-    none, small, all_ = (count(module, ONE, cache) for cache in (0, 64, 4000))
-    assert (none.hbm, none.cached) == (8000 + 128, 0)
-    assert (small.hbm, small.cached) == (none.hbm, 128)
-    assert all_.cached == all_.hbm == none.hbm
-    assert small.longest.cached == small.longest.hbm >= 128 and none.longest.cached == 0
-    assert small.with_turns(3).cached == 128 + 3 * small.longest.hbm
 
 
 def test_a_reduction_of_which_each_keeps_a_part_is_a_scatter():

@@ -1,50 +1,39 @@
 """This CPU as a chip."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cotjax.planning import measured as module
-from cotjax.planning.measured import cache_of, measured
-
-MIB = 2**20
+from cotjax.planning.measured import measured
 
 
 def test_devices_share_what_there_is(monkeypatch):
-    rates = dict.fromkeys(module._SIZES, 8e9) | {MIB: 40e9, 4 * MIB: 32e9}
     monkeypatch.setattr(module, "_WIDTH", 64)
+    monkeypatch.setattr(module, "_LENGTH", 2**12)
     monkeypatch.setattr(module, "_seconds", lambda function, argument: 0.001)
-    monkeypatch.setattr(module, "_rate", rates.get)
     one, eight = measured.__wrapped__(1), measured.__wrapped__(8)
     assert one.flops == pytest.approx(2 * 64**3 / 0.001)
-    assert (one.hbm_rate, one.cache_rate, one.cache) == (8e9, 32e9, 2 * MIB)
-    for name in ("flops", "hbm_rate", "cache_rate", "cache", "link"):
-        assert getattr(eight, name) == getattr(one, name) / 8
+    assert one.hbm_rate == pytest.approx(8 * 2 * 2**12 * 4 / 0.001)
+    assert eight.flops == one.flops / 8 and eight.hbm_rate == one.hbm_rate / 8
     assert eight.hbm < one.hbm and eight.platform == "cpu"
+    assert not one.overlaps  # products and what stands between them take turns
 
 
-def test_the_largest_array_that_is_fast():
-    assert cache_of({1: 9.0, 4: 9.5, 16: 5.0, 64: 2.4, 256: 2.0}) == 16
-    assert cache_of({1: 2.2, 4: 2.1, 16: 2.0}) == 0
+def test_each_turn_passes_over_all_numbers():
+    given = np.linspace(-2, 2, 64, dtype=np.float32)
+    expected = given
+    for _ in range(8):
+        expected = expected / (1 + np.exp(-expected))
+    np.testing.assert_allclose(module._pass_over(jnp.array(given)), expected, rtol=1e-5)
 
 
-def test_a_rate_is_of_what_is_read_and_written(monkeypatch):
-    monkeypatch.setattr(module, "_MOVED", 2**14)
+def test_a_call_takes_time_and_gets_what_the_last_one_gave():
+    seen = []
 
-    def seconds(function, argument):
-        # 16 KiB in passes over an array of 4 KiB: each adds one.
-        assert argument.nbytes == 2**12 and float(function(argument)[0]) == 1 + 4
-        return 0.5
+    def double(x):
+        seen.append(float(x[0]))
+        return 2 * x
 
-    monkeypatch.setattr(module, "_seconds", seconds)
-    assert module._rate(2**12) == 2 * 2**14 / 0.5
-
-
-def test_a_call_takes_time():
-    assert module._seconds(lambda x: x, jnp.ones(3), repeats=1) > 0
-
-
-def test_a_chip_without_a_cache_that_counts_has_the_memory_s_rate(monkeypatch):
-    monkeypatch.setattr(module, "_seconds", lambda function, argument: 0.001)
-    monkeypatch.setattr(module, "_rate", lambda size: 8e9)
-    found = measured.__wrapped__(1)
-    assert found.cache == 0 and found.cache_rate == found.hbm_rate == 8e9
+    assert module._seconds(double, jnp.ones(3), repeats=3) > 0
+    assert seen == [1, 2, 4, 8]

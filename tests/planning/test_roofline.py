@@ -31,10 +31,9 @@ def test_the_slowest_part_bounds(cost, seconds, bound):
     assert (found.seconds, found.bound) == (seconds, bound)
 
 
-def test_a_cache_has_a_rate_of_its_own():
-    chip = dataclasses.replace(CHIP, cache=1, cache_rate=40.0)
-    assert at_least(Cost(hbm=100.0, cached=80.0), chip).memory == 20 / 10 + 80 / 40
-    assert at_least(Cost(hbm=100.0), chip).memory == 10
+def test_what_does_not_overlap_adds_up():
+    found = at_least(Cost(flops=400.0, hbm=60.0), dataclasses.replace(CHIP, overlaps=False))
+    assert (found.seconds, found.bound) == (10.0, "memory")
 
 
 def test_a_loop_takes_its_time_in_every_turn():
