@@ -3,6 +3,9 @@
 Decoding has its layers one after the other in the program, and a compiler for TPUs takes seconds
 for each. What it needs, computes and sends grows by the same for every further layer, so that two
 depths say what any depth does. An update loops over its layers and is compiled whole.
+
+So is a sampler of which a TPU's fast memory (VMEM) holds the shallow layers: what the compiler
+keeps there is read once and not in every turn, and of a deep one it can keep no more.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ from cotjax.planning.estimate import estimate_program
 from cotjax.planning.opening import opened
 
 SHALLOW = 8  # layers; no more are compiled whole
+VMEM = 128 * 2**20  # bytes of v5e's, v5p's and v6e's; v4 has as much beside its own
 
 
 class Compiler:
@@ -55,6 +59,8 @@ class Compiler:
         if deep is None or depths is None:
             return self._compile(program)
         one, other = (self._compile(self._shallow(depth)[program.name]) for depth in depths)
+        if self._dumped and kept_fast(one, other, depths):
+            return self._compile(program)
         whole = extended(one, other, depths, deep.num_layers)
         return dataclasses.replace(whole, program=program)
 
@@ -96,6 +102,18 @@ def depths_of(shape: Architecture) -> tuple[int, int] | None:
     if shape.num_layers <= max(SHALLOW, 2 * first):
         return None
     return first, 2 * first
+
+
+def kept_fast(one: Compiled, other: Compiled, depths: tuple[int, int]) -> bool:
+    """Whether a TPU's fast memory may hold all layers of the shallower of two programs.
+
+    Args:
+      one: of the fewer layers.
+      other: of the more.
+      depths: their layers.
+    """
+    layer = (other.arguments - one.arguments) / (depths[1] - depths[0])
+    return not (one.refused or other.refused) and layer * depths[0] < VMEM
 
 
 def extended(one: Compiled, other: Compiled, depths: tuple[int, int], whole: int) -> Compiled:

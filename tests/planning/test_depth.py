@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from cotjax.config import change
 from cotjax.models.architecture import Architecture
+from cotjax.planning import depth
 from cotjax.planning.collectives import Traffic
 from cotjax.planning.compiling import Compiled
 from cotjax.planning.cost import Cost
@@ -60,6 +62,24 @@ def test_each_further_layer_adds_the_same():
     assert (found.arguments, found.outputs, found.temporary) == (46, 5, 108)
     assert found.cost.with_turns(9) == whole.cost.with_turns(9)
     assert found.seconds == 2.0 and not found.refused
+
+
+@pytest.mark.parametrize(("layer", "whole"), [(depth.VMEM // 2 - 1, True), (depth.VMEM, False)])
+def test_what_a_tpu_s_fast_memory_holds_is_compiled_whole(monkeypatch, layer, whole):
+    compiled = []
+
+    def compile_(layers):
+        compiled.append(layers)
+        return dataclasses.replace(at(layers), arguments=layers * layer)
+
+    monkeypatch.setattr(depth, "_sampler", lambda program: shape(36))
+    for dumped in (True, False):
+        compiler = Compiler(None, None, island=0, dumped=dumped, exact=False)
+        compiler._shallow = lambda layers: {"rollout": layers}
+        compiler._compile = lambda program: compile_(getattr(program, "layers", program))
+        found = compiler(SimpleNamespace(name="rollout", layers=36))
+        assert found.arguments == 36 * layer
+    assert compiled == [2, 4, 36, 2, 4] if whole else [2, 4, 2, 4]
 
 
 def test_what_does_not_fit_with_few_layers_fits_with_none():
