@@ -78,7 +78,7 @@ def compile_program(program: Program, mesh: MeshShape, *, dumped: bool) -> Compi
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
             raise
         size = int(float(needed[2]) * _UNITS[needed[3]])
-        given = _arguments(program) if needed[1] == "Used " else 0
+        given = arguments_of(program) if needed[1] == "Used " else 0
         seconds = time.perf_counter() - began
         return Compiled(program, given, 0, 0, max(size - given, 0), Cost(), seconds, refused=True)
     memory = compiled.memory_analysis()
@@ -109,7 +109,8 @@ def compiled_text(lowered: Any, *, dumped: bool) -> tuple[Any, str]:
         return compiled, text.read_text()
 
 
-def _arguments(program: Program) -> int:
+def arguments_of(program: Program) -> int:
+    """Bytes of a program's arguments on one device."""
     leaves = jax.tree.leaves((program.args, dict(program.kwargs)))
     return sum(bytes_of(leaf) for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct))
 

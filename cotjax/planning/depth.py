@@ -17,13 +17,13 @@ from cotjax.interfaces import Program
 from cotjax.models.architecture import Architecture
 from cotjax.models.lora import split_adapter
 from cotjax.planning.collectives import MeshShape, Traffic
-from cotjax.planning.compiling import Compiled, compile_program
+from cotjax.planning.compiling import Compiled, arguments_of, compile_program
 from cotjax.planning.cost import Cost
 from cotjax.planning.estimate import estimate_program
 from cotjax.planning.opening import opened
 
 SHALLOW = 8  # layers; no more are compiled whole
-VMEM = 128 * 2**20  # bytes of v5e's, v5p's and v6e's; v4 has as much beside its own
+VMEM = 128 * 2**20  # bytes, of a v5e; other chips are taken to have as much
 
 
 class Compiler:
@@ -58,9 +58,10 @@ class Compiler:
         depths = depths_of(deep) if deep else None
         if deep is None or depths is None:
             return self._compile(program)
-        one, other = (self._compile(self._shallow(depth)[program.name]) for depth in depths)
-        if self._dumped and kept_fast(one, other, depths):
+        shallow = [self._shallow(depth)[program.name] for depth in depths]
+        if self._dumped and kept_fast(*map(arguments_of, shallow), depths):
             return self._compile(program)
+        one, other = map(self._compile, shallow)
         whole = extended(one, other, depths, deep.num_layers)
         return dataclasses.replace(whole, program=program)
 
@@ -104,16 +105,16 @@ def depths_of(shape: Architecture) -> tuple[int, int] | None:
     return first, 2 * first
 
 
-def kept_fast(one: Compiled, other: Compiled, depths: tuple[int, int]) -> bool:
+def kept_fast(one: int, other: int, depths: tuple[int, int]) -> bool:
     """Whether a TPU's fast memory may hold all layers of the shallower of two programs.
 
     Args:
-      one: of the fewer layers.
-      other: of the more.
+      one: bytes of the arguments of that with fewer layers.
+      other: of that with more.
       depths: their layers.
     """
-    layer = (other.arguments - one.arguments) / (depths[1] - depths[0])
-    return not (one.refused or other.refused) and layer * depths[0] < VMEM
+    layer = (other - one) / (depths[1] - depths[0])
+    return layer * depths[0] < VMEM
 
 
 def extended(one: Compiled, other: Compiled, depths: tuple[int, int], whole: int) -> Compiled:

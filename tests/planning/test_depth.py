@@ -68,18 +68,21 @@ def test_each_further_layer_adds_the_same():
 def test_what_a_tpu_s_fast_memory_holds_is_compiled_whole(monkeypatch, layer, whole):
     compiled = []
 
-    def compile_(layers):
-        compiled.append(layers)
-        return dataclasses.replace(at(layers), arguments=layers * layer)
+    def compile_(program):
+        compiled.append(program.layers)
+        return at(program.layers)
+
+    def of(layers):
+        return SimpleNamespace(name="rollout", layers=layers)
 
     monkeypatch.setattr(depth, "_sampler", lambda program: shape(36))
+    monkeypatch.setattr(depth, "arguments_of", lambda program: 7 + program.layers * layer)
     for dumped in (True, False):
         compiler = Compiler(None, None, island=0, dumped=dumped, exact=False)
-        compiler._shallow = lambda layers: {"rollout": layers}
-        compiler._compile = lambda program: compile_(getattr(program, "layers", program))
-        found = compiler(SimpleNamespace(name="rollout", layers=36))
-        assert found.arguments == 36 * layer
-    assert compiled == [2, 4, 36, 2, 4] if whole else [2, 4, 2, 4]
+        compiler._shallow = lambda layers: {"rollout": of(layers)}
+        compiler._compile = compile_
+        assert compiler(of(36)).arguments == at(36).arguments
+    assert compiled == ([36, 2, 4] if whole else [2, 4, 2, 4])
 
 
 def test_what_does_not_fit_with_few_layers_fits_with_none():
