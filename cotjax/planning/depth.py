@@ -58,10 +58,11 @@ class Compiler:
         depths = depths_of(deep) if deep else None
         if deep is None or depths is None:
             return self._compile(program)
-        shallow = [self._shallow(depth)[program.name] for depth in depths]
-        if self._dumped and kept_fast(*map(arguments_of, shallow), depths):
+        shallow, deeper = (self._shallow(depth)[program.name] for depth in depths)
+        held = arguments_of(shallow), arguments_of(deeper)
+        if self._dumped and kept_fast(*held, depths):
             return self._compile(program)
-        one, other = map(self._compile, shallow)
+        one, other = self._compile(shallow), self._compile(deeper)
         whole = extended(one, other, depths, deep.num_layers)
         return dataclasses.replace(whole, program=program)
 
